@@ -1,0 +1,1 @@
+//! Iggy on a replicated log: wire, metadata, partition storage.

@@ -1,0 +1,1 @@
+//! tikv raft-rs behind the Consensus contract.

@@ -1,0 +1,1 @@
+//! The contract between a replicated log and the backends that replicate it.

@@ -1,0 +1,1 @@
+//! A clustering plugin for Apache Iggy.

@@ -1,0 +1,2 @@
+//! The `iggy-cluster` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What needs several crates: processes, stock clients, failures.
