@@ -1,0 +1,184 @@
+//! The payload of a command entry: many client commands and the leader's time.
+//!
+//! ```text
+//! version u8 | timestamp_micros u64 | count u32 | { length u32 | bytes } * count
+//! ```
+//! Integers are little-endian.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use thiserror::Error;
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 1 + 8 + 4;
+const LENGTH_BYTES: usize = 4;
+
+/// A decoded batch. Its commands are slices of the payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Microseconds since the Unix epoch when the leader formed it.
+    pub timestamp_micros: u64,
+    /// The commands, in order.
+    pub commands: Vec<Bytes>,
+}
+
+/// Why a payload is not a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BatchError {
+    /// Written by a newer program.
+    #[error("batch format {found} is not understood (this program knows {VERSION}); upgrade it")]
+    Version {
+        /// The version found.
+        found: u8,
+    },
+    /// Shorter or longer than its lengths say.
+    #[error("batch does not decode: {0}")]
+    Malformed(&'static str),
+}
+
+impl Batch {
+    /// Decodes a payload.
+    ///
+    /// # Errors
+    /// When it is of another version, or its lengths do not add up.
+    pub fn decode(mut payload: Bytes) -> Result<Self, BatchError> {
+        let short = |_| BatchError::Malformed("header is cut short");
+        let version = payload.try_get_u8().map_err(short)?;
+        if version != VERSION {
+            return Err(BatchError::Version { found: version });
+        }
+        let timestamp_micros = payload.try_get_u64_le().map_err(short)?;
+        let count = payload.try_get_u32_le().map_err(short)? as usize;
+        if count > payload.len() / LENGTH_BYTES {
+            return Err(BatchError::Malformed("more commands than bytes"));
+        }
+        let mut commands = Vec::with_capacity(count);
+        for _ in 0..count {
+            let cut = BatchError::Malformed("command is cut short");
+            let length = payload.try_get_u32_le().map_err(|_| cut.clone())? as usize;
+            if length > payload.len() {
+                return Err(cut);
+            }
+            commands.push(payload.split_to(length));
+        }
+        if !payload.is_empty() {
+            return Err(BatchError::Malformed("bytes behind the last command"));
+        }
+        Ok(Self {
+            timestamp_micros,
+            commands,
+        })
+    }
+}
+
+/// Gathers commands into one payload.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    buffer: BytesMut,
+    count: u32,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BatchBuilder {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut buffer = BytesMut::with_capacity(4096);
+        buffer.put_bytes(0, HEADER_BYTES);
+        Self { buffer, count: 0 }
+    }
+
+    /// How many commands it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The payload's size in bytes if `command_bytes` more were pushed.
+    #[must_use]
+    pub fn bytes_with(&self, command_bytes: usize) -> usize {
+        self.buffer.len() + LENGTH_BYTES + command_bytes
+    }
+
+    /// Appends a command.
+    ///
+    /// # Panics
+    /// When the command is 4 GiB or larger; callers bound commands far below.
+    pub fn push(&mut self, command: &[u8]) {
+        let length = u32::try_from(command.len()).expect("commands are bounded");
+        self.buffer.put_u32_le(length);
+        self.buffer.put_slice(command);
+        self.count += 1;
+    }
+
+    /// The payload; the builder is empty again.
+    pub fn finish(&mut self, timestamp_micros: u64) -> Bytes {
+        let mut header = [0; HEADER_BYTES];
+        header[0] = VERSION;
+        header[1..9].copy_from_slice(&timestamp_micros.to_le_bytes());
+        header[9..13].copy_from_slice(&self.count.to_le_bytes());
+        self.buffer[..HEADER_BYTES].copy_from_slice(&header);
+        std::mem::take(self).buffer.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload() -> Bytes {
+        let mut builder = BatchBuilder::new();
+        builder.push(b"one");
+        builder.push(b"");
+        builder.push(b"three");
+        builder.finish(42)
+    }
+
+    #[test]
+    fn commands_come_back_in_order_with_the_leaders_time() {
+        let batch = Batch::decode(payload()).unwrap();
+        assert_eq!(batch.timestamp_micros, 42);
+        assert_eq!(batch.commands, ["one", "", "three"]);
+    }
+
+    #[test]
+    fn every_truncation_and_extension_is_refused() {
+        let whole = payload();
+        for length in 0..whole.len() {
+            assert!(Batch::decode(whole.slice(..length)).is_err(), "{length}");
+        }
+        let mut longer = whole.to_vec();
+        longer.push(0);
+        assert!(Batch::decode(longer.into()).is_err());
+    }
+
+    #[test]
+    fn a_count_beyond_the_bytes_allocates_nothing() {
+        let mut bytes = payload().to_vec();
+        bytes[9..13].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(
+            Batch::decode(bytes.into()),
+            Err(BatchError::Malformed("more commands than bytes"))
+        );
+    }
+
+    #[test]
+    fn another_version_is_refused_by_number() {
+        let mut bytes = payload().to_vec();
+        bytes[0] = 9;
+        assert_eq!(
+            Batch::decode(bytes.into()),
+            Err(BatchError::Version { found: 9 })
+        );
+    }
+}

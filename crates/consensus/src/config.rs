@@ -1,0 +1,148 @@
+//! What a core is built from: its configuration, and what its disk remembers.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::{Entry, Index, Membership, ReplicaId, SnapshotMeta};
+
+/// How a core is set up. Times are in ticks.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Distinguishes groups; messages of another group are refused.
+    pub group: u128,
+    /// The membership at the beginning of the log. A snapshot's overrides it.
+    pub membership: Membership,
+    /// A leader says that it lives this often.
+    pub heartbeat_ticks: u64,
+    /// A follower that hears nothing for this long (up to twice this long, where
+    /// a backend spreads its timeouts) seeks a new leader. More than twice
+    /// `heartbeat_ticks`.
+    pub election_ticks: u64,
+    /// Source of every draw that the backend makes.
+    pub seed: u64,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Bounds of a core, and what happens at each.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Payload of one entry; a larger proposal is rejected as `TooLarge`.
+    pub entry_bytes_max: usize,
+    /// Entry payload in one message to a peer; more travels in several.
+    pub message_bytes_max: usize,
+    /// Append messages that may be unacknowledged per peer; then the sender waits.
+    pub inflight_messages_max: usize,
+    /// Proposed and not yet committed payload; beyond it proposals are rejected
+    /// as `Overloaded`.
+    pub uncommitted_bytes_max: usize,
+    /// Reads that wait for confirmation; beyond it reads are rejected as
+    /// `Overloaded`.
+    pub pending_reads_max: usize,
+    /// Entries kept in front of a snapshot, so that a replica that is a little
+    /// behind catches up without it.
+    pub log_tail_entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entry_bytes_max: 1 << 20,
+            message_bytes_max: 1 << 20,
+            inflight_messages_max: 256,
+            uncommitted_bytes_max: 64 << 20,
+            pending_reads_max: 65_536,
+            log_tail_entries: 10_000,
+        }
+    }
+}
+
+/// What survived on this replica's disk.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The backend's newest durable hard state, as it wrote it; `None` on a new
+    /// disk.
+    pub hard_state: Option<Bytes>,
+    /// The newest durable snapshot, already restored into the state machine.
+    pub snapshot: Option<SnapshotMeta>,
+    /// The durable log, gap-free. It may begin before the snapshot (the tail for
+    /// laggards) and may end before it.
+    pub entries: Vec<Entry>,
+}
+
+/// Why a core cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RecoverError {
+    /// The configuration contradicts itself.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// The hard state does not decode.
+    #[error(
+        "the hard state in the write-ahead log does not decode ({0}); it was written by another backend or version, or the disk is corrupt"
+    )]
+    HardState(String),
+    /// The log has a hole or does not connect to the snapshot.
+    #[error(
+        "the recovered log does not connect: expected index {expected}, found {found}; restore this node's data directory or replace the node under a new replica id"
+    )]
+    Gap {
+        /// The index that had to come next.
+        expected: Index,
+        /// The index that came.
+        found: Index,
+    },
+    /// The log is shorter than what the hard state says is committed.
+    #[error(
+        "the hard state says that {commit} is committed but the log ends at {last}: acknowledged data is missing from this disk; replace the node under a new replica id"
+    )]
+    LostLog {
+        /// The durable commit index.
+        commit: Index,
+        /// The last index of log and snapshot.
+        last: Index,
+    },
+}
+
+impl Recovered {
+    /// Checks that the log is gap-free and connects to the snapshot, and drops
+    /// what the snapshot has overtaken: a log that ends before the snapshot, or
+    /// that holds another entry at the snapshot's index, is void.
+    ///
+    /// # Errors
+    /// [`RecoverError::Gap`] when entries are missing.
+    pub fn checked(mut self) -> Result<Self, RecoverError> {
+        for pair in self.entries.windows(2) {
+            if pair[1].index != pair[0].index.next() {
+                return Err(RecoverError::Gap {
+                    expected: pair[0].index.next(),
+                    found: pair[1].index,
+                });
+            }
+        }
+        let base = self.snapshot.as_ref().map_or(Index::ZERO, |s| s.index);
+        let Some(first) = self.entries.first().map(|entry| entry.index) else {
+            return Ok(self);
+        };
+        if first > base.next() {
+            return Err(RecoverError::Gap {
+                expected: base.next(),
+                found: first,
+            });
+        }
+        if let Some(snapshot) = &self.snapshot
+            && first <= snapshot.index
+        {
+            let at = (snapshot.index.0 - first.0) as usize;
+            if self
+                .entries
+                .get(at)
+                .is_none_or(|entry| entry.term != snapshot.term)
+            {
+                self.entries.clear();
+            }
+        }
+        Ok(self)
+    }
+}

@@ -1,0 +1,140 @@
+//! Who belongs to the group.
+
+use thiserror::Error;
+
+use crate::ReplicaId;
+
+/// The replicas of a group. Voters are kept in the order in which they were
+/// given: a backend whose leader is a function of the term follows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Number of the configuration; rises with every change.
+    pub epoch: u64,
+    voters: Vec<ReplicaId>,
+    learners: Vec<ReplicaId>,
+}
+
+/// Why a list of replicas is not a membership.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MembershipError {
+    /// There is nobody to vote.
+    #[error("a group needs at least one voter")]
+    NoVoters,
+    /// More voters than [`Membership::VOTERS_MAX`].
+    #[error("a group has at most {max} voters, got {got}; make the others learners", max = Membership::VOTERS_MAX)]
+    TooManyVoters {
+        /// How many were given.
+        got: usize,
+    },
+    /// Zero is reserved.
+    #[error("replica id 0 is reserved")]
+    ZeroId,
+    /// One replica is listed twice.
+    #[error("replica {0} is listed twice")]
+    Duplicate(ReplicaId),
+}
+
+impl Membership {
+    /// More voters than this make every commit slower and survive nothing that
+    /// seven do not.
+    pub const VOTERS_MAX: usize = 7;
+
+    /// A membership of these voters and learners.
+    ///
+    /// # Errors
+    /// When the lists name nobody, somebody twice, replica 0, or too many voters.
+    pub fn new(
+        epoch: u64,
+        voters: impl IntoIterator<Item = ReplicaId>,
+        learners: impl IntoIterator<Item = ReplicaId>,
+    ) -> Result<Self, MembershipError> {
+        let voters: Vec<_> = voters.into_iter().collect();
+        let learners: Vec<_> = learners.into_iter().collect();
+        if voters.is_empty() {
+            return Err(MembershipError::NoVoters);
+        }
+        if voters.len() > Self::VOTERS_MAX {
+            return Err(MembershipError::TooManyVoters { got: voters.len() });
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for &id in voters.iter().chain(&learners) {
+            if id == ReplicaId(0) {
+                return Err(MembershipError::ZeroId);
+            }
+            if !seen.insert(id) {
+                return Err(MembershipError::Duplicate(id));
+            }
+        }
+        Ok(Self {
+            epoch,
+            voters,
+            learners,
+        })
+    }
+
+    /// The voters, in the order given.
+    #[must_use]
+    pub fn voters(&self) -> &[ReplicaId] {
+        &self.voters
+    }
+
+    /// The learners: they receive the log and neither vote nor count.
+    #[must_use]
+    pub fn learners(&self) -> &[ReplicaId] {
+        &self.learners
+    }
+
+    /// Whether the replica belongs to the group at all.
+    #[must_use]
+    pub fn contains(&self, id: ReplicaId) -> bool {
+        self.is_voter(id) || self.learners.contains(&id)
+    }
+
+    /// Whether the replica votes.
+    #[must_use]
+    pub fn is_voter(&self, id: ReplicaId) -> bool {
+        self.voters.contains(&id)
+    }
+
+    /// Voters and learners.
+    pub fn members(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        self.voters.iter().chain(&self.learners).copied()
+    }
+
+    /// How many voters are a majority.
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_membership_refuses_nobody_zero_twins_and_crowds() {
+        let id = ReplicaId;
+        assert_eq!(Membership::new(1, [], []), Err(MembershipError::NoVoters));
+        assert_eq!(
+            Membership::new(1, [id(0)], []),
+            Err(MembershipError::ZeroId)
+        );
+        assert_eq!(
+            Membership::new(1, [id(1), id(2)], [id(2)]),
+            Err(MembershipError::Duplicate(id(2)))
+        );
+        assert_eq!(
+            Membership::new(1, (1..=8).map(ReplicaId), []),
+            Err(MembershipError::TooManyVoters { got: 8 })
+        );
+    }
+
+    #[test]
+    fn quorum_is_the_smallest_majority() {
+        for (voters, quorum) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (7, 4)] {
+            let membership = Membership::new(1, (1..=voters).map(ReplicaId), []).unwrap();
+            assert_eq!(membership.quorum(), quorum);
+        }
+    }
+}

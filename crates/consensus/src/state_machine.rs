@@ -1,0 +1,59 @@
+//! What the log is for.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::Index;
+
+/// Where in the log a command stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApplyContext {
+    /// Index of the entry that holds the command.
+    pub index: Index,
+    /// Position inside the entry's batch, counted from zero.
+    pub position: u32,
+    /// Microseconds since the Unix epoch, as the leader read them when it formed
+    /// the batch. Not monotonic across leaders.
+    pub timestamp_micros: u64,
+}
+
+/// A deterministic state machine: equal commands in equal order give equal
+/// states and equal replies on every replica.
+pub trait StateMachine: Send {
+    /// Applies one command and returns its reply. Must not fail: a command that
+    /// cannot be carried out has a reply that says so.
+    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes;
+
+    /// A view of the state at this moment that can be encoded on another thread
+    /// while commands go on being applied. Cheap.
+    fn freeze(&self) -> Box<dyn FrozenState>;
+
+    /// Replaces the state by an encoded one.
+    ///
+    /// # Errors
+    /// When the bytes are not a state of a version that is understood; the state
+    /// is then unchanged.
+    fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError>;
+}
+
+/// A state that no longer changes.
+pub trait FrozenState: Send {
+    /// The canonical encoding: equal states give equal bytes.
+    fn encode(&self) -> Vec<u8>;
+}
+
+/// Why an encoded state was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RestoreError {
+    /// Written by a newer program.
+    #[error("snapshot format {found} is newer than this program understands ({max}); upgrade it")]
+    Version {
+        /// The version found.
+        found: u32,
+        /// The newest that is understood.
+        max: u32,
+    },
+    /// The bytes do not decode.
+    #[error("snapshot does not decode: {0}")]
+    Malformed(String),
+}
