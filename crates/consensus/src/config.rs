@@ -20,7 +20,9 @@ pub struct CoreConfig {
     /// a backend spreads its timeouts) seeks a new leader. More than twice
     /// `heartbeat_ticks`.
     pub election_ticks: u64,
-    /// Source of every draw that the backend makes.
+    /// Source of every draw that the backend makes, and of the nonces that tell
+    /// answers to this incarnation from answers to an earlier one: it must differ
+    /// between incarnations of one replica.
     pub seed: u64,
     /// Bounds.
     pub limits: Limits,
@@ -44,6 +46,8 @@ pub struct Limits {
     /// Entries kept in front of a snapshot, so that a replica that is a little
     /// behind catches up without it.
     pub log_tail_entries: u64,
+    /// Payload of those entries; the older ones go first.
+    pub log_tail_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -55,6 +59,7 @@ impl Default for Limits {
             uncommitted_bytes_max: 64 << 20,
             pending_reads_max: 65_536,
             log_tail_entries: 10_000,
+            log_tail_bytes_max: 64 << 20,
         }
     }
 }
@@ -108,7 +113,9 @@ pub enum RecoverError {
 impl Recovered {
     /// Checks that the log is gap-free and connects to the snapshot, and drops
     /// what the snapshot has overtaken: a log that ends before the snapshot, or
-    /// that holds another entry at the snapshot's index, is void.
+    /// that holds another entry at the snapshot's index, is void. Whoever owns the
+    /// disk then has to [reset](Self::log_is_void) the log there too, before a core
+    /// appends behind the snapshot.
     ///
     /// # Errors
     /// [`RecoverError::Gap`] when entries are missing.
@@ -144,5 +151,16 @@ impl Recovered {
             }
         }
         Ok(self)
+    }
+
+    /// Whether the log on disk, which ends at `log_last`, must be reset to begin
+    /// behind the snapshot. Meaningful after [`checked`](Self::checked).
+    #[must_use]
+    pub fn log_is_void(&self, log_last: Index) -> bool {
+        self.entries.is_empty()
+            && self
+                .snapshot
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.index != log_last)
     }
 }

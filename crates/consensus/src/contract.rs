@@ -9,8 +9,9 @@ use crate::{
 
 /// One replica of one group.
 ///
-/// The driver calls [`step`](Self::step) with an input and then drains
-/// [`poll`](Self::poll) to `None`, carrying out each effect in order.
+/// The driver calls [`step`](Self::step) with one input or with all that wait,
+/// and then drains [`poll`](Self::poll) to `None`, carrying out each effect in
+/// order. Stepping all that waits before draining is what forms batches.
 ///
 /// # What every backend promises
 /// 1. **Durability.** It never acknowledges, nor counts itself for, what the
@@ -188,6 +189,9 @@ pub enum RejectReason {
         /// The bound.
         max: usize,
     },
+    /// No quorum confirmed a leader in time: try the read again.
+    #[error("no quorum confirmed a leader in time")]
+    Unconfirmed,
     /// Leadership was lost while the outcome was open: the proposal may or may
     /// not take effect later.
     #[error("leadership was lost; the outcome is unknown")]

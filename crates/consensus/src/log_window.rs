@@ -127,6 +127,24 @@ impl LogWindow {
         }
     }
 
+    /// The index through which a snapshot at `snapshot` lets the log be
+    /// compacted, when at most so many entries and payload bytes in front of it
+    /// are to stay for laggards.
+    #[must_use]
+    pub fn compactable(&self, snapshot: Index, tail_entries: u64, tail_bytes_max: usize) -> Index {
+        let mut through = snapshot;
+        let (mut kept, mut bytes) = (0, 0);
+        while let Some(entry) = self.get(through) {
+            bytes += entry.payload.len();
+            if kept == tail_entries || bytes > tail_bytes_max {
+                return through;
+            }
+            kept += 1;
+            through = through.prev();
+        }
+        through.min(self.base.0)
+    }
+
     /// Drops entries up to and including `through`, or up to the last.
     pub fn compact_through(&mut self, through: Index) {
         while self.base.0 < through
@@ -192,6 +210,15 @@ mod tests {
         window.compact_through(Index(99));
         assert_eq!((window.first(), window.last()), (Index(8), Index(7)));
         assert_eq!(window.payload_bytes(), 0);
+    }
+
+    #[test]
+    fn a_tail_in_front_of_the_snapshot_is_bounded_by_entries_and_bytes() {
+        let window = window();
+        assert_eq!(window.compactable(Index(7), 0, 99), Index(7));
+        assert_eq!(window.compactable(Index(7), 2, 99), Index(5));
+        assert_eq!(window.compactable(Index(7), 2, 10), Index(6));
+        assert_eq!(window.compactable(Index(7), 99, 99), Index(4));
     }
 
     #[test]

@@ -1,0 +1,134 @@
+//! Whether a peer's message can be true.
+//!
+//! raft-rs trusts its peers and panics where one contradicts what is committed.
+//! A peer may be broken, of another version, or not what it claims to be: such
+//! a message is refused before raft-rs sees it.
+
+use consensus::{Index, Membership, ReplicaId, StepError};
+use raft::eraftpb::{Message, MessageType};
+use raft::{Raft, StateRole};
+
+use crate::reads;
+use crate::storage::RaftStorage;
+
+pub(crate) fn check(
+    raft: &Raft<RaftStorage>,
+    membership: &Membership,
+    from: ReplicaId,
+    message: &Message,
+) -> Result<(), StepError> {
+    if message.from != from.0 || from.0 == raft.id || !membership.contains(from) {
+        return Err(StepError::UnknownPeer(from));
+    }
+    if message.to != raft.id {
+        return impossible(format!("addressed to replica {}", message.to));
+    }
+    let kind = message.get_msg_type();
+    if message.term == 0 && !matches!(kind, MessageType::MsgReadIndex) {
+        return impossible("term 0".into());
+    }
+    if !message.entries.is_empty()
+        && !matches!(
+            kind,
+            MessageType::MsgAppend | MessageType::MsgReadIndex | MessageType::MsgReadIndexResp
+        )
+    {
+        return impossible(format!("entries in {kind:?}"));
+    }
+    match kind {
+        MessageType::MsgAppend => {
+            one_leader(raft, message)?;
+            append(raft, message)
+        }
+        MessageType::MsgSnapshot => one_leader(raft, message),
+        MessageType::MsgHeartbeat => {
+            one_leader(raft, message)?;
+            if message.term >= raft.term && message.commit > raft.raft_log.last_index() {
+                return impossible(format!(
+                    "the leader believes that {} is durable here, the log ends at {}",
+                    message.commit,
+                    raft.raft_log.last_index()
+                ));
+            }
+            Ok(())
+        }
+        MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse => {
+            acknowledgement(raft, message)
+        }
+        MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => {
+            let entries = &message.entries;
+            if entries.len() != 1 || entries[0].data.len() != reads::CONTEXT_BYTES {
+                return impossible("a read without its context".into());
+            }
+            Ok(())
+        }
+        MessageType::MsgRequestVote
+        | MessageType::MsgRequestPreVote
+        | MessageType::MsgRequestVoteResponse
+        | MessageType::MsgRequestPreVoteResponse
+        | MessageType::MsgTimeoutNow
+            if !membership.is_voter(from) =>
+        {
+            impossible(format!("{kind:?} from a learner"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Raft 5.2: a term has one leader.
+fn one_leader(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), StepError> {
+    if message.term == raft.term
+        && (raft.state == StateRole::Leader
+            || (raft.leader_id != raft::INVALID_ID && raft.leader_id != message.from))
+    {
+        return impossible(format!(
+            "replica {} claims term {}, which replica {} leads",
+            message.from, message.term, raft.leader_id
+        ));
+    }
+    Ok(())
+}
+
+fn append(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), StepError> {
+    let (mut index, mut term) = (message.index, message.log_term);
+    if index.checked_add(message.entries.len() as u64).is_none() {
+        return impossible("indexes overflow".into());
+    }
+    let log = &raft.raft_log;
+    for entry in &message.entries {
+        if entry.index != index + 1 || entry.term < term || entry.term > message.term {
+            return impossible(format!(
+                "entry {} of term {} behind entry {index} of term {term}",
+                entry.index, entry.term
+            ));
+        }
+        (index, term) = (entry.index, entry.term);
+        if message.term >= raft.term
+            && index <= log.committed
+            && log.term(index).is_ok_and(|own| own != 0 && own != term)
+        {
+            return impossible(format!("entry {index} differs from the committed one"));
+        }
+    }
+    Ok(())
+}
+
+fn acknowledgement(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), StepError> {
+    let last = raft.raft_log.last_index();
+    if raft.state == StateRole::Leader
+        && message.term == raft.term
+        && !message.reject
+        && message.index > last
+    {
+        return impossible(format!(
+            "{} is acknowledged, the log ends at {}",
+            Index(message.index),
+            last
+        ));
+    }
+    Ok(())
+}
+
+fn impossible(what: String) -> Result<(), StepError> {
+    Err(StepError::Impossible(what))
+}

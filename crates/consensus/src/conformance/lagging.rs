@@ -1,0 +1,126 @@
+//! Replicas that fall behind.
+
+use super::Factory;
+use super::cluster::{Cluster, ELECTION_TICKS};
+use crate::{Limits, ReplicaId};
+
+fn small_tail() -> Limits {
+    Limits {
+        log_tail_entries: 2,
+        ..Limits::default()
+    }
+}
+
+/// A cluster in which one follower sleeps while so many commands commit.
+fn with_a_sleeper(factory: Factory, limits: Limits, commands: u32) -> (Cluster, ReplicaId) {
+    let mut cluster = Cluster::with_limits(factory, 3, 0, limits);
+    let leader = cluster.elect();
+    cluster.commit(b"first");
+    cluster.converge();
+    let sleeper = ReplicaId(leader.0 % 3 + 1);
+    cluster.crash(sleeper);
+    for number in 0..commands {
+        cluster.commit(&number.to_le_bytes());
+    }
+    (cluster, sleeper)
+}
+
+/// See the name.
+pub fn a_lagging_replica_catches_up_by_log(factory: Factory) {
+    let (mut cluster, sleeper) = with_a_sleeper(factory, Limits::default(), 500);
+    cluster.restart(sleeper);
+    cluster.run(5 * ELECTION_TICKS);
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 501);
+}
+
+fn snapshot_everywhere(cluster: &mut Cluster) {
+    for id in cluster.ids() {
+        if cluster.is_up(id) {
+            cluster.snapshot(id);
+        }
+    }
+}
+
+/// See the name.
+pub fn a_lagging_replica_catches_up_by_snapshot(factory: Factory) {
+    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    snapshot_everywhere(&mut cluster);
+    cluster.commit(b"behind the snapshot");
+    cluster.restart(sleeper);
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 102);
+    // What was installed is durable, and the log goes on behind it.
+    cluster.crash(sleeper);
+    cluster.restart(sleeper);
+    cluster.commit(b"after");
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 103);
+}
+
+/// See the name.
+pub fn a_fetch_that_fails_is_tried_again(factory: Factory) {
+    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    snapshot_everywhere(&mut cluster);
+    cluster.fetches_work = false;
+    cluster.restart(sleeper);
+    cluster.run(10 * ELECTION_TICKS);
+    assert!(cluster.state(sleeper).len() < 100);
+    cluster.fetches_work = true;
+    cluster.run(60 * ELECTION_TICKS);
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 101);
+}
+
+/// The snapshot is on disk; the batch that says so is not.
+/// See the name.
+pub fn a_replica_that_crashes_while_it_installs_a_snapshot_recovers(factory: Factory) {
+    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    snapshot_everywhere(&mut cluster);
+    cluster.restart(sleeper);
+    cluster.set_manual_sync(sleeper, true);
+    for _ in 0..20 * ELECTION_TICKS {
+        cluster.tick();
+        if cluster.state(sleeper).len() > 50 {
+            break;
+        }
+        // Only what precedes the snapshot becomes durable.
+        cluster.sync(sleeper);
+        cluster.settle();
+    }
+    assert!(
+        cluster.state(sleeper).len() > 50,
+        "no snapshot was installed"
+    );
+    cluster.crash(sleeper);
+    cluster.set_manual_sync(sleeper, false);
+    cluster.restart(sleeper);
+    cluster.commit(b"after");
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 102);
+}
+
+/// See the name.
+pub fn the_log_window_stays_bounded(factory: Factory) {
+    let mut cluster = Cluster::with_limits(factory, 3, 0, small_tail());
+    cluster.elect();
+    for round in 0..20_u32 {
+        for number in 0..20_u32 {
+            cluster.commit(&(round * 100 + number).to_le_bytes());
+        }
+        cluster.converge();
+        snapshot_everywhere(&mut cluster);
+        for id in cluster.ids() {
+            let status = cluster.status(id);
+            let held = status.last.0 + 1 - status.first.0;
+            assert!(held <= 3, "replica {id} holds {held} entries");
+        }
+    }
+    for id in cluster.ids() {
+        cluster.crash(id);
+        cluster.restart(id);
+    }
+    cluster.commit(b"after");
+    cluster.converge();
+    assert_eq!(cluster.state(ReplicaId(1)).len(), 401);
+}
