@@ -170,7 +170,7 @@ pub struct Committed {
 }
 
 /// Why a proposal or a read was turned away.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RejectReason {
     /// Another replica leads. Had no effect.
     #[error("not the leader")]

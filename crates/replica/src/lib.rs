@@ -1,1 +1,2 @@
-//! One replica without its threads: write-ahead log, snapshots, superblock and the step-persist-send-commit loop.
+//! One replica without its threads.
+pub mod driver;

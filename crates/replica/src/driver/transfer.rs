@@ -1,0 +1,210 @@
+//! Snapshots between replicas: pulled by the receiver, piece by piece.
+//!
+//! The receiver asks for the first byte that it lacks, so a transfer goes on
+//! where it stopped, also after a restart of either side. Pieces are verified by
+//! the snapshot's own checksums when they are stored.
+//!
+//! ```text
+//! consensus: 0u8 | the core's message
+//! request:   1u8 | index u64 | offset u64
+//! chunk:     2u8 | index u64 | offset u64 | total u64 | crc32c u32 | bytes
+//! gone:      3u8 | index u64
+//! ```
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use consensus::{Index, ReplicaId, SnapshotMeta, Tick};
+
+/// A request that is not answered for so long is repeated.
+const RETRY_TICKS: u64 = 50;
+/// A fetch that makes no progress after so many requests has failed.
+const ATTEMPTS_MAX: u32 = 10;
+
+/// A message between replicas.
+pub(super) enum PeerMessage {
+    Consensus(Bytes),
+    Request {
+        index: Index,
+        offset: u64,
+    },
+    Chunk {
+        index: Index,
+        offset: u64,
+        total: u64,
+        bytes: Bytes,
+    },
+    Gone(Index),
+}
+
+impl PeerMessage {
+    pub(super) fn encode(&self) -> Bytes {
+        match self {
+            Self::Consensus(message) => {
+                let mut out = BytesMut::with_capacity(1 + message.len());
+                out.put_u8(0);
+                out.put_slice(message);
+                out.freeze()
+            }
+            Self::Request { index, offset } => {
+                let mut out = BytesMut::with_capacity(17);
+                out.put_u8(1);
+                out.put_u64_le(index.0);
+                out.put_u64_le(*offset);
+                out.freeze()
+            }
+            Self::Chunk {
+                index,
+                offset,
+                total,
+                bytes,
+            } => {
+                let mut out = BytesMut::with_capacity(29 + bytes.len());
+                out.put_u8(2);
+                out.put_u64_le(index.0);
+                out.put_u64_le(*offset);
+                out.put_u64_le(*total);
+                out.put_u32_le(crc32c::crc32c(bytes));
+                out.put_slice(bytes);
+                out.freeze()
+            }
+            Self::Gone(index) => {
+                let mut out = BytesMut::with_capacity(9);
+                out.put_u8(3);
+                out.put_u64_le(index.0);
+                out.freeze()
+            }
+        }
+    }
+
+    /// The message, or `None` when the bytes are not one.
+    pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
+        match bytes.try_get_u8().ok()? {
+            0 => Some(Self::Consensus(bytes)),
+            1 => {
+                let index = Index(bytes.try_get_u64_le().ok()?);
+                let offset = bytes.try_get_u64_le().ok()?;
+                bytes.is_empty().then_some(Self::Request { index, offset })
+            }
+            2 => {
+                let index = Index(bytes.try_get_u64_le().ok()?);
+                let offset = bytes.try_get_u64_le().ok()?;
+                let total = bytes.try_get_u64_le().ok()?;
+                let checksum = bytes.try_get_u32_le().ok()?;
+                let end = offset.checked_add(bytes.len() as u64)?;
+                (end <= total && checksum == crc32c::crc32c(&bytes)).then_some(Self::Chunk {
+                    index,
+                    offset,
+                    total,
+                    bytes,
+                })
+            }
+            3 => {
+                let index = Index(bytes.try_get_u64_le().ok()?);
+                bytes.is_empty().then_some(Self::Gone(index))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The fetch that is under way, when one is.
+pub(super) struct Fetch {
+    pub(super) from: ReplicaId,
+    pub(super) meta: SnapshotMeta,
+    /// The first byte that is missing, once known.
+    pub(super) next: Option<u64>,
+    /// A piece is being stored.
+    pub(super) storing: bool,
+    asked_at: Tick,
+    attempts: u32,
+}
+
+/// What a fetch wants when time passes.
+pub(super) enum Due {
+    Nothing,
+    Ask { offset: u64 },
+    GiveUp,
+}
+
+impl Fetch {
+    pub(super) fn new(from: ReplicaId, meta: SnapshotMeta, now: Tick) -> Self {
+        Self {
+            from,
+            meta,
+            next: None,
+            storing: false,
+            asked_at: now,
+            attempts: 0,
+        }
+    }
+
+    /// Everything up to `next` is stored: progress was made.
+    pub(super) fn advanced(&mut self, next: u64, now: Tick) {
+        self.next = Some(next);
+        self.storing = false;
+        self.attempts = 0;
+        self.asked_at = now;
+    }
+
+    /// Whether the piece is the one that is missing.
+    pub(super) fn expects(&self, from: ReplicaId, index: Index, offset: u64) -> bool {
+        !self.storing && self.from == from && self.meta.index == index && self.next == Some(offset)
+    }
+
+    pub(super) fn due(&mut self, now: Tick) -> Due {
+        let Some(offset) = self.next else {
+            return Due::Nothing;
+        };
+        if self.storing || now.0 < self.asked_at.0 + RETRY_TICKS {
+            return Due::Nothing;
+        }
+        self.attempts += 1;
+        self.asked_at = now;
+        if self.attempts > ATTEMPTS_MAX {
+            return Due::GiveUp;
+        }
+        Due::Ask { offset }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip(message: &PeerMessage) {
+        let bytes = message.encode();
+        let again = PeerMessage::decode(bytes.clone()).map(|m| m.encode());
+        assert_eq!(again, Some(bytes.clone()));
+        if !matches!(message, PeerMessage::Consensus(_)) {
+            for length in 0..bytes.len() {
+                assert!(PeerMessage::decode(bytes.slice(..length)).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn messages_come_back_and_truncated_ones_do_not() {
+        round_trip(&PeerMessage::Consensus(Bytes::from_static(b"core")));
+        round_trip(&PeerMessage::Request {
+            index: Index(7),
+            offset: 9,
+        });
+        round_trip(&PeerMessage::Gone(Index(7)));
+        round_trip(&PeerMessage::Chunk {
+            index: Index(7),
+            offset: 2,
+            total: 9,
+            bytes: Bytes::from_static(b"abc"),
+        });
+    }
+
+    #[test]
+    fn a_chunk_beyond_its_total_is_refused() {
+        let chunk = PeerMessage::Chunk {
+            index: Index(7),
+            offset: u64::MAX,
+            total: u64::MAX,
+            bytes: Bytes::from_static(b"abc"),
+        };
+        assert!(PeerMessage::decode(chunk.encode()).is_none());
+    }
+}
