@@ -1,0 +1,164 @@
+//! The thread that drives the replica.
+//!
+//! Takes everything that waits, hands it to the replica, and carries out what
+//! the replica wants: batches to the write-ahead log's thread, messages to the
+//! links, answers to their callers. It never blocks on a disk or a socket.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use consensus::{ReplicaId, Tick};
+use replica::driver::{Event, FileJob, Lane, Now, Output, Replica};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use super::handle::{Answers, Inbox, Leadership, Message};
+use super::wal_thread::WalJob;
+use crate::peers::OneWayLink;
+
+/// Events handled before the replica's outputs are carried out.
+const EVENTS_PER_ROUND_MAX: usize = 4_096;
+
+/// Links of the one-way lanes to every peer.
+pub(super) struct PeerLinks {
+    pub(super) consensus: BTreeMap<ReplicaId, OneWayLink>,
+    pub(super) bulk: BTreeMap<ReplicaId, OneWayLink>,
+}
+
+pub(super) struct ConsensusThread {
+    pub(super) replica: Replica,
+    pub(super) tick: Duration,
+    pub(super) inbox: Inbox,
+    pub(super) messages: mpsc::Receiver<Message>,
+    pub(super) wal: mpsc::Sender<WalJob>,
+    pub(super) files: mpsc::Sender<FileJob>,
+    pub(super) links: PeerLinks,
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) answers: Answers,
+    pub(super) started: Instant,
+}
+
+impl ConsensusThread {
+    /// Runs until it is told to stop, or must.
+    ///
+    /// # Errors
+    /// Why the node cannot go on.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        loop {
+            let first = match self.messages.recv_timeout(self.until_deadline()) {
+                Ok(message) => Some(message),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            let now = self.now();
+            self.replica.handle(now, Event::Tick);
+            let mut next = first;
+            let mut handled = 0;
+            while let Some(message) = next {
+                match self.take(now, message) {
+                    Flow::Go => {}
+                    Flow::Stop => return Ok(()),
+                    Flow::Fail(why) => return Err(why),
+                }
+                handled += 1;
+                if handled == EVENTS_PER_ROUND_MAX {
+                    break;
+                }
+                next = self.messages.try_recv().ok();
+            }
+            if let Err(error) = self.replica.flush() {
+                error!(%error, "the replica must stop");
+                return Err(error.to_string());
+            }
+            while let Some(output) = self.replica.poll() {
+                self.carry_out(output);
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        let ticks = self.started.elapsed().as_micros() / self.tick.as_micros().max(1);
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            tick: Tick(u64::try_from(ticks).unwrap_or(u64::MAX)),
+            wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let Some(deadline) = self.replica.next_deadline() else {
+            return Duration::from_secs(1);
+        };
+        let ticks = u32::try_from(deadline.0).unwrap_or(u32::MAX);
+        (self.tick * ticks).saturating_sub(self.started.elapsed())
+    }
+
+    fn take(&mut self, now: Now, message: Message) -> Flow {
+        self.inbox.taken(&message);
+        let message = match message.into_event() {
+            Ok(event) => {
+                self.replica.handle(now, event);
+                return Flow::Go;
+            }
+            Err(message) => message,
+        };
+        match message {
+            Message::Submit(command, answer) => {
+                let ticket = self.answers.submit(answer);
+                self.replica.handle(now, Event::Submit { ticket, command });
+            }
+            Message::Read(answer) => {
+                let ticket = self.answers.read(answer);
+                self.replica.handle(now, Event::Read(ticket));
+            }
+            Message::Transfer(to, answer) => {
+                let ticket = self.answers.transfer(answer);
+                self.replica.handle(now, Event::Transfer { ticket, to });
+            }
+            Message::Status(answer) => {
+                let _ = answer.send(self.replica.status());
+            }
+            Message::Fatal(why) => return Flow::Fail(why),
+            Message::Stop => return Flow::Stop,
+            Message::Peer(..)
+            | Message::Unreachable(_)
+            | Message::Persisted(_)
+            | Message::File(_) => unreachable!("events were taken above"),
+        }
+        Flow::Go
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            // A thread that is gone has reported why.
+            Output::Write(batch) => drop(self.wal.send(WalJob::Write(batch))),
+            Output::Compact(through) => drop(self.wal.send(WalJob::Compact(through))),
+            Output::File(job) => drop(self.files.send(job)),
+            Output::Send { to, lane, message } => {
+                let links = match lane {
+                    Lane::Consensus => &self.links.consensus,
+                    Lane::Bulk => &self.links.bulk,
+                };
+                if let Some(link) = links.get(&to) {
+                    link.send(message);
+                }
+            }
+            Output::Replied { ticket, result } => self.answers.replied(ticket, result),
+            Output::ReadDone { ticket, result } => self.answers.read_done(ticket, result),
+            Output::TransferBegun { ticket, result } => self.answers.transferred(ticket, result),
+            Output::LeaderChanged { term, leader } => {
+                info!(%term, leader = leader.map(|id| id.0), "leadership changed");
+                self.leadership.send_replace(Leadership { term, leader });
+            }
+        }
+    }
+}
+
+enum Flow {
+    Go,
+    Stop,
+    Fail(String),
+}

@@ -1,0 +1,229 @@
+//! What the rest of the program sees of the replicated log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use consensus::{Index, ReplicaId, Term};
+use replica::driver::{Applied, Event, FileEvent, ReplicaStatus, SubmitError, Ticket};
+use tokio::sync::{oneshot, watch};
+
+/// Messages of peers that may wait for the consensus thread; beyond it they are
+/// dropped, and the protocol repeats them.
+const PEER_MESSAGES_MAX: usize = 65_536;
+
+/// Who leads, as this node believes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The current term.
+    pub term: Term,
+    /// Its leader, when known.
+    pub leader: Option<ReplicaId>,
+}
+
+/// The replicated log, as one node reaches it.
+#[async_trait]
+pub trait ReplicatedLog: Send + Sync {
+    /// Replicates a command and returns its reply.
+    ///
+    /// # Errors
+    /// When this node does not lead, is overloaded, or lost leadership while the
+    /// outcome was open.
+    async fn submit(&self, command: Bytes) -> Result<Applied, SubmitError>;
+
+    /// Returns when the local state holds everything that was acknowledged
+    /// anywhere before the call.
+    ///
+    /// # Errors
+    /// When no quorum confirms it in time.
+    async fn read(&self) -> Result<Index, SubmitError>;
+
+    /// Begins to hand leadership over.
+    ///
+    /// # Errors
+    /// When this node does not lead or `to` cannot.
+    async fn transfer(&self, to: ReplicaId) -> Result<(), String>;
+
+    /// What the replica believes now; `None` when it has stopped.
+    async fn status(&self) -> Option<ReplicaStatus>;
+
+    /// Follows who leads.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+}
+
+/// What waits for the consensus thread.
+pub(super) enum Message {
+    Submit(Bytes, oneshot::Sender<Result<Applied, SubmitError>>),
+    Read(oneshot::Sender<Result<Index, SubmitError>>),
+    Transfer(ReplicaId, oneshot::Sender<Result<(), String>>),
+    Status(oneshot::Sender<ReplicaStatus>),
+    Peer(ReplicaId, Bytes),
+    Unreachable(ReplicaId),
+    Persisted(consensus::PersistId),
+    File(FileEvent),
+    Fatal(String),
+    Stop,
+}
+
+impl Message {
+    /// As an event of the replica, when it needs no answer.
+    pub(super) fn into_event(self) -> Result<Event, Self> {
+        match self {
+            Self::Peer(from, message) => Ok(Event::Peer { from, message }),
+            Self::Unreachable(peer) => Ok(Event::Unreachable(peer)),
+            Self::Persisted(id) => Ok(Event::Persisted(id)),
+            Self::File(event) => Ok(Event::File(event)),
+            other => Err(other),
+        }
+    }
+}
+
+/// The sending end of the consensus thread's inbox.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    sender: mpsc::Sender<Message>,
+    peer_messages: Arc<AtomicUsize>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Inbox {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Message>) {
+        let (sender, receiver) = mpsc::channel();
+        let inbox = Self {
+            sender,
+            peer_messages: Arc::default(),
+            dropped: Arc::default(),
+        };
+        (inbox, receiver)
+    }
+
+    /// Puts a message in; it is lost when the thread has stopped.
+    pub(super) fn put(&self, message: Message) -> bool {
+        self.sender.send(message).is_ok()
+    }
+
+    /// A peer's message: dropped when too many wait.
+    pub(crate) fn peer(&self, from: ReplicaId, message: Bytes) {
+        if self.peer_messages.fetch_add(1, Ordering::Relaxed) >= PEER_MESSAGES_MAX {
+            self.peer_messages.fetch_sub(1, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.put(Message::Peer(from, message));
+    }
+
+    pub(super) fn taken(&self, message: &Message) {
+        if matches!(message, Message::Peer(..)) {
+            self.peer_messages.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn unreachable(&self, peer: ReplicaId) {
+        self.put(Message::Unreachable(peer));
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.peer_messages.load(Ordering::Relaxed)
+    }
+}
+
+/// The node's own log.
+#[derive(Clone)]
+pub(crate) struct LocalLog {
+    pub(super) inbox: Inbox,
+    pub(super) leadership: watch::Receiver<Leadership>,
+}
+
+#[async_trait]
+impl ReplicatedLog for LocalLog {
+    async fn submit(&self, command: Bytes) -> Result<Applied, SubmitError> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Message::Submit(command, answer));
+        answered.await.unwrap_or(Err(SubmitError::OutcomeUnknown))
+    }
+
+    async fn read(&self) -> Result<Index, SubmitError> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Message::Read(answer));
+        answered.await.unwrap_or(Err(SubmitError::Unconfirmed))
+    }
+
+    async fn transfer(&self, to: ReplicaId) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Message::Transfer(to, answer));
+        answered
+            .await
+            .unwrap_or_else(|_| Err("the node is stopping".into()))
+    }
+
+    async fn status(&self) -> Option<ReplicaStatus> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.put(Message::Status(answer));
+        answered.await.ok()
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+}
+
+/// Answers that callers wait for, by ticket.
+#[derive(Default)]
+pub(super) struct Answers {
+    next: u64,
+    submits: std::collections::HashMap<Ticket, oneshot::Sender<Result<Applied, SubmitError>>>,
+    reads: std::collections::HashMap<Ticket, oneshot::Sender<Result<Index, SubmitError>>>,
+    transfers: std::collections::HashMap<Ticket, oneshot::Sender<Result<(), String>>>,
+}
+
+impl Answers {
+    fn ticket(&mut self) -> Ticket {
+        self.next += 1;
+        Ticket(self.next)
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        answer: oneshot::Sender<Result<Applied, SubmitError>>,
+    ) -> Ticket {
+        let ticket = self.ticket();
+        self.submits.insert(ticket, answer);
+        ticket
+    }
+
+    pub(super) fn read(&mut self, answer: oneshot::Sender<Result<Index, SubmitError>>) -> Ticket {
+        let ticket = self.ticket();
+        self.reads.insert(ticket, answer);
+        ticket
+    }
+
+    pub(super) fn transfer(&mut self, answer: oneshot::Sender<Result<(), String>>) -> Ticket {
+        let ticket = self.ticket();
+        self.transfers.insert(ticket, answer);
+        ticket
+    }
+
+    pub(super) fn replied(&mut self, ticket: Ticket, result: Result<Applied, SubmitError>) {
+        if let Some(answer) = self.submits.remove(&ticket) {
+            let _ = answer.send(result);
+        }
+    }
+
+    pub(super) fn read_done(&mut self, ticket: Ticket, result: Result<Index, SubmitError>) {
+        if let Some(answer) = self.reads.remove(&ticket) {
+            let _ = answer.send(result);
+        }
+    }
+
+    pub(super) fn transferred(&mut self, ticket: Ticket, result: Result<(), String>) {
+        if let Some(answer) = self.transfers.remove(&ticket) {
+            let _ = answer.send(result);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The receiving end of all lanes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use consensus::ReplicaId;
+use tokio::io::BufReader;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use super::{Identity, Lane, LinkCounters, LinkLimits, RpcHandler, frame, handshake, rpc};
+
+/// Connections that may be open at once, handshakes under way included.
+const CONNECTIONS_MAX: usize = 4_096;
+const READ_BUFFER_BYTES: usize = 64 << 10;
+
+/// What the node does with what arrives.
+pub struct Services {
+    /// Takes a one-way message; must not block.
+    pub one_way: Box<dyn Fn(ReplicaId, Bytes) + Send + Sync>,
+    /// Serves requests.
+    pub requests: Arc<dyn RpcHandler>,
+}
+
+/// Accepts the connections of peers.
+pub struct PeerListener {
+    /// This node.
+    pub identity: Arc<Identity>,
+    /// Who may connect.
+    pub members: BTreeSet<ReplicaId>,
+    /// What to do.
+    pub services: Services,
+    /// Bounds.
+    pub limits: LinkLimits,
+    /// Where to count.
+    pub counters: Arc<LinkCounters>,
+}
+
+impl PeerListener {
+    /// Accepts until the task is aborted.
+    pub async fn run(self, listener: TcpListener) {
+        let shared = Arc::new(self);
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    let shared = Arc::clone(&shared);
+                    tokio::spawn(async move {
+                        shared.serve(stream, address).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a peer's connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, mut stream: TcpStream, address: std::net::SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        let is_member = |id| self.members.contains(&id);
+        let peer = match handshake::receive(&mut stream, &self.identity, is_member).await {
+            Ok(peer) => peer,
+            Err(error) => {
+                LinkCounters::add(&self.counters.refused, 1);
+                warn!(%address, %error, "a connection to the replica port was refused");
+                return;
+            }
+        };
+        debug!(peer = %peer.replica, lane = ?peer.lane, "a peer connected");
+        match peer.lane {
+            Lane::Consensus | Lane::Bulk => self.read_one_way(stream, peer.replica).await,
+            Lane::Control | Lane::Data => {
+                let handler = Arc::clone(&self.services.requests);
+                rpc::serve(
+                    stream,
+                    peer.replica,
+                    peer.lane,
+                    handler,
+                    self.limits,
+                    &self.counters,
+                )
+                .await;
+            }
+        }
+    }
+
+    async fn read_one_way(&self, stream: TcpStream, from: ReplicaId) {
+        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
+        loop {
+            match frame::read(&mut reader, self.limits.frame_bytes_max).await {
+                Ok(Some(message)) => (self.services.one_way)(from, message),
+                Ok(None) => return,
+                Err(error) => {
+                    LinkCounters::add(&self.counters.refused, 1);
+                    debug!(peer = %from, %error, "a message could not be read");
+                    return;
+                }
+            }
+        }
+    }
+}
