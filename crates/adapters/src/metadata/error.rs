@@ -1,0 +1,74 @@
+//! What a command can be refused with. The codes are Iggy's.
+
+use thiserror::Error;
+
+/// Iggy's error codes, as its clients know them.
+pub mod code {
+    /// The command is not understood.
+    pub const INVALID_COMMAND: u32 = 3;
+    /// The feature is not served.
+    pub const FEATURE_UNAVAILABLE: u32 = 5;
+    /// The outcome is unknown: repeat the same request in the same session.
+    pub const TRANSIENT_NOT_COMMITTED: u32 = 57;
+    /// Certainly without effect: repeat it anywhere.
+    pub const TRANSIENT_NOT_ACCEPTED: u32 = 58;
+    /// The request was applied and its reply is gone.
+    pub const REQUEST_ALREADY_APPLIED: u32 = 59;
+    /// Not logged in, or the session is gone.
+    pub const UNAUTHENTICATED: u32 = 40;
+    /// Wrong user name or password.
+    pub const INVALID_CREDENTIALS: u32 = 42;
+}
+
+/// Why a command had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[repr(u32)]
+pub enum MetadataError {
+    /// The command contradicts itself.
+    #[error("invalid command")]
+    InvalidCommand = code::INVALID_COMMAND,
+    /// The user is gone or its password changed.
+    #[error("invalid credentials")]
+    InvalidCredentials = code::INVALID_CREDENTIALS,
+    /// No such session.
+    #[error("the session has expired")]
+    SessionExpired = code::UNAUTHENTICATED,
+    /// The node that speaks for the client is fenced; try another.
+    #[error("the node is fenced")]
+    NodeFenced = code::TRANSIENT_NOT_ACCEPTED,
+    /// An older request number, or another request under the same number.
+    #[error("the request was already applied")]
+    RequestAlreadyApplied = code::REQUEST_ALREADY_APPLIED,
+    /// No such stream.
+    #[error("stream not found")]
+    StreamNotFound = 1009,
+    /// The name is taken.
+    #[error("stream name already exists")]
+    StreamNameAlreadyExists = 1012,
+    /// No more streams fit.
+    #[error("too many streams")]
+    TooManyStreams = 1020,
+    /// No such topic.
+    #[error("topic not found")]
+    TopicNotFound = 2010,
+    /// The name is taken.
+    #[error("topic name already exists")]
+    TopicNameAlreadyExists = 2013,
+    /// More partitions than there are, or than fit.
+    #[error("invalid partitions count")]
+    InvalidPartitionsCount = 2019,
+    /// No more topics fit.
+    #[error("too many topics")]
+    TooManyTopics = 2021,
+    /// No more partitions fit.
+    #[error("partition id space exhausted")]
+    PartitionIdSpaceExhausted = 3013,
+}
+
+impl MetadataError {
+    /// Iggy's code.
+    #[must_use]
+    pub fn code(self) -> u32 {
+        self as u32
+    }
+}

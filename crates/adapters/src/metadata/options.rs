@@ -1,0 +1,78 @@
+//! Options of streams and topics: what the client said, and what was filled in
+//! from defaults when the resource was created.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{Malformed, Reader, Result, Writer};
+
+const ENTRIES_MAX: usize = 1024;
+const KEY_BYTES_MAX: usize = 255;
+const VALUE_BYTES_MAX: usize = 100_000;
+
+/// One option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionEntry {
+    /// The kind of the value, as Iggy numbers kinds.
+    pub kind: u8,
+    /// The value in that kind's encoding.
+    pub value: Box<[u8]>,
+    /// Whether a client said so.
+    pub explicit: bool,
+}
+
+/// Options by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options(BTreeMap<Box<str>, OptionEntry>);
+
+impl Options {
+    /// Sets an option.
+    pub fn set(&mut self, key: &str, entry: OptionEntry) {
+        self.0.insert(key.into(), entry);
+    }
+
+    /// The option of this key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&OptionEntry> {
+        self.0.get(key)
+    }
+
+    /// All options in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &OptionEntry)> {
+        self.0.iter().map(|(key, entry)| (&**key, entry))
+    }
+
+    /// Takes over the other's options; the rest stays.
+    pub fn patch(&mut self, other: &Self) {
+        for (key, entry) in &other.0 {
+            self.0.insert(key.clone(), entry.clone());
+        }
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let count = reader.count(10)?;
+        if count > ENTRIES_MAX {
+            return Err(Malformed("too many options"));
+        }
+        let mut options = Self::default();
+        for _ in 0..count {
+            let key = reader.text(KEY_BYTES_MAX)?;
+            let entry = OptionEntry {
+                kind: reader.u8()?,
+                explicit: reader.bool()?,
+                value: reader.bytes(VALUE_BYTES_MAX)?.into(),
+            };
+            options.set(key, entry);
+        }
+        Ok(options)
+    }
+
+    pub(crate) fn write(&self, out: &mut impl Writer) {
+        out.put_u32_le(self.0.len() as u32);
+        for (key, entry) in &self.0 {
+            out.put_text(key);
+            out.put_u8(entry.kind);
+            out.put_bool(entry.explicit);
+            out.put_bytes_with_length(&entry.value);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What a command answered, and its versioned encoding.
+
+use bytes::{BufMut, Bytes};
+
+use super::error::MetadataError;
+use super::options::Options;
+use super::types::Name;
+use crate::codec::{self, Malformed, Reader, Result, Writer};
+
+const VERSION: u8 = 1;
+
+/// A command's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Done; there is nothing to tell.
+    Done,
+    /// Refused with this code of Iggy's, without effect.
+    Refused(u32),
+    /// The stream as created.
+    StreamCreated {
+        /// Its id.
+        id: u32,
+        /// When, in microseconds since the Unix epoch.
+        created_at: u64,
+        /// Its name.
+        name: Name,
+        /// Its options.
+        options: Options,
+    },
+    /// The topic as created.
+    TopicCreated(TopicInfo),
+    /// The session that was opened.
+    Registered {
+        /// Its number, above zero.
+        session: u64,
+    },
+    /// The node is registered.
+    NodeRegistered {
+        /// The number of the registration, above zero.
+        registration: u64,
+    },
+}
+
+/// A topic as created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its id.
+    pub id: u32,
+    /// When, in microseconds since the Unix epoch.
+    pub created_at: u64,
+    /// Its name.
+    pub name: Name,
+    /// Its options.
+    pub options: Options,
+    /// The ids of its partitions.
+    pub partitions: Vec<u32>,
+}
+
+impl From<MetadataError> for Reply {
+    fn from(error: MetadataError) -> Self {
+        Self::Refused(error.code())
+    }
+}
+
+impl Reply {
+    /// The reply as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        codec::encoded(64, |out| {
+            out.put_u8(VERSION);
+            match self {
+                Self::Done => out.put_u8(0),
+                Self::Refused(code) => {
+                    out.put_u8(1);
+                    out.put_u32_le(*code);
+                }
+                Self::StreamCreated {
+                    id,
+                    created_at,
+                    name,
+                    options,
+                } => {
+                    out.put_u8(2);
+                    out.put_u32_le(*id);
+                    out.put_u64_le(*created_at);
+                    out.put_text(name.as_str());
+                    options.write(out);
+                }
+                Self::TopicCreated(topic) => {
+                    out.put_u8(3);
+                    out.put_u32_le(topic.id);
+                    out.put_u64_le(topic.created_at);
+                    out.put_text(topic.name.as_str());
+                    topic.options.write(out);
+                    out.put_u32_le(topic.partitions.len() as u32);
+                    for id in &topic.partitions {
+                        out.put_u32_le(*id);
+                    }
+                }
+                Self::Registered { session } => {
+                    out.put_u8(4);
+                    out.put_u64_le(*session);
+                }
+                Self::NodeRegistered { registration } => {
+                    out.put_u8(5);
+                    out.put_u64_le(*registration);
+                }
+            }
+        })
+    }
+
+    /// The reply in these bytes.
+    ///
+    /// # Errors
+    /// When they are not a reply of a version that is understood.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(bytes);
+        if reader.u8()? != VERSION {
+            return Err(Malformed("a reply of another version"));
+        }
+        let reply = match reader.u8()? {
+            0 => Self::Done,
+            1 => Self::Refused(reader.u32()?),
+            2 => Self::StreamCreated {
+                id: reader.u32()?,
+                created_at: reader.u64()?,
+                name: Name::read(&mut reader)?,
+                options: Options::read(&mut reader)?,
+            },
+            3 => Self::TopicCreated(TopicInfo {
+                id: reader.u32()?,
+                created_at: reader.u64()?,
+                name: Name::read(&mut reader)?,
+                options: Options::read(&mut reader)?,
+                partitions: {
+                    let count = reader.count(4)?;
+                    (0..count).map(|_| reader.u32()).collect::<Result<_>>()?
+                },
+            }),
+            4 => Self::Registered {
+                session: reader.u64()?,
+            },
+            5 => Self::NodeRegistered {
+                registration: reader.u64()?,
+            },
+            _ => return Err(Malformed("unknown reply")),
+        };
+        reader.end()?;
+        Ok(reply)
+    }
+}
