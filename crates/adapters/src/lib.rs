@@ -8,3 +8,4 @@
 
 mod codec;
 pub mod metadata;
+pub mod storage;
