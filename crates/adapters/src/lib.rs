@@ -9,3 +9,4 @@
 mod codec;
 pub mod metadata;
 pub mod storage;
+pub mod wire;

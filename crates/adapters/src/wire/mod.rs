@@ -1,0 +1,11 @@
+//! The server side of Iggy's protocol, over bytes: no sockets, no clocks.
+//!
+//! What clients ask is neutral ([`Request`]); how it is written is one module per
+//! generation of the wire. The generation served is 0.11 ([`v0_11`]).
+
+mod request;
+pub mod v0_11;
+
+pub use request::{
+    Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, Request, SendRequest,
+};

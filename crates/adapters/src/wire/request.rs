@@ -1,0 +1,167 @@
+//! What clients ask, free of any generation of the wire.
+
+use bytes::Bytes;
+use secrecy::SecretString;
+
+use crate::metadata::{ClientOperation, Identifier};
+use crate::storage::ConsumerKey;
+
+/// A client's request.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Are you there?
+    Ping,
+    /// Figures of the whole system.
+    Stats,
+    /// The roster of the cluster.
+    ClusterMetadata,
+    /// Which options there are.
+    DescribeOptions {
+        /// 1 topics, 2 streams, 3 users.
+        scope: u8,
+    },
+    /// This connection speaks for a session that another one opened.
+    AttachConsumerSession {
+        /// The client's id.
+        client: u128,
+        /// Its session.
+        session: u64,
+        /// What the client has seen of the metadata log.
+        watermark: u64,
+    },
+    /// Who am I?
+    Me,
+    /// One connected client.
+    Client {
+        /// Its number.
+        id: u32,
+    },
+    /// All connected clients.
+    Clients,
+    /// Opens a session.
+    Login {
+        /// The protocol version that the client presents.
+        version: u32,
+        /// Who it claims to be.
+        credentials: Credentials,
+    },
+    /// Closes the session.
+    Logout,
+    /// One stream.
+    Stream(Identifier),
+    /// All streams.
+    Streams,
+    /// One topic.
+    Topic {
+        /// Its stream.
+        stream: Identifier,
+        /// Which.
+        topic: Identifier,
+    },
+    /// All topics of a stream.
+    Topics(Identifier),
+    /// A change of metadata.
+    Change(ClientOperation),
+    /// Messages for a topic.
+    Send(SendRequest),
+    /// Messages from a partition, wherever it is.
+    Poll(PollRequest),
+    /// Messages from a partition that this node owns.
+    PollOnPrimary(PollRequest),
+    /// Which node owns the partition that such a poll would read?
+    PollRouting(OffsetTarget),
+    /// Which node owns the partition that holds such an offset?
+    OffsetRouting(OffsetTarget),
+    /// A consumer's offset.
+    Offset(OffsetTarget),
+    /// Stores a consumer's offset.
+    StoreOffset {
+        /// Whose, and where.
+        target: OffsetTarget,
+        /// The offset.
+        offset: u64,
+    },
+    /// Forgets a consumer's offset.
+    DeleteOffset(OffsetTarget),
+    /// A command of the protocol that is not served.
+    Unserved,
+}
+
+/// Who a client claims to be.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// By name and password.
+    Password {
+        /// The name.
+        username: String,
+        /// The password.
+        password: SecretString,
+    },
+    /// By a personal access token.
+    Token(SecretString),
+}
+
+/// Messages for a topic.
+#[derive(Clone, Debug)]
+pub struct SendRequest {
+    /// The stream.
+    pub stream: Identifier,
+    /// The topic.
+    pub topic: Identifier,
+    /// Which partition.
+    pub partitioning: Partitioning,
+    /// The batch, as the client encoded it.
+    pub batch: Bytes,
+}
+
+/// How a partition is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Partitioning {
+    /// By the server, in turn.
+    Balanced,
+    /// By the client.
+    Partition(u32),
+    /// By the hash of a key.
+    Key(Vec<u8>),
+}
+
+/// Whose offset, in which partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetTarget {
+    /// The stream.
+    pub stream: Identifier,
+    /// The topic.
+    pub topic: Identifier,
+    /// The partition.
+    pub partition: u32,
+    /// The consumer.
+    pub consumer: ConsumerKey,
+}
+
+/// Messages from a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollRequest {
+    /// For whom, from where.
+    pub target: OffsetTarget,
+    /// From which message on.
+    pub start: PollStart,
+    /// How many at most.
+    pub count: u32,
+    /// Whether to store the offset of the last message returned.
+    pub auto_commit: bool,
+}
+
+/// Where a poll begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollStart {
+    /// At an offset.
+    Offset(u64),
+    /// At a time, in microseconds since the Unix epoch.
+    Timestamp(u64),
+    /// At the first message.
+    First,
+    /// With the last messages.
+    Last,
+    /// Behind the consumer's stored offset.
+    Next,
+}

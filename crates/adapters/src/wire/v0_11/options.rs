@@ -1,0 +1,177 @@
+//! Options of streams and topics: from the wire, with Iggy's catalogue and
+//! defaults, and back.
+
+use bytes::{BufMut, BytesMut};
+use iggy_binary_protocol::WireOptions;
+use iggy_common::{
+    CompressionAlgorithm, DEFAULT_MAX_TOPIC_SIZE, DEFAULT_MESSAGE_EXPIRY, DEFAULT_SEGMENT_SIZE,
+    IggyError, IggyExpiry, MAX_TOPIC_SEGMENT_SIZE, MaxTopicSize, TopicCreateOptions,
+    TopicRuntimeDefaults, UPDATABLE_TOPIC_OPTION_KEYS, validate_topic_segment_size,
+};
+
+use crate::metadata::{OptionEntry, Options};
+use crate::storage::{Durability, PartitionOptions};
+
+/// Iggy's number for the kind of keys, text.
+const TEXT_KIND: u8 = 2;
+/// Partitions that one request may create, as on Iggy's server.
+const PARTITIONS_PER_REQUEST_MAX: u32 = 1000;
+
+/// A topic's options as the cluster understands them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// After how many microseconds messages expire; `u64::MAX` never.
+    pub message_expiry_micros: u64,
+    /// How many bytes the topic may hold; `u64::MAX` any.
+    pub max_topic_bytes: u64,
+    /// Iggy's number of the compression algorithm.
+    pub compression: u8,
+    /// How the partitions are kept.
+    pub partitions: PartitionOptions,
+}
+
+impl TopicSettings {
+    /// What a topic's options say. Options that this version does not know are
+    /// passed over: they were accepted by one that does.
+    #[must_use]
+    pub fn of(options: &Options) -> Self {
+        let parsed = TopicCreateOptions::parse_committed(&to_wire(options, |_| true));
+        let durability = |policy: iggy_common::Durability| match policy.is_persisted() {
+            true => Durability::Synced,
+            false => Durability::Written,
+        };
+        Self {
+            message_expiry_micros: parsed
+                .message_expiry
+                .map_or(DEFAULT_MESSAGE_EXPIRY, u64::from),
+            max_topic_bytes: parsed
+                .max_topic_size
+                .map_or(DEFAULT_MAX_TOPIC_SIZE, u64::from),
+            compression: parsed.compression_algorithm.unwrap_or_default().as_code(),
+            partitions: PartitionOptions {
+                segment_bytes_max: parsed
+                    .segment_size
+                    .map_or(DEFAULT_SEGMENT_SIZE, |size| size.as_bytes_u64()),
+                durability: durability(parsed.durability),
+                offset_durability: durability(parsed.consumer_offset_durability),
+            },
+        }
+    }
+}
+
+/// The options of a new topic: what the client said in canonical form, and the
+/// defaults of what it did not say.
+///
+/// # Errors
+/// Iggy's code when a key is unknown, a value is invalid, or the partitions are
+/// too many.
+pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Options, u32> {
+    let create = || -> Result<Options, IggyError> {
+        let parsed = TopicCreateOptions::parse(options)?;
+        let segment_bytes = match parsed.segment_size {
+            Some(size) => {
+                validate_topic_segment_size(size.as_bytes_u64(), MAX_TOPIC_SEGMENT_SIZE)?;
+                size.as_bytes_u64()
+            }
+            None => DEFAULT_SEGMENT_SIZE,
+        };
+        check_partitions(partitions)?;
+        check_size(parsed.max_topic_size, segment_bytes)?;
+        let supplied = |key: &str| options.iter().any(|entry| entry.key == key.as_bytes());
+        let explicit = parsed.to_explicit_wire(supplied)?;
+        let derived = parsed.derived_block(
+            CompressionAlgorithm::default(),
+            IggyExpiry::from(DEFAULT_MESSAGE_EXPIRY),
+            MaxTopicSize::from(DEFAULT_MAX_TOPIC_SIZE),
+            TopicRuntimeDefaults::default(),
+            options,
+        )?;
+        let mut created = from_wire(&derived, false);
+        created.patch(&from_wire(&explicit, true));
+        Ok(created)
+    };
+    create().map_err(|error| error.as_code())
+}
+
+/// The options that an update of a topic sets.
+///
+/// # Errors
+/// Iggy's code when a key is unknown or cannot be changed, or a value is invalid.
+pub fn update_topic_options(options: &WireOptions) -> Result<Options, u32> {
+    let update = || -> Result<Options, IggyError> {
+        check_keys(options, UPDATABLE_TOPIC_OPTION_KEYS)?;
+        TopicCreateOptions::parse(options)?;
+        Ok(from_wire(options, true))
+    };
+    update().map_err(|error| error.as_code())
+}
+
+/// The options of a stream: there are none yet.
+///
+/// # Errors
+/// Iggy's code when there is one.
+pub fn create_stream_options(options: &WireOptions) -> Result<Options, u32> {
+    check_keys(options, &[]).map_err(|error| error.as_code())?;
+    Ok(Options::default())
+}
+
+/// Refuses a number of partitions that one request may not add or remove.
+pub(super) fn check_partitions_change(partitions: u32) -> Result<(), u32> {
+    if partitions == 0 {
+        return Err(IggyError::TooManyPartitions.as_code());
+    }
+    check_partitions(partitions).map_err(|error| error.as_code())
+}
+
+fn check_partitions(partitions: u32) -> Result<(), IggyError> {
+    match partitions > PARTITIONS_PER_REQUEST_MAX {
+        true => Err(IggyError::TooManyPartitions),
+        false => Ok(()),
+    }
+}
+
+fn check_size(size: Option<MaxTopicSize>, segment_bytes: u64) -> Result<(), IggyError> {
+    match size {
+        Some(size) if u64::from(size) < segment_bytes => {
+            Err(IggyError::InvalidTopicSize(size, segment_bytes.into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_keys(options: &WireOptions, known: &[&str]) -> Result<(), IggyError> {
+    for entry in options {
+        let key = String::from_utf8_lossy(entry.key);
+        if !known.contains(&&*key) {
+            return Err(IggyError::UnsupportedOptionKey(key.into_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn from_wire(options: &WireOptions, explicit: bool) -> Options {
+    let mut out = Options::default();
+    for entry in options {
+        let value = OptionEntry {
+            kind: entry.value_kind.0,
+            value: entry.value.into(),
+            explicit,
+        };
+        out.set(&String::from_utf8_lossy(entry.key), value);
+    }
+    out
+}
+
+/// The options of one provenance as a block of the wire.
+pub(super) fn to_wire(options: &Options, pick: impl Fn(&OptionEntry) -> bool) -> WireOptions {
+    let mut out = BytesMut::new();
+    for (key, entry) in options.iter().filter(|(_, entry)| pick(entry)) {
+        out.put_u8(TEXT_KIND);
+        out.put_u32_le(key.len() as u32);
+        out.put_slice(key.as_bytes());
+        out.put_u8(entry.kind);
+        out.put_u32_le(entry.value.len() as u32);
+        out.put_slice(&entry.value);
+    }
+    WireOptions::from_bytes(out.freeze()).unwrap_or_else(|_| WireOptions::empty())
+}
