@@ -1,1 +1,20 @@
 //! A clustering plugin for Apache Iggy.
+//!
+//! A [`Node`] replicates Iggy's metadata with the others of its cluster, holds the
+//! messages of the partitions that it owns, and serves stock Iggy clients. Embed
+//! it with [`Node::start`], or with a partition storage of your own by
+//! [`Node::start_with`]; the binary `iggy-cluster` does the same from a file.
+
+pub mod admin;
+pub mod cli;
+mod cluster;
+pub mod config;
+mod metrics;
+mod node;
+mod partitions;
+pub mod peers;
+mod server;
+
+pub use adapters::storage;
+pub use config::ClusterConfig;
+pub use node::{Leadership, Node, OpenError, ReplicatedLog, StartError};

@@ -1,2 +1,16 @@
 //! The `iggy-cluster` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use iggy_cluster::cli::{Cli, run};
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! links, answers to their callers. It never blocks on a disk or a socket.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consensus::{ReplicaId, Tick};
@@ -15,6 +15,7 @@ use tracing::{error, info};
 
 use super::handle::{Answers, Inbox, Leadership, Message};
 use super::wal_thread::WalJob;
+use crate::metrics::Metrics;
 use crate::peers::OneWayLink;
 
 /// Events handled before the replica's outputs are carried out.
@@ -37,6 +38,7 @@ pub(super) struct ConsensusThread {
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) answers: Answers,
     pub(super) started: Instant,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl ConsensusThread {
@@ -146,7 +148,10 @@ impl ConsensusThread {
                     link.send(message);
                 }
             }
-            Output::Replied { ticket, result } => self.answers.replied(ticket, result),
+            Output::Replied { ticket, result } => {
+                let took = self.answers.replied(ticket, result);
+                self.metrics.commit_seconds.observe(took.as_secs_f64());
+            }
             Output::ReadDone { ticket, result } => self.answers.read_done(ticket, result),
             Output::TransferBegun { ticket, result } => self.answers.transferred(ticket, result),
             Output::LeaderChanged { term, leader } => {

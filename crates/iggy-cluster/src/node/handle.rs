@@ -1,8 +1,10 @@
 //! What the rest of the program sees of the replicated log.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -177,9 +179,9 @@ impl ReplicatedLog for LocalLog {
 #[derive(Default)]
 pub(super) struct Answers {
     next: u64,
-    submits: std::collections::HashMap<Ticket, oneshot::Sender<Result<Applied, SubmitError>>>,
-    reads: std::collections::HashMap<Ticket, oneshot::Sender<Result<Index, SubmitError>>>,
-    transfers: std::collections::HashMap<Ticket, oneshot::Sender<Result<(), String>>>,
+    submits: HashMap<Ticket, (Instant, oneshot::Sender<Result<Applied, SubmitError>>)>,
+    reads: HashMap<Ticket, oneshot::Sender<Result<Index, SubmitError>>>,
+    transfers: HashMap<Ticket, oneshot::Sender<Result<(), String>>>,
 }
 
 impl Answers {
@@ -193,7 +195,7 @@ impl Answers {
         answer: oneshot::Sender<Result<Applied, SubmitError>>,
     ) -> Ticket {
         let ticket = self.ticket();
-        self.submits.insert(ticket, answer);
+        self.submits.insert(ticket, (Instant::now(), answer));
         ticket
     }
 
@@ -209,10 +211,17 @@ impl Answers {
         ticket
     }
 
-    pub(super) fn replied(&mut self, ticket: Ticket, result: Result<Applied, SubmitError>) {
-        if let Some(answer) = self.submits.remove(&ticket) {
-            let _ = answer.send(result);
-        }
+    /// Answers a submit; returns how long it took.
+    pub(super) fn replied(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Applied, SubmitError>,
+    ) -> Duration {
+        let Some((began, answer)) = self.submits.remove(&ticket) else {
+            return Duration::ZERO;
+        };
+        let _ = answer.send(result);
+        began.elapsed()
     }
 
     pub(super) fn read_done(&mut self, ticket: Ticket, result: Result<Index, SubmitError>) {

@@ -53,7 +53,9 @@ pub enum HandshakeError {
         ours: String,
     },
     /// The peer took this node for another.
-    #[error("the peer wanted replica {wanted}, this is replica {own}; check the addresses in [[cluster.nodes]]")]
+    #[error(
+        "the peer wanted replica {wanted}, this is replica {own}; check the addresses in [[cluster.nodes]]"
+    )]
     WrongReplica {
         /// Whom it wanted.
         wanted: ReplicaId,
@@ -162,9 +164,7 @@ fn check(
     })
 }
 
-async fn in_time<T>(
-    work: impl Future<Output = std::io::Result<T>>,
-) -> Result<T, HandshakeError> {
+async fn in_time<T>(work: impl Future<Output = std::io::Result<T>>) -> Result<T, HandshakeError> {
     match tokio::time::timeout(TIMEOUT, work).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(HandshakeError::Timeout),

@@ -29,11 +29,7 @@ impl OneWayLink {
     /// Starts the link. `broken` is called whenever the connection breaks or
     /// cannot be made.
     #[must_use]
-    pub fn start(
-        target: Target,
-        lane: Lane,
-        broken: impl Fn(ReplicaId) + Send + 'static,
-    ) -> Self {
+    pub fn start(target: Target, lane: Lane, broken: impl Fn(ReplicaId) + Send + 'static) -> Self {
         let (queue, messages) = mpsc::channel(target.limits.queue_messages_max);
         let link = Self {
             queue,

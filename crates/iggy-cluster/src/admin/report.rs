@@ -1,0 +1,95 @@
+//! A node's status as JSON.
+
+use std::collections::BTreeMap;
+
+use replica::driver::ReplicaStatus;
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use crate::config::join_host_port;
+
+/// What one node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Its number in the configuration.
+    pub replica_id: u8,
+    /// Its name.
+    pub name: String,
+    /// Its process, when it answers.
+    pub pid: Option<u32>,
+    /// leader, follower, candidate, learner, or unreachable.
+    pub role: String,
+    /// Its term.
+    pub term: u64,
+    /// Known to be committed.
+    pub commit: u64,
+    /// Applied to its state.
+    pub applied: u64,
+    /// Entries behind the most advanced node; filled in by who asks all.
+    #[serde(default)]
+    pub lag: u64,
+    /// The consensus backend.
+    pub backend: String,
+    /// Where clients reach it.
+    pub tcp: String,
+    /// Its admin endpoint.
+    pub admin: String,
+    /// Whether it answers, is registered and knows a leader.
+    pub healthy: bool,
+    /// The backend's own terms.
+    #[serde(default)]
+    pub detail: BTreeMap<String, String>,
+}
+
+/// What one node says of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The leader's number, when known.
+    pub leader: Option<u8>,
+    /// The nodes, in the order of their numbers.
+    pub nodes: Vec<NodeReport>,
+}
+
+impl Admin {
+    /// What this node knows: all of itself, the addresses of the others.
+    pub(super) fn report(&self, status: &ReplicaStatus) -> ClusterReport {
+        let number = |id: consensus::ReplicaId| u8::try_from(id.0.saturating_sub(1)).unwrap_or(0);
+        let me = number(self.metadata.me);
+        let state = self.metadata.reader.read();
+        let nodes = self.config.cluster.nodes.iter().map(|node| {
+            let live = state.node(node.replica()).is_some_and(|node| node.live);
+            let mut report = NodeReport {
+                replica_id: node.replica_id,
+                name: node.name.clone(),
+                role: "unknown".into(),
+                backend: self.config.cluster.consensus.backend.name().into(),
+                tcp: node.client_address(),
+                admin: join_host_port(&node.ip, node.ports.admin),
+                healthy: live,
+                ..NodeReport::default()
+            };
+            if node.replica_id == me {
+                report.pid = Some(std::process::id());
+                report.role = status.core.role.as_str().into();
+                report.term = status.core.term.0;
+                report.commit = status.core.commit.0;
+                report.applied = status.applied.0;
+                report.healthy = live && status.core.leader.is_some();
+                report.detail = status
+                    .core
+                    .detail
+                    .iter()
+                    .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                    .collect();
+            }
+            report
+        });
+        ClusterReport {
+            cluster: self.config.cluster.name.clone(),
+            leader: status.core.leader.map(number),
+            nodes: nodes.collect(),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `serve`: one node.
+
+use anyhow::{Context, bail};
+use tracing::info;
+
+use super::{ServeArgs, asked_to_stop};
+use crate::Node;
+use crate::config;
+
+pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let loaded = config::load(
+        args.config.as_deref(),
+        std::env::vars(),
+        Some(args.replica_id),
+    )?;
+    let mut node = Node::start(loaded.config, loaded.root, args.replica_id)
+        .await
+        .context("the node cannot start")?;
+    tokio::select! {
+        result = node.stopped() => match result {
+            Ok(()) => bail!("the node stopped by itself"),
+            Err(why) => bail!("the node had to stop: {why}"),
+        },
+        result = asked_to_stop() => result?,
+    }
+    info!("stopping");
+    node.stop().await;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Nodes that come and go.
+//!
+//! Each node registers itself and, when it finds that it was fenced, does so
+//! again. The leader creates the root user of a new cluster and fences nodes that
+//! are silent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use adapters::metadata::{Command, Name, NodeInfo, hash_password};
+use consensus::{ReplicaId, Term};
+use secrecy::ExposeSecret;
+use tracing::{error, info, warn};
+
+use super::Metadata;
+use crate::config::RootUser;
+
+const ROUND: Duration = Duration::from_millis(100);
+
+/// When each peer was last heard of.
+pub(crate) struct LastHeard {
+    started: Instant,
+    millis: BTreeMap<ReplicaId, AtomicU64>,
+}
+
+impl LastHeard {
+    pub(crate) fn new(peers: impl IntoIterator<Item = ReplicaId>) -> Self {
+        Self {
+            started: Instant::now(),
+            millis: peers
+                .into_iter()
+                .map(|id| (id, AtomicU64::new(0)))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn note(&self, peer: ReplicaId) {
+        if let Some(last) = self.millis.get(&peer) {
+            last.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long the peer has been silent, counted from `since` at the earliest.
+    fn silence(&self, peer: ReplicaId, since: Instant) -> Duration {
+        let Some(last) = self.millis.get(&peer) else {
+            return Duration::ZERO;
+        };
+        let since = since.saturating_duration_since(self.started).as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        let last = last.load(Ordering::Relaxed).max(since);
+        Duration::from_millis(self.now().saturating_sub(last))
+    }
+}
+
+/// Looks after the registration of nodes.
+pub(crate) struct Members {
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) info: NodeInfo,
+    pub(crate) root: RootUser,
+    pub(crate) fencing_timeout: Duration,
+    pub(crate) heard: Arc<LastHeard>,
+}
+
+impl Members {
+    /// Runs until the task is aborted.
+    pub(crate) async fn run(self) {
+        let mut leading_since: Option<(Term, Instant)> = None;
+        loop {
+            let leadership = self.metadata.leadership();
+            if leadership.leader == Some(self.metadata.me) {
+                let since = match leading_since {
+                    Some((term, since)) if term == leadership.term => since,
+                    _ => Instant::now(),
+                };
+                leading_since = Some((leadership.term, since));
+                self.bootstrap_root().await;
+                self.fence_silent(since).await;
+            } else {
+                leading_since = None;
+            }
+            self.register().await;
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    /// Registers this node unless it is, as it is.
+    async fn register(&self) {
+        let registered = {
+            let state = self.metadata.reader.read();
+            let node = state.node(self.metadata.me);
+            node.is_some_and(|node| node.live && node.info == self.info)
+        };
+        if registered || self.metadata.leadership().leader.is_none() {
+            return;
+        }
+        let command = Command::RegisterNode(self.info.clone());
+        match self.metadata.replicate(command).await {
+            Ok(_) => info!(
+                incarnation = self.info.incarnation,
+                "this node is registered"
+            ),
+            Err(failure) => warn!(?failure, "this node could not register yet"),
+        }
+        // The reply may be ahead of the local state.
+        let _ = self.metadata.barrier().await;
+    }
+
+    async fn bootstrap_root(&self) {
+        if self.metadata.reader.read().user_by_id(0).is_some() {
+            return;
+        }
+        // Another node may have done it: ask the log, not the local state.
+        if self.metadata.barrier().await.is_err()
+            || self.metadata.reader.read().user_by_id(0).is_some()
+        {
+            return;
+        }
+        let Ok(username) = Name::new(&self.root.username) else {
+            error!("IGGY_ROOT_USERNAME must have 1 to 255 bytes; there is no root user");
+            return;
+        };
+        let mut salt = [0; 16];
+        if let Err(failure) = getrandom::fill(&mut salt) {
+            error!(%failure, "no randomness for the root user's password");
+            return;
+        }
+        let hashed = hash_password(self.root.password.expose_secret(), &salt);
+        let Ok(password_hash) = hashed else {
+            error!("IGGY_ROOT_PASSWORD cannot be hashed; there is no root user");
+            return;
+        };
+        let command = Command::BootstrapRoot {
+            username,
+            password_hash,
+        };
+        if self.metadata.replicate(command).await.is_ok() {
+            info!(username = self.root.username, "created the root user");
+        }
+    }
+
+    async fn fence_silent(&self, leading_since: Instant) {
+        let silent: Vec<_> = {
+            let state = self.metadata.reader.read();
+            state
+                .nodes()
+                .filter(|node| node.live && node.info.node != self.metadata.me)
+                .map(|node| (node.info.node, node.registration))
+                .filter(|(node, _)| {
+                    self.heard.silence(*node, leading_since) >= self.fencing_timeout
+                })
+                .collect()
+        };
+        for (node, registration) in silent {
+            warn!(replica = node.0 - 1, "fencing a node that is silent");
+            let command = Command::FenceNode { node, registration };
+            let _ = self.metadata.replicate(command).await;
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What a configuration must satisfy. All violations are said at once.
+
+use std::collections::BTreeMap;
+
+use consensus::Membership;
+
+use super::{ClusterConfig, NodeSection};
+
+/// Nodes of a cluster at most; beyond the first seven they do not vote.
+const NODES_MAX: usize = 255;
+
+/// Everything that is wrong, each with the key, the value and what to do.
+pub(super) fn violations(config: &ClusterConfig, replica_id: Option<u8>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    cluster(config, replica_id, &mut wrong);
+    consensus(config, &mut wrong);
+    if config.tcp.connections_max == 0 {
+        wrong.push("tcp.connections_max = 0 admits nobody; raise it".into());
+    }
+    if config.tcp.frame_size_max.bytes() < 4096 {
+        wrong.push(format!(
+            "tcp.frame_size_max = {:?} is less than the \"4 KiB\" that any request may need",
+            config.tcp.frame_size_max.to_string()
+        ));
+    }
+    wrong
+}
+
+fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<String>) {
+    let cluster = &config.cluster;
+    if !cluster.enabled {
+        wrong.push("cluster.enabled = false: this is a cluster's node; set it to true, or run Iggy's own server".into());
+    }
+    if cluster.name.is_empty() || cluster.name.len() > 255 {
+        wrong.push("cluster.name must have 1 to 255 bytes".into());
+    }
+    if cluster.nodes.is_empty() {
+        wrong.push("cluster.nodes is empty; list every node in [[cluster.nodes]]".into());
+    }
+    if cluster.nodes.len() > NODES_MAX {
+        wrong.push(format!(
+            "cluster.nodes lists {} nodes, {NODES_MAX} are possible",
+            cluster.nodes.len()
+        ));
+    }
+    if let Some(replica_id) = replica_id
+        && !cluster.nodes.is_empty()
+        && config.node(replica_id).is_none()
+    {
+        let known: Vec<_> = cluster
+            .nodes
+            .iter()
+            .map(|node| node.replica_id.to_string())
+            .collect();
+        wrong.push(format!(
+            "--replica-id {replica_id} is not in cluster.nodes, which has {}",
+            known.join(", ")
+        ));
+    }
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        if node.name.is_empty() {
+            wrong.push(format!("cluster.nodes[{number}].name is empty"));
+        }
+        if node.ip.is_empty() {
+            wrong.push(format!("cluster.nodes[{number}].ip is empty"));
+        }
+        for (port, value) in ports(node) {
+            if value == 0 {
+                wrong.push(format!("cluster.nodes[{number}].ports.{port} = 0: other nodes and clients could not find it"));
+            }
+        }
+    }
+    twins(config, wrong);
+}
+
+fn ports(node: &NodeSection) -> [(&'static str, u16); 3] {
+    [
+        ("tcp", node.ports.tcp),
+        ("tcp_replica", node.ports.tcp_replica),
+        ("admin", node.ports.admin),
+    ]
+}
+
+/// What must be unique.
+fn twins(config: &ClusterConfig, wrong: &mut Vec<String>) {
+    let mut seen: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    let mut see = |what: &'static str, value: String, number: usize| {
+        if let Some(other) = seen.insert((what, value.clone()), number) {
+            wrong.push(format!(
+                "cluster.nodes[{other}] and cluster.nodes[{number}] have the same {what} {value}"
+            ));
+        }
+    };
+    for (number, node) in config.cluster.nodes.iter().enumerate() {
+        see("replica_id", node.replica_id.to_string(), number);
+        see("name", node.name.clone(), number);
+        for (_, port) in ports(node) {
+            see("address", format!("{}:{port}", node.ip), number);
+        }
+    }
+}
+
+fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
+    let consensus = &config.cluster.consensus;
+    let tick = consensus.tick_interval.duration();
+    if tick.as_micros() < 1_000 || tick.as_millis() > 1_000 {
+        wrong.push(format!(
+            "cluster.consensus.tick_interval = \"{}\" must be \"1ms\" to \"1s\"",
+            consensus.tick_interval
+        ));
+        return;
+    }
+    if consensus.heartbeat_ticks() == 0 {
+        wrong.push(format!(
+            "cluster.consensus.heartbeat_interval = \"{}\" is less than a tick of \"{}\"",
+            consensus.heartbeat_interval, consensus.tick_interval
+        ));
+    }
+    if consensus.election_ticks() < 2 * consensus.heartbeat_ticks() {
+        wrong.push(format!(
+            "cluster.consensus.election_timeout = \"{}\" must be at least twice the heartbeat_interval of \"{}\", or a late heartbeat costs the leadership",
+            consensus.election_timeout, consensus.heartbeat_interval
+        ));
+    }
+    if config.cluster.fencing_timeout.duration() < 2 * consensus.election_timeout.duration() {
+        wrong.push(format!(
+            "cluster.fencing_timeout = \"{}\" must be at least twice the election_timeout of \"{}\", or an election fences nodes that are well",
+            config.cluster.fencing_timeout, consensus.election_timeout
+        ));
+    }
+    let bounds = [
+        (
+            "batch_commands_max",
+            consensus.batch_commands_max as u64,
+            1,
+            1 << 20,
+        ),
+        ("pipeline_max", consensus.pipeline_max as u64, 1, 256),
+        ("snapshot_entries", consensus.snapshot_entries, 1, u64::MAX),
+    ];
+    for (key, value, min, max) in bounds {
+        if value < min || value > max {
+            wrong.push(format!(
+                "cluster.consensus.{key} = {value} must be {min} to {max}"
+            ));
+        }
+    }
+    let mib = |bytes: u64| bytes << 20;
+    let batch = consensus.batch_size_max.bytes();
+    if batch < 64 << 10 || batch > mib(16) {
+        wrong.push(format!(
+            "cluster.consensus.batch_size_max = \"{}\" must be \"64 KiB\" to \"16 MiB\"",
+            consensus.batch_size_max
+        ));
+    }
+    if consensus.uncommitted_size_max.bytes() < batch {
+        wrong.push(format!(
+            "cluster.consensus.uncommitted_size_max = \"{}\" is less than one batch of \"{}\"",
+            consensus.uncommitted_size_max, consensus.batch_size_max
+        ));
+    }
+    let segment = consensus.wal_segment_size.bytes();
+    if segment < 4 * batch || segment > mib(1024) || !segment.is_multiple_of(4096) {
+        wrong.push(format!(
+            "cluster.consensus.wal_segment_size = \"{}\" must be a multiple of \"4 KiB\", at least four batches of \"{}\" and at most \"1 GiB\"",
+            consensus.wal_segment_size, consensus.batch_size_max
+        ));
+    }
+    if let Err(error) = config.membership()
+        && !config.cluster.nodes.is_empty()
+        && config.cluster.nodes.len() <= Membership::VOTERS_MAX
+    {
+        // Twins have been said above.
+        let said = wrong.iter().any(|text| text.contains("same replica_id"));
+        if !said {
+            wrong.push(format!("cluster.nodes: {error}"));
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! A node's configuration: TOML with the names of Iggy's own server, overridden
+//! by `IGGY_*` variables.
+//!
+//! Everything is checked before anything starts, and everything that is wrong is
+//! said at once.
+
+mod check;
+mod load;
+mod units;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use consensus::{Limits, Membership, MembershipError, ReplicaId};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Loaded, load, parse};
+pub use units::{HumanDuration, HumanSize};
+
+/// The consensus backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// tikv's raft-rs.
+    #[default]
+    Raft,
+}
+
+impl Backend {
+    /// Its name in configuration, status and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+        }
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// The cluster, its nodes and how they agree.
+    pub cluster: ClusterSection,
+    /// Clients' connections.
+    pub tcp: TcpSection,
+    /// Where data is kept.
+    pub storage: StorageSection,
+    /// Health, status and metrics.
+    pub admin: AdminSection,
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSection {
+    /// Must be true: a node of this software is always part of a cluster, be it
+    /// of one.
+    pub enabled: bool,
+    /// Nodes of another name are refused.
+    pub name: String,
+    /// A node that is silent for so long is fenced: it takes no new partitions,
+    /// and its clients' sessions end.
+    pub fencing_timeout: HumanDuration,
+    /// How they agree.
+    pub consensus: ConsensusSection,
+    /// Who they are. All nodes have the same list.
+    pub nodes: Vec<NodeSection>,
+}
+
+/// `[[cluster.nodes]]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSection {
+    /// Its name.
+    pub name: String,
+    /// Where other nodes reach it, and where it listens.
+    pub ip: String,
+    /// Its number, from zero. Given to `serve` as `--replica-id`.
+    pub replica_id: u8,
+    /// Where clients reach it, when that is not `ip`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertised_address: Option<String>,
+    /// Its ports.
+    pub ports: PortsSection,
+}
+
+/// `ports` of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PortsSection {
+    /// Iggy's TCP protocol.
+    pub tcp: u16,
+    /// Between nodes.
+    pub tcp_replica: u16,
+    /// Health, status and metrics.
+    pub admin: u16,
+}
+
+/// `[cluster.consensus]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsensusSection {
+    /// Who orders the metadata.
+    pub backend: Backend,
+    /// The resolution of all timeouts below.
+    pub tick_interval: HumanDuration,
+    /// A leader says that it lives this often.
+    pub heartbeat_interval: HumanDuration,
+    /// A node that hears nothing for this long, up to twice this long, seeks a
+    /// new leader.
+    pub election_timeout: HumanDuration,
+    /// Commands of one batch; more wait for the next.
+    pub batch_commands_max: usize,
+    /// Bytes of one batch; a larger command is refused.
+    pub batch_size_max: HumanSize,
+    /// Batches under way at once; more wait, and grow.
+    pub pipeline_max: usize,
+    /// Bytes of commands that wait or are under way; more are refused.
+    pub uncommitted_size_max: HumanSize,
+    /// A snapshot is taken after so many log entries,
+    pub snapshot_entries: u64,
+    /// or after so many bytes of log.
+    pub snapshot_log_size: HumanSize,
+    /// Entries kept in front of a snapshot for nodes that are a little behind.
+    pub log_tail_entries: u64,
+    /// Bytes of those entries.
+    pub log_tail_size_max: HumanSize,
+    /// Size of a file of the write-ahead log.
+    pub wal_segment_size: HumanSize,
+}
+
+/// `[tcp]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TcpSection {
+    /// Connections at once; more are closed at once.
+    pub connections_max: usize,
+    /// A larger frame closes its connection.
+    pub frame_size_max: HumanSize,
+    /// A frame that has begun must be complete within this time.
+    pub frame_timeout: HumanDuration,
+    /// A request that cannot be served within this time is answered with a
+    /// transient error.
+    pub request_timeout: HumanDuration,
+}
+
+/// `[storage]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// The data directory of this node.
+    pub path: PathBuf,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// Whether to serve it.
+    pub enabled: bool,
+    /// The address to listen on; the port is the node's `ports.admin`.
+    pub ip: String,
+}
+
+/// The root user, from the environment alone.
+#[derive(Clone, Debug)]
+pub struct RootUser {
+    /// `IGGY_ROOT_USERNAME`.
+    pub username: String,
+    /// `IGGY_ROOT_PASSWORD`.
+    pub password: SecretString,
+}
+
+impl Default for RootUser {
+    fn default() -> Self {
+        Self {
+            username: "iggy".into(),
+            password: SecretString::from("iggy"),
+        }
+    }
+}
+
+impl Default for ClusterSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            name: "iggy-cluster".into(),
+            fencing_timeout: HumanDuration::from_millis(3_000),
+            consensus: ConsensusSection::default(),
+            nodes: Vec::new(),
+        }
+    }
+}
+
+impl Default for PortsSection {
+    fn default() -> Self {
+        Self {
+            tcp: 8090,
+            tcp_replica: 9090,
+            admin: 3300,
+        }
+    }
+}
+
+impl Default for ConsensusSection {
+    fn default() -> Self {
+        Self {
+            backend: Backend::default(),
+            tick_interval: HumanDuration::from_millis(10),
+            heartbeat_interval: HumanDuration::from_millis(50),
+            election_timeout: HumanDuration::from_millis(200),
+            batch_commands_max: 8192,
+            batch_size_max: HumanSize::from_mib(1),
+            pipeline_max: 4,
+            uncommitted_size_max: HumanSize::from_mib(64),
+            snapshot_entries: 100_000,
+            snapshot_log_size: HumanSize::from_mib(256),
+            log_tail_entries: 10_000,
+            log_tail_size_max: HumanSize::from_mib(64),
+            wal_segment_size: HumanSize::from_mib(32),
+        }
+    }
+}
+
+impl Default for TcpSection {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            frame_size_max: HumanSize::from_mib(64),
+            frame_timeout: HumanDuration::from_millis(30_000),
+            request_timeout: HumanDuration::from_millis(10_000),
+        }
+    }
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("data"),
+        }
+    }
+}
+
+impl Default for AdminSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ip: "127.0.0.1".into(),
+        }
+    }
+}
+
+impl NodeSection {
+    /// Its id in the replicated log, where zero is nobody.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        ReplicaId(u64::from(self.replica_id) + 1)
+    }
+
+    /// Where clients reach it.
+    #[must_use]
+    pub fn client_host(&self) -> &str {
+        self.advertised_address.as_deref().unwrap_or(&self.ip)
+    }
+
+    /// `host:port` for other nodes.
+    #[must_use]
+    pub fn replica_address(&self) -> String {
+        join_host_port(&self.ip, self.ports.tcp_replica)
+    }
+
+    /// `host:port` for clients to dial.
+    #[must_use]
+    pub fn client_address(&self) -> String {
+        join_host_port(self.client_host(), self.ports.tcp)
+    }
+}
+
+/// `host:port`, with brackets where the host is an IPv6 address.
+#[must_use]
+pub fn join_host_port(host: &str, port: u16) -> String {
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+impl ClusterConfig {
+    /// A cluster of `nodes` on this machine, as `dev` runs it.
+    #[must_use]
+    pub fn for_dev(nodes: u8, backend: Backend, tcp_port: u16, port_step: u16) -> Self {
+        // 3300 beside 8090.
+        let admin_port = match tcp_port.checked_sub(4790) {
+            Some(port) if port >= 1024 => port,
+            _ => tcp_port + 2000,
+        };
+        let section = |replica_id: u8| {
+            let offset = u16::from(replica_id) * port_step;
+            NodeSection {
+                name: format!("node-{replica_id}"),
+                ip: "127.0.0.1".into(),
+                replica_id,
+                advertised_address: None,
+                ports: PortsSection {
+                    tcp: tcp_port + offset,
+                    tcp_replica: tcp_port + 1000 + offset,
+                    admin: admin_port + offset,
+                },
+            }
+        };
+        let mut config = Self::default();
+        config.cluster.name = "dev".into();
+        config.cluster.consensus.backend = backend;
+        config.cluster.nodes = (0..nodes).map(section).collect();
+        config
+    }
+
+    /// The node of this number.
+    #[must_use]
+    pub fn node(&self, replica_id: u8) -> Option<&NodeSection> {
+        let nodes = &self.cluster.nodes;
+        nodes.iter().find(|node| node.replica_id == replica_id)
+    }
+
+    /// The node with this id in the replicated log.
+    #[must_use]
+    pub fn node_of(&self, replica: ReplicaId) -> Option<&NodeSection> {
+        let nodes = &self.cluster.nodes;
+        nodes.iter().find(|node| node.replica() == replica)
+    }
+
+    /// Distinguishes this cluster's log from that of any other.
+    #[must_use]
+    pub fn group_id(&self) -> u128 {
+        let name = self.cluster.name.as_bytes();
+        let hash = |seed| twox_hash::XxHash3_64::oneshot_with_seed(seed, name);
+        (u128::from(hash(1)) << 64) | u128::from(hash(2))
+    }
+
+    /// The members of the metadata group: the first seven nodes vote, the others
+    /// follow.
+    ///
+    /// # Errors
+    /// When the list of nodes is empty or names one twice.
+    pub fn membership(&self) -> Result<Membership, MembershipError> {
+        let ids: BTreeSet<ReplicaId> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(NodeSection::replica)
+            .collect();
+        let voters = ids.iter().copied().take(Membership::VOTERS_MAX);
+        let learners = ids.iter().copied().skip(Membership::VOTERS_MAX);
+        Membership::new(1, voters, learners)
+    }
+}
+
+impl ConsensusSection {
+    /// The tick.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        self.tick_interval.duration()
+    }
+
+    fn ticks(&self, duration: HumanDuration) -> u64 {
+        let tick = self.tick().as_micros().max(1);
+        u64::try_from(duration.duration().as_micros() / tick).unwrap_or(u64::MAX)
+    }
+
+    /// The heartbeat interval in ticks.
+    #[must_use]
+    pub fn heartbeat_ticks(&self) -> u64 {
+        self.ticks(self.heartbeat_interval)
+    }
+
+    /// The election timeout in ticks.
+    #[must_use]
+    pub fn election_ticks(&self) -> u64 {
+        self.ticks(self.election_timeout)
+    }
+
+    /// The bounds of the core.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            entry_bytes_max: self.batch_size_max.bytes() as usize,
+            message_bytes_max: self.batch_size_max.bytes() as usize,
+            uncommitted_bytes_max: self.uncommitted_size_max.bytes() as usize,
+            log_tail_entries: self.log_tail_entries,
+            log_tail_bytes_max: self.log_tail_size_max.bytes() as usize,
+            ..Limits::default()
+        }
+    }
+}

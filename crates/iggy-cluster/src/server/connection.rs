@@ -1,0 +1,167 @@
+//! One client's connection: frames in, replies out, one after the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adapters::metadata::{Command, code};
+use adapters::wire::v0_11::{FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tracing::debug;
+
+use super::Server;
+
+const READ_BUFFER_BYTES: usize = 16 << 10;
+const WRITE_BUFFER_BYTES: usize = 16 << 10;
+/// Memory for a body grows by this much at a time, as bytes arrive.
+const BODY_STEP_BYTES: usize = 1 << 20;
+
+/// The session of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
+    pub(super) client: u128,
+    pub(super) session: u64,
+}
+
+/// One connection's state.
+pub(super) struct Connection {
+    pub(super) server: Arc<Server>,
+    pub(super) id: u32,
+    pub(super) bound: Option<Bound>,
+    /// The metadata position that this client was told last; it never goes back.
+    pub(super) commit: u64,
+}
+
+/// What to do after a request.
+pub(super) enum Outcome {
+    Reply(Reply),
+    /// Send these bytes and end the connection's session.
+    Evict(Bytes),
+}
+
+impl Connection {
+    pub(super) fn new(server: Arc<Server>, address: SocketAddr) -> Self {
+        Self {
+            id: server.clients.add(address),
+            server,
+            bound: None,
+            commit: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, stream: TcpStream) {
+        let (reader, writer) = stream.into_split();
+        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
+        if let Err(error) = self.serve(&mut reader, &mut writer).await {
+            debug!(client = self.id, %error, "a connection ended");
+        }
+        self.server.clients.remove(self.id);
+        self.close_session();
+    }
+
+    /// The client is gone, and its session with it: nobody else may use it.
+    pub(super) fn close_session(&mut self) {
+        let Some(Bound { client, session }) = self.bound.take() else {
+            return;
+        };
+        let server = Arc::clone(&self.server);
+        tokio::spawn(async move {
+            let command = Command::Unregister { client, session };
+            let _ = server.metadata.replicate(command).await;
+        });
+    }
+
+    async fn serve(
+        &mut self,
+        reader: &mut BufReader<OwnedReadHalf>,
+        writer: &mut BufWriter<OwnedWriteHalf>,
+    ) -> io::Result<()> {
+        let frame_bytes_max = self.server.config.tcp.frame_size_max.bytes() as usize;
+        let frame_timeout = self.server.config.tcp.frame_timeout.duration();
+        loop {
+            let mut bytes = [0; HEADER_BYTES];
+            // A client may be silent between frames, not within one.
+            if reader.read(&mut bytes[..1]).await? == 0 {
+                return Ok(());
+            }
+            let rest = reader.read_exact(&mut bytes[1..]);
+            in_time(frame_timeout, rest).await?;
+            let outcome = match RequestHeader::parse(&bytes, frame_bytes_max) {
+                Ok(header) => {
+                    let body = read_body(reader, header.body_bytes);
+                    let body = in_time(frame_timeout, body).await?;
+                    if body_matches(&header, &body) {
+                        self.handle(&header, body).await
+                    } else {
+                        self.server.metrics.frames_refused.inc();
+                        Outcome::Reply(Reply::denied(&header, self.commit, code::INVALID_COMMAND))
+                    }
+                }
+                Err(FrameError::Invalid { header, code }) => {
+                    self.server.metrics.frames_refused.inc();
+                    skip_body(reader, header.body_bytes, frame_timeout).await?;
+                    Outcome::Reply(Reply::denied(&header, self.commit, code))
+                }
+                Err(error) => {
+                    self.server.metrics.frames_refused.inc();
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            };
+            match outcome {
+                Outcome::Reply(reply) => {
+                    writer.write_all(&reply.head).await?;
+                    for part in &reply.body {
+                        writer.write_all(part).await?;
+                    }
+                }
+                Outcome::Evict(frame) => {
+                    writer.write_all(&frame).await?;
+                    self.close_session();
+                    self.server.clients.set_user(self.id, None);
+                }
+            }
+            writer.flush().await?;
+        }
+    }
+}
+
+async fn in_time<T>(at_most: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(at_most, work)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+async fn read_body(reader: &mut BufReader<OwnedReadHalf>, length: usize) -> io::Result<Bytes> {
+    let mut body = BytesMut::with_capacity(length.min(BODY_STEP_BYTES));
+    while body.len() < length {
+        let missing = length - body.len();
+        body.reserve(missing.min(BODY_STEP_BYTES));
+        let read = (&mut *reader)
+            .take(missing as u64)
+            .read_buf(&mut body)
+            .await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(body.freeze())
+}
+
+async fn skip_body(
+    reader: &mut BufReader<OwnedReadHalf>,
+    length: usize,
+    at_most: Duration,
+) -> io::Result<()> {
+    let mut body = (&mut *reader).take(length as u64);
+    let mut nowhere = tokio::io::sink();
+    let skipped = in_time(at_most, tokio::io::copy(&mut body, &mut nowhere)).await?;
+    match skipped == length as u64 {
+        true => Ok(()),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}

@@ -1,0 +1,115 @@
+//! Clients: their connections, sessions and requests.
+
+mod clients;
+mod connection;
+mod handlers;
+mod login;
+mod system;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adapters::wire::v0_11::NodeView;
+use consensus::ReplicaId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use crate::cluster::Metadata;
+use crate::config::ClusterConfig;
+use crate::metrics::Metrics;
+use crate::partitions::Partitions;
+
+pub(crate) use clients::Clients;
+pub(crate) use login::Credentials;
+
+/// What every connection needs.
+pub(crate) struct Server {
+    pub(crate) config: ClusterConfig,
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) partitions: Arc<Partitions>,
+    pub(crate) clients: Clients,
+    pub(crate) credentials: Credentials,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) system: system::System,
+}
+
+impl Server {
+    pub(crate) fn new(
+        config: ClusterConfig,
+        metadata: Arc<Metadata>,
+        partitions: Arc<Partitions>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            system: system::System::new(config.storage.path.clone()),
+            config,
+            metadata,
+            partitions,
+            clients: Clients::default(),
+            credentials: Credentials::new(),
+            metrics,
+        }
+    }
+
+    /// Accepts until the task is aborted.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
+        let permits = Arc::new(Semaphore::new(self.config.tcp.connections_max));
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "cannot accept a client's connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                self.metrics.connections_refused.inc();
+                debug!(%address, "too many connections");
+                continue;
+            };
+            let server = Arc::clone(&self);
+            tokio::spawn(async move {
+                server.serve(stream, address).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        self.metrics.connections.inc();
+        connection::Connection::new(Arc::clone(&self), address)
+            .run(stream)
+            .await;
+        self.metrics.connections.dec();
+    }
+
+    /// The roster, with what is true now.
+    pub(crate) fn roster(&self) -> Vec<NodeView> {
+        let leader = self.metadata.leadership().leader;
+        let nodes = &self.config.cluster.nodes;
+        nodes
+            .iter()
+            .map(|node| self.view(node.replica(), leader))
+            .collect()
+    }
+
+    fn view(&self, replica: ReplicaId, leader: Option<ReplicaId>) -> NodeView {
+        let live = {
+            let state = self.metadata.reader.read();
+            state.node(replica).is_some_and(|node| node.live)
+        };
+        let section = self.config.node_of(replica);
+        NodeView {
+            name: section.map_or_else(String::new, |node| node.name.clone()),
+            host: section.map_or_else(String::new, |node| node.client_host().to_owned()),
+            tcp_port: section.map_or(0, |node| node.ports.tcp),
+            leader: leader == Some(replica),
+            // Whoever leads is well, whatever was last written about it.
+            healthy: live || leader == Some(replica),
+        }
+    }
+}
