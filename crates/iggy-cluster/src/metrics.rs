@@ -31,6 +31,9 @@ pub(crate) struct Metrics {
     wal_bytes: AtomicU64,
     wal_segments: AtomicU64,
     pub(crate) snapshot_bytes: AtomicU64,
+    /// Peers' messages that wait for the consensus thread, and that did not fit.
+    pub(crate) inbox: AtomicU64,
+    pub(crate) inbox_dropped: AtomicU64,
 }
 
 impl Metrics {
@@ -51,6 +54,8 @@ impl Metrics {
             wal_bytes: AtomicU64::new(0),
             wal_segments: AtomicU64::new(0),
             snapshot_bytes: AtomicU64::new(0),
+            inbox: AtomicU64::new(0),
+            inbox_dropped: AtomicU64::new(0),
             registry: Registry::default(),
         };
         registry.register(
@@ -184,6 +189,16 @@ impl Metrics {
             "batches_in_flight",
             "Batches proposed and not committed",
             status.batches_in_flight as u64,
+        );
+        gauge(
+            "peer_messages_waiting",
+            "Messages of peers that wait for the consensus thread",
+            self.inbox.load(Ordering::Relaxed),
+        );
+        gauge(
+            "peer_messages_dropped",
+            "Messages of peers that found the inbox full",
+            self.inbox_dropped.load(Ordering::Relaxed),
         );
         gauge(
             "reads_waiting",

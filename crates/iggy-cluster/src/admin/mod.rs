@@ -1,5 +1,6 @@
 //! Health, status and metrics over HTTP, on loopback unless told otherwise.
 
+mod ask;
 mod report;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use crate::peers::LinkCounters;
 
+pub use ask::{AskError, ask, gather, is_ready};
 pub use report::{ClusterReport, NodeReport};
 
 /// What the endpoint reports on.

@@ -9,7 +9,8 @@ use anyhow::{Context, bail};
 use comfy_table::Table;
 use tokio::process::{Child, Command};
 
-use super::{DevArgs, asked_to_stop, status};
+use super::{DevArgs, asked_to_stop};
+use crate::admin::is_ready;
 use crate::config::{ClusterConfig, NodeSection, join_host_port};
 
 /// The cluster must be ready within this time.
@@ -212,7 +213,7 @@ fn last_lines(log: &Path) -> String {
 
 async fn all_ready(nodes: &[Node]) -> bool {
     for node in nodes {
-        if !status::is_ready(&admin_address(&node.section)).await {
+        if !is_ready(&admin_address(&node.section)).await {
             return false;
         }
     }

@@ -16,7 +16,7 @@ use toml::{Table, Value};
 use super::{ClusterConfig, NodeSection, RootUser, check};
 
 /// Where the file is, when `--config` does not say.
-pub const PATH_VARIABLE: &str = "IGGY_CONFIG_PATH";
+const PATH_VARIABLE: &str = "IGGY_CONFIG_PATH";
 const PREFIX: &str = "IGGY_";
 const SECTIONS: [&str; 4] = ["cluster", "tcp", "storage", "admin"];
 

@@ -5,6 +5,7 @@
 //! links, answers to their callers. It never blocks on a disk or a socket.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -121,6 +122,9 @@ impl ConsensusThread {
                 self.replica.handle(now, Event::Transfer { ticket, to });
             }
             Message::Status(answer) => {
+                let (waiting, dropped) = self.inbox.peer_messages();
+                self.metrics.inbox.store(waiting, Ordering::Relaxed);
+                self.metrics.inbox_dropped.store(dropped, Ordering::Relaxed);
                 let _ = answer.send(self.replica.status());
             }
             Message::Fatal(why) => return Flow::Fail(why),

@@ -126,12 +126,10 @@ impl Inbox {
         self.put(Message::Unreachable(peer));
     }
 
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn waiting(&self) -> usize {
-        self.peer_messages.load(Ordering::Relaxed)
+    /// Messages of peers that wait, and that found no room.
+    pub(super) fn peer_messages(&self) -> (u64, u64) {
+        let waiting = self.peer_messages.load(Ordering::Relaxed) as u64;
+        (waiting, self.dropped.load(Ordering::Relaxed))
     }
 }
 

@@ -151,11 +151,6 @@ impl Partitions {
         }
         found
     }
-
-    /// A topic's settings.
-    pub(crate) fn settings(&self, key: &PartitionKey) -> Option<TopicSettings> {
-        settings(&self.metadata, key)
-    }
 }
 
 fn settings(metadata: &Metadata, key: &PartitionKey) -> Option<TopicSettings> {

@@ -23,7 +23,7 @@ type Body = Result<Vec<Bytes>, Failure>;
 
 impl Connection {
     pub(super) async fn handle(&mut self, header: &RequestHeader, body: Bytes) -> Outcome {
-        let request = match wire::decode(header, body) {
+        let request = match wire::decode(header, &body) {
             Ok(request) => request,
             Err(_) if header.operation == Operation::Register => {
                 return Outcome::Evict(Eviction::MalformedLogin.encode(header.client));

@@ -42,16 +42,16 @@ type Result<T> = std::result::Result<T, u32>;
 /// # Errors
 /// Iggy's code when the body does not decode, or breaks a rule that needs no
 /// state to check.
-pub fn decode(header: &RequestHeader, body: Bytes) -> Result<Request> {
+pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
     Ok(match header.code {
         PING_CODE => Request::Ping,
         GET_STATS_CODE => Request::Stats,
         GET_CLUSTER_METADATA_CODE => Request::ClusterMetadata,
         DESCRIBE_OPTIONS_CODE => Request::DescribeOptions {
-            scope: read::<DescribeOptionsRequest>(&body)?.scope,
+            scope: read::<DescribeOptionsRequest>(body)?.scope,
         },
         ATTACH_CONSUMER_SESSION_CODE => {
-            let attach: AttachConsumerSessionRequest = read(&body)?;
+            let attach: AttachConsumerSessionRequest = read(body)?;
             Request::AttachConsumerSession {
                 client: attach.client_id,
                 session: attach.session,
@@ -60,33 +60,33 @@ pub fn decode(header: &RequestHeader, body: Bytes) -> Result<Request> {
         }
         GET_ME_CODE => Request::Me,
         GET_CLIENT_CODE => Request::Client {
-            id: read::<GetClientRequest>(&body)?.client_id,
+            id: read::<GetClientRequest>(body)?.client_id,
         },
         GET_CLIENTS_CODE => Request::Clients,
-        LOGIN_REGISTER_CODE => login(&body)?,
+        LOGIN_REGISTER_CODE => login(body)?,
         LOGOUT_USER_CODE => Request::Logout,
         GET_STREAM_CODE => {
-            Request::Stream(identifier(&read::<GetStreamRequest>(&body)?.stream_id)?)
+            Request::Stream(identifier(&read::<GetStreamRequest>(body)?.stream_id)?)
         }
         GET_STREAMS_CODE => Request::Streams,
         GET_TOPIC_CODE => {
-            let get: GetTopicRequest = read(&body)?;
+            let get: GetTopicRequest = read(body)?;
             Request::Topic {
                 stream: identifier(&get.stream_id)?,
                 topic: identifier(&get.topic_id)?,
             }
         }
         GET_TOPICS_CODE => {
-            Request::Topics(identifier(&read::<GetTopicsRequest>(&body)?.stream_id)?)
+            Request::Topics(identifier(&read::<GetTopicsRequest>(body)?.stream_id)?)
         }
-        SEND_MESSAGES_CODE => send(&body)?,
-        POLL_MESSAGES_CODE => Request::Poll(poll(&body)?),
-        POLL_MESSAGES_ON_PRIMARY_CODE => Request::PollOnPrimary(poll(&body)?),
-        GET_POLL_ROUTING_CODE => Request::PollRouting(poll(&body)?.target),
-        GET_CONSUMER_OFFSET_CODE => Request::Offset(offset_target(&body)?),
-        GET_CONSUMER_OFFSET_ROUTING_CODE => Request::OffsetRouting(offset_target(&body)?),
+        SEND_MESSAGES_CODE => send(body)?,
+        POLL_MESSAGES_CODE => Request::Poll(poll(body)?),
+        POLL_MESSAGES_ON_PRIMARY_CODE => Request::PollOnPrimary(poll(body)?),
+        GET_POLL_ROUTING_CODE => Request::PollRouting(poll(body)?.target),
+        GET_CONSUMER_OFFSET_CODE => Request::Offset(offset_target(body)?),
+        GET_CONSUMER_OFFSET_ROUTING_CODE => Request::OffsetRouting(offset_target(body)?),
         STORE_CONSUMER_OFFSET_CODE => {
-            let store: StoreConsumerOffsetRequest = read(&body)?;
+            let store: StoreConsumerOffsetRequest = read(body)?;
             Request::StoreOffset {
                 target: target(
                     &store.consumer,
@@ -98,7 +98,7 @@ pub fn decode(header: &RequestHeader, body: Bytes) -> Result<Request> {
             }
         }
         DELETE_CONSUMER_OFFSET_CODE => {
-            let delete: DeleteConsumerOffsetRequest = read(&body)?;
+            let delete: DeleteConsumerOffsetRequest = read(body)?;
             Request::DeleteOffset(target(
                 &delete.consumer,
                 &delete.stream_id,
@@ -106,7 +106,7 @@ pub fn decode(header: &RequestHeader, body: Bytes) -> Result<Request> {
                 delete.partition_id,
             )?)
         }
-        _ => match change(header.code, &body)? {
+        _ => match change(header.code, body)? {
             Some(operation) => Request::Change(operation),
             None => Request::Unserved,
         },
