@@ -1,0 +1,163 @@
+//! Nodes that are killed.
+
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+use iggy::prelude::*;
+use integration_tests::Cluster;
+
+const NODE: &str = env!("CARGO_BIN_EXE_node");
+
+fn named(name: &str) -> Identifier {
+    Identifier::named(name).unwrap()
+}
+
+async fn stream_names(client: &IggyClient) -> BTreeSet<String> {
+    let streams = client.get_streams().await.unwrap();
+    streams.into_iter().map(|stream| stream.name).collect()
+}
+
+/// Creates streams until `count` are acknowledged, whatever happens meanwhile.
+async fn create(client: &IggyClient, prefix: &str, count: usize) -> BTreeSet<String> {
+    let mut acknowledged = BTreeSet::new();
+    for number in 0.. {
+        if acknowledged.len() == count {
+            break;
+        }
+        let name = format!("{prefix}-{number}");
+        if client.create_stream(&name).await.is_ok() {
+            acknowledged.insert(name);
+        }
+    }
+    acknowledged
+}
+
+#[tokio::test]
+async fn a_killed_leader_loses_nothing_acknowledged() {
+    let mut cluster = Cluster::start(NODE, 3).await.unwrap();
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..3 {
+        let leader = cluster.leader().await.unwrap();
+        let client = cluster.client(leader).await.unwrap();
+        let before = create(&client, &format!("before-{round}"), 50).await;
+        acknowledged.extend(before);
+        let load =
+            tokio::spawn(async move { create(&client, &format!("during-{round}"), 200).await });
+        cluster.kill(leader).unwrap();
+        acknowledged.extend(load.await.unwrap());
+        cluster.run(leader).unwrap();
+        cluster.ready().await.unwrap();
+        for node in 0..3 {
+            let client = cluster.client(node).await.unwrap();
+            let names = stream_names(&client).await;
+            let lost: Vec<_> = acknowledged.difference(&names).collect();
+            assert!(lost.is_empty(), "node {node} lost {lost:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_whole_cluster_is_killed_and_comes_back_with_everything() {
+    let mut cluster = Cluster::start(NODE, 3).await.unwrap();
+    let client = cluster.client(0).await.unwrap();
+    let streams = create(&client, "s", 100).await;
+    let options = TopicCreateOptions {
+        partitions_count: Some(3),
+        ..TopicCreateOptions::default()
+    };
+    client
+        .create_topic(&named("s-0"), "t", &options)
+        .await
+        .unwrap();
+    let consumer = Consumer::new(named("c"));
+    for partition in 0..3 {
+        let mut messages: Vec<_> = (0..50)
+            .map(|n| IggyMessage::from_str(&format!("{n}")).unwrap())
+            .collect();
+        let to = Partitioning::partition_id(partition);
+        client
+            .send_messages(&named("s-0"), &named("t"), &to, &mut messages)
+            .await
+            .unwrap();
+        client
+            .store_consumer_offset(&consumer, &named("s-0"), &named("t"), Some(partition), 20)
+            .await
+            .unwrap();
+    }
+    for node in 0..3 {
+        cluster.kill(node).unwrap();
+    }
+    for node in 0..3 {
+        cluster.run(node).unwrap();
+    }
+    cluster.ready().await.unwrap();
+    let client = cluster.client(2).await.unwrap();
+    assert_eq!(stream_names(&client).await, streams);
+    for partition in 0..3 {
+        let polled = client
+            .poll_messages(
+                &named("s-0"),
+                &named("t"),
+                Some(partition),
+                &consumer,
+                &PollingStrategy::next(),
+                100,
+                false,
+            )
+            .await
+            .unwrap();
+        let offsets: Vec<_> = polled.messages.iter().map(|m| m.header.offset).collect();
+        assert_eq!(offsets, (21..50).collect::<Vec<_>>());
+    }
+}
+
+/// Messages are on one node: while it is away, nothing looks empty.
+#[tokio::test]
+async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back() {
+    let mut cluster = Cluster::start(NODE, 3).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let client = cluster.client(leader).await.unwrap();
+    client.create_stream("s").await.unwrap();
+    let options = TopicCreateOptions {
+        partitions_count: Some(3),
+        ..TopicCreateOptions::default()
+    };
+    client
+        .create_topic(&named("s"), "t", &options)
+        .await
+        .unwrap();
+    for partition in 0..3 {
+        let mut messages = vec![IggyMessage::from_str("kept").unwrap()];
+        let to = Partitioning::partition_id(partition);
+        client
+            .send_messages(&named("s"), &named("t"), &to, &mut messages)
+            .await
+            .unwrap();
+    }
+    let away = (leader + 1) % 3;
+    cluster.kill(away).unwrap();
+    // Partitions were dealt in the order of the nodes' numbers.
+    let poll = async |partition: u8| {
+        let consumer = Consumer::default();
+        client
+            .poll_messages(
+                &named("s"),
+                &named("t"),
+                Some(partition.into()),
+                &consumer,
+                &PollingStrategy::first(),
+                10,
+                false,
+            )
+            .await
+    };
+    let refused = poll(away).await;
+    assert!(
+        matches!(refused, Err(IggyError::TransientNotAccepted)),
+        "{refused:?}"
+    );
+    assert_eq!(poll(leader).await.unwrap().messages.len(), 1);
+    cluster.run(away).unwrap();
+    cluster.ready().await.unwrap();
+    assert_eq!(poll(away).await.unwrap().messages.len(), 1);
+}
