@@ -3,7 +3,7 @@
 //! Owns everything that names Raft or protobuf. raft-rs 0.7.0 is wrapped
 //! defensively: it panics on messages that cannot be true, drops reads and
 //! proposals without a word, and draws its election timeouts from the thread's
-//! randomness; [`guard`], [`reads`] and [`timeouts`] take that away.
+//! randomness; `guard`, `reads` and `timeouts` take that away.
 //!
 //! Leaves time, disks and the network to its driver.
 

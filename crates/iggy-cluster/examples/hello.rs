@@ -6,6 +6,8 @@
 //! cargo run --release --example hello
 //! ```
 
+#![allow(clippy::print_stdout, reason = "an example that shows what it does")]
+
 use std::str::FromStr;
 
 use iggy::prelude::*;

@@ -9,11 +9,11 @@ use integration_tests::Cluster;
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 
 fn named(name: &str) -> Identifier {
-    Identifier::named(name).unwrap()
+    Identifier::named(name).expect("a name")
 }
 
 async fn stream_names(client: &IggyClient) -> BTreeSet<String> {
-    let streams = client.get_streams().await.unwrap();
+    let streams = client.get_streams().await.expect("a list");
     streams.into_iter().map(|stream| stream.name).collect()
 }
 

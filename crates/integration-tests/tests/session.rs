@@ -1,4 +1,8 @@
 //! A stock client's session, end to end, through each node in turn.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use std::str::FromStr;
 
@@ -46,11 +50,12 @@ async fn send(
         .unwrap();
 }
 
+/// A partition of a topic.
+struct At<'a>(&'a str, &'a str, u32);
+
 async fn poll(
     client: &IggyClient,
-    stream: &str,
-    topic: &str,
-    partition: u32,
+    At(stream, topic, partition): At<'_>,
     consumer: &Consumer,
     strategy: PollingStrategy,
     count: u32,
@@ -73,10 +78,8 @@ async fn poll(
         .messages
         .iter()
         .map(|message| {
-            (
-                message.header.offset,
-                String::from_utf8(message.payload.to_vec()).unwrap(),
-            )
+            let text = String::from_utf8(message.payload.to_vec()).unwrap();
+            (message.header.offset, text)
         })
         .collect()
 }
@@ -139,7 +142,12 @@ async fn one_session(client: &IggyClient, stream: &str) {
     for partition in 0..PARTITIONS {
         let poll = async |strategy, count, commit| {
             poll(
-                client, stream, "topic", partition, &consumer, strategy, count, commit,
+                client,
+                At(stream, "topic", partition),
+                &consumer,
+                strategy,
+                count,
+                commit,
             )
             .await
         };
@@ -318,9 +326,7 @@ async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted() {
     assert_eq!(get().await.partitions_count, 2);
     let read = poll(
         &client,
-        "new",
-        "t",
-        1,
+        At("new", "t", 1),
         &Consumer::default(),
         PollingStrategy::first(),
         100,
@@ -336,9 +342,7 @@ async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted() {
     create_topic(&client, "new", "t").await;
     let read = poll(
         &client,
-        "new",
-        "t",
-        1,
+        At("new", "t", 1),
         &Consumer::default(),
         PollingStrategy::first(),
         100,

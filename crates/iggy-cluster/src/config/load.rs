@@ -188,7 +188,7 @@ fn apply(table: &mut Table, variable: &str, text: &str) -> Result<bool, ConfigEr
         name.strip_prefix(*section)
             .is_some_and(|rest| rest.starts_with('_'))
     };
-    if !SECTIONS.iter().any(|section| ours(&section)) {
+    if !SECTIONS.iter().any(ours) {
         return Ok(false);
     }
     let failed = |what: String| ConfigError::Variable {

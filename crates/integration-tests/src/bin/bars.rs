@@ -8,6 +8,8 @@
 //! cargo run --release -p integration-tests --bin bars -- messages
 //! ```
 
+#![expect(clippy::print_stdout, reason = "a tool whose output is figures")]
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

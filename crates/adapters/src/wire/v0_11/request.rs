@@ -65,9 +65,7 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
         GET_CLIENTS_CODE => Request::Clients,
         LOGIN_REGISTER_CODE => login(body)?,
         LOGOUT_USER_CODE => Request::Logout,
-        GET_STREAM_CODE => {
-            Request::Stream(identifier(&read::<GetStreamRequest>(body)?.stream_id)?)
-        }
+        GET_STREAM_CODE => Request::Stream(identifier(&read::<GetStreamRequest>(body)?.stream_id)?),
         GET_STREAMS_CODE => Request::Streams,
         GET_TOPIC_CODE => {
             let get: GetTopicRequest = read(body)?;
@@ -76,9 +74,7 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
                 topic: identifier(&get.topic_id)?,
             }
         }
-        GET_TOPICS_CODE => {
-            Request::Topics(identifier(&read::<GetTopicsRequest>(body)?.stream_id)?)
-        }
+        GET_TOPICS_CODE => Request::Topics(identifier(&read::<GetTopicsRequest>(body)?.stream_id)?),
         SEND_MESSAGES_CODE => send(body)?,
         POLL_MESSAGES_CODE => Request::Poll(poll(body)?),
         POLL_MESSAGES_ON_PRIMARY_CODE => Request::PollOnPrimary(poll(body)?),

@@ -83,7 +83,8 @@ fn variables_override_keys_of_any_depth() {
 fn what_is_wrong_is_said_with_what_to_do() {
     let base = three();
     let with = |from: &str, to: &str| base.replacen(from, to, 1);
-    let cases: Vec<(String, Vec<(&str, &str)>, &str)> = vec![
+    type Case = (String, Vec<(&'static str, &'static str)>, &'static str);
+    let cases: Vec<Case> = vec![
         (
             with("election_timeout", "election_timeoutt"),
             vec![],
