@@ -17,7 +17,7 @@ pub struct CoreConfig {
     /// A leader says that it lives this often.
     pub heartbeat_ticks: u64,
     /// A follower that hears nothing for this long (up to twice this long, where
-    /// a backend spreads its timeouts) seeks a new leader. More than twice
+    /// a backend spreads its timeouts) seeks a new leader. At least twice
     /// `heartbeat_ticks`.
     pub election_ticks: u64,
     /// Source of every draw that the backend makes, and of the nonces that tell

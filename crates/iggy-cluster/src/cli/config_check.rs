@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{self, NodeSection};
 
 pub(super) fn run(file: &Path) -> anyhow::Result<()> {
-    let loaded = config::load(Some(file), std::env::vars(), None)?;
+    let loaded = config::load(Some(file), config::environment(), None)?;
     let config = loaded.config;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} is valid.", file.display())?;

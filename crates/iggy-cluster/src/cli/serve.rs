@@ -17,7 +17,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
         .init();
     let loaded = config::load(
         args.config.as_deref(),
-        std::env::vars(),
+        config::environment(),
         Some(args.replica_id),
     )?;
     let mut node = Node::start(loaded.config, loaded.root, args.replica_id)

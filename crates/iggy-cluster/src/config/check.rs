@@ -17,10 +17,10 @@ pub(super) fn violations(config: &ClusterConfig, replica_id: Option<u8>) -> Vec<
     if config.tcp.connections_max == 0 {
         wrong.push("tcp.connections_max = 0 admits nobody; raise it".into());
     }
-    if config.tcp.frame_size_max.bytes() < 4096 {
+    let frame = config.tcp.frame_size_max;
+    if frame.bytes() < 4 << 10 || frame.bytes() > 64 << 20 {
         wrong.push(format!(
-            "tcp.frame_size_max = {:?} is less than the \"4 KiB\" that any request may need",
-            config.tcp.frame_size_max.to_string()
+            "tcp.frame_size_max = \"{frame}\" must be \"4 KiB\" to the protocol's \"64 MiB\""
         ));
     }
     wrong
@@ -61,8 +61,15 @@ fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<Strin
         if node.name.is_empty() {
             wrong.push(format!("cluster.nodes[{number}].name is empty"));
         }
-        if node.ip.is_empty() {
-            wrong.push(format!("cluster.nodes[{number}].ip is empty"));
+        for (key, host) in [
+            ("ip", node.ip.as_str()),
+            ("advertised_address", node.client_host()),
+        ] {
+            if !is_host(host) {
+                wrong.push(format!(
+                    "cluster.nodes[{number}].{key} = {host:?} is neither an address nor a host's name"
+                ));
+            }
         }
         for (port, value) in ports(node) {
             if value == 0 {
@@ -71,6 +78,11 @@ fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<Strin
         }
     }
     twins(config, wrong);
+}
+
+fn is_host(host: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    !host.is_empty() && host.len() <= 253 && host.chars().all(allowed)
 }
 
 fn ports(node: &NodeSection) -> [(&'static str, u16); 3] {

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use thiserror::Error;
 use toml::{Table, Value};
@@ -50,6 +50,9 @@ pub enum ConfigError {
         /// What is wrong.
         what: String,
     },
+    /// The root user of a new cluster is not one.
+    #[error("IGGY_ROOT_USERNAME must have 1 to 255 bytes, IGGY_ROOT_PASSWORD 3 to 100")]
+    Root,
     /// Values contradict each other or a bound.
     #[error("the configuration is invalid:\n  - {}", .0.join("\n  - "))]
     Invalid(Vec<String>),
@@ -100,12 +103,22 @@ pub fn load(
     if let Some(password) = variable("IGGY_ROOT_PASSWORD") {
         root.password = SecretString::from(password);
     }
+    let password = root.password.expose_secret().len();
+    if !(1..=255).contains(&root.username.len()) || !(3..=100).contains(&password) {
+        return Err(ConfigError::Root);
+    }
     Ok(Loaded {
         config,
         root,
         path,
         overrides,
     })
+}
+
+/// This process' environment, less variables that are not UTF-8: none of ours is.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// The same for the text of a file.
@@ -184,6 +197,10 @@ fn apply(table: &mut Table, variable: &str, text: &str) -> Result<bool, ConfigEr
         return Ok(false);
     };
     let name = name.to_ascii_lowercase();
+    // What Kubernetes sets for a service of the name iggy-cluster.
+    if name.starts_with("cluster_service_") || name.starts_with("cluster_port") {
+        return Ok(false);
+    }
     let ours = |section: &&str| {
         name.strip_prefix(*section)
             .is_some_and(|rest| rest.starts_with('_'))

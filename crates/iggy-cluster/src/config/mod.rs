@@ -16,7 +16,7 @@ use consensus::{Limits, Membership, MembershipError, ReplicaId};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-pub use load::{ConfigError, Loaded, load, parse};
+pub use load::{ConfigError, Loaded, environment, load, parse};
 pub use units::{HumanDuration, HumanSize};
 
 /// The consensus backend.

@@ -62,6 +62,8 @@ fn variables_override_keys_of_any_depth() {
             ("IGGY_ADMIN_ENABLED", "false"),
             ("IGGY_ROOT_USERNAME", "admin"),
             ("IGGY_SOMEBODY_ELSE", "1"),
+            ("IGGY_CLUSTER_PORT", "tcp://10.0.0.1:8090"),
+            ("IGGY_CLUSTER_SERVICE_HOST", "10.0.0.1"),
             ("PATH", "/bin"),
         ],
     )
