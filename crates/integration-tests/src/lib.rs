@@ -1,5 +1,7 @@
 //! Clusters of real processes, for tests and measurements.
 
+mod garbage;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +13,8 @@ use iggy::prelude::*;
 use iggy_cluster::admin::{self, ClusterReport};
 use iggy_cluster::config::{Backend, ClusterConfig};
 use tempfile::TempDir;
+
+pub use garbage::Garbage;
 
 /// A cluster gets ready, or does what it is waited for, within this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -181,6 +185,22 @@ impl Cluster {
     #[must_use]
     pub fn data(&self, node: u8) -> PathBuf {
         self.dir.path().join(format!("node-{node}"))
+    }
+
+    /// Memory that a node's process uses; zero when it does not run.
+    #[must_use]
+    pub fn memory_bytes(&self, node: u8) -> u64 {
+        let pid = self.pid(node).unwrap_or(0);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.unwrap_or(0) << 10
+    }
+
+    /// The configuration of the cluster.
+    #[must_use]
+    pub fn config(&self) -> &ClusterConfig {
+        &self.config
     }
 
     /// A node's process id.

@@ -6,6 +6,7 @@
 //! cargo run --release -p integration-tests --bin bars -- commands
 //! cargo run --release -p integration-tests --bin bars -- failover --trials 20
 //! cargo run --release -p integration-tests --bin bars -- messages
+//! cargo run --release -p integration-tests --bin bars -- garbage
 //! ```
 
 #![expect(clippy::print_stdout, reason = "a tool whose output is figures")]
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use iggy::prelude::*;
-use integration_tests::{Cluster, sibling};
+use integration_tests::{Cluster, Garbage, sibling};
 
 #[derive(Parser)]
 struct Args {
@@ -52,6 +53,12 @@ enum Bar {
         #[arg(long, default_value_t = 2_000)]
         batches: usize,
     },
+    /// Random and mutated frames against the client port and the replica port
+    Garbage {
+        /// How many frames, over both ports
+        #[arg(long, default_value_t = 1_000_000)]
+        frames: u64,
+    },
 }
 
 #[tokio::main]
@@ -60,6 +67,7 @@ async fn main() -> anyhow::Result<()> {
         Bar::Commands { clients, seconds } => commands(clients, seconds).await,
         Bar::Failover { trials, clients } => failover(trials, clients).await,
         Bar::Messages { batches } => messages(batches).await,
+        Bar::Garbage { frames } => garbage(frames).await,
     }
 }
 
@@ -285,4 +293,41 @@ fn report(what: &str, batches: usize, messages: u32, bytes: usize, begun: Instan
     let total = (batches * messages as usize * bytes) as f64;
     let rate = total / begun.elapsed().as_secs_f64() / 1e6;
     println!("{what} {batches} batches: {rate:.0} MB/s");
+}
+
+async fn garbage(frames: u64) -> anyhow::Result<()> {
+    const SENDERS: u64 = 16;
+    let mut cluster = Cluster::start(sibling("node")?, 3).await?;
+    let warm_up = Garbage::send(&cluster, 1, 20_000).await?;
+    let before: Vec<_> = (0..3).map(|node| cluster.memory_bytes(node)).collect();
+    let begun = Instant::now();
+    let mut sent = warm_up;
+    let mut round = 2;
+    while sent < frames {
+        let each = (frames - sent).div_ceil(SENDERS).min(10_000);
+        let senders = (0..SENDERS).map(|sender| Garbage::send(&cluster, round + sender, each));
+        for sender in senders.collect::<Vec<_>>() {
+            sent += sender.await?;
+        }
+        round += SENDERS;
+    }
+    println!("{sent} frames in {:.0} s", begun.elapsed().as_secs_f64());
+    for node in 0..3 {
+        anyhow::ensure!(
+            cluster.runs(node),
+            "node {node} died:\n{}",
+            cluster.last_lines(node)
+        );
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let after = cluster.memory_bytes(node);
+        println!(
+            "node {node}: {:.1} MiB before, {:.1} MiB after",
+            mib(before[usize::from(node)]),
+            mib(after)
+        );
+    }
+    let client = cluster.client(0).await?;
+    client.create_stream("still-here").await?;
+    println!("still serving");
+    Ok(())
 }
