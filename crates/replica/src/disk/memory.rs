@@ -40,7 +40,8 @@ struct Content {
     current: Vec<u8>,
     /// Writes that the next sync takes to the medium.
     unsynced: Vec<(u64, Vec<u8>)>,
-    /// Writes in front of a failed sync: on the medium or not, nobody knows.
+    /// Sectors of writes that failed, or whose sync failed: on the medium or not,
+    /// nobody knows, until something else is written there.
     adrift: Vec<(u64, Vec<u8>)>,
     handles: usize,
 }
@@ -129,10 +130,9 @@ impl Content {
         let adrift = std::mem::take(&mut self.adrift);
         let unsynced = std::mem::take(&mut self.unsynced);
         for (offset, bytes) in adrift.iter().chain(&unsynced) {
-            for (n, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+            for (at, sector) in sectors(*offset, bytes) {
                 if survival.sector() {
-                    let at = *offset as usize + n * SECTOR_BYTES;
-                    put(&mut self.durable, at, sector);
+                    put(&mut self.durable, at as usize, sector);
                 }
             }
         }
@@ -143,8 +143,22 @@ impl Content {
     fn sync(&mut self) {
         for (offset, bytes) in std::mem::take(&mut self.unsynced) {
             put(&mut self.durable, offset as usize, &bytes);
+            let end = offset + bytes.len() as u64;
+            self.adrift
+                .retain(|(at, sector)| at + sector.len() as u64 <= offset || end <= *at);
         }
     }
+
+    fn set_adrift(&mut self, offset: u64, bytes: &[u8]) {
+        self.adrift
+            .extend(sectors(offset, bytes).map(|(at, sector)| (at, sector.to_vec())));
+    }
+}
+
+fn sectors(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    (offset..)
+        .step_by(SECTOR_BYTES)
+        .zip(bytes.chunks(SECTOR_BYTES))
 }
 
 /// A disk in memory. Clones are the same disk.
@@ -363,9 +377,11 @@ impl DiskFile for MemoryFile {
         state.bytes_written += bytes.len() as u64;
         let counted = state.count("write", &self.path);
         let file = state.file(self)?;
-        // A failed write may have reached the medium in part.
+        if let Err(error) = counted {
+            file.set_adrift(offset, bytes);
+            return Err(error);
+        }
         file.unsynced.push((offset, bytes.to_vec()));
-        counted?;
         put(&mut file.current, offset as usize, bytes);
         Ok(())
     }
@@ -376,8 +392,9 @@ impl DiskFile for MemoryFile {
         let counted = state.count("sync", &self.path);
         let file = state.file(self)?;
         if let Err(error) = counted {
-            let lost = std::mem::take(&mut file.unsynced);
-            file.adrift.extend(lost);
+            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
+                file.set_adrift(offset, &bytes);
+            }
             return Err(error);
         }
         file.sync();
