@@ -133,6 +133,24 @@ fn what_is_recovered_survives_a_power_loss_even_if_its_own_sync_failed() {
     assert_eq!(log.hard_state.as_deref(), Some(&b"vote"[..]));
 }
 
+/// Only that: sectors that are known to be durable are never written again.
+#[test]
+fn a_start_writes_again_only_what_nothing_vouches_for() {
+    let bytes_of_a_start = |written: u64| {
+        let disk = MemoryDisk::new();
+        let (mut wal, _) = open(&disk).unwrap();
+        for index in 1..=written {
+            durable(&mut wal, batch(vec![entry(index, 1, 10)], None));
+        }
+        let before = disk.bytes_written();
+        open(&disk).unwrap();
+        disk.bytes_written() - before
+    };
+    let one_frame = bytes_of_a_start(1);
+    assert_eq!(bytes_of_a_start(10), one_frame);
+    assert_eq!(one_frame - bytes_of_a_start(0), BLOCK_BYTES as u64);
+}
+
 /// A client's bytes, laid out like a frame that says that everything was durable,
 /// inside a frame that a crash tore.
 #[test]

@@ -146,6 +146,20 @@ fn a_reset_is_remembered_over_any_number_of_starts() {
 }
 
 #[test]
+fn a_reset_is_kept_until_the_first_entry_behind_it_is_not_needed() {
+    let disk = MemoryDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    durable(&mut wal, reset(100, 4));
+    // Full segments behind it, without an entry.
+    for _ in 0..40 {
+        durable(&mut wal, batch(vec![], Some("s")));
+    }
+    wal.compact(Index(100)).unwrap();
+    let (_, log) = open(&disk).unwrap();
+    assert_eq!(log.reset, Some((Index(100), Term(4))));
+}
+
+#[test]
 fn a_reset_frees_all_segments_before_it() {
     let disk = MemoryDisk::new();
     let (mut wal, _) = open(&disk).unwrap();

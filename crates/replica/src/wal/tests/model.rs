@@ -183,8 +183,8 @@ impl Run {
                 // Crashes that lose nearly all, nearly nothing, and anything.
                 let odds = draw() % 3;
                 self.disk.crash(&mut || match odds {
-                    0 => u64::from(draw() % 16 == 0),
-                    1 => u64::from(draw() % 16 != 0),
+                    0 => u64::from(draw().is_multiple_of(16)),
+                    1 => u64::from(!draw().is_multiple_of(16)),
                     _ => draw(),
                 });
                 self.reopen();
