@@ -1,12 +1,19 @@
 //! Who this disk belongs to, in two slots of one file.
 //!
 //! The slots are written in turn, so a write that a crash tears leaves the other.
+//! The checksum is the last thing in a slot in every version, so that another
+//! version is told from damage.
 //!
 //! ```text
 //! slot (4 KiB): magic 8 | version u16 | sequence u64 | group u128 | replica u64
 //!               | incarnation u64 | cluster length u16 | cluster
-//!               | backend length u16 | backend | crc32c
+//!               | backend length u16 | backend | zeros | crc32c of all before
 //! ```
+//!
+//! An incarnation is never used twice, not even when a slot is damaged: the one
+//! that may have been in it is skipped.
+
+use std::io;
 
 use bytes::{Buf, BufMut};
 use consensus::ReplicaId;
@@ -19,6 +26,11 @@ const PATH: &str = "meta/superblock";
 const MAGIC: &[u8; 8] = b"IGGYSUP\n";
 const VERSION: u16 = 1;
 const SLOT_BYTES: usize = 4096;
+const CRC_AT: usize = SLOT_BYTES - 4;
+/// Where a log shows that the replica has been started before.
+const LOG_DIR: &str = "wal";
+/// The cluster's name and the backend's have at most so many bytes.
+const NAME_BYTES_MAX: usize = 1024;
 
 /// The identity of a replica's disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +53,19 @@ pub enum SuperblockError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// Neither slot can be read.
+    /// No slot can be read, but the replica has been started before.
     #[error(
-        "both copies of {PATH} are damaged; restore the data directory, or replace the node under a new replica id"
+        "{PATH} is missing or damaged, and the directory holds a log: whose it is cannot be told; restore the data directory, or replace the node under a new replica id"
     )]
     Corrupt,
+    /// A name that does not fit.
+    #[error("the {what} has {bytes} bytes, at most {NAME_BYTES_MAX} are possible; shorten it")]
+    TooLong {
+        /// Which name.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
     /// Written by another version.
     #[error(
         "{PATH} has format {found}, this program knows {VERSION}; use the version that wrote it"
@@ -77,17 +97,30 @@ pub fn begin_incarnation(
     disk: &dyn Disk,
     identity: &Superblock,
 ) -> Result<Superblock, SuperblockError> {
+    for (what, name) in [
+        ("cluster's name", &identity.cluster),
+        ("backend's name", &identity.backend),
+    ] {
+        if name.len() > NAME_BYTES_MAX {
+            let bytes = name.len();
+            return Err(SuperblockError::TooLong { what, bytes });
+        }
+    }
     disk.create_dir("meta")?;
     let exists = disk.list("meta")?.iter().any(|name| name == "superblock");
-    let (found, sequence) = match exists {
+    let slots = match exists {
         true => read(disk)?,
-        false => (None, 0),
+        false => Slots::default(),
     };
     let mut next = identity.clone();
-    next.incarnation = 1;
-    if let Some(found) = found {
-        check(&found, identity)?;
-        next.incarnation = found.incarnation + 1;
+    next.incarnation = 1 + u64::from(slots.damaged);
+    let mut sequence = 1;
+    if let Some((found, newest)) = &slots.newest {
+        check(found, identity)?;
+        next.incarnation += found.incarnation;
+        sequence += newest;
+    } else if slots.damaged_both || has_log(disk)? {
+        return Err(SuperblockError::Corrupt);
     }
     if !exists {
         disk.create("meta/superblock.tmp", 2 * SLOT_BYTES as u64)?
@@ -96,11 +129,28 @@ pub fn begin_incarnation(
         disk.sync_dir("meta")?;
     }
     let file = disk.open(PATH)?;
-    let sequence = sequence + 1;
-    let slot = (sequence % 2) * SLOT_BYTES as u64;
-    file.write_at(slot, &encode(&next, sequence))?;
+    if let Some((found, newest)) = &slots.newest {
+        // It may have been read from the page cache of a start whose sync failed;
+        // it has to be on the disk before the other slot is given up.
+        file.write_at(slot_of(*newest), &encode(found, *newest))?;
+        file.sync()?;
+    }
+    file.write_at(slot_of(sequence), &encode(&next, sequence))?;
     file.sync()?;
     Ok(next)
+}
+
+fn slot_of(sequence: u64) -> u64 {
+    (sequence % 2) * SLOT_BYTES as u64
+}
+
+/// Whether a replica has got as far as having a log here.
+fn has_log(disk: &dyn Disk) -> Result<bool, DiskError> {
+    match disk.list(LOG_DIR) {
+        Ok(names) => Ok(names.iter().any(|name| name.ends_with(".wal"))),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn check(found: &Superblock, identity: &Superblock) -> Result<(), SuperblockError> {
@@ -126,40 +176,36 @@ fn check(found: &Superblock, identity: &Superblock) -> Result<(), SuperblockErro
     Ok(())
 }
 
-/// The newest whole slot and its sequence. A file of zeros was made and never
-/// written.
-fn read(disk: &dyn Disk) -> Result<(Option<Superblock>, u64), SuperblockError> {
+/// What the two slots hold.
+#[derive(Default)]
+struct Slots {
+    /// The newest whole one, and its sequence.
+    newest: Option<(Superblock, u64)>,
+    /// One was written, by a start that a crash cut off or by one that completed
+    /// and whose slot has gone bad since.
+    damaged: bool,
+    damaged_both: bool,
+}
+
+fn read(disk: &dyn Disk) -> Result<Slots, SuperblockError> {
     let bytes = disk::read_all(disk.open(PATH)?.as_ref())?;
-    let mut newest = None;
-    let mut versions = None;
+    let mut slots = Slots::default();
     for slot in bytes.chunks(SLOT_BYTES) {
-        match decode(slot) {
-            Ok(Some(found)) => {
-                if newest
-                    .as_ref()
-                    .is_none_or(|(_, sequence)| found.1 > *sequence)
-                {
-                    newest = Some(found);
-                }
-            }
-            Ok(None) => {}
-            Err(version) => versions = Some(version),
+        if slot.iter().all(|byte| *byte == 0) {
+            continue;
         }
-    }
-    match (newest, versions) {
-        (Some((block, sequence)), _) => Ok((Some(block), sequence)),
-        (None, Some(found)) => Err(SuperblockError::Version { found }),
-        (None, None) if bytes.iter().all(|byte| *byte == 0) => Ok((None, 0)),
-        (None, None) => {
-            // The very first write may be torn: then the other slot is empty.
-            let empty = bytes.chunks(SLOT_BYTES).any(|s| s.iter().all(|b| *b == 0));
-            if empty {
-                Ok((None, 0))
-            } else {
-                Err(SuperblockError::Corrupt)
+        match decode(slot)? {
+            Some(found) => {
+                let older = slots.newest.take_if(|(_, sequence)| *sequence > found.1);
+                slots.newest = older.or(Some(found));
+            }
+            None => {
+                slots.damaged_both = slots.damaged;
+                slots.damaged = true;
             }
         }
     }
+    Ok(slots)
 }
 
 fn encode(block: &Superblock, sequence: u64) -> Vec<u8> {
@@ -174,27 +220,31 @@ fn encode(block: &Superblock, sequence: u64) -> Vec<u8> {
         out.put_u16_le(text.len() as u16);
         out.put_slice(text.as_bytes());
     }
+    out.resize(CRC_AT, 0);
     let crc = crc32c(&out);
     out.put_u32_le(crc);
-    out.resize(SLOT_BYTES, 0);
     out
 }
 
-/// A whole slot; `None` when it is not, an error when it is of another version.
-fn decode(slot: &[u8]) -> Result<Option<(Superblock, u64)>, u16> {
-    let Some(mut rest) = slot.strip_prefix(MAGIC) else {
+/// A whole slot; `None` when it is damaged.
+fn decode(slot: &[u8]) -> Result<Option<(Superblock, u64)>, SuperblockError> {
+    let Some((covered, mut crc)) = slot.split_at_checked(CRC_AT) else {
+        return Ok(None);
+    };
+    if crc.try_get_u32_le() != Ok(crc32c(covered)) {
+        return Ok(None);
+    }
+    let Some(mut rest) = covered.strip_prefix(MAGIC) else {
         return Ok(None);
     };
     match rest.try_get_u16_le() {
-        Ok(VERSION) => {}
-        // A torn write leaves zeros.
-        Ok(0) | Err(_) => return Ok(None),
-        Ok(other) => return Err(other),
+        Ok(VERSION) => Ok(decode_body(rest)),
+        Ok(found) => Err(SuperblockError::Version { found }),
+        Err(_) => Ok(None),
     }
-    Ok(decode_body(slot, rest))
 }
 
-fn decode_body(slot: &[u8], mut rest: &[u8]) -> Option<(Superblock, u64)> {
+fn decode_body(mut rest: &[u8]) -> Option<(Superblock, u64)> {
     let sequence = rest.try_get_u64_le().ok()?;
     let group = rest.try_get_u128_le().ok()?;
     let replica = ReplicaId(rest.try_get_u64_le().ok()?);
@@ -205,19 +255,12 @@ fn decode_body(slot: &[u8], mut rest: &[u8]) -> Option<(Superblock, u64)> {
         rest = behind;
         String::from_utf8(text.to_vec()).ok()
     };
-    let cluster = text()?;
-    let backend = text()?;
-    let covered = slot.len() - rest.len();
-    let crc = rest.try_get_u32_le().ok()?;
-    if crc32c(&slot[..covered]) != crc {
-        return None;
-    }
     let block = Superblock {
         group,
-        cluster,
+        cluster: text()?,
         replica,
         incarnation,
-        backend,
+        backend: text()?,
     };
     Some((block, sequence))
 }
@@ -237,6 +280,10 @@ mod tests {
         }
     }
 
+    fn content(disk: &MemoryDisk) -> Vec<u8> {
+        disk::read_all(disk.open(PATH).unwrap().as_ref()).unwrap()
+    }
+
     #[test]
     fn every_start_is_a_new_incarnation() {
         let disk = MemoryDisk::new();
@@ -249,26 +296,127 @@ mod tests {
 
     #[test]
     fn a_start_torn_at_any_byte_leaves_the_one_before() {
-        for starts in 0..4 {
+        for starts in 0..4_u64 {
             let disk = MemoryDisk::new();
             for _ in 0..starts {
                 begin_incarnation(&disk, &identity()).unwrap();
             }
             let whole = disk.copy();
             begin_incarnation(&whole, &identity()).unwrap();
-            let after = disk::read_all(whole.open(PATH).unwrap().as_ref()).unwrap();
-            for byte in 0..200 {
+            let after = content(&whole);
+            let slot = slot_of(starts + 1) as usize;
+            for byte in (0..200).chain(CRC_AT - 10..SLOT_BYTES) {
                 let torn = whole.copy();
                 let file = torn.open(PATH).unwrap();
-                let slot = ((starts + 1) % 2) as usize * SLOT_BYTES;
-                let mut content = after[slot..slot + SLOT_BYTES].to_vec();
-                content[byte..].fill(0);
-                file.write_at(slot as u64, &content).unwrap();
+                let mut torn_slot = after[slot..slot + SLOT_BYTES].to_vec();
+                torn_slot[byte..].fill(0);
+                file.write_at(slot as u64, &torn_slot).unwrap();
                 file.sync().unwrap();
                 let block = begin_incarnation(&torn, &identity()).unwrap();
-                assert!(block.incarnation >= (starts + 1) as u64, "{starts} {byte}");
+                assert!(block.incarnation > starts, "{starts} {byte}");
+                assert!(block.incarnation <= starts + 2, "{starts} {byte}");
             }
         }
+    }
+
+    /// Whichever operation of a start fails, and whatever a crash leaves of it,
+    /// every incarnation that was handed out is behind all before it.
+    #[test]
+    fn starts_that_fail_anywhere_never_hand_out_an_incarnation_twice() {
+        for fail_at in 1..=6 {
+            for seed in 0..40_u64 {
+                let disk = MemoryDisk::new();
+                let mut newest = 0;
+                let mut draws = seed * 100 + fail_at;
+                let mut draw = move || {
+                    draws = draws
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    draws >> 33
+                };
+                for start in 0..12 {
+                    if start % 2 == 1 {
+                        disk.fail_after(Some(fail_at));
+                    }
+                    if let Ok(block) = begin_incarnation(&disk, &identity()) {
+                        assert!(block.incarnation > newest);
+                        newest = block.incarnation;
+                    }
+                    // A crash, or a process that ends.
+                    if draw() % 3 == 0 {
+                        disk.crash(&mut draw);
+                    }
+                    disk.fail_after(None);
+                }
+                assert!(newest >= 6);
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_that_went_bad_does_not_bring_an_incarnation_back() {
+        for starts in 2..5_u64 {
+            let disk = MemoryDisk::new();
+            for _ in 0..starts {
+                begin_incarnation(&disk, &identity()).unwrap();
+            }
+            for at in (0..SLOT_BYTES).step_by(7) {
+                let damaged = disk.copy();
+                damaged.flip(PATH, slot_of(starts) as usize + at, 1);
+                let block = begin_incarnation(&damaged, &identity()).unwrap();
+                assert_eq!(block.incarnation, starts + 1);
+                let block = begin_incarnation(&damaged, &identity()).unwrap();
+                assert_eq!(block.incarnation, starts + 2);
+            }
+        }
+    }
+
+    #[test]
+    fn two_bad_slots_or_a_log_without_a_superblock_are_refused() {
+        let disk = MemoryDisk::new();
+        for _ in 0..2 {
+            begin_incarnation(&disk, &identity()).unwrap();
+        }
+        disk.flip(PATH, 20, 1);
+        disk.flip(PATH, SLOT_BYTES + 20, 1);
+        let refused = begin_incarnation(&disk, &identity());
+        assert!(matches!(refused, Err(SuperblockError::Corrupt)));
+
+        let disk = MemoryDisk::new();
+        disk.create("wal/0000000000000001.wal", 0).unwrap();
+        let refused = begin_incarnation(&disk, &identity());
+        assert!(matches!(refused, Err(SuperblockError::Corrupt)));
+    }
+
+    #[test]
+    fn a_newer_version_in_either_slot_is_refused_by_number() {
+        let disk = MemoryDisk::new();
+        for _ in 0..2 {
+            begin_incarnation(&disk, &identity()).unwrap();
+        }
+        let mut newer = content(&disk)[..SLOT_BYTES].to_vec();
+        newer[8] = 9;
+        let crc = crc32c(&newer[..CRC_AT]);
+        newer[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        let file = disk.open(PATH).unwrap();
+        file.write_at(0, &newer).unwrap();
+        let refused = begin_incarnation(&disk, &identity());
+        assert!(matches!(
+            refused,
+            Err(SuperblockError::Version { found: 9 })
+        ));
+    }
+
+    #[test]
+    fn a_name_that_does_not_fit_is_refused_before_anything_is_written() {
+        let disk = MemoryDisk::new();
+        let long = Superblock {
+            cluster: "c".repeat(NAME_BYTES_MAX + 1),
+            ..identity()
+        };
+        let refused = begin_incarnation(&disk, &long);
+        assert!(matches!(refused, Err(SuperblockError::TooLong { .. })));
+        assert_eq!(disk.operations(), 0);
     }
 
     #[test]

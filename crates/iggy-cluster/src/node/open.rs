@@ -75,7 +75,11 @@ pub(super) fn open(
         warn!("dropped a write to the log that a crash cut off before it was acknowledged");
     }
     let store = SnapshotStore::open(Arc::clone(&disk))?;
-    let snapshot = store.newest()?;
+    let base = store.base(&log)?;
+    for error in &base.damaged {
+        warn!(%error, "starting from the snapshot before a damaged one");
+    }
+    let snapshot = base.snapshot;
     let (mut machine, reader) = MetadataMachine::new(observer);
     if let Some((_, state)) = &snapshot {
         machine.restore(state)?;

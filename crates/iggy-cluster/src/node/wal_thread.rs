@@ -6,11 +6,12 @@
 //! not there.
 
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, TryRecvError};
 use std::time::Instant;
 
 use consensus::{Index, PersistBatch};
 use replica::wal::Wal;
+use tracing::warn;
 
 use super::handle::{Inbox, Message};
 use crate::metrics::Metrics;
@@ -30,7 +31,7 @@ pub(super) fn run(
     metrics: &Arc<Metrics>,
 ) {
     let mut batches = Vec::new();
-    while let Ok(first) = jobs.recv() {
+    while let Some(first) = next_job(&mut wal, jobs) {
         let mut compact = None;
         let mut next = Some(first);
         while let Some(job) = next {
@@ -51,6 +52,26 @@ pub(super) fn run(
             inbox.put(Message::Persisted(last.id));
         }
         batches.clear();
+    }
+}
+
+/// The next job. While there is none, a spare segment is made ready slice by
+/// slice, so that a full segment is followed by the next without delay.
+fn next_job(wal: &mut Wal, jobs: &mpsc::Receiver<WalJob>) -> Option<WalJob> {
+    loop {
+        match jobs.try_recv() {
+            Ok(job) => return Some(job),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        match wal.prepare() {
+            Ok(true) => {}
+            Ok(false) => return jobs.recv().ok(),
+            Err(error) => {
+                warn!(%error, "cannot prepare the next segment of the write-ahead log");
+                return jobs.recv().ok();
+            }
+        }
     }
 }
 

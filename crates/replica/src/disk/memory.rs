@@ -1,13 +1,15 @@
 //! A disk in memory that forgets what was not synced, as it is told.
+//!
+//! It keeps what programs see and what the medium holds apart. A crash leaves of
+//! every unsynced write the sectors that the caller's [`Survival`] picks, and of
+//! the unsynced directory changes a prefix. A failed sync behaves like Linux: the
+//! data goes on being readable, counts as clean, and no later sync writes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskError, DiskFile};
-
-/// Unsynced writes survive or are lost in pieces of this size.
-const SECTOR_BYTES: usize = 512;
+use super::{Disk, DiskError, DiskFile, SECTOR_BYTES};
 
 /// Decides what of the unsynced writes a crash leaves.
 pub trait Survival {
@@ -28,30 +30,44 @@ impl<F: FnMut() -> u64> Survival for F {
     }
 }
 
+type FileId = u64;
+
 #[derive(Clone, Default)]
 struct Content {
+    /// What the medium holds.
     durable: Vec<u8>,
+    /// What programs read.
     current: Vec<u8>,
+    /// Writes that the next sync takes to the medium.
     unsynced: Vec<(u64, Vec<u8>)>,
+    /// Sectors of writes that failed, or whose sync failed: on the medium or not,
+    /// nobody knows, until something else is written there.
+    adrift: Vec<(u64, Vec<u8>)>,
+    handles: usize,
 }
 
 #[derive(Clone, Debug)]
 enum Change {
-    Add(String, usize),
+    Add(String, FileId),
     Rename(String, String),
     Remove(String),
 }
 
 #[derive(Default)]
 struct State {
-    files: Vec<Content>,
-    durable: BTreeMap<String, usize>,
-    current: BTreeMap<String, usize>,
+    files: BTreeMap<FileId, Content>,
+    next_file: FileId,
+    durable: BTreeMap<String, FileId>,
+    current: BTreeMap<String, FileId>,
     pending: Vec<(String, Change)>,
     operations: u64,
     fail_at: Option<u64>,
     syncs: u64,
     writes: u64,
+    bytes_written: u64,
+    nonces: u64,
+    /// How often power has failed; files that were open before stay closed.
+    crashes: u64,
 }
 
 impl State {
@@ -64,7 +80,7 @@ impl State {
         Ok(())
     }
 
-    fn change(names: &mut BTreeMap<String, usize>, change: &Change) {
+    fn change(names: &mut BTreeMap<String, FileId>, change: &Change) {
         match change {
             Change::Add(path, file) => {
                 names.insert(path.clone(), *file);
@@ -84,6 +100,65 @@ impl State {
         Self::change(&mut self.current, &change);
         self.pending.push((parent(path).to_owned(), change));
     }
+
+    /// Forgets files that have no name, will have none and are not open.
+    fn forget_unnamed(&mut self) {
+        let mut named: BTreeSet<FileId> = self.durable.values().copied().collect();
+        named.extend(self.current.values());
+        named.extend(self.pending.iter().filter_map(|(_, change)| match change {
+            Change::Add(_, file) => Some(*file),
+            Change::Rename(..) | Change::Remove(_) => None,
+        }));
+        self.files
+            .retain(|id, content| content.handles > 0 || named.contains(id));
+    }
+
+    fn file(&mut self, handle: &MemoryFile) -> Result<&mut Content, DiskError> {
+        let stale = handle.opened_in != self.crashes;
+        match self.files.get_mut(&handle.file) {
+            Some(content) if !stale => Ok(content),
+            _ => {
+                let source = io::Error::other("the file was open when the machine lost power");
+                Err(DiskError::new("use", &handle.path, source))
+            }
+        }
+    }
+}
+
+impl Content {
+    fn crash(&mut self, survival: &mut impl Survival) {
+        let adrift = std::mem::take(&mut self.adrift);
+        let unsynced = std::mem::take(&mut self.unsynced);
+        for (offset, bytes) in adrift.iter().chain(&unsynced) {
+            for (at, sector) in sectors(*offset, bytes) {
+                if survival.sector() {
+                    put(&mut self.durable, at as usize, sector);
+                }
+            }
+        }
+        self.current.clone_from(&self.durable);
+        self.handles = 0;
+    }
+
+    fn sync(&mut self) {
+        for (offset, bytes) in std::mem::take(&mut self.unsynced) {
+            put(&mut self.durable, offset as usize, &bytes);
+            let end = offset + bytes.len() as u64;
+            self.adrift
+                .retain(|(at, sector)| at + sector.len() as u64 <= offset || end <= *at);
+        }
+    }
+
+    fn set_adrift(&mut self, offset: u64, bytes: &[u8]) {
+        self.adrift
+            .extend(sectors(offset, bytes).map(|(at, sector)| (at, sector.to_vec())));
+    }
+}
+
+fn sectors(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    (offset..)
+        .step_by(SECTOR_BYTES)
+        .zip(bytes.chunks(SECTOR_BYTES))
 }
 
 /// A disk in memory. Clones are the same disk.
@@ -103,19 +178,11 @@ impl MemoryDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The machine loses power. Open files must not be used any more.
+    /// The machine loses power. Files that were open give errors from then on.
     pub fn crash(&self, survival: &mut impl Survival) {
         let mut state = self.lock();
-        for file in &mut state.files {
-            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
-                for (n, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-                    if survival.sector() {
-                        let at = offset as usize + n * SECTOR_BYTES;
-                        put(&mut file.durable, at, sector);
-                    }
-                }
-            }
-            file.current = file.durable.clone();
+        for file in state.files.values_mut() {
+            file.crash(survival);
         }
         let pending = std::mem::take(&mut state.pending);
         let survivors = survival.directory_changes(pending.len());
@@ -126,6 +193,8 @@ impl MemoryDisk {
         state.current = names.clone();
         state.durable = names;
         state.fail_at = None;
+        state.crashes += 1;
+        state.forget_unnamed();
     }
 
     /// From now on the `n`th operation that changes the disk, and all behind it,
@@ -148,30 +217,55 @@ impl MemoryDisk {
         (state.writes, state.syncs)
     }
 
+    /// Bytes written so far.
+    #[must_use]
+    pub fn bytes_written(&self) -> u64 {
+        self.lock().bytes_written
+    }
+
     /// Changes one byte on the medium.
     ///
     /// # Panics
     /// When there is no such file or byte.
     pub fn flip(&self, path: &str, offset: usize, mask: u8) {
         let mut state = self.lock();
-        let file = state.current[path];
-        state.files[file].durable[offset] ^= mask;
-        state.files[file].current[offset] ^= mask;
+        let id = state.current[path];
+        let file = state.files.get_mut(&id).expect("named files exist");
+        file.durable[offset] ^= mask;
+        file.current[offset] ^= mask;
     }
 
     /// A copy of everything, as a disk of its own.
     #[must_use]
     pub fn copy(&self) -> Self {
         let state = self.lock();
+        let mut files = state.files.clone();
+        for file in files.values_mut() {
+            file.handles = 0;
+        }
         Self {
             state: Arc::new(Mutex::new(State {
-                files: state.files.clone(),
+                files,
+                next_file: state.next_file,
                 durable: state.durable.clone(),
                 current: state.current.clone(),
                 pending: state.pending.clone(),
+                nonces: state.nonces,
                 ..State::default()
             })),
         }
+    }
+
+    fn handle(&self, state: &mut State, file: FileId, path: &str) -> Box<dyn DiskFile> {
+        if let Some(content) = state.files.get_mut(&file) {
+            content.handles += 1;
+        }
+        Box::new(MemoryFile {
+            disk: self.clone(),
+            file,
+            opened_in: state.crashes,
+            path: path.to_owned(),
+        })
     }
 }
 
@@ -179,24 +273,25 @@ impl Disk for MemoryDisk {
     fn create(&self, path: &str, bytes: u64) -> Result<Box<dyn DiskFile>, DiskError> {
         let mut state = self.lock();
         state.count("create", path)?;
-        let file = state.files.len();
+        let file = state.next_file;
+        state.next_file += 1;
         let zeros = vec![0; bytes as usize];
-        state.files.push(Content {
+        let content = Content {
             durable: zeros.clone(),
             current: zeros,
-            unsynced: Vec::new(),
-        });
+            ..Content::default()
+        };
+        state.files.insert(file, content);
         state.record(path, Change::Add(path.to_owned(), file));
-        Ok(self.handle(file, path))
+        Ok(self.handle(&mut state, file, path))
     }
 
     fn open(&self, path: &str) -> Result<Box<dyn DiskFile>, DiskError> {
-        let state = self.lock();
+        let mut state = self.lock();
         let file = state.current.get(path).copied().ok_or_else(|| {
             DiskError::new("open", path, io::Error::from(io::ErrorKind::NotFound))
         })?;
-        drop(state);
-        Ok(self.handle(file, path))
+        Ok(self.handle(&mut state, file, path))
     }
 
     fn create_dir(&self, _path: &str) -> Result<(), DiskError> {
@@ -214,6 +309,10 @@ impl Disk for MemoryDisk {
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         let mut state = self.lock();
         state.count("rename", from)?;
+        if !state.current.contains_key(from) {
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(DiskError::new("rename", from, source));
+        }
         state.record(from, Change::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
@@ -236,35 +335,37 @@ impl Disk for MemoryDisk {
         for (_, change) in &done {
             State::change(&mut state.durable, change);
         }
+        state.forget_unnamed();
         Ok(())
     }
-}
 
-impl MemoryDisk {
-    fn handle(&self, file: usize, path: &str) -> Box<dyn DiskFile> {
-        Box::new(MemoryFile {
-            disk: self.clone(),
-            file,
-            path: path.to_owned(),
-        })
+    fn nonce(&self) -> u64 {
+        // Foreseeable here, so that runs repeat byte for byte.
+        let mut state = self.lock();
+        state.nonces += 1;
+        state.nonces.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
 struct MemoryFile {
     disk: MemoryDisk,
-    file: usize,
+    file: FileId,
+    opened_in: u64,
     path: String,
 }
 
 impl DiskFile for MemoryFile {
     fn len(&self) -> Result<u64, DiskError> {
-        Ok(self.disk.lock().files[self.file].current.len() as u64)
+        let mut state = self.disk.lock();
+        Ok(state.file(self)?.current.len() as u64)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
-        let state = self.disk.lock();
-        let content = &state.files[self.file].current;
-        let from = (offset as usize).min(content.len());
+        let mut state = self.disk.lock();
+        let content = &state.file(self)?.current;
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(content.len());
         let read = buffer.len().min(content.len() - from);
         buffer[..read].copy_from_slice(&content[from..from + read]);
         Ok(read)
@@ -273,11 +374,14 @@ impl DiskFile for MemoryFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let mut state = self.disk.lock();
         state.writes += 1;
+        state.bytes_written += bytes.len() as u64;
         let counted = state.count("write", &self.path);
-        let file = &mut state.files[self.file];
-        // A failed write may have reached the medium in part.
+        let file = state.file(self)?;
+        if let Err(error) = counted {
+            file.set_adrift(offset, bytes);
+            return Err(error);
+        }
         file.unsynced.push((offset, bytes.to_vec()));
-        counted?;
         put(&mut file.current, offset as usize, bytes);
         Ok(())
     }
@@ -285,11 +389,25 @@ impl DiskFile for MemoryFile {
     fn sync(&self) -> Result<(), DiskError> {
         let mut state = self.disk.lock();
         state.syncs += 1;
-        state.count("sync", &self.path)?;
-        let file = &mut state.files[self.file];
-        file.unsynced.clear();
-        file.durable = file.current.clone();
+        let counted = state.count("sync", &self.path);
+        let file = state.file(self)?;
+        if let Err(error) = counted {
+            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
+                file.set_adrift(offset, &bytes);
+            }
+            return Err(error);
+        }
+        file.sync();
         Ok(())
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        let mut state = self.disk.lock();
+        if let Ok(content) = state.file(self) {
+            content.handles -= 1;
+        }
     }
 }
 
@@ -302,4 +420,96 @@ fn put(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 
 fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::read_all;
+
+    fn nothing() -> u64 {
+        0
+    }
+
+    fn content(disk: &MemoryDisk, path: &str) -> Vec<u8> {
+        read_all(disk.open(path).unwrap().as_ref()).unwrap()
+    }
+
+    fn named(disk: &MemoryDisk, path: &str, bytes: u64) -> Box<dyn DiskFile> {
+        let file = disk.create(path, bytes).unwrap();
+        disk.sync_dir("d").unwrap();
+        file
+    }
+
+    #[test]
+    fn a_crash_loses_what_was_not_synced() {
+        let disk = MemoryDisk::new();
+        let file = named(&disk, "d/a", 4);
+        file.write_at(0, b"old").unwrap();
+        file.sync().unwrap();
+        file.write_at(0, b"new").unwrap();
+        disk.create("d/b", 0).unwrap();
+        assert_eq!(content(&disk, "d/a"), b"new\0");
+        disk.crash(&mut nothing);
+        assert_eq!(content(&disk, "d/a"), b"old\0");
+        assert!(disk.open("d/b").is_err());
+    }
+
+    #[test]
+    fn a_later_sync_does_not_bring_back_what_a_failed_one_lost() {
+        let disk = MemoryDisk::new();
+        let file = named(&disk, "d/a", 4);
+        file.write_at(0, b"lost").unwrap();
+        disk.fail_after(Some(1));
+        file.sync().unwrap_err();
+        disk.fail_after(None);
+        file.sync().unwrap();
+        assert_eq!(content(&disk, "d/a"), b"lost");
+        disk.crash(&mut nothing);
+        assert_eq!(content(&disk, "d/a"), [0; 4]);
+    }
+
+    #[test]
+    fn of_a_torn_write_any_sectors_survive() {
+        let disk = MemoryDisk::new();
+        let file = named(&disk, "d/a", 3 * SECTOR_BYTES as u64);
+        file.write_at(0, &[7; 3 * SECTOR_BYTES]).unwrap();
+        let mut sector = 0;
+        disk.crash(&mut || {
+            sector += 1;
+            u64::from(sector == 2)
+        });
+        let found = content(&disk, "d/a");
+        assert_eq!(found[..SECTOR_BYTES], [0; SECTOR_BYTES]);
+        assert_eq!(found[SECTOR_BYTES..2 * SECTOR_BYTES], [7; SECTOR_BYTES]);
+        assert_eq!(found[2 * SECTOR_BYTES..], [0; SECTOR_BYTES]);
+    }
+
+    #[test]
+    fn a_rename_is_all_or_nothing() {
+        for survivors in 0..=1 {
+            let disk = MemoryDisk::new();
+            let old = named(&disk, "d/a", 0);
+            old.write_at(0, b"old").unwrap();
+            old.sync().unwrap();
+            let new = named(&disk, "d/b", 0);
+            new.write_at(0, b"new").unwrap();
+            new.sync().unwrap();
+            disk.rename("d/b", "d/a").unwrap();
+            disk.crash(&mut || survivors);
+            let expected: &[u8] = if survivors == 0 { b"old" } else { b"new" };
+            assert_eq!(content(&disk, "d/a"), expected);
+        }
+    }
+
+    #[test]
+    fn removed_files_take_no_memory() {
+        let disk = MemoryDisk::new();
+        for _ in 0..10 {
+            drop(named(&disk, "d/a", 100));
+            disk.remove("d/a").unwrap();
+            disk.sync_dir("d").unwrap();
+        }
+        assert!(disk.lock().files.is_empty());
+    }
 }

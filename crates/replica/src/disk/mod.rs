@@ -1,6 +1,16 @@
 //! The few file operations that durable state needs.
 //!
 //! Paths are relative to the disk's root, with `/` between the parts.
+//!
+//! # What users of a disk rely on
+//! - A sector of [`SECTOR_BYTES`] that is being written when power fails holds
+//!   its old bytes or its new ones. Of the sectors of an unsynced write any may
+//!   be on the medium.
+//! - Directory changes reach the medium in the order in which they were made
+//!   (every journaling file system does that); how many of the unsynced ones is
+//!   open.
+//! - After a failed sync nothing is known of what was written before it, and a
+//!   later sync that succeeds says nothing about it.
 
 mod memory;
 mod real;
@@ -11,6 +21,10 @@ use thiserror::Error;
 
 pub use memory::{MemoryDisk, Survival};
 pub use real::RealDisk;
+
+/// What a crash leaves of an unsynced write, it leaves in whole pieces of this
+/// size.
+pub const SECTOR_BYTES: usize = 512;
 
 /// A file operation that failed.
 #[derive(Debug, Error)]
@@ -79,6 +93,9 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// What the operating system says.
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError>;
+
+    /// A number that nobody outside the machine can foresee.
+    fn nonce(&self) -> u64;
 }
 
 /// An open file.

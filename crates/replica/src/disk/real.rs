@@ -1,29 +1,56 @@
 //! The disk of the machine.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Disk, DiskError, DiskFile};
 
-/// A directory of the machine's file system.
+const LOCK_FILE: &str = "lock";
+
+/// A directory of the machine's file system. Clones are the same disk; as long
+/// as one of them lives, no other process can open the directory.
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    /// Holds the lock on the directory; the kernel releases it with the process.
+    _lock: Arc<File>,
 }
 
 impl RealDisk {
-    /// Everything below `root`, which is created when it is not there.
+    /// Everything below `root`, which is created when it is not there, and
+    /// locked: two writers would destroy each other's log.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system says, and when somebody else has it open.
     pub fn new(root: impl Into<PathBuf>) -> Result<Self, DiskError> {
         let root = root.into();
-        fs::create_dir_all(&root).map_err(|source| {
-            DiskError::new("create directory", &root.display().to_string(), source)
+        let failed =
+            |operation, source| DiskError::new(operation, &root.display().to_string(), source);
+        fs::create_dir_all(&root).map_err(|error| failed("create directory", error))?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(root.join(LOCK_FILE))
+            .map_err(|error| failed("lock", error))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => failed(
+                "lock",
+                io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    "another process uses this data directory; stop it, or give this node a directory of its own",
+                ),
+            ),
+            TryLockError::Error(error) => failed("lock", error),
         })?;
-        Ok(Self { root })
+        Ok(Self {
+            root,
+            _lock: Arc::new(lock),
+        })
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -114,6 +141,11 @@ impl Disk for RealDisk {
             .and_then(|dir| dir.sync_all())
             .map_err(self.failed("sync directory", dir))
     }
+
+    fn nonce(&self) -> u64 {
+        // Keyed by the operating system's random numbers.
+        RandomState::new().hash_one(0_u8)
+    }
 }
 
 struct RealFile {
@@ -154,5 +186,51 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> Result<(), DiskError> {
         self.file.sync_data().map_err(self.failed("sync"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::read_all;
+
+    #[test]
+    fn files_are_made_renamed_listed_and_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(root.path()).unwrap();
+        disk.create_dir("a/b").unwrap();
+        let file = disk.create("a/b/one", 8192).unwrap();
+        assert_eq!(file.len().unwrap(), 8192);
+        file.write_at(8190, b"xyz").unwrap();
+        file.sync().unwrap();
+        disk.rename("a/b/one", "a/b/two").unwrap();
+        disk.sync_dir("a/b").unwrap();
+        assert_eq!(disk.list("a/b").unwrap(), ["two"]);
+        let bytes = read_all(disk.open("a/b/two").unwrap().as_ref()).unwrap();
+        assert_eq!((bytes.len(), &bytes[8189..]), (8193, &b"\0xyz"[..]));
+        disk.remove("a/b/two").unwrap();
+        disk.remove("a/b/two").unwrap();
+        assert!(disk.list("a/b").unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_error_names_the_operation_and_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(root.path()).unwrap();
+        let error = disk.open("nowhere/file").err().unwrap().to_string();
+        assert!(error.starts_with("open "), "{error}");
+        assert!(error.contains("nowhere/file"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused_until_its_last_user_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let first = RealDisk::new(root.path()).unwrap();
+        let clone = first.clone();
+        drop(first);
+        let error = RealDisk::new(root.path()).unwrap_err();
+        assert!(error.to_string().contains("another process"), "{error}");
+        drop(clone);
+        RealDisk::new(root.path()).unwrap();
     }
 }

@@ -1,60 +1,84 @@
 //! The write-ahead log: one format for every backend.
 //!
 //! # On disk
-//! Segments of one size, `wal/<number>.wal`, preallocated; those that are no
-//! longer needed become `wal/spare-<number>` and are used again. A segment is a
-//! header block and frames:
+//! Segments of one size, `<number>.wal`, preallocated; those that are no longer
+//! needed become `spare-<number>` and are used again. A segment is a header block
+//! and frames:
 //!
 //! ```text
-//! header (4 KiB): magic 8 | version u16 | group u128 | segment u64 | first frame u64 | crc32c
+//! header (4 KiB): magic 8 | version u16 | flags u8 | group u128 | segment u64
+//!                 | first frame u64 | nonce u64 | crc32c
 //! frame:          magic u32 | segment u64 | sequence u64 | synced u64 | length u32 | crc32c | records
-//! record:         kind u8 | length u32 | body
 //! ```
 //! A frame is what one write put there; it begins at a multiple of 4 KiB, so that
 //! writing it never touches a sector of an acknowledged one. Its checksum covers
 //! all of it, so a frame is there or it is not. It carries its segment's number,
-//! which is never used twice: what a recycled file held before is no frame of it.
-//! `synced` is the last frame that was durable when this one was written.
+//! which is never used twice, and its checksum begins with the segment's nonce:
+//! neither what a recycled file held before, nor a payload that somebody made to
+//! look like a frame, is one. `synced` is the last frame that was durable when
+//! this one was written.
 //!
 //! # Recovery
 //! Frames are read in sequence. Where the next one is not whole, either a crash
-//! tore what was never acknowledged, or something acknowledged is damaged. It is
-//! damage when a later segment exists, or when a later frame of the segment says
-//! that the missing one was synced: then recovery refuses. Otherwise it is a torn
-//! tail and ends the log. (A single damaged frame at the very end cannot be told
-//! from a torn one by any log; a replica in that state behaves as if it had not
-//! acknowledged it, which is why the checksum of the medium matters too.)
-//! Every start begins a new segment, so a torn tail is never written behind and
-//! can never come back.
+//! tore what was never acknowledged, or something acknowledged is damaged. Of the
+//! frames since the last sync a crash may leave any, so a whole frame behind a
+//! missing one proves nothing by itself. It is damage when a later segment exists,
+//! or when a later frame of the segment says that the missing one was synced: then
+//! recovery refuses. Otherwise it is a torn tail and ends the log. (Damage to the
+//! very last frame, which nothing vouches for yet, looks like a torn one in any
+//! log; to the group the replica is then one that forgot its last words.)
 //!
-//! # Order
-//! Inside a batch, a reset comes first, then entries, then the hard state. A
-//! batch that is larger than a frame is cut between records: what survives of it
-//! is a prefix. That is safe: nobody was told of the missing rest, and a core
-//! treats entries of a newer term than its hard state as that term begun.
+//! What nothing vouches for is written once more and synced before it counts.
+//! Every start begins a new segment, whose header ends the one before: a torn tail
+//! is never written behind and can never come back.
+//!
+//! # Batches
+//! A [`PersistBatch`] is recovered whole or not at all, and of several a prefix;
+//! all that was synced is in it. Whole batches matter: a log that lost the end of
+//! a batch which replaces a suffix is neither the old log nor the new one, under a
+//! hard state (Raft's term and vote, VR's view and log-view) that describes one of
+//! them. Inside a batch a reset comes first, then entries, then the hard state.
+//! A batch too large for one frame, or for what is left of the segment, spans
+//! several frames or segments; its records count when the last one is there.
+//!
+//! # Failure
+//! After a failed write or sync the log refuses everything: what is on the disk is
+//! then unknown, and trying again could acknowledge what is not there.
 
+mod error;
 mod record;
 mod recovery;
+mod replay;
 mod segment;
+mod spares;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::{Entry, Index, PersistBatch, Term};
-use thiserror::Error;
 
-use crate::disk::{Disk, DiskError, DiskFile};
-use record::Record;
-use segment::{BLOCK_BYTES, FrameHeader, SegmentHeader};
+pub use error::WalError;
+
+use crate::disk::{Disk, DiskFile};
+use record::{Body, Record};
+use segment::{BLOCK_BYTES, FrameHeader, Sealed, SegmentHeader};
+use spares::Spares;
+
+/// The hard state of a batch has at most so many bytes.
+pub const HARD_STATE_BYTES_MAX: usize = 512;
+/// Bounds of [`WalConfig::segment_bytes`].
+const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK_BYTES as u64;
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// How the log is kept.
 #[derive(Clone, Debug)]
 pub struct WalConfig {
     /// The group whose log it is; another's is refused.
     pub group: u128,
-    /// Size of a segment in bytes, a multiple of 4 KiB. A record larger than a
-    /// segment less two blocks is refused.
+    /// Size of a segment in bytes: a multiple of 4 KiB between 16 KiB and 1 GiB.
+    /// A record larger than a segment less two blocks is refused. May change
+    /// between starts.
     pub segment_bytes: u64,
     /// Unneeded segments kept for reuse; more are removed.
     pub spares_max: usize,
@@ -70,55 +94,6 @@ impl WalConfig {
             spares_max: 4,
         }
     }
-}
-
-/// Why the log cannot be read or written.
-#[derive(Debug, Error)]
-pub enum WalError {
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// An earlier write or sync failed; what reached the disk is unknown.
-    #[error("an earlier write to the log failed; restart the node to recover from what is on disk")]
-    Poisoned,
-    /// Acknowledged data is damaged.
-    #[error(
-        "{path} is corrupt at byte {offset}: {what}. Acknowledged data is damaged, so this replica must not go on: restore its data directory, or replace the node under a new replica id"
-    )]
-    Corrupt {
-        /// The segment.
-        path: String,
-        /// Where in it.
-        offset: u64,
-        /// What is wrong.
-        what: String,
-    },
-    /// Written by another version of this program.
-    #[error("{path} has format {found}, this program knows {known}; use the version that wrote it")]
-    Version {
-        /// The segment.
-        path: String,
-        /// Its format.
-        found: u16,
-        /// Ours.
-        known: u16,
-    },
-    /// The log of another group.
-    #[error("{path} belongs to another cluster; check the data directory")]
-    WrongGroup {
-        /// The segment.
-        path: String,
-    },
-    /// A record larger than a segment.
-    #[error(
-        "a record of {bytes} bytes does not fit into a segment of {segment_bytes}; raise wal_segment_bytes"
-    )]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The segment's.
-        segment_bytes: u64,
-    },
 }
 
 /// What the log held when it was opened.
@@ -150,25 +125,31 @@ impl RecoveredLog {
 pub struct WalSize {
     /// Segments in use.
     pub segments: usize,
-    /// Segments kept for reuse.
+    /// Segments kept for reuse, and one that is being made.
     pub spares: usize,
     /// Bytes of both on disk.
     pub bytes: u64,
 }
 
-/// A segment that is no longer written.
-#[derive(Clone, Copy, Debug)]
-struct Sealed {
-    number: u64,
-    /// The highest index of an entry in it.
-    entries_through: Index,
+/// What was done since the log was opened, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalStats {
+    /// Frames written: one for each write.
+    pub frames: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Their bytes, padding to 4 KiB included.
+    pub bytes: u64,
+    /// Syncs of them.
+    pub syncs: u64,
 }
 
+/// The segment that is being written.
 struct Active {
-    number: u64,
+    header: SegmentHeader,
     file: Box<dyn DiskFile>,
     at: u64,
-    entries_through: Index,
+    needed_for: Index,
 }
 
 /// The write-ahead log, open for appending.
@@ -178,19 +159,23 @@ pub struct Wal {
     config: WalConfig,
     sealed: VecDeque<Sealed>,
     active: Active,
-    spares: Vec<u64>,
+    spares: Spares,
     next_number: u64,
     next_sequence: u64,
     synced_sequence: u64,
+    /// The last index, once known: what is appended has to follow.
+    last: Option<Index>,
     hard_state: Option<Bytes>,
     /// The segment that holds the newest hard state.
     hard_state_in: u64,
     buffer: Vec<u8>,
+    stats: WalStats,
     poisoned: bool,
 }
 
 impl Wal {
-    /// Opens the log in `dir`, or begins it, and returns what it holds.
+    /// Opens the log in `dir`, or begins it, and returns what it holds. What it
+    /// returns is durable.
     ///
     /// # Errors
     /// When the disk fails, acknowledged data is damaged, or the log is of
@@ -200,20 +185,28 @@ impl Wal {
         dir: &str,
         config: WalConfig,
     ) -> Result<(Self, RecoveredLog), WalError> {
+        let segment_bytes = config.segment_bytes;
+        if !segment_bytes.is_multiple_of(BLOCK_BYTES as u64)
+            || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
+        {
+            return Err(WalError::SegmentSize { segment_bytes });
+        }
         disk.create_dir(dir)?;
         let found = recovery::recover(disk.as_ref(), dir, &config)?;
         let mut spares = found.spares;
-        let number = found.next_number;
-        let active = segment::begin(
-            disk.as_ref(),
-            dir,
-            &config,
-            &mut spares,
-            SegmentHeader {
-                number,
-                first_sequence: found.next_sequence,
-            },
-        )?;
+        let mut next_number = found.next_number;
+        while spares.wanted() {
+            spares.prepare(disk.as_ref(), &mut next_number)?;
+        }
+        let header = SegmentHeader {
+            number: next_number,
+            first_sequence: found.next_sequence,
+            nonce: disk.nonce(),
+            first_of_start: true,
+        };
+        let active = spares.begin(disk.as_ref(), config.group, header)?;
+        let log = found.log;
+        let knows_last = log.reset.is_some() || !log.entries.is_empty();
         let mut wal = Self {
             disk,
             dir: dir.to_owned(),
@@ -221,16 +214,19 @@ impl Wal {
             sealed: found.sealed,
             active,
             spares,
-            next_number: number + 1,
+            next_number: next_number + 1,
             next_sequence: found.next_sequence,
             synced_sequence: found.next_sequence - 1,
-            hard_state: found.log.hard_state.clone(),
+            last: knows_last.then(|| log.last()),
+            hard_state: log.hard_state.clone(),
             hard_state_in: found.hard_state_in,
             buffer: Vec::new(),
+            stats: WalStats::default(),
             poisoned: false,
         };
-        wal.drop_empty_segments()?;
-        Ok((wal, found.log))
+        // Segments of starts that wrote nothing pile up otherwise.
+        wal.compact(Index::ZERO)?;
+        Ok((wal, log))
     }
 
     /// Writes batches in order, in as few writes as possible. Durable after
@@ -239,8 +235,12 @@ impl Wal {
     /// # Errors
     /// When the disk fails (fatal: nothing may be written any more), or a record
     /// is larger than a segment (nothing was written).
+    ///
+    /// # Panics
+    /// When entries do not follow from the log, or a hard state is larger than
+    /// [`HARD_STATE_BYTES_MAX`]: the log could not be recovered.
     pub fn append(&mut self, batches: &[PersistBatch]) -> Result<(), WalError> {
-        let records: Vec<Record<'_>> = batches.iter().flat_map(record::of).collect();
+        let records = record::of(batches);
         let record_bytes_max = self.config.segment_bytes as usize - 2 * BLOCK_BYTES;
         if let Some(record) = records.iter().find(|r| r.bytes() > record_bytes_max) {
             return Err(WalError::TooLarge {
@@ -248,7 +248,10 @@ impl Wal {
                 segment_bytes: self.config.segment_bytes,
             });
         }
-        self.guarded(|wal| wal.append_records(&records))
+        self.guarded(|wal| {
+            wal.check(&records);
+            wal.append_records(&records)
+        })
     }
 
     /// Makes everything written durable.
@@ -259,7 +262,8 @@ impl Wal {
         self.guarded(Self::sync_active)
     }
 
-    /// Gives up segments whose entries all are at or before `through`.
+    /// Gives up segments that are not needed for the log behind `through`, after
+    /// making everything written durable.
     ///
     /// # Errors
     /// When the disk fails: fatal.
@@ -267,15 +271,40 @@ impl Wal {
         self.guarded(|wal| wal.drop_segments(through))
     }
 
+    /// Does a slice of the work of having a spare segment, about a millisecond
+    /// long. To be called when there is nothing to write, as long as it returns
+    /// true: then a full segment is followed by the next without delay.
+    ///
+    /// # Errors
+    /// When the disk fails or is full. The log is unharmed; the next full segment
+    /// makes its successor itself, or fails.
+    pub fn prepare(&mut self) -> Result<bool, WalError> {
+        if self.poisoned {
+            return Err(WalError::Poisoned);
+        }
+        if self.spares.wanted() {
+            self.spares
+                .prepare(self.disk.as_ref(), &mut self.next_number)?;
+        }
+        Ok(self.spares.wanted())
+    }
+
     /// What the log takes on disk.
     #[must_use]
     pub fn size(&self) -> WalSize {
         let segments = self.sealed.len() + 1;
+        let spares = self.spares.count();
         WalSize {
             segments,
-            spares: self.spares.len(),
-            bytes: (segments + self.spares.len()) as u64 * self.config.segment_bytes,
+            spares,
+            bytes: (segments + spares) as u64 * self.config.segment_bytes,
         }
+    }
+
+    /// What was done since the log was opened.
+    #[must_use]
+    pub fn stats(&self) -> WalStats {
+        self.stats
     }
 
     /// Runs work that poisons the log when it fails.
@@ -289,6 +318,30 @@ impl Wal {
         let result = work(self);
         self.poisoned = result.is_err();
         result
+    }
+
+    /// A log with a gap is refused when it is opened, so none may be written.
+    fn check(&mut self, records: &[Record<'_>]) {
+        for record in records {
+            match record.body {
+                Body::Reset(index, _) => self.last = Some(index),
+                Body::Entry(entry) => {
+                    let follows = self.last.is_none_or(|last| entry.index <= last.next());
+                    assert!(
+                        follows && entry.index > Index::ZERO,
+                        "entry {} does not follow the log, which ends at {:?}",
+                        entry.index,
+                        self.last
+                    );
+                    self.last = Some(entry.index);
+                }
+                Body::HardState(state) => assert!(
+                    state.len() <= HARD_STATE_BYTES_MAX,
+                    "a hard state of {} bytes",
+                    state.len()
+                ),
+            }
+        }
     }
 
     fn append_records(&mut self, records: &[Record<'_>]) -> Result<(), WalError> {
@@ -308,37 +361,47 @@ impl Wal {
     }
 
     fn write_frame(&mut self, records: &[Record<'_>]) -> Result<(), WalError> {
-        let header = FrameHeader {
-            segment: self.active.number,
+        let frame = FrameHeader {
             sequence: self.next_sequence,
             synced: self.synced_sequence,
         };
-        let mut buffer = std::mem::take(&mut self.buffer);
-        segment::encode_frame(&mut buffer, &header, records);
-        let written = self.active.file.write_at(self.active.at, &buffer);
-        let bytes = buffer.len() as u64;
-        self.buffer = buffer;
-        written?;
-        self.active.at += bytes;
+        segment::encode_frame(&mut self.buffer, &self.active.header, &frame, records);
+        self.active.file.write_at(self.active.at, &self.buffer)?;
+        self.active.at += self.buffer.len() as u64;
         self.next_sequence += 1;
+        self.stats.frames += 1;
+        self.stats.records += records.len() as u64;
+        self.stats.bytes += self.buffer.len() as u64;
         for record in records {
-            match record {
-                Record::Entry(entry) => {
-                    self.active.entries_through = self.active.entries_through.max(entry.index);
-                }
-                Record::HardState(state) => {
-                    self.hard_state = Some(Bytes::copy_from_slice(state));
-                    self.hard_state_in = self.active.number;
-                }
-                Record::Reset(..) => {}
-            }
+            self.wrote(record);
         }
         Ok(())
+    }
+
+    /// Notes what keeps the active segment alive.
+    fn wrote(&mut self, record: &Record<'_>) {
+        let active = &mut self.active;
+        match record.body {
+            Body::Entry(entry) => active.needed_for = active.needed_for.max(entry.index),
+            Body::Reset(index, _) => {
+                // Everything before is void; the reset itself is needed until the
+                // first entry behind it is not.
+                active.needed_for = index.next();
+                for sealed in &mut self.sealed {
+                    sealed.needed_for = Index::ZERO;
+                }
+            }
+            Body::HardState(state) => {
+                self.hard_state = Some(Bytes::copy_from_slice(state));
+                self.hard_state_in = active.header.number;
+            }
+        }
     }
 
     fn sync_active(&mut self) -> Result<(), WalError> {
         self.active.file.sync()?;
         self.synced_sequence = self.next_sequence - 1;
+        self.stats.syncs += 1;
         Ok(())
     }
 
@@ -349,19 +412,17 @@ impl Wal {
         let header = SegmentHeader {
             number: self.next_number,
             first_sequence: self.next_sequence,
+            nonce: self.disk.nonce(),
+            first_of_start: false,
         };
         self.next_number += 1;
-        let next = segment::begin(
-            self.disk.as_ref(),
-            &self.dir,
-            &self.config,
-            &mut self.spares,
-            header,
-        )?;
+        let next = self
+            .spares
+            .begin(self.disk.as_ref(), self.config.group, header)?;
         let old = std::mem::replace(&mut self.active, next);
         self.sealed.push_back(Sealed {
-            number: old.number,
-            entries_through: old.entries_through,
+            number: old.header.number,
+            needed_for: old.needed_for,
         });
         Ok(())
     }
@@ -370,7 +431,7 @@ impl Wal {
         let droppable = self
             .sealed
             .iter()
-            .take_while(|sealed| sealed.entries_through <= through)
+            .take_while(|sealed| sealed.needed_for <= through)
             .count();
         let Some(last) = droppable.checked_sub(1).map(|at| self.sealed[at].number) else {
             return Ok(());
@@ -379,32 +440,19 @@ impl Wal {
         if self.hard_state_in <= last
             && let Some(state) = self.hard_state.clone()
         {
-            self.append_records(&[Record::HardState(&state)])?;
+            self.append_records(&[Record {
+                body: Body::HardState(&state),
+                last: true,
+            }])?;
+        }
+        // What makes the front superfluous is durable before the front goes.
+        if self.synced_sequence + 1 < self.next_sequence {
             self.sync_active()?;
         }
-        for _ in 0..droppable {
-            if let Some(sealed) = self.sealed.pop_front() {
-                self.retire(sealed.number)?;
-            }
+        for sealed in self.sealed.drain(..droppable) {
+            self.spares.retire(self.disk.as_ref(), sealed.number)?;
         }
         self.disk.sync_dir(&self.dir)?;
-        Ok(())
-    }
-
-    /// Segments of starts that wrote nothing pile up otherwise.
-    fn drop_empty_segments(&mut self) -> Result<(), WalError> {
-        self.guarded(|wal| wal.drop_segments(Index::ZERO))
-    }
-
-    fn retire(&mut self, number: u64) -> Result<(), WalError> {
-        let path = segment::path(&self.dir, number);
-        if self.spares.len() < self.config.spares_max {
-            let spare = segment::spare_path(&self.dir, number);
-            self.disk.rename(&path, &spare)?;
-            self.spares.push(number);
-        } else {
-            self.disk.remove(&path)?;
-        }
         Ok(())
     }
 }

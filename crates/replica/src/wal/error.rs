@@ -1,0 +1,62 @@
+//! Why the log cannot be read or written.
+
+use thiserror::Error;
+
+use crate::disk::DiskError;
+
+/// Why the log cannot be read or written.
+#[derive(Debug, Error)]
+pub enum WalError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// An earlier write or sync failed; what reached the disk is unknown.
+    #[error("an earlier write to the log failed; restart the node to recover from what is on disk")]
+    Poisoned,
+    /// Acknowledged data is damaged.
+    #[error(
+        "{path} is corrupt at byte {offset}: {what}. Acknowledged data is damaged, so this replica must not go on: restore its data directory, or replace the node under a new replica id"
+    )]
+    Corrupt {
+        /// The segment.
+        path: String,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// Written by another version of this program.
+    #[error("{path} has format {found}, this program knows {known}; use the version that wrote it")]
+    Version {
+        /// The segment.
+        path: String,
+        /// Its format.
+        found: u16,
+        /// Ours.
+        known: u16,
+    },
+    /// The log of another group.
+    #[error("{path} belongs to another cluster; check the data directory")]
+    WrongGroup {
+        /// The segment.
+        path: String,
+    },
+    /// A record larger than a segment.
+    #[error(
+        "a record of {bytes} bytes does not fit into a segment of {segment_bytes}; raise wal_segment_size"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The segment's.
+        segment_bytes: u64,
+    },
+    /// Segments of a size that cannot be used.
+    #[error(
+        "a segment of {segment_bytes} bytes is not a multiple of 4 KiB between 16 KiB and 1 GiB; change wal_segment_size"
+    )]
+    SegmentSize {
+        /// The size asked for.
+        segment_bytes: u64,
+    },
+}
