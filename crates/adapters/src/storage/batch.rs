@@ -3,15 +3,20 @@
 //! A batch is a 256-byte header and frames of 48 bytes, payload and user headers
 //! each, in one layout for sending, storing and polling.
 
-use bytes::{Bytes, BytesMut};
+use std::ops::Range;
+
 use iggy_binary_protocol::WireError;
 use iggy_binary_protocol::batch::{
-    BATCH_HEADER_SIZE, BATCH_MESSAGE_HEADER_SIZE, BatchHeader, BatchMessageHeader,
-    calculate_batch_checksum, decode_batch_slice,
+    BATCH_HEADER_SIZE, BatchHeader, BatchMessageHeader, calculate_batch_checksum,
+    decode_batch_slice,
 };
 use thiserror::Error;
 
 pub(super) const HEADER_BYTES: usize = BATCH_HEADER_SIZE;
+
+/// The largest batch in bytes; larger ones are refused. It is the largest frame
+/// of Iggy's protocol.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
 
 /// Why bytes are not a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -19,6 +24,14 @@ pub enum BatchError {
     /// It has no messages.
     #[error("it has no messages")]
     Empty,
+    /// It is larger than the storage takes.
+    #[error("it has {bytes} bytes, {max} are allowed; send fewer messages at once")]
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// How many are allowed.
+        max: usize,
+    },
     /// A checksum is wrong.
     #[error("a checksum is wrong")]
     Checksum,
@@ -31,10 +44,20 @@ pub enum BatchError {
     /// Messages are not numbered from zero.
     #[error("its messages are not numbered from zero")]
     Numbering,
+    /// A message's time is beyond what 64 bits hold.
+    #[error("a message's time of origin is out of range")]
+    Time,
 }
 
-/// Checks a client's batch completely.
+/// Checks a client's batch completely. This is the one pass over the bytes of
+/// the messages.
 pub(super) fn check(batch: &[u8]) -> Result<BatchHeader, BatchError> {
+    if batch.len() > BATCH_BYTES_MAX {
+        return Err(BatchError::TooLarge {
+            bytes: batch.len(),
+            max: BATCH_BYTES_MAX,
+        });
+    }
     let decoded = decode_batch_slice(batch).map_err(|error| match error {
         WireError::InvalidBatchChecksum { .. } | WireError::InvalidMessageChecksum { .. } => {
             BatchError::Checksum
@@ -53,6 +76,11 @@ pub(super) fn check(batch: &[u8]) -> Result<BatchHeader, BatchError> {
         }
         if message.payload.is_empty() {
             return Err(BatchError::EmptyPayload);
+        }
+        // Consumers add the two without looking.
+        let delta = u64::from(message.header.timestamp_delta);
+        if decoded.header.origin_timestamp.checked_add(delta).is_none() {
+            return Err(BatchError::Time);
         }
     }
     Ok(decoded.header)
@@ -75,61 +103,62 @@ pub(super) fn stamp(
     bytes
 }
 
-/// A stored batch's header, when there is a whole one at the start of `bytes`.
-pub(super) fn header(bytes: &[u8]) -> Option<BatchHeader> {
-    BatchHeader::decode(bytes).ok()
-}
-
 /// Whether the bytes are exactly one undamaged batch.
 pub(super) fn is_sound(batch: &[u8]) -> bool {
     decode_batch_slice(batch).is_ok_and(|decoded| decoded.header.total_size() == batch.len())
 }
 
-/// The messages of a stored batch from `from` on, at most `messages_max` and,
-/// behind the first, only as many as fit into `bytes_max`. `None` when the batch
-/// is damaged.
-pub(super) fn slice(
-    batch: &Bytes,
+/// A part of a batch.
+#[derive(Debug)]
+pub(super) struct Slice {
+    /// Where it stands in the bytes of the whole.
+    pub(super) range: Range<usize>,
+    pub(super) messages: u32,
+}
+
+/// Makes a batch, in its place, one of the messages from offset `from` on: at
+/// most `messages_max` (not zero), and behind the first only as many as fit into
+/// `bytes_max`. The header moves to right before the first of them, over what is
+/// left out. `None` when the frames do not add up.
+///
+/// As Iggy's server has it, base offset and times stay those of the whole batch:
+/// the first message's delta says where the slice begins.
+pub(super) fn slice_in_place(
+    batch: &mut [u8],
     header: &BatchHeader,
     from: u64,
     messages_max: u32,
     bytes_max: usize,
-) -> Option<(Vec<Bytes>, u32, usize)> {
-    let last = header.base_offset + u64::from(header.message_count) - 1;
-    let whole = from <= header.base_offset
-        && header.message_count <= messages_max
-        && batch.len() <= bytes_max;
-    if whole {
-        return Some((vec![batch.clone()], header.message_count, batch.len()));
-    }
+) -> Option<Slice> {
     let skip = from.saturating_sub(header.base_offset);
     let mut at = HEADER_BYTES;
     let mut start = at;
-    let mut count = 0;
-    for offset in header.base_offset..=last {
-        let message = BatchMessageHeader::decode(batch.get(at..)?).ok()?;
-        let end = at.checked_add(message.total_size())?;
-        if end > batch.len() || message.total_size() < BATCH_MESSAGE_HEADER_SIZE {
+    let mut messages = 0;
+    for number in 0..u64::from(header.message_count) {
+        let frame = BatchMessageHeader::decode(batch.get(at..)?).ok()?;
+        let end = at.checked_add(frame.total_size())?;
+        if end > batch.len() {
             return None;
         }
-        if offset - header.base_offset < skip {
+        if number < skip {
             start = end;
         } else {
             let fits = HEADER_BYTES + end - start <= bytes_max;
-            if count == messages_max || (count > 0 && !fits) {
+            if messages == messages_max || (messages > 0 && !fits) {
                 break;
             }
-            count += 1;
+            messages += 1;
         }
         at = end;
     }
-    let blob = batch.slice(start..at.max(start));
+    if messages == 0 {
+        return None;
+    }
     let mut sliced = *header;
-    sliced.message_count = count;
-    sliced.batch_length = (HEADER_BYTES + blob.len()) as u64;
-    sliced.batch_checksum = calculate_batch_checksum(&sliced, &blob);
-    let mut head = BytesMut::zeroed(HEADER_BYTES);
-    sliced.encode_into(&mut head);
-    let bytes = HEADER_BYTES + blob.len();
-    Some((vec![head.freeze(), blob], count, bytes))
+    sliced.message_count = messages;
+    sliced.batch_length = (HEADER_BYTES + at - start) as u64;
+    sliced.batch_checksum = calculate_batch_checksum(&sliced, &batch[start..at]);
+    let range = start - HEADER_BYTES..at;
+    sliced.encode_into(&mut batch[range.clone()]);
+    Some(Slice { range, messages })
 }

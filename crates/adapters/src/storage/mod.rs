@@ -9,22 +9,35 @@
 
 mod batch;
 mod embedded;
+mod error;
+mod files;
+mod format;
+mod hint;
+mod lane;
+mod log;
 mod offsets;
 mod partition;
+mod reader;
+mod recovery;
 mod segment;
+mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use thiserror::Error;
 
 pub use crate::metadata::PartitionKey;
-pub use batch::BatchError;
-pub use embedded::EmbeddedStorage;
+pub use batch::{BATCH_BYTES_MAX, BatchError};
+pub use embedded::{EmbeddedStorage, EmbeddedStorageConfig};
+pub use error::StorageError;
 
 /// How a partition is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionOptions {
-    /// A segment is sealed when it has grown to this many bytes.
+    /// A segment is sealed when it has grown to this many bytes; 1 GiB at most,
+    /// larger values mean that.
     pub segment_bytes_max: u64,
     /// What an acknowledged append has survived.
     pub durability: Durability,
@@ -33,7 +46,7 @@ pub struct PartitionOptions {
 }
 
 /// What an acknowledgement promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
     /// The operating system has it: it survives the process, not the machine.
     #[default]
@@ -72,13 +85,17 @@ pub struct Appended {
     pub base_offset: u64,
     /// How many messages it has.
     pub messages: u32,
+    /// When the batch arrived, in microseconds since the Unix epoch. It never
+    /// goes back within a partition, whatever the clock does.
+    pub base_timestamp: u64,
 }
 
 /// What a read found.
 #[derive(Clone, Debug, Default)]
 pub struct PolledBatches {
-    /// Batches, as a poll reply carries them; the first and the last may be
-    /// slices of what was stored.
+    /// The batches, as a poll reply carries them behind its prefix, in one or
+    /// more pieces to be sent one after the other; a piece may hold several
+    /// batches. The first and the last batch may be slices of what was stored.
     pub batches: Vec<Bytes>,
     /// How many messages they hold.
     pub messages: u32,
@@ -97,6 +114,8 @@ pub struct PartitionStats {
     pub bytes: u64,
     /// Messages.
     pub messages: u64,
+    /// Offset of the first message that is still there.
+    pub first_offset: u64,
     /// Offset of the next message.
     pub next_offset: u64,
 }
@@ -109,59 +128,12 @@ impl PartitionStats {
     }
 }
 
-/// Why the storage refused or failed.
-#[derive(Clone, Debug, Error)]
-pub enum StorageError {
-    /// The batch is not well-formed.
-    #[error("invalid batch: {0}")]
-    Batch(#[from] BatchError),
-    /// The offset lies beyond the last message.
-    #[error("offset {offset} lies beyond the last message at {current}")]
-    InvalidOffset {
-        /// The offset.
-        offset: u64,
-        /// The last.
-        current: u64,
-    },
-    /// The consumer has stored no offset.
-    #[error("the consumer has stored no offset")]
-    OffsetNotFound,
-    /// Acknowledged data is damaged.
-    #[error("{path} is corrupt at byte {position}: {what}; restore the file, or delete the topic")]
-    Corrupt {
-        /// The file.
-        path: String,
-        /// Where.
-        position: u64,
-        /// What is wrong.
-        what: String,
-    },
-    /// Written by another version.
-    #[error("{path} has format {found}, this program knows {known}; use the version that wrote it")]
-    Version {
-        /// The file.
-        path: String,
-        /// Its format.
-        found: u16,
-        /// Ours.
-        known: u16,
-    },
-    /// The disk failed; the partition takes nothing until the node restarts.
-    #[error("{operation} {path}: {error}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On which file.
-        path: String,
-        /// What the operating system said.
-        error: String,
-    },
-}
-
 /// Where a node keeps its partitions.
 ///
-/// A partition comes into being with its first use. All calls for one key must
-/// give the same options.
+/// A partition comes into being with its first append. The options of a call
+/// hold for that call, so they may change while a partition is in use. Every
+/// future may be dropped at any time: what it began is then finished or left out
+/// as a whole.
 #[async_trait]
 pub trait PartitionStorage: Send + Sync {
     /// Appends a batch, as a client encoded it. Concurrent appends share writes
@@ -177,8 +149,9 @@ pub trait PartitionStorage: Send + Sync {
         now_micros: u64,
     ) -> Result<Appended, StorageError>;
 
-    /// Reads up to `messages_max` messages, as many as fit into `bytes_max`, at
-    /// least one if there is one. Nothing there is no error.
+    /// Reads up to `messages_max` messages in up to `bytes_max` bytes, at least
+    /// one message if there is one. Nothing there is no error. A batch that does
+    /// not fit behind others is left for the next read.
     ///
     /// # Errors
     /// When the disk fails or data is damaged.
@@ -206,7 +179,7 @@ pub trait PartitionStorage: Send + Sync {
     /// A consumer's offset, when it has stored one.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the partition cannot be opened.
     async fn offset(
         &self,
         key: PartitionKey,
@@ -228,7 +201,7 @@ pub trait PartitionStorage: Send + Sync {
     /// The partition's sizes.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the partition cannot be opened.
     async fn stats(
         &self,
         key: PartitionKey,
@@ -241,11 +214,31 @@ pub trait PartitionStorage: Send + Sync {
     /// When the disk fails.
     async fn sync(&self, key: PartitionKey, options: PartitionOptions) -> Result<(), StorageError>;
 
+    /// Drops all messages and consumer offsets at once; offsets begin at zero
+    /// again. After a crash either all is there or nothing.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn purge(&self, key: PartitionKey) -> Result<(), StorageError>;
+
     /// Removes a partition with all in it. One that is not there is no error.
     ///
     /// # Errors
     /// When the disk fails.
     async fn remove(&self, key: PartitionKey) -> Result<(), StorageError>;
+
+    /// Syncs a partition and lets go of it; the next use opens it anew, also
+    /// after it had failed.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn close(&self, key: PartitionKey) -> Result<(), StorageError>;
+
+    /// Syncs and closes everything; afterwards every use is refused.
+    ///
+    /// # Errors
+    /// The first error, after everything else has been closed.
+    async fn shutdown(&self) -> Result<(), StorageError>;
 
     /// Every partition that has files here.
     ///

@@ -1,165 +1,95 @@
-//! One file of a partition's log.
+//! One segment: its file, how far it is filled, and where batches stand in it.
 //!
-//! ```text
-//! <base offset, 20 digits>.log: magic 8 | version u16 | stream u32 | topic u32
-//!     | partition u32 | created_at u64 | base offset u64 | crc32c, padded to 64 | batches
-//! ```
+//! The index is sparse: an entry for the first batch behind every so many bytes.
+//! It is fine while the segment grows, because consumers read at the end, and
+//! thinned when the segment is sealed, so that long logs cost little memory.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::hash::{BuildHasher, RandomState};
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::batch::{self, HEADER_BYTES};
+use super::error::failed;
+use super::files::{Files, ManagedFile};
+use super::format::{FILE_HEADER_BYTES, FileHeader};
 use super::{PartitionKey, StorageError};
 
-const MAGIC: &[u8; 8] = b"IGGYMSG\n";
-const VERSION: u16 = 1;
-pub(super) const FILE_HEADER_BYTES: u64 = 64;
-/// An index entry covers at least this many bytes of batches.
+/// Index entries of the last segment are at least so far apart: at most 1 MiB of
+/// index for 1 GiB of messages.
 const INDEX_EVERY_BYTES: u64 = 16 << 10;
-const SCAN_BYTES: usize = 1 << 20;
+/// Those of sealed segments: at most 128 KiB for 1 GiB.
+const SEALED_INDEX_EVERY_BYTES: u64 = 128 << 10;
 
-/// Where a batch stands.
-#[derive(Clone, Copy, Debug)]
+/// Where a batch stands, relative to its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IndexEntry {
-    pub(super) offset: u64,
     pub(super) timestamp: u64,
-    pub(super) position: u64,
+    /// Offset above the segment's base.
+    pub(super) offset: u32,
+    pub(super) position: u32,
 }
 
-/// A segment, open.
-#[derive(Debug)]
-pub(super) struct Segment {
-    pub(super) path: PathBuf,
-    pub(super) file: Arc<File>,
-    pub(super) base_offset: u64,
+/// How far a segment is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
     /// Bytes of the file in use, its header among them.
-    pub(super) bytes: u64,
-    /// Every so many bytes one entry; the first batch always has one.
-    pub(super) index: Vec<IndexEntry>,
-    pub(super) last_timestamp: u64,
+    pub(super) position: u64,
     pub(super) next_offset: u64,
+    /// Of the last batch, here or in an earlier segment.
+    pub(super) timestamp: u64,
 }
 
-pub(super) fn failed<'a>(
-    operation: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> StorageError + 'a {
-    move |error| StorageError::Io {
-        operation,
-        path: path.display().to_string(),
-        error: error.to_string(),
-    }
+pub(super) struct Segment {
+    pub(super) file: Arc<ManagedFile>,
+    pub(super) base_offset: u64,
+    pub(super) salt: u64,
+    pub(super) end: End,
+    pub(super) index: Vec<IndexEntry>,
+    /// Up to here it is on the disk.
+    pub(super) synced: u64,
+    /// Up to here its hint says where batches stand.
+    pub(super) hinted: u64,
 }
 
-/// Makes the names in a directory durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StorageError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed("sync directory", dir))
+/// The name of a segment's file.
+pub(super) fn log_path(dir: &Path, base_offset: u64) -> PathBuf {
+    dir.join(format!("{base_offset:020}.log"))
 }
 
 impl Segment {
-    /// Begins a segment; its name is durable on return.
+    /// Begins a segment. Neither its name nor its header is durable on return.
     pub(super) fn create(
         dir: &Path,
+        files: &Arc<Files>,
         key: &PartitionKey,
         base_offset: u64,
+        timestamp: u64,
     ) -> Result<Self, StorageError> {
-        let path = dir.join(format!("{base_offset:020}.log"));
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(failed("create", &path))?;
-        file.write_all(&file_header(key, base_offset))
-            .and_then(|()| file.sync_data())
-            .map_err(failed("write", &path))?;
-        sync_dir(dir)?;
-        Ok(Self {
-            path,
-            file: Arc::new(file),
+        let path = log_path(dir, base_offset);
+        // Every instance hashes the same differently: that is random enough.
+        let salt = RandomState::new().hash_one(base_offset);
+        let header = FileHeader {
+            key: *key,
             base_offset,
-            bytes: FILE_HEADER_BYTES,
-            index: Vec::new(),
-            last_timestamp: 0,
-            next_offset: base_offset,
-        })
-    }
-
-    /// Opens a segment and reads where its batches stand. With `verify`, batches
-    /// are checked completely, and reading ends before the first that is not
-    /// sound: then the position of the damage is returned too.
-    pub(super) fn open(
-        path: PathBuf,
-        key: &PartitionKey,
-        verify: bool,
-    ) -> Result<(Self, Option<u64>), StorageError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(failed("open", &path))?;
-        let length = file.metadata().map_err(failed("inspect", &path))?.len();
-        let base_offset = check_file_header(&path, &file, key)?;
-        let mut segment = Self {
-            path,
-            file: Arc::new(file),
-            base_offset,
-            bytes: FILE_HEADER_BYTES,
-            index: Vec::new(),
-            last_timestamp: 0,
-            next_offset: base_offset,
+            salt,
         };
-        let damage = segment.scan(length, verify)?;
-        Ok((segment, damage))
-    }
-
-    /// Walks the batches from the start.
-    fn scan(&mut self, length: u64, verify: bool) -> Result<Option<u64>, StorageError> {
-        let mut window = Vec::new();
-        let mut window_at = 0;
-        while self.bytes < length {
-            let at = self.bytes;
-            let in_window = |window_at: u64, window: &[u8], bytes: usize| {
-                at >= window_at && at + bytes as u64 <= window_at + window.len() as u64
-            };
-            if !in_window(window_at, &window, HEADER_BYTES) {
-                window = self.read(at, SCAN_BYTES)?;
-                window_at = at;
-            }
-            let start = (at - window_at) as usize;
-            let header = batch::header(&window[start..]);
-            let Some(header) = header.filter(|header| {
-                header.base_offset == self.next_offset
-                    && header.message_count > 0
-                    && header.batch_length <= length - at
-            }) else {
-                return Ok(Some(at));
-            };
-            if verify {
-                let size = header.total_size();
-                if !in_window(window_at, &window, size) {
-                    window = self.read(at, size.max(SCAN_BYTES))?;
-                    window_at = at;
-                }
-                let start = (at - window_at) as usize;
-                let sound = window.get(start..start + size).is_some_and(batch::is_sound);
-                if !sound {
-                    return Ok(Some(at));
-                }
-            }
-            self.note(
-                header.base_timestamp,
-                header.batch_length,
-                header.message_count,
-            );
-        }
-        Ok(None)
+        let handle = files.disk.create(&path).map_err(failed("create", &path))?;
+        handle
+            .write(0, &mut [IoSlice::new(&header.encode())])
+            .map_err(failed("write", &path))?;
+        Ok(Self {
+            file: ManagedFile::made(path, files, handle),
+            base_offset,
+            salt,
+            end: End {
+                position: FILE_HEADER_BYTES as u64,
+                next_offset: base_offset,
+                timestamp,
+            },
+            index: Vec::new(),
+            synced: 0,
+            hinted: 0,
+        })
     }
 
     /// Takes note of a batch that was read or written at the end.
@@ -167,135 +97,77 @@ impl Segment {
         let due = self
             .index
             .last()
-            .is_none_or(|last| self.bytes - last.position >= INDEX_EVERY_BYTES);
-        if due {
+            .is_none_or(|last| self.end.position - u64::from(last.position) >= INDEX_EVERY_BYTES);
+        let offset = u32::try_from(self.end.next_offset - self.base_offset);
+        let position = u32::try_from(self.end.position);
+        // Segments are bounded far below what 32 bits hold; one that is not so,
+        // because another program wrote it, is merely walked further.
+        if due && let (Ok(offset), Ok(position)) = (offset, position) {
             self.index.push(IndexEntry {
-                offset: self.next_offset,
                 timestamp,
-                position: self.bytes,
+                offset,
+                position,
             });
         }
-        self.bytes += bytes;
-        self.next_offset += u64::from(messages);
-        self.last_timestamp = timestamp;
+        self.end.position += bytes;
+        self.end.next_offset += u64::from(messages);
+        self.end.timestamp = timestamp;
     }
 
-    /// What so many messages take on average.
-    pub(super) fn bytes_of(&self, messages: u32) -> usize {
-        let held = (self.next_offset - self.base_offset).max(1);
-        let bytes = u128::from(self.bytes) * u128::from(messages) / u128::from(held);
-        usize::try_from(bytes).unwrap_or(usize::MAX)
-    }
-
-    /// Whether an undamaged batch stands anywhere behind `damage`.
-    pub(super) fn has_sound_batch_behind(&self, damage: u64) -> Result<bool, StorageError> {
-        let length = self
-            .file
-            .metadata()
-            .map_err(failed("inspect", &self.path))?
-            .len();
-        let rest = self.read(damage, (length - damage) as usize)?;
-        let found = (1..rest.len().saturating_sub(HEADER_BYTES)).any(|at| {
-            batch::header(&rest[at..]).is_some_and(|header| {
-                header.message_count > 0
-                    && rest
-                        .get(at..at.saturating_add(header.total_size()))
-                        .is_some_and(batch::is_sound)
-            })
-        });
-        Ok(found)
-    }
-
-    /// Cuts the file where its sound batches end.
-    pub(super) fn truncate(&self) -> Result<(), StorageError> {
-        self.file
-            .set_len(self.bytes)
-            .and_then(|()| self.file.sync_all())
-            .map_err(failed("truncate", &self.path))
-    }
-
-    /// Up to `bytes` from `position` on; fewer at the end of the file.
-    pub(super) fn read(&self, position: u64, bytes: usize) -> Result<Vec<u8>, StorageError> {
-        let mut buffer = vec![0; bytes];
-        let mut read = 0;
-        while read < bytes {
-            match self
-                .file
-                .read_at(&mut buffer[read..], position + read as u64)
-            {
-                Ok(0) => break,
-                Ok(more) => read += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed("read", &self.path)(error)),
+    /// Nothing comes behind what is there.
+    pub(super) fn seal(&mut self) {
+        let mut next = 0;
+        self.index.retain(|entry| {
+            let keep = u64::from(entry.position) >= next;
+            if keep {
+                next = u64::from(entry.position) + SEALED_INDEX_EVERY_BYTES;
             }
-        }
-        buffer.truncate(read);
-        Ok(buffer)
-    }
-
-    /// Writes at the end, without joining the parts.
-    pub(super) fn write(&self, parts: &mut [IoSlice<'_>]) -> Result<(), StorageError> {
-        let mut file: &File = &self.file;
-        file.seek(SeekFrom::Start(self.bytes))
-            .map_err(failed("seek", &self.path))?;
-        let mut rest = parts;
-        while !rest.is_empty() {
-            match file.write_vectored(rest) {
-                Ok(0) => {
-                    return Err(failed("write", &self.path)(io::ErrorKind::WriteZero.into()));
-                }
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed("write", &self.path)(error)),
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn sync(&self) -> Result<(), StorageError> {
-        self.file.sync_data().map_err(failed("sync", &self.path))
-    }
-}
-
-fn file_header(key: &PartitionKey, base_offset: u64) -> [u8; FILE_HEADER_BYTES as usize] {
-    let mut out = [0; FILE_HEADER_BYTES as usize];
-    out[..8].copy_from_slice(MAGIC);
-    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
-    out[10..14].copy_from_slice(&key.stream_id.to_le_bytes());
-    out[14..18].copy_from_slice(&key.topic_id.to_le_bytes());
-    out[18..22].copy_from_slice(&key.partition_id.to_le_bytes());
-    out[22..30].copy_from_slice(&key.created_at.to_le_bytes());
-    out[30..38].copy_from_slice(&base_offset.to_le_bytes());
-    let crc = crc32c::crc32c(&out[..38]);
-    out[38..42].copy_from_slice(&crc.to_le_bytes());
-    out
-}
-
-fn check_file_header(path: &Path, file: &File, key: &PartitionKey) -> Result<u64, StorageError> {
-    let corrupt = |what: &str| StorageError::Corrupt {
-        path: path.display().to_string(),
-        position: 0,
-        what: what.to_owned(),
-    };
-    let mut found = [0; FILE_HEADER_BYTES as usize];
-    file.read_exact_at(&mut found, 0)
-        .map_err(|_| corrupt("no header"))?;
-    if &found[..8] != MAGIC {
-        return Err(corrupt("not a segment"));
-    }
-    let version = u16::from_le_bytes([found[8], found[9]]);
-    if version != VERSION {
-        return Err(StorageError::Version {
-            path: path.display().to_string(),
-            found: version,
-            known: VERSION,
+            keep
         });
+        self.index.shrink_to_fit();
     }
-    let mut base = [0; 8];
-    base.copy_from_slice(&found[30..38]);
-    let base_offset = u64::from_le_bytes(base);
-    if found != file_header(key, base_offset) {
-        return Err(corrupt("the header is damaged or of another partition"));
+
+    pub(super) fn is_synced(&self) -> bool {
+        self.synced == self.end.position
     }
-    Ok(base_offset)
+
+    /// What so many messages take on average, and the way to the first of them.
+    pub(super) fn likely_bytes(&self, messages: u32) -> u64 {
+        let held = (self.end.next_offset - self.base_offset).max(1);
+        let bytes = u128::from(self.end.position) * u128::from(messages) / u128::from(held);
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        bytes.saturating_add(SEALED_INDEX_EVERY_BYTES)
+    }
+
+    /// A position at or in front of the batch that holds this offset.
+    pub(super) fn position_before(&self, offset: u64) -> u64 {
+        let behind = self
+            .index
+            .partition_point(|entry| self.base_offset + u64::from(entry.offset) <= offset);
+        self.position_of(behind.checked_sub(1))
+    }
+
+    /// A position in front of the first batch that is not older than this.
+    pub(super) fn position_before_time(&self, timestamp: u64) -> u64 {
+        let behind = self
+            .index
+            .partition_point(|entry| entry.timestamp < timestamp);
+        self.position_of(behind.checked_sub(1))
+    }
+
+    /// A position behind the message in front of this offset.
+    pub(super) fn position_after(&self, offset: u64) -> u64 {
+        let behind = self
+            .index
+            .partition_point(|entry| self.base_offset + u64::from(entry.offset) < offset);
+        self.index
+            .get(behind)
+            .map_or(self.end.position, |entry| u64::from(entry.position))
+    }
+
+    fn position_of(&self, entry: Option<usize>) -> u64 {
+        entry
+            .and_then(|entry| self.index.get(entry))
+            .map_or(FILE_HEADER_BYTES as u64, |entry| u64::from(entry.position))
+    }
 }

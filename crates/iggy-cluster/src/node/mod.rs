@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use adapters::metadata::{MetadataEvent, NodeInfo, PartitionKey};
-use adapters::storage::{EmbeddedStorage, PartitionStorage, StorageError};
+use adapters::storage::{EmbeddedStorage, EmbeddedStorageConfig, PartitionStorage, StorageError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::ReplicaId;
@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::admin::{self, Admin};
 use crate::cluster::{self, LastHeard, Members, Metadata};
@@ -77,6 +77,7 @@ pub enum StartError {
 pub struct Node {
     inbox: Inbox,
     log: Arc<dyn ReplicatedLog>,
+    storage: Arc<dyn PartitionStorage>,
     tasks: JoinSet<()>,
     stopped: oneshot::Receiver<Result<(), String>>,
 }
@@ -92,7 +93,10 @@ impl Node {
         root: RootUser,
         replica_id: u8,
     ) -> Result<Self, StartError> {
-        let storage = EmbeddedStorage::new(config.storage.path.join("partitions"))?;
+        let storage = EmbeddedStorage::new(
+            config.storage.path.join("partitions"),
+            EmbeddedStorageConfig::default(),
+        )?;
         Self::start_with(config, root, replica_id, Arc::new(storage)).await
     }
 
@@ -152,7 +156,10 @@ impl Node {
             peers.rpc(Lane::Control),
             config.tcp.request_timeout.duration(),
         ));
-        let local = Arc::new(LocalPartitions::new(Arc::clone(&metadata), storage));
+        let local = Arc::new(LocalPartitions::new(
+            Arc::clone(&metadata),
+            Arc::clone(&storage),
+        ));
         let partitions = Arc::new(Partitions::new(
             Arc::clone(&metadata),
             Arc::clone(&local),
@@ -210,6 +217,7 @@ impl Node {
         Ok(Self {
             inbox,
             log,
+            storage,
             tasks,
             stopped,
         })
@@ -232,12 +240,15 @@ impl Node {
         }
     }
 
-    /// Stops the node. What was acknowledged is durable at any moment, so there
-    /// is nothing to wait for but the thread.
+    /// Stops the node. Acknowledged metadata is durable at any moment; messages
+    /// whose acknowledgement did not promise that are now synced too.
     pub async fn stop(mut self) {
         self.inbox.put(Message::Stop);
         self.tasks.abort_all();
         let _ = self.stopped().await;
+        if let Err(error) = self.storage.shutdown().await {
+            error!(%error, "not all partitions could be closed");
+        }
     }
 }
 

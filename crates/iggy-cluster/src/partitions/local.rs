@@ -219,7 +219,12 @@ fn refusal(key: &PartitionKey, error: &StorageError) -> u32 {
         StorageError::Batch(_) => INVALID_BATCH,
         StorageError::InvalidOffset { .. } => INVALID_OFFSET,
         StorageError::OffsetNotFound => OFFSET_NOT_FOUND,
-        StorageError::Corrupt { .. } | StorageError::Version { .. } | StorageError::Io { .. } => {
+        StorageError::Removed => PARTITION_NOT_FOUND,
+        StorageError::Closed => code::TRANSIENT_NOT_ACCEPTED,
+        StorageError::Corrupt { .. }
+        | StorageError::Version { .. }
+        | StorageError::Io { .. }
+        | StorageError::Failed { .. } => {
             error!(?key, %error, "the partition cannot be served");
             IO_ERROR
         }

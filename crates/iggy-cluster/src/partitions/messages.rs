@@ -190,6 +190,7 @@ impl DataReply {
                 out.put_u8(2);
                 out.put_u64_le(appended.base_offset);
                 out.put_u32_le(appended.messages);
+                out.put_u64_le(appended.base_timestamp);
             }
             Self::Polled(polled) => {
                 out.put_u8(3);
@@ -209,6 +210,7 @@ impl DataReply {
                     out.put_u32_le(stats.segments);
                     out.put_u64_le(stats.bytes);
                     out.put_u64_le(stats.messages);
+                    out.put_u64_le(stats.first_offset);
                     out.put_u64_le(stats.next_offset);
                 }
             }
@@ -225,6 +227,7 @@ impl DataReply {
             2 => Self::Appended(Appended {
                 base_offset: bytes.try_get_u64_le().ok()?,
                 messages: bytes.try_get_u32_le().ok()?,
+                base_timestamp: bytes.try_get_u64_le().ok()?,
             }),
             3 => {
                 let polled = PolledBatches {
@@ -240,12 +243,13 @@ impl DataReply {
                 current: bytes.try_get_u64_le().ok()?,
             },
             5 => {
-                let mut stats = Vec::with_capacity(bytes.len() / 28);
+                let mut stats = Vec::with_capacity(bytes.len() / 36);
                 while !bytes.is_empty() {
                     stats.push(PartitionStats {
                         segments: bytes.try_get_u32_le().ok()?,
                         bytes: bytes.try_get_u64_le().ok()?,
                         messages: bytes.try_get_u64_le().ok()?,
+                        first_offset: bytes.try_get_u64_le().ok()?,
                         next_offset: bytes.try_get_u64_le().ok()?,
                     });
                 }

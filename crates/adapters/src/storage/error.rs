@@ -1,0 +1,113 @@
+//! Why the storage refuses or fails.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::BatchError;
+
+/// Why the storage refused or failed.
+#[derive(Clone, Debug, Error)]
+pub enum StorageError {
+    /// The batch is not well-formed.
+    #[error("invalid batch: {0}")]
+    Batch(#[from] BatchError),
+    /// The offset lies beyond the last message.
+    #[error("offset {offset} lies beyond the last message at {current}")]
+    InvalidOffset {
+        /// The offset.
+        offset: u64,
+        /// The last.
+        current: u64,
+    },
+    /// The consumer has stored no offset.
+    #[error("the consumer has stored no offset")]
+    OffsetNotFound,
+    /// Acknowledged data is damaged.
+    #[error(
+        "{path} is corrupt at byte {position}: {what}; restore the partition's directory from \
+         a copy, or delete the topic",
+        path = .path.display()
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        position: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// Written by another version.
+    #[error(
+        "{path} has format {found}, this program knows {known}; use the version that wrote it",
+        path = .path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u16,
+        /// Ours.
+        known: u16,
+    },
+    /// The operating system refused.
+    #[error("cannot {operation} {path}: {source}", path = .path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// An earlier write or sync failed, so what the disk holds behind the last
+    /// acknowledgement is unknown. Reads go on.
+    #[error(
+        "the partition takes nothing more, because it failed before: {cause}; check the disk, \
+         then restart the node"
+    )]
+    Failed {
+        /// What failed.
+        cause: Arc<StorageError>,
+    },
+    /// The partition has been removed meanwhile.
+    #[error("the partition has been removed")]
+    Removed,
+    /// The storage has been shut down, or the partition is being closed.
+    #[error("the storage is closed")]
+    Closed,
+}
+
+impl StorageError {
+    pub(super) fn corrupt(path: &Path, position: u64, what: impl Into<String>) -> Self {
+        Self::Corrupt {
+            path: path.to_owned(),
+            position,
+            what: what.into(),
+        }
+    }
+
+    /// The error of everything that comes after this one.
+    pub(super) fn lasting(&self) -> Self {
+        match self {
+            Self::Failed { .. } => self.clone(),
+            other => Self::Failed {
+                cause: Arc::new(other.clone()),
+            },
+        }
+    }
+}
+
+/// For `map_err`: what was tried on which file.
+pub(super) fn failed<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> StorageError + 'a {
+    move |source| StorageError::Io {
+        operation,
+        path: path.to_owned(),
+        source: Arc::new(source),
+    }
+}

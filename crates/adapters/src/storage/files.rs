@@ -1,0 +1,346 @@
+//! Files as the storage uses them: behind a small trait, so that tests can make
+//! them fail, and with a bound on how many are open at once.
+//!
+//! A file is opened when it is needed and stays open until too many are. One
+//! that has unsynced writes is synced before it is closed: the kernel tells of a
+//! failed write-back only those who had the file open.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::StorageError;
+use super::error::failed;
+
+/// A lock whose holder panicked still guards plain values.
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An open file.
+pub(super) trait DiskFile: Send + Sync {
+    fn len(&self) -> io::Result<u64>;
+    /// Up to `bytes` from `position` on; fewer only at the end of the file.
+    fn read(&self, position: u64, bytes: usize) -> io::Result<Vec<u8>>;
+    /// Writes all parts, one behind the other.
+    fn write(&self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// The operations on names that must not get lost, and the way to files.
+pub(super) trait Disk: Send + Sync {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// An empty file, whatever was there.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// The operating system's.
+pub(super) struct OsDisk;
+
+struct OsFile(File);
+
+impl Disk for OsDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+impl DiskFile for OsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, position: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let mut buffer: Vec<u8> = Vec::with_capacity(bytes);
+        while buffer.len() < bytes {
+            let at = position + buffer.len() as u64;
+            // Into memory that nobody zeroed first.
+            let spare = rustix::buffer::spare_capacity(&mut buffer);
+            match rustix::io::pread(&self.0, spare, at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The allocator may have given more than was asked for.
+        buffer.truncate(bytes);
+        Ok(buffer)
+    }
+
+    fn write(&self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        /// What the kernel takes in one call.
+        const PARTS_MAX: usize = 1024;
+        let mut rest = parts;
+        let mut at = position;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let now = rest.len().min(PARTS_MAX);
+            match rustix::io::pwritev(&self.0, &rest[..now], at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+}
+
+/// All files of a storage.
+pub(super) struct Files {
+    pub(super) disk: Arc<dyn Disk>,
+    open_max: usize,
+    /// Those that were opened, the longest ago first; some are closed by now.
+    opened: Mutex<VecDeque<Weak<ManagedFile>>>,
+}
+
+impl Files {
+    pub(super) fn new(disk: Arc<dyn Disk>, open_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            disk,
+            open_max: open_max.max(1),
+            opened: Mutex::default(),
+        })
+    }
+
+    pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
+        self.disk
+            .sync_dir(dir)
+            .map_err(failed("sync directory", dir))
+    }
+
+    /// One that is not there is no error.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), StorageError> {
+        match self.disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A small file as a whole; `None` when there is none.
+    pub(super) fn load(&self, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
+        match std::fs::read(path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", path)(error)),
+        }
+    }
+
+    /// Counts a file that was just opened, and closes others beyond the bound.
+    /// Those that were used since they came to the front get another round.
+    fn count(&self, file: &Arc<ManagedFile>) {
+        let mut opened = lock(&self.opened);
+        opened.push_back(Arc::downgrade(file));
+        let mut rounds = 2 * opened.len();
+        while opened.len() > self.open_max && rounds > 0 {
+            rounds -= 1;
+            let Some(oldest) = opened.pop_front() else {
+                break;
+            };
+            let Some(candidate) = oldest.upgrade() else {
+                continue;
+            };
+            // Closing may sync, which others need not wait for.
+            drop(opened);
+            let closed = candidate.close_if_idle();
+            opened = lock(&self.opened);
+            if !closed {
+                opened.push_back(oldest);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn open_count(&self) -> usize {
+        let opened = lock(&self.opened);
+        opened
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|file| lock(&file.state).handle.is_some())
+            .count()
+    }
+}
+
+/// A file that is open while it is used, and as long as not too many are.
+pub(super) struct ManagedFile {
+    pub(super) path: PathBuf,
+    files: Arc<Files>,
+    used: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    handle: Option<Arc<dyn DiskFile>>,
+    /// Counts writes; `synced` is its value at the last sync, unless this file
+    /// was never synced here: then another process may have written.
+    writes: u64,
+    synced: Option<u64>,
+    failed: Option<StorageError>,
+    let_go: bool,
+}
+
+impl ManagedFile {
+    /// A file that exists.
+    pub(super) fn at(path: PathBuf, files: &Arc<Files>) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            files: Arc::clone(files),
+            used: AtomicBool::new(false),
+            state: Mutex::default(),
+        })
+    }
+
+    /// A file that was just made, with what was written into it.
+    pub(super) fn made(path: PathBuf, files: &Arc<Files>, handle: Arc<dyn DiskFile>) -> Arc<Self> {
+        let file = Self::at(path, files);
+        {
+            let mut state = lock(&file.state);
+            state.handle = Some(handle);
+            state.writes = 1;
+        }
+        files.count(&file);
+        file
+    }
+
+    fn handle(self: &Arc<Self>) -> Result<Arc<dyn DiskFile>, StorageError> {
+        self.used.store(true, Ordering::Relaxed);
+        let handle = {
+            let mut state = lock(&self.state);
+            if state.let_go {
+                return Err(StorageError::Closed);
+            }
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if let Some(handle) = &state.handle {
+                return Ok(Arc::clone(handle));
+            }
+            let opened = self.files.disk.open(&self.path);
+            let handle = opened.map_err(failed("open", &self.path))?;
+            state.handle = Some(Arc::clone(&handle));
+            handle
+        };
+        self.files.count(self);
+        Ok(handle)
+    }
+
+    pub(super) fn len(self: &Arc<Self>) -> Result<u64, StorageError> {
+        self.handle()?.len().map_err(failed("inspect", &self.path))
+    }
+
+    pub(super) fn read(
+        self: &Arc<Self>,
+        position: u64,
+        bytes: usize,
+    ) -> Result<Vec<u8>, StorageError> {
+        let read = self.handle()?.read(position, bytes);
+        read.map_err(failed("read", &self.path))
+    }
+
+    pub(super) fn write(
+        self: &Arc<Self>,
+        position: u64,
+        parts: &mut [IoSlice<'_>],
+    ) -> Result<(), StorageError> {
+        // Holding the handle keeps it open until the write is counted.
+        let handle = self.handle()?;
+        let written = handle.write(position, parts);
+        lock(&self.state).writes += 1;
+        written.map_err(failed("write", &self.path))
+    }
+
+    /// Puts on the disk what was written before.
+    pub(super) fn sync(self: &Arc<Self>) -> Result<(), StorageError> {
+        let writes = {
+            let state = lock(&self.state);
+            if state.failed.is_none() && state.synced == Some(state.writes) {
+                return Ok(());
+            }
+            state.writes
+        };
+        let handle = self.handle()?;
+        handle.sync().map_err(failed("sync", &self.path))?;
+        lock(&self.state).synced = Some(writes);
+        Ok(())
+    }
+
+    pub(super) fn truncate(self: &Arc<Self>, bytes: u64) -> Result<(), StorageError> {
+        let handle = self.handle()?;
+        let cut = handle.truncate(bytes);
+        lock(&self.state).writes += 1;
+        cut.map_err(failed("truncate", &self.path))
+    }
+
+    /// No more use of this name: it may soon be another file's.
+    pub(super) fn let_go(&self) {
+        let mut state = lock(&self.state);
+        state.let_go = true;
+        state.handle = None;
+    }
+
+    fn close_if_idle(&self) -> bool {
+        if self.used.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let mut state = lock(&self.state);
+        let Some(handle) = &state.handle else {
+            return true;
+        };
+        if Arc::strong_count(handle) > 1 {
+            return false;
+        }
+        if state.writes > 0 && state.synced != Some(state.writes) {
+            match handle.sync() {
+                Ok(()) => state.synced = Some(state.writes),
+                Err(error) => state.failed = Some(failed("sync", &self.path)(error)),
+            }
+        }
+        state.handle = None;
+        true
+    }
+}

@@ -1,0 +1,164 @@
+//! Consumer offsets.
+
+use super::*;
+
+async fn store(storage: &EmbeddedStorage, id: u32, offset: u64) -> Result<(), StorageError> {
+    let options = written();
+    storage
+        .store_offset(key(1), options, consumer(id), offset)
+        .await
+}
+
+async fn stored(storage: &EmbeddedStorage, id: u32) -> Option<u64> {
+    storage
+        .offset(key(1), written(), consumer(id))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn consumer_offsets_survive_and_stay_within_the_log() {
+    let dir = Dir::new();
+    let group = ConsumerKey { group: true, id: 1 };
+    let storage = dir.storage();
+    assert!(matches!(
+        store(&storage, 1, 0).await,
+        Err(StorageError::InvalidOffset {
+            offset: 0,
+            current: 0
+        })
+    ));
+    append(&storage, 0, 10, 1).await;
+    store(&storage, 1, 4).await.unwrap();
+    storage
+        .store_offset(key(1), written(), group, 9)
+        .await
+        .unwrap();
+    store(&storage, 2, 5).await.unwrap();
+    storage
+        .delete_offset(key(1), written(), consumer(2))
+        .await
+        .unwrap();
+    assert!(matches!(
+        store(&storage, 1, 10).await,
+        Err(StorageError::InvalidOffset { current: 9, .. })
+    ));
+    for storage in [storage, dir.storage()] {
+        assert_eq!(stored(&storage, 1).await, Some(4));
+        assert_eq!(stored(&storage, 2).await, None);
+        let of_group = storage.offset(key(1), written(), group).await.unwrap();
+        assert_eq!(of_group, Some(9));
+        let missing = storage.delete_offset(key(1), written(), consumer(2)).await;
+        assert!(matches!(missing, Err(StorageError::OffsetNotFound)));
+    }
+}
+
+#[tokio::test]
+async fn an_offset_may_go_back() {
+    let dir = Dir::new();
+    let storage = dir.storage();
+    append(&storage, 0, 10, 1).await;
+    store(&storage, 1, 9).await.unwrap();
+    store(&storage, 1, 3).await.unwrap();
+    for storage in [storage, dir.storage()] {
+        assert_eq!(stored(&storage, 1).await, Some(3));
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_offsets_does_not_grow_for_ever() {
+    let dir = Dir::new();
+    let storage = dir.storage();
+    append(&storage, 0, 10, 1).await;
+    for round in 0..20_000 {
+        store(&storage, 1, round % 10).await.unwrap();
+    }
+    let bytes = fs::metadata(dir.partition(key(1)).join("offsets"))
+        .unwrap()
+        .len();
+    assert!(bytes < 100_000, "{bytes}");
+    assert_eq!(stored(&dir.storage(), 1).await, Some(9));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_consumers_store_at_once() {
+    let dir = Dir::new();
+    let storage = Arc::new(dir.storage());
+    append(&storage, 0, 100, 1).await;
+    let consumers: Vec<_> = (0..64)
+        .map(|id| {
+            let storage = Arc::clone(&storage);
+            tokio::spawn(async move {
+                for offset in 0..=u64::from(id) {
+                    store(&storage, id, offset).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for consumer in consumers {
+        consumer.await.unwrap();
+    }
+    for storage in [&*storage, &dir.storage()] {
+        for id in 0..64 {
+            assert_eq!(stored(storage, id).await, Some(u64::from(id)));
+        }
+    }
+}
+
+/// Each consumer goes on from its last offset that can be read; none is ahead of
+/// where it was, and all others lose nothing.
+#[tokio::test]
+async fn a_damaged_record_takes_one_consumer_back_at_most() {
+    let dir = Dir::new();
+    let storage = dir.storage();
+    append(&storage, 0, 10, 1).await;
+    for (id, offset) in [(1, 1), (2, 2), (1, 5), (3, 3)] {
+        store(&storage, id, offset).await.unwrap();
+    }
+    let path = dir.partition(key(1)).join("offsets");
+    let content = fs::read(&path).unwrap();
+    let before = [Some(5), Some(2), Some(3)];
+    for at in 16..content.len() {
+        let mut changed = content.clone();
+        changed[at] ^= 1;
+        fs::write(&path, &changed).unwrap();
+        let storage = dir.storage();
+        let mut differ = 0;
+        for (id, before) in (1..).zip(before) {
+            let after = stored(&storage, id).await;
+            assert!(after <= before, "{at}: {after:?}");
+            differ += usize::from(after != before);
+        }
+        assert!(differ <= 1, "{at}");
+    }
+    for end in 16..content.len() {
+        fs::write(&path, &content[..end]).unwrap();
+        let storage = dir.storage();
+        assert!(stored(&storage, 1).await <= Some(5));
+        store(&storage, 3, 7).await.unwrap();
+        assert_eq!(stored(&dir.storage(), 3).await, Some(7), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_offsets_that_is_none_is_refused() {
+    let dir = Dir::new();
+    let storage = dir.storage();
+    append(&storage, 0, 10, 1).await;
+    store(&storage, 1, 1).await.unwrap();
+    let path = dir.partition(key(1)).join("offsets");
+    let content = fs::read(&path).unwrap();
+    for at in 0..16 {
+        let mut changed = content.clone();
+        changed[at] ^= 1;
+        fs::write(&path, &changed).unwrap();
+        let refused = dir.storage().stats(key(1), written()).await;
+        assert!(
+            matches!(
+                refused,
+                Err(StorageError::Corrupt { .. } | StorageError::Version { .. })
+            ),
+            "{at}: {refused:?}"
+        );
+    }
+}

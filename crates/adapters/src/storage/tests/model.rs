@@ -1,0 +1,169 @@
+//! Any history, against a list.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { messages: u64, later: u64 },
+    Read { at: u64, count: u32, bytes: usize },
+    ReadLast { count: u32 },
+    ReadTime { at: u64, count: u32 },
+    Store { consumer: u32, at: u64 },
+    Delete { consumer: u32 },
+    Sync,
+    Close,
+    Kill,
+    Tear { bytes: u64 },
+    Purge,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1..40_u64, 0..5_u64).prop_map(|(messages, later)| Step::Append { messages, later }),
+        6 => (any::<u64>(), 1..100_u32, 300..20_000_usize)
+            .prop_map(|(at, count, bytes)| Step::Read { at, count, bytes }),
+        2 => (1..100_u32).prop_map(|count| Step::ReadLast { count }),
+        3 => (any::<u64>(), 1..100_u32).prop_map(|(at, count)| Step::ReadTime { at, count }),
+        3 => (0..4_u32, any::<u64>()).prop_map(|(consumer, at)| Step::Store { consumer, at }),
+        1 => (0..4_u32).prop_map(|consumer| Step::Delete { consumer }),
+        1 => Just(Step::Sync),
+        1 => Just(Step::Close),
+        2 => Just(Step::Kill),
+        1 => (1..300_u64).prop_map(|bytes| Step::Tear { bytes }),
+        1 => Just(Step::Purge),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    /// When each message arrived.
+    messages: Vec<u64>,
+    offsets: BTreeMap<u32, u64>,
+    now: u64,
+}
+
+struct History {
+    dir: Dir,
+    storage: EmbeddedStorage,
+    model: Model,
+}
+
+impl History {
+    async fn run(&mut self, step: Step) {
+        let next = self.model.messages.len() as u64;
+        match step {
+            Step::Append { messages, later } => {
+                self.model.now += later;
+                append(&self.storage, next, messages, self.model.now).await;
+                let times = std::iter::repeat_n(self.model.now, messages as usize);
+                self.model.messages.extend(times);
+            }
+            Step::Read { at, count, bytes } => self.read(at % (next + 2), count, bytes).await,
+            Step::ReadLast { count } => {
+                let from = next.saturating_sub(u64::from(count));
+                let expected: Vec<_> = (from..next).collect();
+                assert_eq!(read(&self.storage, ReadFrom::Last, count).await, expected);
+            }
+            Step::ReadTime { at, count } => {
+                let time = at % (self.model.now + 2);
+                let from = self.model.messages.partition_point(|then| *then < time) as u64;
+                let expected: Vec<_> = (from..next.min(from + u64::from(count))).collect();
+                let got = read(&self.storage, ReadFrom::Timestamp(time), count).await;
+                assert_eq!(got, expected, "at {time}");
+            }
+            Step::Store { consumer, at } => self.store(consumer, at % (next + 1)).await,
+            Step::Delete { consumer: id } => {
+                let deleted = self.storage.delete_offset(key(1), written(), consumer(id));
+                let deleted = deleted.await.is_ok();
+                assert_eq!(deleted, self.model.offsets.remove(&id).is_some());
+            }
+            Step::Sync => self.storage.sync(key(1), written()).await.unwrap(),
+            Step::Close => self.storage.close(key(1)).await.unwrap(),
+            Step::Kill => self.kill(),
+            Step::Tear { bytes } => self.tear(bytes).await,
+            Step::Purge => {
+                self.storage.purge(key(1)).await.unwrap();
+                self.model.messages.clear();
+                self.model.offsets.clear();
+            }
+        }
+        self.check_offsets().await;
+    }
+
+    async fn read(&self, from: u64, count: u32, bytes: usize) {
+        let next = self.model.messages.len() as u64;
+        let polled = self
+            .storage
+            .read(key(1), written(), ReadFrom::Offset(from), count, bytes)
+            .await
+            .unwrap();
+        let got = decoded(&polled);
+        let most = next.min(from + u64::from(count));
+        let expected: Vec<_> = (from..most).take(got.len()).collect();
+        let offsets: Vec<_> = got.iter().map(|(offset, _)| *offset).collect();
+        assert_eq!(offsets, expected);
+        assert_eq!(got.is_empty(), from >= most, "progress");
+        let size: usize = polled.batches.iter().map(Bytes::len).sum();
+        assert!(size <= bytes || got.len() == 1);
+    }
+
+    async fn store(&mut self, id: u32, offset: u64) {
+        let stored = self
+            .storage
+            .store_offset(key(1), written(), consumer(id), offset);
+        match stored.await {
+            Ok(()) => {
+                assert!(offset < self.model.messages.len() as u64);
+                self.model.offsets.insert(id, offset);
+            }
+            Err(StorageError::InvalidOffset { .. }) => {
+                assert_eq!(offset, self.model.messages.len() as u64);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn check_offsets(&self) {
+        for id in 0..4 {
+            let stored = self.storage.offset(key(1), written(), consumer(id)).await;
+            assert_eq!(stored.unwrap(), self.model.offsets.get(&id).copied());
+        }
+    }
+
+    fn kill(&mut self) {
+        self.dir = self.dir.copy();
+        self.storage = self.dir.storage();
+    }
+
+    /// The process is killed while it writes a batch.
+    async fn tear(&mut self, bytes: u64) {
+        let next = self.model.messages.len() as u64;
+        append(&self.storage, next, 3, self.model.now).await;
+        self.dir = self.dir.copy();
+        let last = self.dir.segments().pop().unwrap();
+        let file = fs::OpenOptions::new().write(true).open(last).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length - bytes).unwrap();
+        self.storage = self.dir.storage();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn any_history_reads_like_a_list(steps in prop::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let dir = Dir::new();
+            let storage = dir.storage();
+            let mut history = History { dir, storage, model: Model::default() };
+            for step in steps {
+                history.run(step).await;
+            }
+        });
+    }
+}

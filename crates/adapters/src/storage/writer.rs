@@ -1,0 +1,313 @@
+//! Appending to a partition's log, and getting it onto the disk.
+//!
+//! One task at a time takes the batches that wait, writes them with one vectored
+//! write, and one sync where acknowledgements promise that, and answers in order.
+//! Where they do not promise it, a background sync follows the writer, so that
+//! little is lost with the machine, and little waits for the disk at a time.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use iggy_binary_protocol::batch::BatchHeader;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::warn;
+
+use super::batch::{self, HEADER_BYTES};
+use super::files::{ManagedFile, lock};
+use super::format::{self, Mark};
+use super::partition::Partition;
+use super::segment::{End, Segment};
+use super::{Appended, Durability, PartitionOptions, StorageError};
+
+/// Batches that share one write at most: as many as the kernel takes at once.
+const BATCHES_PER_WRITE_MAX: usize = 512;
+/// Bytes that share one write at most, unless one batch is larger.
+const BYTES_PER_WRITE_MAX: usize = 16 << 20;
+/// The background sync begins when so many bytes have been written.
+const SYNC_EVERY_BYTES: u64 = 64 << 20;
+/// Segments end behind the batch that takes them over this: positions in the
+/// index have 32 bits.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// A batch that waits to be written.
+pub(super) struct Append {
+    header: BatchHeader,
+    batch: Bytes,
+    options: PartitionOptions,
+    now_micros: u64,
+    answer: oneshot::Sender<Result<Appended, StorageError>>,
+    /// Its place in the queue.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Append {
+    pub(super) fn answer(self, result: Result<Appended, StorageError>) {
+        // Nobody listening is fine.
+        let _ = self.answer.send(result);
+    }
+}
+
+/// Where the next batches go.
+struct Target {
+    file: Arc<ManagedFile>,
+    salt: u64,
+    end: End,
+    synced_offset: u64,
+}
+
+impl Partition {
+    pub(super) async fn append(
+        self: &Arc<Self>,
+        options: PartitionOptions,
+        batch: Bytes,
+        now_micros: u64,
+    ) -> Result<Appended, StorageError> {
+        let header = batch::check(&batch)?;
+        let bytes = batch.len().min(self.shared.queue_bytes_max);
+        let room = Arc::clone(&self.room)
+            .acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX))
+            .await
+            .map_err(|_| StorageError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        let begin = self.appends.add(Append {
+            header,
+            batch,
+            options,
+            now_micros,
+            answer,
+            _room: room,
+        })?;
+        if begin {
+            let partition = Arc::clone(self);
+            tokio::task::spawn_blocking(move || partition.write_waiting());
+        }
+        // Without an answer, nobody knows how far it came.
+        answered
+            .await
+            .unwrap_or_else(|_| Err(StorageError::Closed.lasting()))
+    }
+
+    /// Writes until nothing waits.
+    fn write_waiting(self: &Arc<Self>) {
+        let mut working = Working {
+            partition: self,
+            done: false,
+        };
+        loop {
+            let (mut count, mut bytes) = (0, 0);
+            let group = self.appends.take(|append| {
+                count += 1;
+                bytes += append.batch.len();
+                count <= BATCHES_PER_WRITE_MAX && bytes <= BYTES_PER_WRITE_MAX
+            });
+            if group.is_empty() {
+                working.done = true;
+                return;
+            }
+            match self.write_group(&group) {
+                Ok(appended) => {
+                    for (append, appended) in group.into_iter().zip(appended) {
+                        append.answer(Ok(appended));
+                    }
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    for append in group {
+                        append.answer(Err(error.lasting()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_group(self: &Arc<Self>, group: &[Append]) -> Result<Vec<Appended>, StorageError> {
+        let target = self.target(group)?;
+        let durability = group.iter().map(|append| append.options.durability).max();
+        let durability = durability.unwrap_or_default();
+        let (headers, appended) = self.stamp(&target, group);
+        let mut parts = Vec::with_capacity(2 * group.len());
+        for (header, append) in headers.iter().zip(group) {
+            parts.push(IoSlice::new(header));
+            parts.push(IoSlice::new(&append.batch[HEADER_BYTES..]));
+        }
+        let written = target.file.write(target.end.position, &mut parts);
+        let written = written.and_then(|()| match durability {
+            Durability::Written => Ok(()),
+            Durability::Synced => self.sync_written(&target.file),
+        });
+        if let Err(error) = written {
+            self.take_back(&target);
+            return Err(error);
+        }
+        self.acknowledge(durability, group, &appended);
+        Ok(appended)
+    }
+
+    /// The last segment, or a new one when there is none or it is full.
+    fn target(&self, group: &[Append]) -> Result<Target, StorageError> {
+        let (base_offset, timestamp) = {
+            let log = lock(&self.log);
+            let bytes_max = group.iter().map(|append| append.options.segment_bytes_max);
+            let bytes_max = bytes_max.min().unwrap_or(0).min(SEGMENT_BYTES_MAX);
+            match log.segments.last() {
+                Some(last) if last.end.position < bytes_max || last.index.is_empty() => {
+                    return Ok(Target::of(last, log.synced_offset));
+                }
+                Some(last) => (last.end.next_offset, last.end.timestamp),
+                None => (0, 0),
+            }
+        };
+        let dirs = self.make_dir()?;
+        let files = &self.shared.files;
+        let segment = Segment::create(&self.dir, files, &self.key, base_offset, timestamp)?;
+        let mut log = lock(&self.log);
+        let target = Target::of(&segment, log.synced_offset);
+        if let Some(last) = log.segments.last_mut() {
+            last.seal();
+        }
+        log.segments.push(segment);
+        log.unsynced_dirs.extend(dirs);
+        Ok(target)
+    }
+
+    /// The headers as they will stand in the file, and the answers.
+    fn stamp(&self, target: &Target, group: &[Append]) -> (Vec<[u8; HEADER_BYTES]>, Vec<Appended>) {
+        let mark = Mark {
+            synced_offset: target.synced_offset,
+            boot: self.shared.boot,
+        };
+        let mut end = target.end;
+        let stamped = group.iter().map(|append| {
+            end.timestamp = end.timestamp.max(append.now_micros);
+            let mut header = batch::stamp(
+                append.header,
+                self.key.partition_id,
+                end.next_offset,
+                end.timestamp,
+                &append.batch,
+            );
+            format::mark(&mut header, mark, target.salt, end.position);
+            let appended = Appended {
+                base_offset: end.next_offset,
+                messages: append.header.message_count,
+                base_timestamp: end.timestamp,
+            };
+            end.position += append.header.batch_length;
+            end.next_offset += u64::from(append.header.message_count);
+            (header, appended)
+        });
+        stamped.unzip()
+    }
+
+    fn acknowledge(
+        self: &Arc<Self>,
+        durability: Durability,
+        group: &[Append],
+        appended: &[Appended],
+    ) {
+        let sync_now = {
+            let mut log = lock(&self.log);
+            for (append, appended) in group.iter().zip(appended) {
+                let bytes = append.header.batch_length;
+                log.unsynced_bytes += bytes;
+                if let Some(last) = log.segments.last_mut() {
+                    assert_eq!(
+                        last.end.next_offset, appended.base_offset,
+                        "only the writer moves the end of the log"
+                    );
+                    last.note(appended.base_timestamp, bytes, appended.messages);
+                }
+            }
+            if durability == Durability::Synced {
+                log.synced_to_end();
+            }
+            let due = log.unsynced_bytes >= SYNC_EVERY_BYTES || log.has_unsynced_sealed();
+            due && !std::mem::replace(&mut log.syncing, true)
+        };
+        if sync_now {
+            let partition = Arc::clone(self);
+            // Its end is not waited for: a failure stops the partition.
+            tokio::task::spawn_blocking(move || {
+                let _ = partition.sync();
+                lock(&partition.log).syncing = false;
+            });
+        }
+    }
+
+    /// Syncs a write that is not acknowledged yet, and what stands in front of it.
+    fn sync_written(&self, file: &Arc<ManagedFile>) -> Result<(), StorageError> {
+        if !lock(&self.log).is_synced_before_tail() {
+            self.sync()?;
+        }
+        file.sync()
+    }
+
+    /// Puts everything that is acknowledged onto the disk, in order. The partition
+    /// has failed when this fails.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        let _one_at_a_time = lock(&self.syncing);
+        if self.retired.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Some(error) = self.failure() {
+            return Err(error.clone());
+        }
+        self.sync_in_order().inspect_err(|error| self.fail(error))
+    }
+
+    fn sync_in_order(&self) -> Result<(), StorageError> {
+        let (dirs, segments) = lock(&self.log).unsynced();
+        for dir in &dirs {
+            self.shared.files.sync_dir(dir)?;
+        }
+        lock(&self.log).synced_dirs(dirs.len());
+        for mut segment in segments {
+            segment.file.sync()?;
+            if let Some(hint) = &segment.hint
+                && let Err(error) = hint.store(&segment.file.path, &self.shared.files)
+            {
+                warn!(%error, "opening the segment again will take longer");
+                segment.hint = None;
+            }
+            lock(&self.log).synced(&segment);
+        }
+        self.offsets.sync()
+    }
+
+    /// Nothing of a write that failed may come back as if it had not.
+    fn take_back(&self, target: &Target) {
+        let file = &target.file;
+        let cut = file.truncate(target.end.position);
+        if let Err(error) = cut.and_then(|()| file.sync()) {
+            warn!(%error, "what could not be written may partly be there");
+        }
+    }
+}
+
+impl Target {
+    fn of(segment: &Segment, synced_offset: u64) -> Self {
+        Self {
+            file: Arc::clone(&segment.file),
+            salt: segment.salt,
+            end: segment.end,
+            synced_offset,
+        }
+    }
+}
+
+/// Sees to it that nobody waits for a writer that panicked.
+struct Working<'a> {
+    partition: &'a Partition,
+    done: bool,
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.partition.fail(&StorageError::Closed);
+            self.partition.appends.abandon();
+        }
+    }
+}
