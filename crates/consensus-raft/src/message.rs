@@ -4,15 +4,14 @@
 //! version u8 | group u128 | type u8 | flags u8
 //! | to, from, term, log_term, index, commit, commit_term, reject_hint  u64 each
 //! | context_length u16 | context
-//! | entry_count u32 | { term u64 | index u64 | kind u8 | length u32 | payload } *
-//! | snapshot, when flagged: index u64 | term u64 | epoch u64
-//!     | voter_count u16 | voter u64 * | learner_count u16 | learner u64 *
+//! | entries | snapshot, when flagged
 //! ```
-//! Integers are little-endian. Entries decode to slices of the message. What
+//! Integers are little-endian; [`wire`] has entries and snapshots. What
 //! raft-rs carries as the data of a read's only entry travels as the context.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
-use consensus::{Entry, EntryKind, Index, Membership, ReplicaId, SnapshotMeta, StepError, Term};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use consensus::wire::{self, cut, malformed, take};
+use consensus::{EntryKind, SnapshotMeta, StepError};
 use raft::eraftpb::{Message, MessageType};
 
 use crate::translate;
@@ -22,8 +21,6 @@ const FLAG_REJECT: u8 = 1;
 const FLAG_SNAPSHOT: u8 = 2;
 const CONTEXT_BYTES_MAX: usize = 64;
 const HEADER_BYTES: usize = 1 + 16 + 1 + 1 + 8 * 8 + 2;
-const ENTRY_HEADER_BYTES: usize = 8 + 8 + 1 + 4;
-const MEMBERS_MAX: usize = 4096;
 
 /// A decoded message and, of a snapshot offer, what it offers.
 pub(crate) struct Decoded {
@@ -40,10 +37,11 @@ pub(crate) fn encode(group: u128, message: Message, snapshot: Option<&SnapshotMe
     } else {
         message.context
     };
-    let payload: usize = entries.iter().map(|entry| entry.data.len()).sum();
-    let mut out = BytesMut::with_capacity(
-        HEADER_BYTES + 4 + entries.len() * ENTRY_HEADER_BYTES + payload + 64,
-    );
+    let entries: Vec<_> = entries
+        .into_iter()
+        .map(translate::from_raft_entry)
+        .collect();
+    let mut out = BytesMut::with_capacity(HEADER_BYTES + wire::entries_bytes(&entries) + 64);
     out.put_u8(VERSION);
     out.put_u128_le(group);
     out.put_u8(message.msg_type as u8);
@@ -69,31 +67,11 @@ pub(crate) fn encode(group: u128, message: Message, snapshot: Option<&SnapshotMe
     }
     out.put_u16_le(context.len() as u16);
     out.put_slice(&context);
-    out.put_u32_le(entries.len() as u32);
-    for entry in entries {
-        let entry = translate::from_raft_entry(entry);
-        out.put_u64_le(entry.term.0);
-        out.put_u64_le(entry.index.0);
-        out.put_u8(entry.kind as u8);
-        out.put_u32_le(entry.payload.len() as u32);
-        out.put_slice(&entry.payload);
-    }
+    wire::put_entries(&mut out, &entries);
     if let Some(meta) = snapshot {
-        put_snapshot(&mut out, meta);
+        wire::put_snapshot(&mut out, meta);
     }
     out.freeze()
-}
-
-fn put_snapshot(out: &mut BytesMut, meta: &SnapshotMeta) {
-    out.put_u64_le(meta.index.0);
-    out.put_u64_le(meta.term.0);
-    out.put_u64_le(meta.membership.epoch);
-    for ids in [meta.membership.voters(), meta.membership.learners()] {
-        out.put_u16_le(ids.len() as u16);
-        for id in ids {
-            out.put_u64_le(id.0);
-        }
-    }
 }
 
 /// Decodes a peer's message. Checks its shape; whether it can be true is for
@@ -133,16 +111,22 @@ pub(crate) fn decode(group: u128, mut bytes: Bytes) -> Result<Decoded, StepError
         return Err(malformed(format!("context of {context_bytes} bytes")));
     }
     let context = take(&mut bytes, context_bytes)?;
-    let entries = decode_entries(&mut bytes)?;
+    let entries = wire::get_entries(&mut bytes)?;
+    if entries
+        .iter()
+        .any(|entry| entry.kind == EntryKind::Noop && !entry.payload.is_empty())
+    {
+        return Err(malformed("a no-op with a payload"));
+    }
     let snapshot = match flags & FLAG_SNAPSHOT {
         0 => None,
-        _ => Some(decode_snapshot(&mut bytes)?),
+        _ => Some(wire::get_snapshot(&mut bytes)?),
     };
     if !bytes.is_empty() {
-        return Err(malformed("bytes behind the end".into()));
+        return Err(malformed("bytes behind the end"));
     }
     if snapshot.is_some() != (kind == MessageType::MsgSnapshot) {
-        return Err(malformed("snapshot and message type disagree".into()));
+        return Err(malformed("snapshot and message type disagree"));
     }
     let mut message = Message {
         to,
@@ -160,7 +144,7 @@ pub(crate) fn decode(group: u128, mut bytes: Bytes) -> Result<Decoded, StepError
     let mut entries: Vec<_> = entries.iter().map(translate::to_raft_entry).collect();
     if is_read(kind) {
         if !entries.is_empty() {
-            return Err(malformed("entries in a read".into()));
+            return Err(malformed("entries in a read"));
         }
         entries.push(translate::command(context));
     } else {
@@ -178,61 +162,6 @@ fn is_read(kind: MessageType) -> bool {
         kind,
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp
     )
-}
-
-fn decode_entries(bytes: &mut Bytes) -> Result<Vec<Entry>, StepError> {
-    let count = bytes.try_get_u32_le().map_err(cut)? as usize;
-    if count > bytes.len() / ENTRY_HEADER_BYTES {
-        return Err(malformed("more entries than bytes".into()));
-    }
-    let mut entries = Vec::with_capacity(count);
-    for _ in 0..count {
-        let term = Term(bytes.try_get_u64_le().map_err(cut)?);
-        let index = Index(bytes.try_get_u64_le().map_err(cut)?);
-        let kind = bytes.try_get_u8().map_err(cut)?;
-        let kind =
-            EntryKind::from_wire(kind).ok_or_else(|| malformed(format!("entry kind {kind}")))?;
-        let length = bytes.try_get_u32_le().map_err(cut)? as usize;
-        let payload = take(bytes, length)?;
-        if kind == EntryKind::Noop && !payload.is_empty() {
-            return Err(malformed("a no-op with a payload".into()));
-        }
-        entries.push(Entry {
-            term,
-            index,
-            kind,
-            payload,
-        });
-    }
-    Ok(entries)
-}
-
-fn decode_snapshot(bytes: &mut Bytes) -> Result<SnapshotMeta, StepError> {
-    let index = Index(bytes.try_get_u64_le().map_err(cut)?);
-    let term = Term(bytes.try_get_u64_le().map_err(cut)?);
-    let epoch = bytes.try_get_u64_le().map_err(cut)?;
-    let voters = decode_ids(bytes)?;
-    let learners = decode_ids(bytes)?;
-    let membership = Membership::new(epoch, voters, learners)
-        .map_err(|error| malformed(format!("membership: {error}")))?;
-    if index == Index::ZERO || term == Term(0) {
-        return Err(malformed("a snapshot of nothing".into()));
-    }
-    Ok(SnapshotMeta {
-        index,
-        term,
-        membership,
-    })
-}
-
-fn decode_ids(bytes: &mut Bytes) -> Result<Vec<ReplicaId>, StepError> {
-    let count = usize::from(bytes.try_get_u16_le().map_err(cut)?);
-    if count > MEMBERS_MAX || count > bytes.len() / 8 {
-        return Err(malformed("more members than bytes".into()));
-    }
-    (0..count)
-        .map(|_| Ok(ReplicaId(bytes.try_get_u64_le().map_err(cut)?)))
-        .collect()
 }
 
 /// The types that travel between replicas. Proposals and leader transfers are
@@ -256,23 +185,10 @@ fn message_type(byte: u8) -> Option<MessageType> {
     .find(|kind| *kind as u8 == byte)
 }
 
-fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes, StepError> {
-    if length > bytes.len() {
-        return Err(malformed("cut short".into()));
-    }
-    Ok(bytes.split_to(length))
-}
-
-fn cut(_: TryGetError) -> StepError {
-    malformed("cut short".into())
-}
-
-fn malformed(what: String) -> StepError {
-    StepError::Malformed(what)
-}
-
 #[cfg(test)]
 mod tests {
+    use consensus::{Entry, Index, Membership, ReplicaId, Term};
+
     use super::*;
 
     fn append() -> Bytes {

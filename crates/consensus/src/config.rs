@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::{Entry, Index, Membership, ReplicaId, SnapshotMeta};
 
 /// How a core is set up. Times are in ticks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CoreConfig {
     /// This replica.
     pub id: ReplicaId,
@@ -28,8 +28,28 @@ pub struct CoreConfig {
     pub limits: Limits,
 }
 
+impl CoreConfig {
+    /// Whether a core can be built from it.
+    ///
+    /// # Errors
+    /// [`RecoverError::Config`] when it contradicts itself.
+    pub fn check(&self) -> Result<(), RecoverError> {
+        let refuse = |what: String| Err(RecoverError::Config(what));
+        if !self.membership.contains(self.id) {
+            return refuse(format!("replica {} is not a member", self.id));
+        }
+        if self.heartbeat_ticks == 0 || self.election_ticks < 2 * self.heartbeat_ticks {
+            return refuse(format!(
+                "an election timeout of {} ticks is less than twice the heartbeat interval of {}",
+                self.election_ticks, self.heartbeat_ticks
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Bounds of a core, and what happens at each.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Payload of one entry; a larger proposal is rejected as `TooLarge`.
     pub entry_bytes_max: usize,
@@ -88,6 +108,14 @@ pub enum RecoverError {
         "the hard state in the write-ahead log does not decode ({0}); it was written by another backend or version, or the disk is corrupt"
     )]
     HardState(String),
+    /// The entries of the log do not belong together.
+    #[error(
+        "the recovered log is not one log: entry {index} does not follow from the one before; it was written by another backend or version, or the disk is corrupt; restore this node's data directory or replace the node under a new replica id"
+    )]
+    Chain {
+        /// The first entry that does not.
+        index: Index,
+    },
     /// The log has a hole or does not connect to the snapshot.
     #[error(
         "the recovered log does not connect: expected index {expected}, found {found}; restore this node's data directory or replace the node under a new replica id"

@@ -86,7 +86,7 @@ pub enum Input {
 }
 
 /// What the driver must do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Make durable, then report [`Input::Persisted`]. Batches are durable in
     /// the order of their ids.
@@ -147,7 +147,7 @@ pub enum Effect {
 }
 
 /// What must become durable together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PersistBatch {
     /// Rises by one with every batch.
     pub id: PersistId,
@@ -161,7 +161,7 @@ pub struct PersistBatch {
 }
 
 /// A committed entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Committed {
     /// The entry.
     pub entry: Entry,
@@ -170,7 +170,7 @@ pub struct Committed {
 }
 
 /// Why a proposal or a read was turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum RejectReason {
     /// Another replica leads. Had no effect.
     #[error("not the leader")]
@@ -219,7 +219,7 @@ pub enum StepError {
 }
 
 /// A replica's role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Orders commands.
     Leader,
@@ -245,7 +245,7 @@ impl Role {
 }
 
 /// What a replica believes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Status {
     /// Its role.
     pub role: Role,
@@ -270,7 +270,7 @@ pub struct Status {
 }
 
 /// What a leader knows of a peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PeerProgress {
     /// The peer.
     pub id: ReplicaId,
@@ -283,7 +283,7 @@ pub struct PeerProgress {
 }
 
 /// How a leader feeds a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeerState {
     /// Looking for where their logs agree.
     Probe,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{Index, Membership, Term};
 
 /// What an entry's payload means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EntryKind {
     /// A [`Batch`](crate::Batch) of client commands for the state machine.
@@ -27,7 +27,7 @@ impl EntryKind {
 }
 
 /// One position of the replicated log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Term of the leader that created it.
     pub term: Term,
@@ -40,7 +40,7 @@ pub struct Entry {
 }
 
 /// What a snapshot of the state machine stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SnapshotMeta {
     /// The last entry whose effects the snapshot holds.
     pub index: Index,

@@ -17,6 +17,7 @@ mod ids;
 mod log_window;
 mod membership;
 mod state_machine;
+pub mod wire;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use crate::{Entry, Index, Term};
 
 /// A gap-free run of entries, and what precedes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LogWindow {
     base: (Index, Term),
     entries: VecDeque<Entry>,

@@ -6,7 +6,7 @@ use crate::ReplicaId;
 
 /// The replicas of a group. Voters are kept in the order in which they were
 /// given: a backend whose leader is a function of the term follows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// Number of the configuration; rises with every change.
     pub epoch: u64,

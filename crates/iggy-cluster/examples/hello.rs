@@ -3,8 +3,10 @@
 //!
 //! ```sh
 //! cargo run --release -- dev
-//! cargo run --release --example hello
+//! cargo run --release --example hello [ADDRESS]
 //! ```
+//! Any node of the cluster will do; the default is 127.0.0.1:8090. When that one
+//! does not answer, the example gives up after three attempts.
 
 #![allow(clippy::print_stdout, reason = "an example that shows what it does")]
 
@@ -19,8 +21,14 @@ const PARTITIONS: u32 = 3;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1);
     let address = address.unwrap_or_else(|| "127.0.0.1:8090".into());
-    let client = IggyClient::from_connection_string(&format!("iggy://iggy:iggy@{address}"))?;
-    client.connect().await?;
+    let client = IggyClient::from_connection_string(&format!(
+        "iggy://iggy:iggy@{address}?reconnection_retries=2&reconnection_interval=1s"
+    ))?;
+    client.connect().await.map_err(|error| {
+        format!(
+            "{address}: {error}; is that node up? Give another: --example hello -- 127.0.0.1:8190"
+        )
+    })?;
 
     let (stream, topic) = (Identifier::named("hello")?, Identifier::named("greetings")?);
     if client.get_stream(&stream).await?.is_none() {

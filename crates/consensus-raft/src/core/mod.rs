@@ -32,7 +32,7 @@ use crate::reads::Reads;
 use crate::snapshots::{Offer, Snapshots};
 use crate::storage::RaftStorage;
 use crate::{guard, message, timeouts, translate};
-use recover::{build_storage, check_config, config_error, raft_config};
+use recover::{build_storage, config_error, raft_config};
 
 /// A read is given up after this many election timeouts.
 const READ_ELECTION_TIMEOUTS: u64 = 4;
@@ -74,7 +74,7 @@ impl RaftCore {
     /// When the configuration contradicts itself, or the disk has lost or mixed
     /// up what it once held.
     pub fn new(config: &CoreConfig, recovered: Recovered) -> Result<Self, RecoverError> {
-        check_config(config)?;
+        config.check()?;
         let recovered = recovered.checked()?;
         let (storage, applied) = build_storage(config, recovered)?;
         let vote = {

@@ -6,20 +6,6 @@ use raft::Config;
 use crate::hard_state;
 use crate::storage::RaftStorage;
 
-pub(super) fn check_config(config: &CoreConfig) -> Result<(), RecoverError> {
-    let refuse = |what: String| Err(RecoverError::Config(what));
-    if !config.membership.contains(config.id) {
-        return refuse(format!("replica {} is not a member", config.id));
-    }
-    if config.heartbeat_ticks == 0 || config.election_ticks < 2 * config.heartbeat_ticks {
-        return refuse(format!(
-            "an election timeout of {} ticks is less than twice the heartbeat interval of {}",
-            config.election_ticks, config.heartbeat_ticks
-        ));
-    }
-    Ok(())
-}
-
 pub(super) fn build_storage(
     config: &CoreConfig,
     recovered: Recovered,

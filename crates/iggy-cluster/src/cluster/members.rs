@@ -89,14 +89,16 @@ impl Members {
         }
     }
 
-    /// Registers this node unless it is, as it is.
+    /// Registers this node unless it is, as it is. Not before there are users:
+    /// a registered node answers logins.
     async fn register(&self) {
-        let registered = {
+        let wanted = {
             let state = self.metadata.reader.read();
             let node = state.node(self.metadata.me);
-            node.is_some_and(|node| node.live && node.info == self.info)
+            let registered = node.is_some_and(|node| node.live && node.info == self.info);
+            !registered && state.user_by_id(0).is_some()
         };
-        if registered || self.metadata.leadership().leader.is_none() {
+        if !wanted || self.metadata.leadership().leader.is_none() {
             return;
         }
         let command = Command::RegisterNode(self.info.clone());

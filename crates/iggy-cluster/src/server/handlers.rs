@@ -91,6 +91,16 @@ impl Connection {
         };
         self.close_session();
         let metadata = std::sync::Arc::clone(&self.server.metadata);
+        let registration = {
+            let state = metadata.reader.read();
+            let node = state.node(metadata.me);
+            node.filter(|node| node.live).map(|node| node.registration)
+        };
+        // Until this node is registered, it speaks for nobody and may not
+        // know the users yet; clients repeat.
+        let Some(registration) = registration else {
+            return self.reply(header, Err(Failure::NotCommitted));
+        };
         let verified = self
             .server
             .credentials
@@ -103,15 +113,6 @@ impl Connection {
                 return evict(Eviction::InvalidCredentials);
             }
             Err(failure) => return self.reply(header, Err(failure)),
-        };
-        let registration = {
-            let state = metadata.reader.read();
-            let node = state.node(metadata.me);
-            node.filter(|node| node.live).map(|node| node.registration)
-        };
-        // Until this node is registered, it speaks for nobody; clients repeat.
-        let Some(registration) = registration else {
-            return self.reply(header, Err(Failure::NotCommitted));
         };
         let command = Command::Register {
             client: header.client,
