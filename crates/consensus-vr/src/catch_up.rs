@@ -1,0 +1,273 @@
+//! Getting the log of a view before joining it.
+//!
+//! The primary of a new view fetches what the chosen log has and its own has not;
+//! a backup fetches what the `StartView` announces. Neither cuts its log first
+//! (E2): what is known to be committed replaces what stands there as it comes;
+//! what is not is gathered in memory and put in place in one batch together with
+//! the log view that it makes true. Until then the replica brings its old log into
+//! view changes, under its old log view.
+//!
+//! Gathered entries are bounded by what a primary lets be uncommitted.
+
+use consensus::{Entry, EntryKind, Index, ReplicaId, StepError};
+
+use crate::backup::Backup;
+use crate::core::{Phase, VrCore};
+use crate::ids::{Head, View};
+use crate::log::{self, LINK_BYTES};
+use crate::message::Message;
+use crate::primary::Primary;
+use crate::view_change::ViewChange;
+
+/// The log with which the view begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Target {
+    pub(crate) head: Head,
+    pub(crate) commit: Index,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CatchUp {
+    target: Target,
+    /// The next op that is missing: all before it is that of the target.
+    next: Index,
+    /// Uncommitted entries up to `next`, to be put in place together.
+    gathered: Vec<Entry>,
+}
+
+impl CatchUp {
+    pub(crate) fn new(target: Target, next: Index) -> Self {
+        Self {
+            target,
+            next,
+            gathered: Vec::new(),
+        }
+    }
+
+    /// All up to here is there by other means.
+    pub(crate) fn skip_to(&mut self, op: Index) {
+        if self.next <= op {
+            self.next = op.next();
+            self.gathered.clear();
+        }
+    }
+}
+
+impl VrCore {
+    pub(crate) fn on_start_view(
+        &mut self,
+        view: View,
+        commit: Index,
+        head: Head,
+        entries: Vec<Entry>,
+    ) -> Result<(), StepError> {
+        if view > self.view {
+            self.follow(view);
+        }
+        // E5: whose log is of this view already has acknowledged ops of it, perhaps
+        // more than this message knows of.
+        if view < self.view || self.log_view == view {
+            return Ok(());
+        }
+        if commit > head.op || head.op < self.commit {
+            return Err(StepError::Impossible(format!(
+                "a view of {} ops, {commit} of them committed; {} are committed here",
+                head.op, self.commit
+            )));
+        }
+        let clock = self.clock;
+        let own_commit = self.commit;
+        let connects = entries
+            .first()
+            .filter(|first| self.log.connects(first))
+            .map(|first| first.index);
+        let Phase::ViewChange(change) = &mut self.phase else {
+            return Ok(());
+        };
+        change.since = clock;
+        if change.catch_up.is_none() {
+            // Where the sender says that the logs agree, or where they must.
+            let next = connects.unwrap_or(own_commit.next());
+            let target = Target { head, commit };
+            change.catch_up = Some(CatchUp::new(target, next));
+        }
+        self.gather(entries)?;
+        self.catch_up()
+    }
+
+    pub(crate) fn on_prepares(
+        &mut self,
+        from: ReplicaId,
+        view: View,
+        entries: Vec<Entry>,
+    ) -> Result<(), StepError> {
+        if view != self.view {
+            return Ok(());
+        }
+        let clock = self.clock;
+        let from_primary = from == self.primary_of(view);
+        let Phase::ViewChange(change) = &mut self.phase else {
+            return Ok(());
+        };
+        if change.catch_up.is_none() {
+            return Ok(());
+        }
+        if from_primary {
+            change.since = clock;
+        }
+        self.gather(entries)?;
+        self.catch_up()
+    }
+
+    /// Takes what continues the log of the view.
+    fn gather(&mut self, entries: Vec<Entry>) -> Result<(), StepError> {
+        for entry in entries {
+            let Phase::ViewChange(change) = &mut self.phase else {
+                return Ok(());
+            };
+            let Some(catch_up) = &mut change.catch_up else {
+                return Ok(());
+            };
+            if entry.index < catch_up.next || entry.index > catch_up.target.head.op {
+                continue;
+            }
+            if entry.index > catch_up.next {
+                return Ok(());
+            }
+            let connects = match catch_up.gathered.last() {
+                Some(before) => log::parent(&entry) == Some(log::checksum(before)),
+                None => self.log.connects(&entry),
+            };
+            if !connects {
+                // The logs part before what this replica took for common.
+                change.catch_up = None;
+                return Err(StepError::Impossible(format!(
+                    "entry {} does not continue the log of view {}",
+                    entry.index, self.view
+                )));
+            }
+            catch_up.next = entry.index.next();
+            let here = catch_up.gathered.is_empty()
+                && self.log.checksum(entry.index) == Some(log::checksum(&entry));
+            if here {
+                continue;
+            }
+            if entry.index > catch_up.target.commit {
+                catch_up.gathered.push(entry);
+                continue;
+            }
+            // Whatever stood there differs from a committed op: nobody needs it.
+            self.durability.wrote(entry.index);
+            self.log.replace(std::slice::from_ref(&entry));
+        }
+        Ok(())
+    }
+
+    /// Joins the view when nothing is missing, or asks for what is.
+    pub(crate) fn catch_up(&mut self) -> Result<(), StepError> {
+        let Phase::ViewChange(change) = &mut self.phase else {
+            return Ok(());
+        };
+        let Some(catch_up) = &change.catch_up else {
+            return Ok(());
+        };
+        let (next, target) = (catch_up.next, catch_up.target);
+        // Everything before `next` is of the view's log, and so committed where
+        // that is. What is only gathered is not in this log yet.
+        let in_log = Index(next.prev().0 - catch_up.gathered.len() as u64);
+        self.commit_up_to(target.commit.min(in_log));
+        if next <= target.head.op {
+            self.ask_for_next();
+            return Ok(());
+        }
+        self.join()
+    }
+
+    /// Asks whoever has it for the next op that is missing.
+    pub(crate) fn ask_for_next(&mut self) {
+        let Phase::ViewChange(change) = &self.phase else {
+            return;
+        };
+        let Some(catch_up) = &change.catch_up else {
+            return;
+        };
+        let op = catch_up.next;
+        let source = match &change.choice {
+            Some(choice) => choice.op(op).map_or(choice.source, |(_, holder)| holder),
+            None => self.primary_of(self.view),
+        };
+        if source != self.id {
+            self.send_durable(source, Message::RequestPrepares { op });
+        }
+    }
+
+    /// The log of the view is here: from now on it is this replica's.
+    fn join(&mut self) -> Result<(), StepError> {
+        let Phase::ViewChange(change) = &mut self.phase else {
+            return Ok(());
+        };
+        let ViewChange {
+            catch_up, brought, ..
+        } = std::mem::take(change);
+        let Some(CatchUp {
+            target, gathered, ..
+        }) = catch_up
+        else {
+            return Ok(());
+        };
+        if let Some(first) = gathered.first() {
+            self.durability.wrote(first.index);
+            self.log.replace(&gathered);
+        } else if self.log.last() > target.head.op {
+            self.log.truncate_from(target.head.op.next());
+            // Written again, so that on disk too nothing stands behind it.
+            self.durability.wrote(target.head.op);
+        }
+        let own = self.log.checksum(target.head.op);
+        let same = target.head.checksum.is_none() || own.is_none() || target.head.checksum == own;
+        assert!(
+            same && self.log.last() == target.head.op,
+            "the log of a view is one log (invariant 6)"
+        );
+        self.commit_up_to(target.commit);
+        self.log_view = self.view;
+        self.durability.state_changed();
+        self.joined = self.durability.next_batch();
+        self.suspicion.became_normal(self.clock);
+        if self.is_primary_of(self.view) {
+            self.begin_view(brought);
+        } else {
+            let mut backup = Backup::new(self.clock);
+            backup.ack_due = true;
+            self.phase = Phase::Backup(backup);
+        }
+        Ok(())
+    }
+
+    /// The view begins: its first op is a no-op, which is committed only when the
+    /// view lives, and everything inherited with it.
+    fn begin_view(
+        &mut self,
+        brought: std::collections::BTreeMap<ReplicaId, crate::message::DoViewChange>,
+    ) {
+        let first_op = self.log.prepare(self.view, EntryKind::Noop, &[]);
+        self.durability.wrote(first_op);
+        let uncommitted: usize = (self.commit.0 + 1..=first_op.0)
+            .filter_map(|op| self.log.get(Index(op)))
+            .map(|entry| entry.payload.len() - LINK_BYTES)
+            .sum();
+        let others = self.others();
+        self.phase = Phase::Primary(Primary::new(
+            others.iter().copied(),
+            self.clock,
+            first_op,
+            uncommitted,
+        ));
+        for id in others {
+            let agreed = brought
+                .get(&id)
+                .map_or(self.commit, |theirs| self.agreement(theirs));
+            self.send_start_view(id, agreed);
+        }
+    }
+}

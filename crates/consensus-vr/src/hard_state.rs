@@ -1,0 +1,86 @@
+//! What a replica must remember beside its log.
+//!
+//! ```text
+//! version u8 | epoch u64 | view u64 | log view u64 | commit u64
+//! ```
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use consensus::{Index, RecoverError};
+
+use crate::ids::View;
+
+const VERSION: u8 = 1;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HardState {
+    pub(crate) epoch: u64,
+    pub(crate) view: View,
+    /// The last view in which the log was the view's own.
+    pub(crate) log_view: View,
+    /// A lower bound.
+    pub(crate) commit: Index,
+}
+
+impl HardState {
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(33);
+        out.put_u8(VERSION);
+        out.put_u64_le(self.epoch);
+        out.put_u64_le(self.view.0);
+        out.put_u64_le(self.log_view.0);
+        out.put_u64_le(self.commit.0);
+        out.freeze()
+    }
+
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, RecoverError> {
+        let refuse = |what: String| RecoverError::HardState(what);
+        let short = |_| refuse("it is cut short".into());
+        let version = bytes.try_get_u8().map_err(short)?;
+        if version != VERSION {
+            return Err(refuse(format!(
+                "format {version}, this program knows {VERSION}"
+            )));
+        }
+        let state = Self {
+            epoch: bytes.try_get_u64_le().map_err(short)?,
+            view: View(bytes.try_get_u64_le().map_err(short)?),
+            log_view: View(bytes.try_get_u64_le().map_err(short)?),
+            commit: Index(bytes.try_get_u64_le().map_err(short)?),
+        };
+        if !bytes.is_empty() {
+            return Err(refuse("bytes behind its end".into()));
+        }
+        if state.log_view > state.view {
+            return Err(refuse(format!(
+                "its log is of view {}, behind view {}",
+                state.log_view, state.view
+            )));
+        }
+        Ok(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_comes_back_and_nothing_else_does() {
+        let state = HardState {
+            epoch: 1,
+            view: View(7),
+            log_view: View(6),
+            commit: Index(5),
+        };
+        let bytes = state.encode();
+        assert_eq!(HardState::decode(&bytes), Ok(state));
+        for length in 0..bytes.len() {
+            assert!(HardState::decode(&bytes[..length]).is_err());
+        }
+        let ahead = HardState {
+            log_view: View(8),
+            ..state
+        };
+        assert!(HardState::decode(&ahead.encode()).is_err());
+    }
+}

@@ -1,0 +1,1 @@
+//! The protocol, message by message.
