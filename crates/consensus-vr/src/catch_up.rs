@@ -9,13 +9,15 @@
 //!
 //! Gathered entries are bounded by what a primary lets be uncommitted.
 
+use std::collections::BTreeMap;
+
 use consensus::{Entry, EntryKind, Index, ReplicaId, StepError};
 
 use crate::backup::Backup;
 use crate::core::{Phase, VrCore};
 use crate::ids::{Head, View};
 use crate::log::{self, LINK_BYTES};
-use crate::message::Message;
+use crate::message::{DoViewChange, Message};
 use crate::primary::Primary;
 use crate::view_change::ViewChange;
 
@@ -235,7 +237,7 @@ impl VrCore {
         self.joined = self.durability.next_batch();
         self.suspicion.became_normal(self.clock);
         if self.is_primary_of(self.view) {
-            self.begin_view(brought);
+            self.begin_view(&brought);
         } else {
             let mut backup = Backup::new(self.clock);
             backup.ack_due = true;
@@ -246,10 +248,7 @@ impl VrCore {
 
     /// The view begins: its first op is a no-op, which is committed only when the
     /// view lives, and everything inherited with it.
-    fn begin_view(
-        &mut self,
-        brought: std::collections::BTreeMap<ReplicaId, crate::message::DoViewChange>,
-    ) {
+    fn begin_view(&mut self, brought: &BTreeMap<ReplicaId, DoViewChange>) {
         let first_op = self.log.prepare(self.view, EntryKind::Noop, &[]);
         self.durability.wrote(first_op);
         let uncommitted: usize = (self.commit.0 + 1..=first_op.0)

@@ -3,14 +3,17 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::Cluster;
+use crate::{Backend, Cluster};
 
 /// Frames sent on one connection before the next is made: few, because a node
 /// hangs up at the first that makes no sense and reads none behind it.
 const FRAMES_PER_CONNECTION: u64 = 4;
 
 /// Makes random and mutated frames, from a seed.
-pub struct Garbage(u64);
+pub struct Garbage {
+    seed: u64,
+    backend: Backend,
+}
 
 impl Garbage {
     /// Sends so many frames, half to each port, to the nodes in turn; returns how
@@ -19,7 +22,10 @@ impl Garbage {
     /// # Errors
     /// When a node does not accept connections any more.
     pub async fn send(cluster: &Cluster, seed: u64, frames: u64) -> anyhow::Result<u64> {
-        let mut garbage = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut garbage = Self {
+            seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            backend: cluster.config().cluster.consensus.backend,
+        };
         let group = cluster.config().group_id();
         let name = cluster.config().cluster.name.clone();
         let mut sent = 0;
@@ -44,10 +50,10 @@ impl Garbage {
     }
 
     fn draw(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        self.seed
     }
 
     async fn fill_client_connection(&mut self, stream: TcpStream) -> u64 {
@@ -90,11 +96,15 @@ impl Garbage {
         frame
     }
 
-    /// A frame of a lane: a Raft message with random numbers, or random bytes.
+    /// A frame of a lane: a message of the backend with random numbers, or random
+    /// bytes.
     fn peer_frame(&mut self, group: u128, from: u64, to: u64) -> Vec<u8> {
         let mut content = match self.draw() % 4 {
             0 => self.random_bytes(200),
-            _ => self.raft_message(group, from, to),
+            _ => match self.backend {
+                Backend::Raft => self.raft_message(group, from, to),
+                Backend::Vr => self.vr_message(group, from, to),
+            },
         };
         if self.draw().is_multiple_of(3) && !content.is_empty() {
             let at = (self.draw() % content.len() as u64) as usize;
@@ -132,6 +142,28 @@ impl Garbage {
             out.extend_from_slice(&fixed.unwrap_or(random).to_le_bytes());
         }
         out.extend_from_slice(&0_u16.to_le_bytes());
+        self.entries(&mut out);
+        out
+    }
+
+    /// Of view 0 or 1, so that a view change is not what is tested.
+    fn vr_message(&mut self, group: u128, from: u64, to: u64) -> Vec<u8> {
+        let mut out = vec![0, 1];
+        out.extend_from_slice(&group.to_le_bytes());
+        out.push((self.draw() % 14) as u8);
+        for number in [from, to, self.draw() % 2] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        for _ in 0..self.draw() % 4 {
+            out.extend_from_slice(&(self.draw() % 8).to_le_bytes());
+        }
+        if self.draw().is_multiple_of(2) {
+            self.entries(&mut out);
+        }
+        out
+    }
+
+    fn entries(&mut self, out: &mut Vec<u8>) {
         let entries = (self.draw() % 3) as u32;
         out.extend_from_slice(&entries.to_le_bytes());
         for _ in 0..entries {
@@ -142,7 +174,6 @@ impl Garbage {
             out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
             out.extend_from_slice(&payload);
         }
-        out
     }
 
     fn random_bytes(&mut self, below: u64) -> Vec<u8> {

@@ -11,10 +11,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use iggy::prelude::*;
 use iggy_cluster::admin::{self, ClusterReport};
-use iggy_cluster::config::{Backend, ClusterConfig};
+use iggy_cluster::config::ClusterConfig;
 use tempfile::TempDir;
 
 pub use garbage::Garbage;
+pub use iggy_cluster::config::Backend;
+
+/// Makes of each of these functions, which take a [`Backend`], a test on Raft and
+/// one on VR.
+#[macro_export]
+macro_rules! on_each_backend {
+    ($($scenario:ident)*) => {
+        mod raft {
+            $(#[tokio::test] async fn $scenario() {
+                super::$scenario($crate::Backend::Raft).await;
+            })*
+        }
+        mod vr {
+            $(#[tokio::test] async fn $scenario() {
+                super::$scenario($crate::Backend::Vr).await;
+            })*
+        }
+    };
+}
 
 /// A cluster gets ready, or does what it is waited for, within this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,11 +53,15 @@ impl Cluster {
     ///
     /// # Errors
     /// When a process cannot be started or the cluster does not get ready.
-    pub async fn start(binary: impl Into<PathBuf>, nodes: u8) -> anyhow::Result<Self> {
+    pub async fn start(
+        binary: impl Into<PathBuf>,
+        backend: Backend,
+        nodes: u8,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("iggy-cluster-test-")
             .tempdir()?;
-        let config = ClusterConfig::for_dev(nodes, Backend::Raft, free_base_port(nodes)?, 10);
+        let config = ClusterConfig::for_dev(nodes, backend, free_base_port(nodes)?, 10);
         std::fs::write(dir.path().join("cluster.toml"), config.to_toml()?)?;
         let mut cluster = Self {
             binary: binary.into(),
@@ -241,7 +264,7 @@ fn free_base_port(nodes: u8) -> anyhow::Result<u16> {
     let start = (std::process::id() % 150) as u16 * 100;
     for _ in 0..200 {
         let base = 12_000 + (start + NEXT.fetch_add(100, Ordering::Relaxed)) % 18_000;
-        let config = ClusterConfig::for_dev(nodes, Backend::Raft, base, 10);
+        let config = ClusterConfig::for_dev(nodes, Backend::default(), base, 10);
         let free = config.cluster.nodes.iter().all(|node| {
             let ports = [node.ports.tcp, node.ports.tcp_replica, node.ports.admin];
             ports

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use iggy::prelude::*;
-use integration_tests::Cluster;
+use integration_tests::{Backend, Cluster, on_each_backend};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 
@@ -32,9 +32,8 @@ async fn create(client: &IggyClient, prefix: &str, count: usize) -> BTreeSet<Str
     acknowledged
 }
 
-#[tokio::test]
-async fn a_killed_leader_loses_nothing_acknowledged() {
-    let mut cluster = Cluster::start(NODE, 3).await.unwrap();
+async fn a_killed_leader_loses_nothing_acknowledged(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let mut acknowledged = BTreeSet::new();
     for round in 0..3 {
         let leader = cluster.leader().await.unwrap();
@@ -56,9 +55,8 @@ async fn a_killed_leader_loses_nothing_acknowledged() {
     }
 }
 
-#[tokio::test]
-async fn the_whole_cluster_is_killed_and_comes_back_with_everything() {
-    let mut cluster = Cluster::start(NODE, 3).await.unwrap();
+async fn the_whole_cluster_is_killed_and_comes_back_with_everything(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let client = cluster.client(0).await.unwrap();
     let streams = create(&client, "s", 100).await;
     let options = TopicCreateOptions {
@@ -112,9 +110,8 @@ async fn the_whole_cluster_is_killed_and_comes_back_with_everything() {
 }
 
 /// Messages are on one node: while it is away, nothing looks empty.
-#[tokio::test]
-async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back() {
-    let mut cluster = Cluster::start(NODE, 3).await.unwrap();
+async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let leader = cluster.leader().await.unwrap();
     let client = cluster.client(leader).await.unwrap();
     client.create_stream("s").await.unwrap();
@@ -160,4 +157,10 @@ async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back()
     cluster.run(away).unwrap();
     cluster.ready().await.unwrap();
     assert_eq!(poll(away).await.unwrap().messages.len(), 1);
+}
+
+on_each_backend! {
+    a_killed_leader_loses_nothing_acknowledged
+    the_whole_cluster_is_killed_and_comes_back_with_everything
+    partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back
 }

@@ -1,16 +1,15 @@
 //! Bytes that are no request, against the ports of a running cluster.
 
 use iggy_binary_protocol::consensus::Operation;
-use integration_tests::{Cluster, Garbage};
+use integration_tests::{Backend, Cluster, Garbage, on_each_backend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 const FRAMES: u64 = 5_000;
 
-#[tokio::test]
-async fn garbage_on_either_port_neither_stops_a_node_nor_confuses_clients() {
-    let mut cluster = Cluster::start(NODE, 3).await.unwrap();
+async fn garbage_on_either_port_neither_stops_a_node_nor_confuses_clients(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     for seed in 1..=4 {
         Garbage::send(&cluster, seed, FRAMES).await.unwrap();
     }
@@ -28,9 +27,8 @@ async fn garbage_on_either_port_neither_stops_a_node_nor_confuses_clients() {
 }
 
 /// Every well-formed request gets exactly one reply, to itself.
-#[tokio::test]
-async fn a_reply_belongs_to_its_request() {
-    let cluster = Cluster::start(NODE, 1).await.unwrap();
+async fn a_reply_belongs_to_its_request(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
     let mut stream = TcpStream::connect(cluster.tcp(0)).await.unwrap();
     for (number, code) in [(1_u64, 1_u8), (2, 200), (3, 1), (4, 12), (5, 244), (6, 1)] {
         let mut request = vec![0; 256];
@@ -49,4 +47,9 @@ async fn a_reply_belongs_to_its_request() {
         let status = u32::from_le_bytes(reply[216..220].try_into().unwrap());
         assert_eq!(status, if code == 1 { 0 } else { 40 }, "code {code}");
     }
+}
+
+on_each_backend! {
+    garbage_on_either_port_neither_stops_a_node_nor_confuses_clients
+    a_reply_belongs_to_its_request
 }

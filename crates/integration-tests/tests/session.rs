@@ -7,7 +7,7 @@
 use std::str::FromStr;
 
 use iggy::prelude::*;
-use integration_tests::Cluster;
+use integration_tests::{Backend, Cluster, on_each_backend};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 const MESSAGES: u32 = 100;
@@ -90,9 +90,8 @@ fn expected(partition: u32, from: u32, to: u32) -> Vec<(u64, String)> {
         .collect()
 }
 
-#[tokio::test]
-async fn a_stock_client_works_through_every_node() {
-    let cluster = Cluster::start(NODE, 3).await.unwrap();
+async fn a_stock_client_works_through_every_node(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     for node in 0..3 {
         let client = cluster.client(node).await.unwrap();
         let stream = format!("stream-{node}");
@@ -283,9 +282,8 @@ async fn errors(client: &IggyClient, stream: &str) {
     );
 }
 
-#[tokio::test]
-async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted() {
-    let cluster = Cluster::start(NODE, 3).await.unwrap();
+async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let client = cluster.client(1).await.unwrap();
     client.create_stream("old").await.unwrap();
     client
@@ -354,9 +352,8 @@ async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted() {
     assert!(client.get_streams().await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn wrong_credentials_are_refused() {
-    let cluster = Cluster::start(NODE, 1).await.unwrap();
+async fn wrong_credentials_are_refused(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
     for (user, password) in [("iggy", "wrong"), ("nobody", "iggy")] {
         let address = cluster.tcp(0);
         let client = TcpClient::create(std::sync::Arc::new(TcpClientConfig {
@@ -371,4 +368,10 @@ async fn wrong_credentials_are_refused() {
             "{refused:?}"
         );
     }
+}
+
+on_each_backend! {
+    a_stock_client_works_through_every_node
+    streams_and_topics_are_renamed_grown_shrunk_and_deleted
+    wrong_credentials_are_refused
 }

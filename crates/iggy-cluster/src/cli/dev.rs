@@ -40,12 +40,7 @@ pub(super) async fn run(args: &DevArgs) -> anyhow::Result<()> {
         (None, None) => unreachable!("one of them is there"),
     };
     std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
-    let config = ClusterConfig::for_dev(
-        args.nodes,
-        args.backend.into(),
-        args.tcp_port,
-        args.port_step,
-    );
+    let config = ClusterConfig::for_dev(args.nodes, args.backend, args.tcp_port, args.port_step);
     free_ports(&config)?;
     let file = data.join("cluster.toml");
     std::fs::write(&file, config.to_toml()?)

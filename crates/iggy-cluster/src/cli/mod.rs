@@ -7,7 +7,7 @@ mod status;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::Backend;
 
@@ -60,7 +60,7 @@ pub(crate) struct DevArgs {
     nodes: u8,
     /// Who orders the metadata
     #[arg(long, default_value = "raft")]
-    backend: BackendArg,
+    backend: Backend,
     /// Keep the data here [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -73,19 +73,6 @@ pub(crate) struct DevArgs {
     /// Start a node again when it dies
     #[arg(long)]
     restart: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum BackendArg {
-    Raft,
-}
-
-impl From<BackendArg> for Backend {
-    fn from(backend: BackendArg) -> Self {
-        match backend {
-            BackendArg::Raft => Self::Raft,
-        }
-    }
 }
 
 /// Arguments of `status`.

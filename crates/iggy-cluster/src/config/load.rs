@@ -161,11 +161,6 @@ pub fn parse(
 
 /// Adds to an error of the parser what helps.
 fn explain(error: &str) -> String {
-    if error.contains("unknown variant `vr`") {
-        return format!(
-            "{error}\nthe backend \"vr\" is not part of this version yet; set [cluster.consensus] backend = \"raft\""
-        );
-    }
     let unknown = error
         .split_once("unknown field `")
         .and_then(|(_, rest)| rest.split_once('`'))

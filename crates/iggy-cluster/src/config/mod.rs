@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use consensus::{Limits, Membership, MembershipError, ReplicaId};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -20,12 +21,14 @@ pub use load::{ConfigError, Loaded, environment, load, parse};
 pub use units::{HumanDuration, HumanSize};
 
 /// The consensus backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// tikv's raft-rs.
+    /// tikv's raft-rs
     #[default]
     Raft,
+    /// Viewstamped Replication
+    Vr,
 }
 
 impl Backend {
@@ -34,6 +37,7 @@ impl Backend {
     pub fn name(self) -> &'static str {
         match self {
             Self::Raft => "raft",
+            Self::Vr => "vr",
         }
     }
 }

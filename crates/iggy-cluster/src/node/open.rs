@@ -151,6 +151,7 @@ fn build_core(
     };
     match config.cluster.consensus.backend {
         Backend::Raft => Ok(Box::new(consensus_raft::RaftCore::new(&core, recovered)?)),
+        Backend::Vr => Ok(Box::new(consensus_vr::VrCore::new(&core, recovered)?)),
     }
 }
 

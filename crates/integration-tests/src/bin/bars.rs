@@ -18,10 +18,13 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use iggy::prelude::*;
-use integration_tests::{Cluster, Garbage, sibling};
+use integration_tests::{Backend, Cluster, Garbage, sibling};
 
 #[derive(Parser)]
 struct Args {
+    /// Who orders the metadata
+    #[arg(long, default_value = "raft", global = true)]
+    backend: Backend,
     #[command(subcommand)]
     bar: Bar,
 }
@@ -63,16 +66,17 @@ enum Bar {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    match Args::parse().bar {
-        Bar::Commands { clients, seconds } => commands(clients, seconds).await,
-        Bar::Failover { trials, clients } => failover(trials, clients).await,
-        Bar::Messages { batches } => messages(batches).await,
-        Bar::Garbage { frames } => garbage(frames).await,
+    let Args { backend, bar } = Args::parse();
+    match bar {
+        Bar::Commands { clients, seconds } => commands(backend, clients, seconds).await,
+        Bar::Failover { trials, clients } => failover(backend, trials, clients).await,
+        Bar::Messages { batches } => messages(backend, batches).await,
+        Bar::Garbage { frames } => garbage(backend, frames).await,
     }
 }
 
-async fn commands(clients: usize, seconds: u64) -> anyhow::Result<()> {
-    let cluster = Cluster::start(sibling("node")?, 3).await?;
+async fn commands(backend: Backend, clients: usize, seconds: u64) -> anyhow::Result<()> {
+    let cluster = Cluster::start(sibling("node")?, backend, 3).await?;
     let load = Load::start(&cluster, clients).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, begun) = (load.done(), Instant::now());
@@ -83,10 +87,10 @@ async fn commands(clients: usize, seconds: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn failover(trials: usize, clients: usize) -> anyhow::Result<()> {
+async fn failover(backend: Backend, trials: usize, clients: usize) -> anyhow::Result<()> {
     let mut gaps = Vec::new();
     for trial in 1..=trials {
-        let mut cluster = Cluster::start(sibling("node")?, 3).await?;
+        let mut cluster = Cluster::start(sibling("node")?, backend, 3).await?;
         let load = Load::start(&cluster, clients).await?;
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let leader = cluster.leader().await?;
@@ -239,10 +243,10 @@ async fn churn(
     known
 }
 
-async fn messages(batches: usize) -> anyhow::Result<()> {
+async fn messages(backend: Backend, batches: usize) -> anyhow::Result<()> {
     const MESSAGES: u32 = 1_000;
     const BYTES: usize = 1_000;
-    let cluster = Cluster::start(sibling("node")?, 3).await?;
+    let cluster = Cluster::start(sibling("node")?, backend, 3).await?;
     let node = cluster.leader().await?;
     let client = cluster.client(node).await?;
     let (stream, topic) = (Identifier::named("bars")?, Identifier::named("t")?);
@@ -295,9 +299,9 @@ fn report(what: &str, batches: usize, messages: u32, bytes: usize, begun: Instan
     println!("{what} {batches} batches: {rate:.0} MB/s");
 }
 
-async fn garbage(frames: u64) -> anyhow::Result<()> {
+async fn garbage(backend: Backend, frames: u64) -> anyhow::Result<()> {
     const SENDERS: u64 = 16;
-    let mut cluster = Cluster::start(sibling("node")?, 3).await?;
+    let mut cluster = Cluster::start(sibling("node")?, backend, 3).await?;
     let warm_up = Garbage::send(&cluster, 1, 20_000).await?;
     let before: Vec<_> = (0..3).map(|node| cluster.memory_bytes(node)).collect();
     let begun = Instant::now();

@@ -93,9 +93,9 @@ fn what_is_wrong_is_said_with_what_to_do() {
             "did you mean `election_timeout`?",
         ),
         (
-            with("backend = \"raft\"", "backend = \"vr\""),
+            with("backend = \"raft\"", "backend = \"paxos\""),
             vec![],
-            "set [cluster.consensus] backend = \"raft\"",
+            "unknown variant `paxos`, expected `raft` or `vr`",
         ),
         (
             with("\"200ms\"", "\"200 parsecs\""),
