@@ -313,7 +313,7 @@ impl VrCore {
         }
     }
 
-    fn role(&self) -> Role {
+    pub(crate) fn role(&self) -> Role {
         match &self.phase {
             Phase::Primary(primary) if !primary.has_ceded() => Role::Leader,
             _ if !self.is_voter() => Role::Learner,

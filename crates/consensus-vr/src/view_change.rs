@@ -102,7 +102,7 @@ impl VrCore {
 
     /// E7: it grows with every view change that does not finish, and shrinks only
     /// after a stable time.
-    fn view_change_ticks(&self) -> u64 {
+    pub(crate) fn view_change_ticks(&self) -> u64 {
         self.election_ticks << self.suspicion.attempts.min(BACKOFF_MAX)
     }
 

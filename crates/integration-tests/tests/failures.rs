@@ -1,5 +1,7 @@
 //! Nodes that are killed.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::BTreeSet;
 use std::str::FromStr;
 

@@ -1,5 +1,7 @@
 //! Bytes that are no request, against the ports of a running cluster.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use iggy_binary_protocol::consensus::Operation;
 use integration_tests::{Backend, Cluster, Garbage, on_each_backend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,1 +1,4 @@
 //! The protocol, message by message.
+
+mod harness;
+mod paper;

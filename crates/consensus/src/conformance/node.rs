@@ -22,7 +22,11 @@ pub struct Durable {
 }
 
 impl Durable {
-    pub(super) fn write(&mut self, batch: &PersistBatch) {
+    /// Writes a batch.
+    ///
+    /// # Panics
+    /// When it leaves a gap.
+    pub fn write(&mut self, batch: &PersistBatch) {
         if let Some(start) = batch.reset_to {
             self.start = start;
             self.entries.clear();
@@ -48,7 +52,9 @@ impl Durable {
         }
     }
 
-    pub(super) fn last(&self) -> Index {
+    /// The last index of the log.
+    #[must_use]
+    pub fn last(&self) -> Index {
         Index(self.start.0.0 + self.entries.len() as u64)
     }
 

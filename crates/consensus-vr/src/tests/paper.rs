@@ -1,0 +1,537 @@
+//! What is known to go wrong in the paper's protocol (E1 to E9), and what went
+//! wrong in implementations. Every test fails when its rule is taken out.
+
+use consensus::{EntryKind, Index, Role};
+
+use super::harness::{ELECTION, Group, HEARTBEAT, id};
+use crate::core::Phase;
+use crate::ids::{Head, View};
+use crate::log::Log;
+use crate::message::{Envelope, Message};
+
+fn is_from(number: u64) -> impl Fn(&Envelope) -> bool {
+    move |envelope| envelope.from == id(number)
+}
+
+/// The two that are not this one.
+fn others(number: u64) -> (u64, u64) {
+    (number % 3 + 1, (number + 1) % 3 + 1)
+}
+
+/// E1: a replica that forgets that it went to a view helps two primaries commit.
+#[test]
+fn e1_the_view_is_durable_before_a_message_of_it_leaves_and_survives_a_restart() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    let view = group.core(primary).view;
+    group.crash(primary);
+    group.node(backup).manual_sync = true;
+    group.node(other).manual_sync = true;
+    group.sent.clear();
+    group.run(3 * ELECTION);
+    assert!(group.core(backup).view > view, "it has moved in memory");
+    let revealing: Vec<_> = group
+        .sent
+        .iter()
+        .filter(|envelope| !matches!(envelope.message, Message::StartViewChange))
+        .collect();
+    assert_eq!(
+        revealing,
+        [] as [&Envelope; 0],
+        "a view left before it was durable"
+    );
+    // With the disk done, it leaves; and a restart finds the same view.
+    while group.sync(backup) {}
+    let moved = group.core(backup).view;
+    group.crash(backup);
+    group.restart(backup);
+    assert_eq!(group.core(backup).view, moved);
+    let old = Message::Prepare {
+        commit: Index(9),
+        entries: Vec::new(),
+    };
+    group.say(primary, backup, view.0, old);
+    assert!(
+        group.core(backup).commit < Index(9),
+        "it follows the old view"
+    );
+}
+
+/// E2 (VRR 5.2): a replica that fetches the log of a view keeps its own until all
+/// of it is there: it may be the only one that has what was acknowledged.
+#[test]
+fn e2_a_log_is_never_cut_before_its_replacement_is_here() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    group.commit(b"a");
+    // Only one backup gets these: they are committed, and only the primary knows.
+    group.propose(primary, b"b");
+    group.propose(primary, b"c");
+    group.settle_if(|envelope| envelope.to != id(other));
+    assert_eq!(group.commands(primary), ["a", "b", "c"]);
+    let view = group.core(backup).view;
+    let log = group.core(backup).log.clone();
+    let commit = group.core(backup).commit;
+    // A view that begins behind a log of which this replica gets only the end.
+    let mut chosen = Log::new(Index::ZERO, consensus::Term(0), None);
+    for op in 1..=log.last().0 {
+        chosen.replace(std::slice::from_ref(log.get(Index(op)).unwrap()));
+    }
+    let mut leader = view.next();
+    while group.core(backup).primary_of(leader) != id(other) {
+        leader = leader.next();
+    }
+    for body in [b"d", b"e", b"f"] {
+        chosen.prepare(leader, EntryKind::Command, body);
+    }
+    let begun = Message::StartView {
+        commit,
+        head: chosen.head(),
+        entries: vec![chosen.get(chosen.last()).unwrap().clone()],
+    };
+    group.say(other, backup, leader.0, begun);
+    assert_eq!(group.core(backup).view, leader);
+    assert_eq!(group.core(backup).log, log, "it cut its log");
+    assert_eq!(group.core(backup).log_view, view);
+    group.crash(backup);
+    group.restart(backup);
+    assert_eq!(group.core(backup).log.head(), log.head(), "lost on disk");
+    assert_eq!(group.core(backup).log_view, view);
+}
+
+/// E2 again, with a snapshot: it replaces no log that goes on behind it.
+#[test]
+fn e2_a_snapshot_does_not_replace_a_log_that_goes_on_behind_it() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, _) = others(primary);
+    group.commit(b"a");
+    group.propose(primary, b"b");
+    group.propose(primary, b"c");
+    group.settle_if(|envelope| matches!(envelope.message, Message::Prepare { .. }));
+    let core = group.core(backup);
+    let (last, view) = (core.log.last(), core.view);
+    let at = core.commit.next();
+    assert!(at < last, "something stands behind the snapshot");
+    let snapshot = consensus::SnapshotMeta {
+        index: at,
+        term: core.log.view(at).unwrap().term(),
+        membership: core.membership.clone(),
+    };
+    let checksum = core.log.checksum(at);
+    let offer = Message::SnapshotOffer { snapshot, checksum };
+    group.say(primary, backup, view.0, offer);
+    assert_eq!(group.core(backup).log.last(), last);
+    assert_eq!(group.core(backup).commit, at, "what it covers is committed");
+    assert!(group.nodes[&id(backup)].fetches.is_empty());
+    assert_eq!(group.commands(backup), ["a", "b"]);
+}
+
+/// E3: a commit number that goes back runs ops twice.
+#[test]
+fn e3_the_commit_number_never_goes_back() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, _) = others(primary);
+    group.commit(b"a");
+    group.commit(b"b");
+    let commit = group.core(backup).commit;
+    let view = group.core(backup).view.0;
+    let beat = 1;
+    for message in [
+        Message::Commit {
+            commit: Index(1),
+            beat,
+        },
+        Message::Prepare {
+            commit: Index(1),
+            entries: Vec::new(),
+        },
+    ] {
+        group.say(primary, backup, view, message);
+        assert_eq!(group.core(backup).commit, commit);
+    }
+    // A view change whose messages know of less does not take it back either.
+    group.crash(primary);
+    let next = group.until_view_after(view);
+    assert!(group.core(next).commit > commit);
+    group.commit(b"c");
+    for number in [next, backup] {
+        assert_eq!(group.commands(number), ["a", "b", "c"], "replica {number}");
+    }
+}
+
+/// E4: who counts up where it should adopt mixes the messages of two views.
+#[test]
+fn e4_the_view_that_is_heard_of_is_adopted() {
+    let mut group = Group::new(5);
+    group.network.clear();
+    group.now = consensus::Tick(1);
+    // All have lost their primary; one asks for view 7, far ahead.
+    group.say(3, 2, 7, Message::StartViewChange);
+    for _ in 0..3 * ELECTION {
+        group.now.0 += 1;
+        group.input(2, consensus::Input::Tick);
+        group.say(3, 2, 7, Message::StartViewChange);
+    }
+    assert_eq!(group.core(2).suspicion.my_vote, Some(View(7)));
+    group.say(4, 2, 7, Message::StartViewChange);
+    assert_eq!(group.core(2).view, View(7));
+    let revealed = group
+        .sent
+        .iter()
+        .rfind(|e| matches!(e.message, Message::DoViewChange(_)));
+    assert_eq!(revealed.unwrap().view, View(7));
+    // The primary of views 8 and 13 gets a quorum only of both together.
+    let log = |number| {
+        let core: &crate::VrCore = group.core(number);
+        Message::DoViewChange(crate::message::DoViewChange {
+            log_view: core.log_view,
+            commit: core.commit,
+            head: core.log.head(),
+            headers: Vec::new(),
+        })
+    };
+    let (one, two) = (log(2), log(5));
+    assert_eq!(group.core(4).primary_of(View(8)), id(4));
+    assert_eq!(group.core(4).primary_of(View(13)), id(4));
+    group.say(2, 4, 8, one);
+    group.say(5, 4, 13, two);
+    assert_eq!(group.core(4).view, View(13));
+    assert_ne!(group.core(4).role(), Role::Leader);
+}
+
+/// E5: an old `StartView` of the same view would cut what was acknowledged since.
+#[test]
+fn e5_a_start_view_is_ignored_by_whose_log_is_of_the_view() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, _) = others(primary);
+    let begun = group
+        .sent
+        .iter()
+        .find(|e| e.to == id(backup) && matches!(e.message, Message::StartView { .. }))
+        .cloned()
+        .unwrap();
+    group.commit(b"a");
+    let before = group.core(backup).log.clone();
+    group.deliver(&begun);
+    assert_eq!(group.core(backup).log, before);
+    // Also after a restart in the middle of the view.
+    group.crash(backup);
+    group.restart(backup);
+    group.deliver(&begun);
+    assert_eq!(group.core(backup).log.head(), before.head());
+    group.commit(b"b");
+    assert_eq!(group.commands(backup), ["a", "b"]);
+}
+
+/// E6: whatever message is lost, it or its like is sent again.
+#[test]
+fn e6_any_message_may_be_lost() {
+    let run = |lost: Option<usize>| {
+        let mut group = Group::new(3);
+        let mut count = 0;
+        let mut drop_it = |_: &Envelope| {
+            count += 1;
+            Some(count) != lost
+        };
+        group.run_if(12 * ELECTION, &mut drop_it);
+        let first = group.primary().expect("a view begins");
+        for body in [b"a", b"b"] {
+            group.propose(first, body);
+            group.run_if(HEARTBEAT, &mut drop_it);
+        }
+        group.run_if(4 * ELECTION, &mut drop_it);
+        for number in 1..=3 {
+            assert_eq!(
+                group.commands(number),
+                ["a", "b"],
+                "replica {number} without message {lost:?}"
+            );
+        }
+        group.crash(first);
+        group.run_if(12 * ELECTION, &mut drop_it);
+        let second = group.primary().expect("the next view begins");
+        group.propose(second, b"c");
+        group.run_if(4 * ELECTION, &mut drop_it);
+        assert_eq!(group.commands(second), ["a", "b", "c"]);
+        count
+    };
+    let messages = run(None);
+    assert!(messages > 100);
+    for lost in 1..=messages {
+        run(Some(lost));
+    }
+}
+
+/// E7: timeouts that shrink on entering normal operation rotate views for ever.
+#[test]
+fn e7_timeouts_shrink_only_after_a_stable_time() {
+    let mut group = Group::new(5);
+    group.run(3);
+    let view = group.core(1).view.0;
+    // The primaries of the next two views are down.
+    let dead: Vec<u64> = (view..=view + 2)
+        .map(|view| group.core(1).primary_of(View(view)).0)
+        .collect();
+    group.crash(dead[0]);
+    group.crash(dead[1]);
+    let leader = group.until_view_after(view);
+    let attempts = |group: &Group| group.core(leader).view_change_ticks();
+    assert!(attempts(&group) > ELECTION, "it took more than one attempt");
+    assert!(matches!(group.core(leader).phase, Phase::Primary(_)));
+    group.run(2 * ELECTION);
+    assert!(attempts(&group) > ELECTION, "shrunk too early");
+    group.run(3 * ELECTION);
+    assert_eq!(attempts(&group), ELECTION);
+}
+
+/// E8: the end of a log that was read back may not be committed.
+#[test]
+fn e8_a_restart_delivers_nothing_that_is_not_known_to_be_committed() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    group.commit(b"a");
+    group.crash(other);
+    group.propose(primary, b"b");
+    // It is durable at the backup, which does not say so.
+    group.settle_if(is_from(primary));
+    assert_eq!(group.commands(backup), ["a"]);
+    group.crash(backup);
+    group.restart(backup);
+    let last = group.core(backup).log.last();
+    assert!(group.core(backup).commit < last);
+    assert!(group.commands(backup).iter().all(|command| command != "b"));
+    // Not even when it votes: it brings it as prepared, not as committed.
+    group.crash(primary);
+    group.restart(other);
+    group.network.clear();
+    let leader = group.until_view_after(1);
+    assert_eq!(group.commands(leader).last().unwrap(), "b");
+}
+
+/// E9: what the old primary proposed is committed by the new one, and answered by
+/// neither twice; whoever asked repeats it under its request number, which the
+/// session table, part of the replicated state, knows.
+#[test]
+fn e9_a_proposal_that_outlives_its_primary_is_answered_once_and_committed_once() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, _) = others(primary);
+    let proposal = group.propose(primary, b"a");
+    group.settle_if(is_from(primary));
+    assert_eq!(
+        group.core(backup).log.last(),
+        group.core(primary).log.last()
+    );
+    // It hears no acknowledgement, and gives up.
+    group.run_if(2 * ELECTION, |e| {
+        e.from != id(primary) && e.to != id(primary)
+    });
+    assert_eq!(group.nodes[&id(primary)].answers, [(proposal, false)]);
+    group.run(4 * ELECTION);
+    for number in 1..=3 {
+        assert_eq!(group.commands(number), ["a"], "replica {number}");
+    }
+    assert_eq!(group.nodes[&id(primary)].answers, [(proposal, false)]);
+}
+
+/// A `DoViewChange` that names only the end of a log lets a new primary keep an op
+/// of its own that another view has replaced.
+#[test]
+fn a_new_primary_replaces_what_it_prepared_and_a_later_view_did_not_keep() {
+    let (mut group, old) = Group::started(3);
+    group.commit(b"a");
+    let view = group.core(old).view.0;
+    // Nobody but the old primary has it.
+    group.network.clear();
+    group.propose(old, b"stale");
+    group.network.clear();
+    let stale = group.core(old).log.head();
+    group.crash(old);
+    let next = group.until_view_after(view);
+    group.commit(b"b");
+    let third = 6 - old - next;
+    // The logs are of equal length; now the old primary leads again.
+    group.restart(old);
+    group.crash(next);
+    let view = group.core(third).view.0;
+    let last = group.until_view_after(view);
+    group.commit(b"c");
+    for number in [old, third] {
+        let core = group.core(number);
+        assert_ne!(
+            core.log.checksum(stale.op),
+            stale.checksum,
+            "replica {number}"
+        );
+    }
+    assert_eq!(group.commands(third), ["a", "b", "c"]);
+    assert_eq!(group.commands(last).last().unwrap(), "c");
+}
+
+/// A view's primary that lacks the chosen log fetches it, and commits all of it.
+#[test]
+fn a_new_primary_without_the_bodies_fetches_them_and_commits() {
+    let (mut group, primary) = Group::started(3);
+    let view = group.core(primary).view;
+    let next = group.core(primary).primary_of(view.next()).0;
+    let third = 6 - primary - next;
+    for body in [b"a", b"b", b"c"] {
+        group.propose(primary, body);
+    }
+    // The next primary gets none of them; the third makes a quorum.
+    group.run_if(HEARTBEAT, |envelope| envelope.to != id(next));
+    assert_eq!(group.commands(primary), ["a", "b", "c"]);
+    group.crash(primary);
+    assert_eq!(group.until_view_after(view.0), next);
+    assert_eq!(group.commands(next), ["a", "b", "c"]);
+    group.run(HEARTBEAT);
+    assert_eq!(group.commands(third), ["a", "b", "c"]);
+}
+
+/// Acknowledging the log of a view before it is durable acknowledges nothing.
+#[test]
+fn the_log_of_a_view_is_durable_before_it_is_acknowledged() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    group.commit(b"a");
+    let view = group.core(primary).view;
+    group.crash(primary);
+    let next = group.core(backup).primary_of(view.next()).0;
+    let joins = if next == backup { other } else { backup };
+    group.run_if(ELECTION + HEARTBEAT, |e| {
+        e.to != id(joins) || !matches!(e.message, Message::StartView { .. })
+    });
+    group.node(joins).manual_sync = true;
+    group.sent.clear();
+    group.run(2 * HEARTBEAT);
+    assert_eq!(
+        group.core(joins).log_view,
+        group.core(next).view,
+        "it joined"
+    );
+    let early = group
+        .sent
+        .iter()
+        .any(|e| e.from == id(joins) && matches!(e.message, Message::PrepareOk { .. }));
+    assert!(!early, "acknowledged before it was durable");
+    while group.sync(joins) {}
+    assert!(
+        group
+            .sent
+            .iter()
+            .any(|e| { e.from == id(joins) && matches!(e.message, Message::PrepareOk { .. }) })
+    );
+}
+
+/// An answer of an earlier view, or one that does not continue the log, is not
+/// applied.
+#[test]
+fn stale_entries_are_not_applied() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, _) = others(primary);
+    group.commit(b"a");
+    let view = group.core(backup).view;
+    let mut other = group.core(backup).log.clone();
+    other.truncate_from(other.last());
+    other.prepare(view, EntryKind::Command, b"x");
+    other.prepare(view, EntryKind::Command, b"y");
+    let before = group.core(backup).log.clone();
+    let stray = |from: u64, log: &Log| log.slice(Index(from), usize::MAX);
+    let entries = stray(other.last().0, &other);
+    group.say(
+        primary,
+        backup,
+        view.0,
+        Message::Prepares {
+            entries: entries.clone(),
+        },
+    );
+    assert_eq!(group.core(backup).log, before, "an answer to no question");
+    let commit = Index(1);
+    group.say(
+        primary,
+        backup,
+        view.0,
+        Message::Prepare { commit, entries },
+    );
+    assert_eq!(group.core(backup).log, before, "a broken chain");
+    let entries = stray(other.last().0 - 1, &other);
+    group.say(
+        primary,
+        backup,
+        view.0,
+        Message::Prepare { commit, entries },
+    );
+    assert_eq!(group.core(backup).log, before, "another op of the view");
+    assert_eq!(group.nodes[&id(backup)].rejected.len(), 2);
+}
+
+/// The commit number of a view that knows of more than is here waits for it.
+#[test]
+fn a_commit_number_ahead_of_the_log_waits() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, _) = others(primary);
+    let view = group.core(backup).view.0;
+    let last = group.core(backup).log.last();
+    let ahead = Message::Commit {
+        commit: Index(99),
+        beat: 1,
+    };
+    group.say(primary, backup, view, ahead);
+    assert_eq!(group.core(backup).commit, last);
+    group.commit(b"a");
+    assert_eq!(group.commands(backup), ["a"]);
+}
+
+/// What cannot be true beside what is committed here is refused.
+#[test]
+fn a_start_view_that_ends_before_what_is_committed_is_refused() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    group.commit(b"a");
+    let mut view = group.core(backup).view.next();
+    while group.core(backup).primary_of(view) != id(other) {
+        view = view.next();
+    }
+    let begun = Message::StartView {
+        commit: Index(1),
+        head: Head {
+            op: Index(1),
+            checksum: None,
+        },
+        entries: Vec::new(),
+    };
+    group.say(other, backup, view.0, begun);
+    assert_eq!(group.nodes[&id(backup)].rejected.len(), 1);
+    assert_eq!(group.commands(backup), ["a"]);
+}
+
+/// Ten thousand proposals under way, some of them acknowledged: the next view has
+/// all that were.
+#[test]
+fn a_view_change_with_ten_thousand_in_flight_loses_nothing_acknowledged() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    for number in 0..10_000_u32 {
+        group.propose(primary, &number.to_le_bytes());
+    }
+    // One backup gets everything, and only its first acknowledgements arrive.
+    let mut acknowledged = 0;
+    group.settle_if(|envelope| {
+        let ok = matches!(envelope.message, Message::PrepareOk { .. });
+        acknowledged += usize::from(ok && envelope.from == id(backup));
+        envelope.to != id(other) && envelope.from != id(other) && (!ok || acknowledged <= 200)
+    });
+    let committed = group.nodes[&id(primary)].committed.clone();
+    assert!(
+        (100..10_000).contains(&committed.len()),
+        "{} were acknowledged",
+        committed.len()
+    );
+    group.crash(primary);
+    group.run(6 * ELECTION);
+    for number in [backup, other] {
+        let node = &group.nodes[&id(number)];
+        assert_eq!(node.committed[..committed.len()], committed);
+        assert_eq!(node.committed.len(), 10_000, "replica {number}");
+    }
+}
