@@ -2,8 +2,9 @@
 //!
 //! Prepares leave at once and are made durable here in parallel; the primary
 //! counts itself only when its own write is durable. A peer is sent prepares when
-//! it has joined the view, which its first `PrepareOk` says. What was lost on the
-//! way is seen by the answer to a later beat, and sent again (E6).
+//! it has joined the view, which its first `PrepareOk` says; until then it asks for
+//! what it lacks, because beats tell it that the view has begun. What was lost on
+//! the way is seen by the answer to a later beat, and sent again (E6).
 //!
 //! A primary that hears from no quorum for an election timeout cedes: it answers
 //! what is open as unknown, falls silent, and asks for the next view. The paper
@@ -50,8 +51,6 @@ struct Peer {
     beat: u64,
     /// The last op that had been sent when the newest beat was.
     sent_at_beat: Index,
-    /// When a `StartView` or an offer was last sent.
-    nudged_at: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +59,7 @@ enum Feed {
     Joining,
     /// The next op to be sent.
     Streaming(Index),
-    /// It needs a snapshot.
+    /// It needs a snapshot. The answer to the next beat tells whether it still does.
     Snapshot,
 }
 
@@ -88,7 +87,6 @@ impl Primary {
             heard: clock,
             beat: 0,
             sent_at_beat: Index::ZERO,
-            nudged_at: clock,
         };
         Self {
             peers: others.into_iter().map(|id| (id, peer.clone())).collect(),
@@ -281,7 +279,6 @@ impl VrCore {
             primary.beat_due = true;
         }
         self.settle_down();
-        self.nudge_peers();
     }
 
     /// Gives up leading this view, for good.
@@ -290,30 +287,6 @@ impl VrCore {
         self.phase = Phase::Backup(Backup::ceded());
         self.reads.restart();
         self.view_change_time();
-    }
-
-    /// Repeats `StartView` and offers to whoever has not answered (E6).
-    fn nudge_peers(&mut self) {
-        let (clock, interval) = (self.clock, self.heartbeat_ticks);
-        let Phase::Primary(primary) = &mut self.phase else {
-            return;
-        };
-        let mut due = Vec::new();
-        for (id, peer) in &mut primary.peers {
-            let waits = !matches!(peer.feed, Feed::Streaming(_));
-            if waits && clock >= peer.nudged_at + interval {
-                peer.nudged_at = clock;
-                due.push((*id, peer.feed));
-            }
-        }
-        for (id, feed) in due {
-            match feed {
-                // Without entries: it will ask for those that it lacks.
-                Feed::Joining => self.send_start_view(id, self.log.last()),
-                Feed::Snapshot => self.offer_snapshot(id),
-                Feed::Streaming(_) => {}
-            }
-        }
     }
 
     /// Begins the view at a peer whose log is known to agree up to `agreed`.
@@ -391,7 +364,6 @@ impl VrCore {
             peer.feed = Feed::Streaming(next);
             if next < self.log.first() {
                 peer.feed = Feed::Snapshot;
-                peer.nudged_at = self.clock;
                 offers.push(*id);
             }
         }

@@ -48,6 +48,7 @@ pub(super) struct Node {
     pub(super) fetches: Vec<SnapshotMeta>,
     pub(super) answers: Vec<(u64, bool)>,
     pub(super) rejected: Vec<StepError>,
+    pub(super) reads: Vec<(u64, Index)>,
 }
 
 pub(super) struct Group {
@@ -279,10 +280,8 @@ impl Group {
             Effect::Reject { proposal, .. } => node.answers.push((proposal.0, false)),
             Effect::FetchSnapshot { snapshot, .. } => node.fetches.push(snapshot),
             Effect::InstallSnapshot(meta) => node.installed.push(meta),
-            Effect::Compact(_)
-            | Effect::LeaderChanged { .. }
-            | Effect::ReadReady { .. }
-            | Effect::ReadRejected { .. } => {}
+            Effect::ReadReady { token, index } => node.reads.push((token.0, index)),
+            Effect::Compact(_) | Effect::LeaderChanged { .. } | Effect::ReadRejected { .. } => {}
         }
     }
 

@@ -99,6 +99,40 @@ fn e2_a_log_is_never_cut_before_its_replacement_is_here() {
     assert_eq!(group.core(backup).log_view, view);
 }
 
+/// The log view is its own durable number: committed ops of a later view, taken
+/// before that view's whole log is here, do not make the log one of that view.
+#[test]
+fn a_log_with_ops_of_a_later_view_is_still_of_its_own() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    group.commit(b"a");
+    let own = group.core(backup).view;
+    let mut leader = own.next();
+    while group.core(backup).primary_of(leader) != id(other) {
+        leader = leader.next();
+    }
+    let mut chosen = group.core(backup).log.clone();
+    let committed = chosen.prepare(leader, EntryKind::Noop, b"");
+    chosen.prepare(leader, EntryKind::Command, b"b");
+    let begun = Message::StartView {
+        commit: committed,
+        head: chosen.head(),
+        entries: vec![chosen.get(committed).unwrap().clone()],
+    };
+    group.say(other, backup, leader.0, begun);
+    assert_eq!(group.core(backup).log.last(), committed);
+    assert_eq!(group.core(backup).log_view, own);
+    let later = leader.next().next().next();
+    for from in [primary, other] {
+        group.say(from, backup, later.0, Message::StartViewChange);
+    }
+    let brought = group.sent.iter().rev().find_map(|e| match &e.message {
+        Message::DoViewChange(brought) if e.from == id(backup) => Some(brought.log_view),
+        _ => None,
+    });
+    assert_eq!(brought, Some(own));
+}
+
 /// E2 again, with a snapshot: it replaces no log that goes on behind it.
 #[test]
 fn e2_a_snapshot_does_not_replace_a_log_that_goes_on_behind_it() {
@@ -167,9 +201,11 @@ fn e4_the_view_that_is_heard_of_is_adopted() {
     group.now = consensus::Tick(1);
     // All have lost their primary; one asks for view 7, far ahead.
     group.say(3, 2, 7, Message::StartViewChange);
-    for _ in 0..3 * ELECTION {
+    for _ in 0..ELECTION {
         group.now.0 += 1;
-        group.input(2, consensus::Input::Tick);
+        for number in [2, 5] {
+            group.input(number, consensus::Input::Tick);
+        }
         group.say(3, 2, 7, Message::StartViewChange);
     }
     assert_eq!(group.core(2).suspicion.my_vote, Some(View(7)));
@@ -180,6 +216,11 @@ fn e4_the_view_that_is_heard_of_is_adopted() {
         .iter()
         .rfind(|e| matches!(e.message, Message::DoViewChange(_)));
     assert_eq!(revealed.unwrap().view, View(7));
+    // Also by one that joins in before its own time has come.
+    assert_eq!(group.core(5).suspicion.my_vote, None);
+    group.now.0 += 1;
+    group.say(3, 5, 9, Message::StartViewChange);
+    assert_eq!(group.core(5).suspicion.my_vote, Some(View(9)));
     // The primary of views 8 and 13 gets a quorum only of both together.
     let log = |number| {
         let core: &crate::VrCore = group.core(number);
@@ -262,6 +303,30 @@ fn e6_any_message_may_be_lost() {
     }
 }
 
+/// E6: also when everything of a kind is lost for a while.
+#[test]
+fn e6_a_view_change_goes_on_after_a_storm() {
+    type Kind = fn(&Message) -> bool;
+    let kinds: [Kind; 3] = [
+        |message| matches!(message, Message::StartViewChange),
+        |message| matches!(message, Message::DoViewChange(_)),
+        |message| matches!(message, Message::StartView { .. }),
+    ];
+    for (at, lost) in kinds.into_iter().enumerate() {
+        let (mut group, primary) = Group::started(3);
+        let view = group.core(primary).view;
+        group.crash(primary);
+        group.run_if(ELECTION + HEARTBEAT + 2, |e| !lost(&e.message));
+        group.run(HEARTBEAT + 2);
+        let leader = group.primary();
+        let leads = leader.is_some_and(|leader| group.core(leader).view == view.next());
+        assert!(leads, "kind {at}: the first attempt is not finished");
+        group.commit(b"a");
+        let (one, two) = others(primary);
+        assert_eq!(group.commands(one), group.commands(two));
+    }
+}
+
 /// E7: timeouts that shrink on entering normal operation rotate views for ever.
 #[test]
 fn e7_timeouts_shrink_only_after_a_stable_time() {
@@ -333,38 +398,143 @@ fn e9_a_proposal_that_outlives_its_primary_is_answered_once_and_committed_once()
     assert_eq!(group.nodes[&id(primary)].answers, [(proposal, false)]);
 }
 
+/// E9: also when the primary is told of a later view before it misses its quorum.
+#[test]
+fn e9_a_primary_that_follows_a_later_view_answers_what_is_open() {
+    let (mut group, primary) = Group::started(3);
+    let proposal = group.propose(primary, b"a");
+    let next = group.core(primary).view.next();
+    let leader = group.core(primary).primary_of(next).0;
+    let (commit, beat) = (Index(1), 1);
+    group.say(leader, primary, next.0, Message::Commit { commit, beat });
+    assert_eq!(group.nodes[&id(primary)].answers, [(proposal, false)]);
+    assert_eq!(group.core(primary).view, next);
+}
+
 /// A `DoViewChange` that names only the end of a log lets a new primary keep an op
 /// of its own that another view has replaced.
 #[test]
 fn a_new_primary_replaces_what_it_prepared_and_a_later_view_did_not_keep() {
     let (mut group, old) = Group::started(3);
     group.commit(b"a");
-    let view = group.core(old).view.0;
+    let view = group.core(old).view;
     // Nobody but the old primary has it.
-    group.network.clear();
     group.propose(old, b"stale");
     group.network.clear();
     let stale = group.core(old).log.head();
     group.crash(old);
-    let next = group.until_view_after(view);
-    group.commit(b"b");
+    let next = group.until_view_after(view.0);
     let third = 6 - old - next;
-    // The logs are of equal length; now the old primary leads again.
-    group.restart(old);
+    let entries = group.core(next).log.last();
+    assert_eq!(entries, stale.op, "logs of equal length");
     group.crash(next);
-    let view = group.core(third).view.0;
-    let last = group.until_view_after(view);
-    group.commit(b"c");
-    for number in [old, third] {
-        let core = group.core(number);
-        assert_ne!(
-            core.log.checksum(stale.op),
-            stale.checksum,
-            "replica {number}"
-        );
+    // The old primary leads again, before it has heard of the view between.
+    group.restart(old);
+    let again = View(view.0 + 3);
+    assert_eq!(group.core(old).primary_of(again), id(old));
+    for from in [old, next] {
+        group.say(from, third, again.0, Message::StartViewChange);
     }
-    assert_eq!(group.commands(third), ["a", "b", "c"]);
-    assert_eq!(group.commands(last).last().unwrap(), "c");
+    group.network.retain(|e| e.to == id(old) && e.view == again);
+    group.run(HEARTBEAT);
+    assert_eq!(group.core(old).view, again);
+    assert_ne!(group.core(old).log.checksum(stale.op), stale.checksum);
+    group.commit(b"b");
+    for number in [old, third] {
+        let commands = group.commands(number);
+        assert!(!commands.contains(&"stale".into()), "replica {number}");
+        assert_eq!(commands.last().unwrap(), "b");
+    }
+}
+
+/// The primary is one of the quorum only with what is on its own disk.
+#[test]
+fn the_primary_counts_itself_only_when_its_own_write_is_durable() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    group.node(primary).manual_sync = true;
+    group.propose(primary, b"a");
+    let op = group.core(primary).log.last();
+    group.run_if(HEARTBEAT, |e| e.to != id(other));
+    assert_eq!(group.core(backup).durability.durable(), op);
+    assert!(group.core(primary).commit < op, "one copy is no quorum");
+    while group.sync(primary) {}
+    group.run_if(1, |e| e.to != id(other));
+    assert_eq!(group.core(primary).commit, op);
+}
+
+/// The primary tells of its view, and counts in it, only when its log is durable.
+#[test]
+fn a_view_begins_when_its_log_is_durable_at_its_primary() {
+    let (mut group, primary) = Group::started(3);
+    let view = group.core(primary).view.next();
+    let next = group.core(primary).primary_of(view).0;
+    group.crash(primary);
+    group.run_if(ELECTION + HEARTBEAT, |e| e.to != id(next));
+    group.node(next).manual_sync = true;
+    group.sent.clear();
+    group.run(2 * HEARTBEAT);
+    assert_eq!(group.core(next).role(), Role::Leader);
+    let revealed: Vec<_> = group
+        .sent
+        .iter()
+        .filter(|e| e.from == id(next) && !matches!(e.message, Message::StartViewChange))
+        .collect();
+    assert_eq!(revealed, [] as [&Envelope; 0]);
+    while group.sync(next) {}
+    group.run(HEARTBEAT);
+    assert_eq!(group.core(next).commit, group.core(next).log.last());
+}
+
+/// A new primary may not know yet how much of what it inherited is committed.
+#[test]
+fn a_read_waits_for_an_op_of_the_view() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    group.propose(primary, b"a");
+    group.settle_if(|e| {
+        matches!(
+            e.message,
+            Message::Prepare { .. } | Message::PrepareOk { .. }
+        )
+    });
+    assert_eq!(group.commands(primary), ["a"]);
+    let view = group.core(primary).view.next();
+    let next = group.core(primary).primary_of(view).0;
+    group.crash(primary);
+    // Beats are answered, but no op of the view is acknowledged.
+    let mute = |e: &Envelope| match e.message {
+        Message::PrepareOk { .. } => false,
+        _ => e.from != id(primary),
+    };
+    group.run_if(ELECTION + HEARTBEAT, mute);
+    assert_eq!(group.core(next).role(), Role::Leader);
+    group.input(next, consensus::Input::ReadIndex(consensus::ReadToken(1)));
+    let core = group.core(next);
+    let commit = core.commit;
+    let follower = if next == backup { other } else { backup };
+    let Phase::Primary(leading) = &core.phase else {
+        panic!("it leads");
+    };
+    let answer = Message::PrepareOk {
+        op: Index::ZERO,
+        received: Index::ZERO,
+        beat: leading.beat,
+    };
+    group.say(follower, next, view.0, answer);
+    assert!(commit < core_first_op(&group, next));
+    assert_eq!(group.nodes[&id(next)].reads, [] as [(u64, Index); 0]);
+    group.run(HEARTBEAT);
+    let reads = &group.nodes[&id(next)].reads;
+    assert_eq!(reads.len(), 1);
+    assert!(reads[0].1 >= core_first_op(&group, next));
+}
+
+fn core_first_op(group: &Group, number: u64) -> Index {
+    match &group.core(number).phase {
+        Phase::Primary(primary) => primary.first_op,
+        _ => panic!("it leads"),
+    }
 }
 
 /// A view's primary that lacks the chosen log fetches it, and commits all of it.
@@ -462,7 +632,14 @@ fn stale_entries_are_not_applied() {
         Message::Prepare { commit, entries },
     );
     assert_eq!(group.core(backup).log, before, "another op of the view");
-    assert_eq!(group.nodes[&id(backup)].rejected.len(), 2);
+    let entries = vec![other.get(other.last().prev()).unwrap().clone()];
+    group.say(
+        primary,
+        backup,
+        view.0,
+        Message::Prepare { commit, entries },
+    );
+    assert_eq!(group.nodes[&id(backup)].rejected.len(), 3);
 }
 
 /// The commit number of a view that knows of more than is here waits for it.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What a replica's disk holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Durable {
     /// The newest hard state.
     pub hard_state: Option<Bytes>,
@@ -43,7 +43,8 @@ impl Durable {
         }
     }
 
-    pub(super) fn compact(&mut self, through: Index) {
+    /// Drops entries up to and including `through`.
+    pub fn compact(&mut self, through: Index) {
         while let Some(first) = self.entries.first()
             && first.index <= through
         {
