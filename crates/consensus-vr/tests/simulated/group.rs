@@ -60,7 +60,8 @@ pub(crate) fn config(id: ReplicaId, voters: u64, incarnation: u64) -> CoreConfig
     CoreConfig {
         id,
         group: 7,
-        membership: Membership::new(1, (1..=voters).map(ReplicaId), []).unwrap(),
+        membership: Membership::new(1, (1..=voters).map(ReplicaId), [])
+            .expect("a small group is a membership"),
         heartbeat_ticks: HEARTBEAT_TICKS,
         election_ticks: ELECTION_TICKS,
         seed: id.0 * 1000 + incarnation,
@@ -74,7 +75,8 @@ pub(crate) fn config(id: ReplicaId, voters: u64, incarnation: u64) -> CoreConfig
 impl Node {
     pub(crate) fn new(id: ReplicaId, voters: u64) -> Self {
         let disk = Durable::default();
-        let core = VrCore::new(&config(id, voters, 1), disk.recovered()).unwrap();
+        let core = VrCore::new(&config(id, voters, 1), disk.recovered())
+            .expect("a new disk is recovered from");
         Self {
             id,
             voters,
@@ -95,7 +97,8 @@ impl Node {
     pub(crate) fn restart(&mut self) {
         self.incarnation += 1;
         let config = config(self.id, self.voters, self.incarnation);
-        self.core = VrCore::new(&config, self.disk.recovered()).unwrap();
+        self.core =
+            VrCore::new(&config, self.disk.recovered()).expect("a new disk is recovered from");
         self.unsynced.clear();
         self.held.clear();
         self.durable = PersistId(0);
