@@ -58,10 +58,24 @@ impl Cluster {
         backend: Backend,
         nodes: u8,
     ) -> anyhow::Result<Self> {
+        Self::start_with(binary, backend, nodes, |_| {}).await
+    }
+
+    /// The same, with a configuration that is changed first.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn start_with(
+        binary: impl Into<PathBuf>,
+        backend: Backend,
+        nodes: u8,
+        change: impl FnOnce(&mut ClusterConfig),
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("iggy-cluster-test-")
             .tempdir()?;
-        let config = ClusterConfig::for_dev(nodes, backend, free_base_port(nodes)?, 10);
+        let mut config = ClusterConfig::for_dev(nodes, backend, free_base_port(nodes)?, 10);
+        change(&mut config);
         std::fs::write(dir.path().join("cluster.toml"), config.to_toml()?)?;
         let mut cluster = Self {
             binary: binary.into(),

@@ -79,17 +79,21 @@ pub async fn gather(address: &str) -> Result<ClusterReport, AskError> {
 /// # Errors
 /// When it does not answer, or not as a node does.
 pub async fn ask(address: &str) -> Result<ClusterReport, AskError> {
-    let body = get(address, "/status").await?;
+    let body = fetch(address, "/status").await?;
     serde_json::from_slice(&body).map_err(|error| AskError::Answer(error.to_string()))
 }
 
 /// Whether a node can serve.
 pub async fn is_ready(address: &str) -> bool {
-    get(address, "/readyz").await.is_ok()
+    fetch(address, "/readyz").await.is_ok()
 }
 
 /// The body of a successful `GET`, in time.
-async fn get(address: &str, path: &str) -> Result<Vec<u8>, AskError> {
+/// What the node's admin endpoint answers to a `GET` of this path.
+///
+/// # Errors
+/// When it does not answer in time, or with an error.
+pub async fn fetch(address: &str, path: &str) -> Result<Vec<u8>, AskError> {
     match tokio::time::timeout(TIMEOUT, exchange(address, path)).await {
         Ok(result) => result,
         Err(_) => Err(AskError::Timeout),

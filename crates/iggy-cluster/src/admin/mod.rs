@@ -18,7 +18,7 @@ use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use crate::peers::LinkCounters;
 
-pub use ask::{AskError, ask, gather, is_ready};
+pub use ask::{AskError, ask, fetch, gather, is_ready};
 pub use report::{ClusterReport, NodeReport};
 
 /// What the endpoint reports on.

@@ -1,24 +1,26 @@
 //! Measures what users of a cluster feel, with stock clients against processes
-//! on this machine: commands per second, the gap when the leader is killed, and
-//! message throughput.
+//! on this machine: commands per second, the gap when the leader is killed, what a
+//! returning node costs the others, and message throughput.
 //!
 //! ```sh
 //! cargo run --release -p integration-tests --bin bars -- commands
 //! cargo run --release -p integration-tests --bin bars -- failover --trials 20
+//! cargo run --release -p integration-tests --bin bars -- lagging
 //! cargo run --release -p integration-tests --bin bars -- messages
 //! cargo run --release -p integration-tests --bin bars -- garbage
 //! ```
 
 #![expect(clippy::print_stdout, reason = "a tool whose output is figures")]
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+mod load;
+
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use iggy::prelude::*;
-use integration_tests::{Backend, Cluster, Garbage, sibling};
+use iggy_cluster::admin;
+use integration_tests::{Backend, Cluster, Garbage, PATIENCE, sibling};
+use load::{Expected, Load};
 
 #[derive(Parser)]
 struct Args {
@@ -49,6 +51,16 @@ enum Bar {
         #[arg(long, default_value_t = 64)]
         clients: usize,
     },
+    /// A node is down for many commands and comes back, by snapshot and log, while
+    /// the others go on
+    Lagging {
+        /// How many commands it misses
+        #[arg(long, default_value_t = 100_000)]
+        missed: u64,
+        /// How many clients
+        #[arg(long, default_value_t = 64)]
+        clients: usize,
+    },
     /// One producer into a partition of the node that it talks to, and one
     /// consumer that reads it back
     Messages {
@@ -70,6 +82,7 @@ async fn main() -> anyhow::Result<()> {
     match bar {
         Bar::Commands { clients, seconds } => commands(backend, clients, seconds).await,
         Bar::Failover { trials, clients } => failover(backend, trials, clients).await,
+        Bar::Lagging { missed, clients } => lagging(backend, missed, clients).await,
         Bar::Messages { batches } => messages(backend, batches).await,
         Bar::Garbage { frames } => garbage(backend, frames).await,
     }
@@ -77,7 +90,7 @@ async fn main() -> anyhow::Result<()> {
 
 async fn commands(backend: Backend, clients: usize, seconds: u64) -> anyhow::Result<()> {
     let cluster = Cluster::start(sibling("node")?, backend, 3).await?;
-    let load = Load::start(&cluster, clients).await?;
+    let load = Load::start(&cluster, clients, &[0, 1, 2]).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, begun) = (load.done(), Instant::now());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -89,14 +102,17 @@ async fn commands(backend: Backend, clients: usize, seconds: u64) -> anyhow::Res
 
 async fn failover(backend: Backend, trials: usize, clients: usize) -> anyhow::Result<()> {
     let mut gaps = Vec::new();
+    let mut next_in_order = 0;
     for trial in 1..=trials {
         let mut cluster = Cluster::start(sibling("node")?, backend, 3).await?;
-        let load = Load::start(&cluster, clients).await?;
+        let load = Load::start(&cluster, clients, &[0, 1, 2]).await?;
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         let leader = cluster.leader().await?;
         cluster.kill(leader)?;
         tokio::time::sleep(Duration::from_secs(3)).await;
         let gap = load.worst_gap();
+        let successor = cluster.leader().await?;
+        next_in_order += usize::from(successor == (leader + 1) % 3);
         let expected = load.stop().await;
         cluster.run(leader)?;
         cluster.ready().await?;
@@ -116,6 +132,55 @@ async fn failover(backend: Backend, trials: usize, clients: usize) -> anyhow::Re
         at(0.5),
         at(1.0)
     );
+    println!("the next node in order led in {next_in_order} of {trials} trials");
+    Ok(())
+}
+
+async fn lagging(backend: Backend, missed: u64, clients: usize) -> anyhow::Result<()> {
+    const WINDOW: Duration = Duration::from_secs(3);
+    // Short logs, so that it needs a snapshot and what is behind it.
+    let mut cluster = Cluster::start_with(sibling("node")?, backend, 3, |config| {
+        config.cluster.consensus.snapshot_entries = 500;
+        config.cluster.consensus.log_tail_entries = 100;
+    })
+    .await?;
+    let leader = cluster.leader().await?;
+    let laggard = (leader + 1) % 3;
+    let others = [leader, (leader + 2) % 3];
+    let load = Load::start(&cluster, clients, &others).await?;
+    cluster.kill(laggard)?;
+    let start = load.done();
+    while load.done() < start + missed {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (before, begun) = (load.done(), Instant::now());
+    tokio::time::sleep(WINDOW).await;
+    let alone = (load.done() - before) as f64 / begun.elapsed().as_secs_f64();
+    let (before, begun) = (load.done(), Instant::now());
+    cluster.run(laggard)?;
+    let mut back = None;
+    while begun.elapsed() < WINDOW || back.is_none() {
+        let report = cluster.report().await?;
+        let node = report.nodes.iter().find(|node| node.replica_id == laggard);
+        if back.is_none() && node.is_some_and(|node| node.healthy && node.lag < 100) {
+            back = Some(begun.elapsed());
+        }
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let meanwhile = (load.done() - before) as f64 / begun.elapsed().as_secs_f64();
+    load.stop().await;
+    let metrics = admin::fetch(&cluster.admin(laggard), "/metrics").await?;
+    let installed = String::from_utf8_lossy(&metrics)
+        .lines()
+        .find(|line| line.contains("snapshots_installed_total") && !line.starts_with('#'))
+        .unwrap_or("no snapshots_installed_total")
+        .to_owned();
+    println!(
+        "without it: {alone:.0} commands/s; back after {} ms ({installed}); meanwhile: {meanwhile:.0} commands/s, {:.0}%",
+        back.unwrap_or_default().as_millis(),
+        100.0 * meanwhile / alone
+    );
     Ok(())
 }
 
@@ -131,116 +196,6 @@ async fn check(cluster: &Cluster, expected: &Expected) -> anyhow::Result<usize> 
         .iter()
         .filter(|(name, exists)| names.contains(*name) != **exists);
     Ok(wrong.count())
-}
-
-struct Expected {
-    streams: BTreeMap<String, bool>,
-    acknowledged: u64,
-}
-
-/// Stock clients that create and delete streams of their own.
-struct Load {
-    done: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    answered: Arc<Mutex<Vec<Instant>>>,
-    clients: tokio::task::JoinSet<BTreeMap<String, bool>>,
-}
-
-impl Load {
-    async fn start(cluster: &Cluster, clients: usize) -> anyhow::Result<Self> {
-        let mut load = Self {
-            done: Arc::default(),
-            stop: Arc::default(),
-            answered: Arc::default(),
-            clients: tokio::task::JoinSet::new(),
-        };
-        let mut connected = Vec::new();
-        for number in 0..clients {
-            connected.push(cluster.client((number % 3) as u8).await?);
-        }
-        for (number, client) in connected.into_iter().enumerate() {
-            let done = Arc::clone(&load.done);
-            let stop = Arc::clone(&load.stop);
-            let answered = Arc::clone(&load.answered);
-            load.clients
-                .spawn(async move { churn(number, &client, &done, &stop, &answered).await });
-        }
-        Ok(load)
-    }
-
-    fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
-    }
-
-    /// The longest time in which nobody was answered.
-    fn worst_gap(&self) -> Duration {
-        let mut answered = self.answered.lock().expect("no client panics").clone();
-        answered.push(Instant::now());
-        answered.sort();
-        let gaps = answered.windows(2).map(|pair| pair[1] - pair[0]);
-        gaps.max().unwrap_or_default()
-    }
-
-    async fn stop(mut self) -> Expected {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut streams = BTreeMap::new();
-        while let Some(joined) = self.clients.join_next().await {
-            streams.extend(joined.unwrap_or_default());
-        }
-        Expected {
-            streams,
-            acknowledged: self.done(),
-        }
-    }
-}
-
-/// Returns, of each stream whose last command was acknowledged, whether it
-/// exists.
-async fn churn(
-    number: usize,
-    client: &IggyClient,
-    done: &AtomicU64,
-    stop: &AtomicBool,
-    answered: &Mutex<Vec<Instant>>,
-) -> BTreeMap<String, bool> {
-    let mut known = BTreeMap::new();
-    let acknowledge = || {
-        done.fetch_add(1, Ordering::Relaxed);
-        answered
-            .lock()
-            .expect("no client panics")
-            .push(Instant::now());
-    };
-    for round in 0_u64.. {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        // Every eighth stream stays, so that a loss of either kind is seen.
-        let name = format!("s-{number}-{round}");
-        let Ok(id) = Identifier::named(&name) else {
-            break;
-        };
-        match client.create_stream(&name).await {
-            Ok(_) => {
-                acknowledge();
-                known.insert(name.clone(), true);
-            }
-            Err(_) => continue,
-        }
-        if round % 8 == 0 {
-            continue;
-        }
-        known.remove(&name);
-        if client.delete_stream(&id).await.is_ok() {
-            acknowledge();
-            known.insert(name, false);
-        }
-        if known.len() > 64 {
-            // Only what stays needs to be remembered for long.
-            known.retain(|_, exists| *exists);
-        }
-    }
-    known
 }
 
 async fn messages(backend: Backend, batches: usize) -> anyhow::Result<()> {
