@@ -388,12 +388,6 @@ impl Consensus for VrCore {
             Phase::Primary(primary) => primary.progress(self.clock, self.election_ticks),
             _ => Vec::new(),
         };
-        let order: Vec<_> = self
-            .membership
-            .voters()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
         Status {
             role: self.role(),
             term: self.view.term(),
@@ -411,7 +405,6 @@ impl Consensus for VrCore {
                 ("op", self.log.last().to_string()),
                 ("durable_op", self.durability.durable().to_string()),
                 ("commit", self.commit.to_string()),
-                ("primary_order", order.join(",")),
             ],
         }
     }

@@ -83,6 +83,10 @@ impl Admin {
                     .iter()
                     .map(|(key, value)| ((*key).to_owned(), value.clone()))
                     .collect();
+                // In the order in which the primaries of VR take turns.
+                let voters = status.core.membership.voters().iter();
+                let voters: Vec<_> = voters.map(|id| number(*id).to_string()).collect();
+                report.detail.insert("voters".into(), voters.join(","));
             }
             report
         });
