@@ -203,11 +203,33 @@ impl VrCore {
         }
     }
 
+    /// Whether what is here ends as the view's log does. Only a broken peer makes
+    /// that untrue.
+    fn is_complete(&self, catch_up: &CatchUp) -> bool {
+        let head = catch_up.target.head;
+        let own = match catch_up.gathered.last() {
+            Some(last) => Some(log::checksum(last)),
+            None => self.log.checksum(head.op),
+        };
+        head.checksum.is_none() || own.is_none() || own == head.checksum
+    }
+
     /// The log of the view is here: from now on it is this replica's.
     fn join(&mut self) -> Result<(), StepError> {
+        let Phase::ViewChange(change) = &self.phase else {
+            return Ok(());
+        };
+        let complete = change.catch_up.as_ref().map(|it| self.is_complete(it));
         let Phase::ViewChange(change) = &mut self.phase else {
             return Ok(());
         };
+        if complete == Some(false) {
+            change.catch_up = None;
+            return Err(StepError::Impossible(format!(
+                "the log of view {} does not end as was said",
+                self.view
+            )));
+        }
         let ViewChange {
             catch_up, brought, ..
         } = std::mem::take(change);
@@ -225,12 +247,12 @@ impl VrCore {
             // Written again, so that on disk too nothing stands behind it.
             self.durability.wrote(target.head.op);
         }
-        let own = self.log.checksum(target.head.op);
-        let same = target.head.checksum.is_none() || own.is_none() || target.head.checksum == own;
-        assert!(
-            same && self.log.last() == target.head.op,
+        assert_eq!(
+            self.log.last(),
+            target.head.op,
             "the log of a view is one log (invariant 6)"
         );
+        self.log.learn_base(&target.head);
         self.commit_up_to(target.commit);
         self.log_view = self.view;
         self.durability.state_changed();

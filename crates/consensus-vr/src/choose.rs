@@ -102,6 +102,11 @@ pub(crate) fn choose(
         };
         break;
     }
+    if head.checksum.is_none() {
+        // Directly behind a snapshot: whoever has seen the op knows it.
+        let mut known = brought.values().filter(|log| log.head.op == head.op);
+        head.checksum = known.find_map(|log| log.head.checksum);
+    }
     Verdict::Start(Choice {
         source: *source,
         head,

@@ -17,7 +17,7 @@ use consensus::{
 use crate::backup::Backup;
 use crate::durability::Durability;
 use crate::guard;
-use crate::hard_state::HardState;
+use crate::hard_state::{Anchor, HardState};
 use crate::ids::{Checksum, View};
 use crate::log::{self, Log};
 use crate::message::{Envelope, Message};
@@ -245,6 +245,7 @@ impl VrCore {
             view: self.view,
             log_view: self.log_view,
             commit: self.commit,
+            anchors: self.anchors(),
         };
         if let Some(batch) = self.durability.flush(&self.log, hard_state.encode()) {
             self.effects.push_back(Effect::Persist(batch));
@@ -254,6 +255,15 @@ impl VrCore {
         self.send_outbox();
         self.deliver();
         self.leader_may_have_changed();
+    }
+
+    /// The checksums that a restart could not compute from the log.
+    fn anchors(&self) -> [Anchor; 2] {
+        let base = self.log.first().prev();
+        let fetching = self.fetching.as_ref();
+        let fetching = fetching.and_then(|(meta, checksum)| Some((meta.index, (*checksum)?)));
+        let base = self.log.checksum(base).map(|checksum| (base, checksum));
+        [base.unwrap_or_default(), fetching.unwrap_or_default()]
     }
 
     fn send_outbox(&mut self) {

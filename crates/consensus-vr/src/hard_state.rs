@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! version u8 | epoch u64 | view u64 | log view u64 | commit u64
+//!     | anchors: { op u64 | checksum u128 } * 2
 //! ```
+//! An anchor is the checksum of an op that the log may begin behind: the one before
+//! the first, and the last of a snapshot that is being fetched. Op 0 is none.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use consensus::{Index, RecoverError};
 
-use crate::ids::View;
+use crate::ids::{Checksum, View};
 
 const VERSION: u8 = 1;
 
@@ -19,16 +22,32 @@ pub(crate) struct HardState {
     pub(crate) log_view: View,
     /// A lower bound.
     pub(crate) commit: Index,
+    pub(crate) anchors: [Anchor; 2],
 }
 
+/// An op and its checksum.
+pub(crate) type Anchor = (Index, Checksum);
+
 impl HardState {
+    /// The checksum of an op, when it is an anchor.
+    pub(crate) fn anchor(&self, op: Index) -> Option<Checksum> {
+        let mut anchors = self.anchors.iter();
+        anchors
+            .find(|(at, _)| *at == op && op > Index::ZERO)
+            .map(|(_, checksum)| *checksum)
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(33);
+        let mut out = BytesMut::with_capacity(33 + 2 * 24);
         out.put_u8(VERSION);
         out.put_u64_le(self.epoch);
         out.put_u64_le(self.view.0);
         out.put_u64_le(self.log_view.0);
         out.put_u64_le(self.commit.0);
+        for (op, checksum) in self.anchors {
+            out.put_u64_le(op.0);
+            out.put_u128_le(checksum.0);
+        }
         out.freeze()
     }
 
@@ -41,12 +60,17 @@ impl HardState {
                 "format {version}, this program knows {VERSION}"
             )));
         }
-        let state = Self {
+        let mut state = Self {
             epoch: bytes.try_get_u64_le().map_err(short)?,
             view: View(bytes.try_get_u64_le().map_err(short)?),
             log_view: View(bytes.try_get_u64_le().map_err(short)?),
             commit: Index(bytes.try_get_u64_le().map_err(short)?),
+            anchors: Default::default(),
         };
+        for anchor in &mut state.anchors {
+            anchor.0 = Index(bytes.try_get_u64_le().map_err(short)?);
+            anchor.1 = Checksum(bytes.try_get_u128_le().map_err(short)?);
+        }
         if !bytes.is_empty() {
             return Err(refuse("bytes behind its end".into()));
         }
@@ -71,6 +95,7 @@ mod tests {
             view: View(7),
             log_view: View(6),
             commit: Index(5),
+            anchors: [(Index(3), Checksum(9)), (Index(4), Checksum(1 << 99))],
         };
         let bytes = state.encode();
         assert_eq!(HardState::decode(&bytes), Ok(state));

@@ -68,16 +68,20 @@ impl Log {
     }
 
     /// The log that was on disk, behind `base` when it is empty.
-    pub(crate) fn recover(base: (Index, Term), entries: &[Entry]) -> Result<Self, RecoverError> {
+    pub(crate) fn recover(
+        base: (Index, Term),
+        checksum: Option<Checksum>,
+        entries: &[Entry],
+    ) -> Result<Self, RecoverError> {
         let Some(first) = entries.first() else {
-            return Ok(Self::new(base.0, base.1, None));
+            return Ok(Self::new(base.0, base.1, checksum));
         };
         let broken = |entry: &Entry| RecoverError::Chain { index: entry.index };
         let before = parent(first).ok_or_else(|| broken(first))?;
         // The view before the first entry is not recorded; nobody asks for it.
         let mut log = Self::new(first.index.prev(), Term(0), Some(before));
         for entry in entries {
-            if !log.connects(entry) || entry.term < log.window.last_term() {
+            if !log.connects(entry) {
                 return Err(broken(entry));
             }
             log.push(entry);
@@ -146,8 +150,20 @@ impl Log {
         let held = before >= self.first().prev() && before <= self.last();
         // Behind a snapshot whose prepare was never seen, anything that a primary
         // sends follows: what it covers is committed.
-        held && parent(entry)
-            .is_some_and(|parent| self.checksum(before).is_none_or(|own| own == parent))
+        let in_order = self
+            .window
+            .term(before)
+            .is_none_or(|term| term <= entry.term);
+        held && in_order
+            && parent(entry)
+                .is_some_and(|parent| self.checksum(before).is_none_or(|own| own == parent))
+    }
+
+    /// The checksum before the first op, when it was unknown.
+    pub(crate) fn learn_base(&mut self, head: &Head) {
+        if head.op == self.last() && self.checksums.is_empty() && self.base.is_none() {
+            self.base = head.checksum;
+        }
     }
 
     /// Appends what this primary prepares.
@@ -236,9 +252,9 @@ mod tests {
     #[test]
     fn a_log_that_is_read_back_has_the_same_checksums() {
         let log = log();
-        let again = Log::recover((Index::ZERO, Term(0)), &entries(&log)).unwrap();
+        let again = Log::recover((Index::ZERO, Term(0)), None, &entries(&log)).unwrap();
         assert_eq!(again.head(), log.head());
-        let tail = Log::recover((Index::ZERO, Term(0)), &entries(&log)[2..]).unwrap();
+        let tail = Log::recover((Index::ZERO, Term(0)), None, &entries(&log)[2..]).unwrap();
         assert_eq!(tail.head(), log.head());
         assert_eq!(tail.checksum(Index(2)), log.checksum(Index(2)));
         assert_eq!(tail.checksum(Index(1)), None);
@@ -249,12 +265,12 @@ mod tests {
         let mut changed = entries(&log());
         changed[1].term = Term(2);
         assert_eq!(
-            Log::recover((Index::ZERO, Term(0)), &changed).unwrap_err(),
+            Log::recover((Index::ZERO, Term(0)), None, &changed).unwrap_err(),
             RecoverError::Chain { index: Index(3) }
         );
         let mut short = entries(&log());
         short[0].payload = Bytes::from_static(b"short");
-        assert!(Log::recover((Index::ZERO, Term(0)), &short).is_err());
+        assert!(Log::recover((Index::ZERO, Term(0)), None, &short).is_err());
     }
 
     #[test]

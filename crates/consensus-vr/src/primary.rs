@@ -416,6 +416,9 @@ impl VrCore {
         let Phase::Primary(primary) = &mut self.phase else {
             return refuse("only the leader can hand leadership over".into());
         };
+        if primary.handover.is_some() {
+            return refuse("a handover is under way".into());
+        }
         if to != self.id {
             primary.handover = Some(Handover {
                 view,

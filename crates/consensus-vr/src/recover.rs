@@ -34,7 +34,7 @@ pub(crate) fn recover(config: &CoreConfig, recovered: Recovered) -> Result<VrCor
     let base = snapshot
         .as_ref()
         .map_or((Index::ZERO, Term(0)), |meta| (meta.index, meta.term));
-    let log = Log::recover(base, &recovered.entries)?;
+    let log = Log::recover(base, state.anchor(base.0), &recovered.entries)?;
     if state.commit > log.last() {
         return Err(RecoverError::LostLog {
             commit: state.commit,

@@ -66,6 +66,8 @@ impl VrCore {
         }
         if self.fetching.is_none() {
             self.fetching = Some((snapshot.clone(), checksum));
+            // The checksum has to be known when a crash follows the fetch at once.
+            self.durability.state_changed();
             self.effects
                 .push_back(Effect::FetchSnapshot { from, snapshot });
         }
@@ -92,7 +94,7 @@ impl VrCore {
         let Some((_, checksum)) = self.fetching.take_if(|(wanted, _)| wanted == meta) else {
             return;
         };
-        if meta.index <= self.commit {
+        if meta.index <= self.commit || matches!(self.phase, Phase::Primary(_)) {
             return;
         }
         if self.holds(meta) {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use iggy::prelude::*;
+use iggy_cluster::admin;
 use integration_tests::{Backend, Cluster, on_each_backend};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
@@ -111,6 +112,33 @@ async fn the_whole_cluster_is_killed_and_comes_back_with_everything(backend: Bac
     }
 }
 
+/// Its log ends before those of the others begin.
+async fn a_node_that_was_away_for_long_comes_back_by_snapshot_and_log(backend: Backend) {
+    let mut cluster = Cluster::start_with(NODE, backend, 3, |config| {
+        config.cluster.consensus.snapshot_entries = 50;
+        config.cluster.consensus.log_tail_entries = 10;
+    })
+    .await
+    .unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let away = (leader + 1) % 3;
+    cluster.kill(away).unwrap();
+    let client = cluster.client(leader).await.unwrap();
+    let created = create(&client, "while-away", 130).await;
+    cluster.run(away).unwrap();
+    cluster.ready().await.unwrap();
+    let client = cluster.client(away).await.unwrap();
+    assert_eq!(stream_names(&client).await, created);
+    let metrics = admin::fetch(&cluster.admin(away), "/metrics")
+        .await
+        .unwrap();
+    let metrics = String::from_utf8(metrics).unwrap();
+    let installed = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("iggy_cluster_snapshots_installed_total "));
+    assert_ne!(installed.unwrap(), "0");
+}
+
 /// Messages are on one node: while it is away, nothing looks empty.
 async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(backend: Backend) {
     let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
@@ -164,5 +192,6 @@ async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(b
 on_each_backend! {
     a_killed_leader_loses_nothing_acknowledged
     the_whole_cluster_is_killed_and_comes_back_with_everything
+    a_node_that_was_away_for_long_comes_back_by_snapshot_and_log
     partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back
 }

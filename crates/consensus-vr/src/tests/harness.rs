@@ -29,7 +29,10 @@ pub(super) fn config(replica: ReplicaId, voters: u64, incarnation: u64) -> CoreC
         heartbeat_ticks: HEARTBEAT,
         election_ticks: ELECTION,
         seed: replica.0 * 1000 + incarnation,
-        limits: Limits::default(),
+        limits: Limits {
+            log_tail_entries: 0,
+            ..Limits::default()
+        },
     }
 }
 
@@ -121,7 +124,13 @@ impl Group {
         let now = self.now;
         let node = self.node(number);
         node.incarnation += 1;
-        let recovered = node.disk.recovered();
+        let recovered = node.disk.recovered().checked().expect("a legal disk");
+        if recovered.log_is_void(node.disk.last())
+            && let Some(snapshot) = &recovered.snapshot
+        {
+            node.disk.start = (snapshot.index, snapshot.term);
+            node.disk.entries.clear();
+        }
         let config = config(id(number), voters, node.incarnation);
         let mut core = VrCore::new(&config, recovered).expect("a legal disk");
         core.now = now;
@@ -283,6 +292,31 @@ impl Group {
             Effect::ReadReady { token, index } => node.reads.push((token.0, index)),
             Effect::Compact(_) | Effect::LeaderChanged { .. } | Effect::ReadRejected { .. } => {}
         }
+    }
+
+    /// Snapshots a replica where it stands, with nothing kept before it.
+    pub(super) fn snapshot(&mut self, number: u64) -> SnapshotMeta {
+        let core = self.core(number);
+        let index = core.delivered;
+        let meta = SnapshotMeta {
+            index,
+            term: core.log.view(index).expect("it is held").term(),
+            membership: core.membership.clone(),
+        };
+        let snapshots = &mut self.node(number).disk.snapshots;
+        snapshots.insert(index, (meta.clone(), Vec::new()));
+        self.input(number, Input::SnapshotTaken(meta.clone()));
+        meta
+    }
+
+    /// The snapshot that a replica asked for arrives.
+    pub(super) fn fetched(&mut self, number: u64) {
+        let node = self.node(number);
+        let meta = node.fetches.pop().expect("it asked for one");
+        node.disk
+            .snapshots
+            .insert(meta.index, (meta.clone(), Vec::new()));
+        self.input(number, Input::SnapshotFetched(meta));
     }
 
     /// What a replica has committed in this life.

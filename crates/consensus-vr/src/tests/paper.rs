@@ -682,6 +682,80 @@ fn a_start_view_that_ends_before_what_is_committed_is_refused() {
     assert_eq!(group.commands(backup), ["a"]);
 }
 
+/// The chain goes on behind a snapshot, also when the op before it was never seen
+/// and the replica has been restarted since.
+#[test]
+fn a_chain_goes_on_behind_a_snapshot_after_a_restart() {
+    for restart_at_once in [false, true] {
+        let (mut group, primary) = Group::started(3);
+        let (backup, other) = others(primary);
+        group.crash(backup);
+        for body in [b"a", b"b", b"c"] {
+            group.commit(body);
+        }
+        group.snapshot(primary);
+        group.snapshot(other);
+        group.restart(backup);
+        group.run(2 * HEARTBEAT);
+        // Either the log begins anew with it, or not even that was written.
+        group.node(backup).manual_sync = restart_at_once;
+        group.fetched(backup);
+        assert_eq!(group.nodes[&id(backup)].installed.len(), 1);
+        group.crash(backup);
+        group.restart(backup);
+        let head = group.core(primary).log.head();
+        assert_eq!(group.core(backup).log.head(), head);
+        let view = group.core(primary).view.0;
+        group.crash(primary);
+        let leader = group.until_view_after(view);
+        if leader != backup {
+            let to = consensus::Input::TransferLeadership(id(backup));
+            group.input(leader, to);
+            group.run(2);
+        }
+        assert_eq!(group.core(backup).role(), Role::Leader);
+        group.commit(b"d");
+        assert_eq!(group.commands(other).last().unwrap(), "d");
+    }
+}
+
+/// What a broken peer says about the end of a log is an error, and no panic.
+#[test]
+fn a_start_view_whose_log_does_not_end_as_it_says_is_refused() {
+    let (mut group, primary) = Group::started(3);
+    let (backup, other) = others(primary);
+    let mut view = group.core(backup).view.next();
+    while group.core(backup).primary_of(view) != id(other) {
+        view = view.next();
+    }
+    let mut chosen = group.core(backup).log.clone();
+    chosen.prepare(view, EntryKind::Noop, b"");
+    let begun = Message::StartView {
+        commit: Index(1),
+        head: Head {
+            op: chosen.last(),
+            checksum: Some(crate::ids::Checksum(1)),
+        },
+        entries: vec![chosen.get(chosen.last()).unwrap().clone()],
+    };
+    group.say(other, backup, view.0, begun);
+    assert_eq!(group.nodes[&id(backup)].rejected.len(), 1);
+    assert!(group.core(backup).log_view < view);
+}
+
+/// Whoever hands over is not asked to hand over to somebody else meanwhile.
+#[test]
+fn a_second_handover_is_refused_while_the_first_is_under_way() {
+    let (mut group, primary) = Group::started(3);
+    let (one, two) = others(primary);
+    for to in [one, two] {
+        group.input(primary, consensus::Input::TransferLeadership(id(to)));
+    }
+    assert_eq!(group.nodes[&id(primary)].rejected.len(), 1);
+    group.run(3);
+    assert_eq!(group.primary(), Some(one));
+}
+
 /// Ten thousand proposals under way, some of them acknowledged: the next view has
 /// all that were.
 #[test]
