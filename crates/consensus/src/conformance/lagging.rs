@@ -72,30 +72,48 @@ pub fn a_fetch_that_fails_is_tried_again(factory: Factory) {
     assert_eq!(cluster.state(sleeper).len(), 101);
 }
 
-/// The snapshot is on disk; the batch that says so is not.
-/// See the name.
-pub fn a_replica_that_crashes_while_it_installs_a_snapshot_recovers(factory: Factory) {
-    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
-    snapshot_everywhere(&mut cluster);
+/// Brings a snapshot to the sleeper; the batch that says so is not durable.
+fn install_without_sync(cluster: &mut Cluster, sleeper: ReplicaId) {
+    snapshot_everywhere(cluster);
     cluster.restart(sleeper);
     cluster.set_manual_sync(sleeper, true);
     for _ in 0..20 * ELECTION_TICKS {
         cluster.tick();
         if cluster.state(sleeper).len() > 50 {
-            break;
+            return;
         }
         // Only what precedes the snapshot becomes durable.
         cluster.sync(sleeper);
         cluster.settle();
     }
-    assert!(
-        cluster.state(sleeper).len() > 50,
-        "no snapshot was installed"
-    );
+    panic!("no snapshot was installed");
+}
+
+/// The snapshot is on disk; the batch that says so is not.
+/// See the name.
+pub fn a_replica_that_crashes_while_it_installs_a_snapshot_recovers(factory: Factory) {
+    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    install_without_sync(&mut cluster, sleeper);
     cluster.crash(sleeper);
     cluster.set_manual_sync(sleeper, false);
     cluster.restart(sleeper);
     cluster.commit(b"after");
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 102);
+}
+
+/// See the name.
+pub fn an_election_while_a_snapshot_becomes_durable_does_no_harm(factory: Factory) {
+    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    install_without_sync(&mut cluster, sleeper);
+    let leader = cluster.elect();
+    cluster.crash(leader);
+    cluster.run(5 * ELECTION_TICKS);
+    assert_eq!(cluster.leader(), None, "a quorum needs the sleeper's disk");
+    cluster.set_manual_sync(sleeper, false);
+    while cluster.sync(sleeper) {}
+    cluster.commit(b"after");
+    cluster.restart(leader);
     cluster.converge();
     assert_eq!(cluster.state(sleeper).len(), 102);
 }

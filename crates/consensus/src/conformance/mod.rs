@@ -61,6 +61,7 @@ macro_rules! conformance_suite {
             a_lagging_replica_catches_up_by_snapshot
             a_fetch_that_fails_is_tried_again
             a_replica_that_crashes_while_it_installs_a_snapshot_recovers
+            an_election_while_a_snapshot_becomes_durable_does_no_harm
             the_log_window_stays_bounded
             a_read_sees_everything_acknowledged_before_it
             a_deposed_leader_serves_no_read
