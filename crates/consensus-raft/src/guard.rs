@@ -11,6 +11,9 @@ use raft::{Raft, StateRole};
 use crate::reads;
 use crate::storage::RaftStorage;
 
+/// No cluster holds so many elections; beyond it, terms would overflow.
+const TERM_MAX: u64 = u64::MAX / 2;
+
 pub(crate) fn check(
     raft: &Raft<RaftStorage>,
     membership: &Membership,
@@ -24,8 +27,9 @@ pub(crate) fn check(
         return impossible(format!("addressed to replica {}", message.to));
     }
     let kind = message.get_msg_type();
-    if message.term == 0 && !matches!(kind, MessageType::MsgReadIndex) {
-        return impossible("term 0".into());
+    // A read alone has none: raft-rs forwards it as it came, and panics on one.
+    if (message.term == 0) != (kind == MessageType::MsgReadIndex) || message.term > TERM_MAX {
+        return impossible(format!("{kind:?} of term {}", message.term));
     }
     if !message.entries.is_empty()
         && !matches!(
@@ -40,7 +44,10 @@ pub(crate) fn check(
             one_leader(raft, message)?;
             append(raft, message)
         }
-        MessageType::MsgSnapshot => one_leader(raft, message),
+        MessageType::MsgSnapshot => {
+            one_leader(raft, message)?;
+            snapshot(raft, message)
+        }
         MessageType::MsgHeartbeat => {
             one_leader(raft, message)?;
             if message.term >= raft.term && message.commit > raft.raft_log.last_index() {
@@ -94,9 +101,14 @@ fn append(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), StepError> 
     if index.checked_add(message.entries.len() as u64).is_none() {
         return impossible("indexes overflow".into());
     }
+    // raft-rs takes term 0 for that of any entry that it does not have.
+    if (index == 0) != (term == 0) {
+        return impossible(format!("entries behind entry {index} of term {term}"));
+    }
     let log = &raft.raft_log;
     for entry in &message.entries {
-        if entry.index != index + 1 || entry.term < term || entry.term > message.term {
+        let in_order = entry.term >= term.max(1) && entry.term <= message.term;
+        if entry.index != index + 1 || !in_order {
             return impossible(format!(
                 "entry {} of term {} behind entry {index} of term {term}",
                 entry.index, entry.term
@@ -113,17 +125,32 @@ fn append(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), StepError> 
     Ok(())
 }
 
+fn snapshot(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), StepError> {
+    let meta = message.get_snapshot().get_metadata();
+    let log = &raft.raft_log;
+    if meta.index <= log.committed
+        && log
+            .term(meta.index)
+            .is_ok_and(|own| own != 0 && own != meta.term)
+    {
+        return impossible(format!(
+            "a snapshot at {} of term {} differs from what is committed",
+            meta.index, meta.term
+        ));
+    }
+    Ok(())
+}
+
 fn acknowledgement(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), StepError> {
     let last = raft.raft_log.last_index();
     if raft.state == StateRole::Leader
         && message.term == raft.term
-        && !message.reject
-        && message.index > last
+        && message.index.max(message.reject_hint) > last
     {
         return impossible(format!(
-            "{} is acknowledged, the log ends at {}",
+            "{} is answered, with a hint at {}; the log ends at {last}",
             Index(message.index),
-            last
+            message.reject_hint,
         ));
     }
     Ok(())

@@ -406,3 +406,6 @@ impl Consensus for RaftCore {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
