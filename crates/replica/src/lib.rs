@@ -7,6 +7,7 @@
 
 pub mod disk;
 pub mod driver;
+pub mod open;
 pub mod snapshots;
 pub mod superblock;
 pub mod wal;

@@ -37,7 +37,7 @@ use crate::server::Server;
 use consensus_thread::{ConsensusThread, PeerLinks};
 use handle::{Answers, Inbox, LocalLog, Message};
 pub use handle::{Leadership, ReplicatedLog};
-pub use open::OpenError;
+pub use replica::open::OpenError;
 
 /// Why a node cannot start.
 #[derive(Debug, Error)]
@@ -119,7 +119,7 @@ impl Node {
         let (events, removed) = tokio_mpsc::unbounded_channel();
         let data = config.storage.path.clone();
         let observer = Box::new(move |event| drop(events.send(event)));
-        let opened = open::open(&config, me, &data, observer)
+        let (opened, reader) = open::open(&config, me, &data, observer)
             .map_err(|source| StartError::Open { path: data, source })?;
         let metrics = Arc::new(Metrics::new());
         metrics.set_wal(opened.wal.size());
@@ -152,7 +152,7 @@ impl Node {
         let metadata = Arc::new(Metadata::new(
             me,
             Arc::clone(&log),
-            opened.reader,
+            reader,
             peers.rpc(Lane::Control),
             config.tcp.request_timeout.duration(),
         ));

@@ -4,130 +4,51 @@ use std::path::Path;
 use std::sync::Arc;
 
 use adapters::metadata::{MetadataMachine, MetadataReader, Observer};
-use bytes::Bytes;
-use consensus::{
-    Consensus, CoreConfig, PersistBatch, RecoverError, Recovered, ReplicaId, RestoreError,
-    SnapshotMeta, StateMachine,
-};
-use replica::disk::{Disk, DiskError, RealDisk};
-use replica::driver::{Replica, ReplicaConfig};
-use replica::snapshots::{FileWorker, SnapshotError, SnapshotStore};
-use replica::superblock::{self, Superblock, SuperblockError};
-use replica::wal::{Wal, WalConfig, WalError};
-use thiserror::Error;
+use consensus::{Consensus, CoreConfig, RecoverError, Recovered, ReplicaId};
+use replica::disk::{Disk, RealDisk};
+use replica::driver::ReplicaConfig;
+use replica::open::{OpenConfig, OpenError, Opened};
+use replica::superblock::Superblock;
+use replica::wal::WalConfig;
 use tracing::{info, warn};
 
 use crate::config::{Backend, ClusterConfig};
-
-/// Why a data directory cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The disk failed.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The directory is another node's.
-    #[error(transparent)]
-    Superblock(#[from] SuperblockError),
-    /// The log cannot be read.
-    #[error("write-ahead log: {0}")]
-    Wal(#[from] WalError),
-    /// A snapshot cannot be read.
-    #[error("snapshot: {0}")]
-    Snapshot(#[from] SnapshotError),
-    /// A snapshot is not understood.
-    #[error("snapshot: {0}")]
-    Restore(#[from] RestoreError),
-    /// The log contradicts itself.
-    #[error("{0}")]
-    Recover(#[from] RecoverError),
-}
-
-/// A replica and the files that go with it.
-pub(super) struct Opened {
-    pub(super) replica: Replica,
-    pub(super) reader: MetadataReader,
-    pub(super) wal: Wal,
-    pub(super) files: FileWorker,
-    pub(super) incarnation: u64,
-    pub(super) snapshot_bytes: u64,
-}
 
 pub(super) fn open(
     config: &ClusterConfig,
     me: ReplicaId,
     data: &Path,
     observer: Observer,
-) -> Result<Opened, OpenError> {
+) -> Result<(Opened, MetadataReader), OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(data)?);
     let group = config.group_id();
-    let block = superblock::begin_incarnation(
-        disk.as_ref(),
-        &Superblock {
+    let (machine, reader) = MetadataMachine::new(observer);
+    let open = OpenConfig {
+        identity: Superblock {
             group,
             cluster: config.cluster.name.clone(),
             replica: me,
             incarnation: 0,
             backend: config.cluster.consensus.backend.name().to_owned(),
         },
-    )?;
-    let (mut wal, log) = Wal::open(Arc::clone(&disk), "wal", wal_config(config, group))?;
-    if log.torn_tail {
+        wal: wal_config(config, group),
+        replica: replica_config(config, me),
+    };
+    let build = |incarnation, recovered| build_core(config, me, group, incarnation, recovered);
+    let opened = replica::open::open(&disk, open, Box::new(machine), build)?;
+    if opened.torn_tail {
         warn!("dropped a write to the log that a crash cut off before it was acknowledged");
     }
-    let store = SnapshotStore::open(Arc::clone(&disk))?;
-    let base = store.base(&log)?;
-    for error in &base.damaged {
+    for error in &opened.damaged {
         warn!(%error, "starting from the snapshot before a damaged one");
     }
-    let snapshot = base.snapshot;
-    let (mut machine, reader) = MetadataMachine::new(observer);
-    if let Some((_, state)) = &snapshot {
-        machine.restore(state)?;
-    }
-    let log_last = log.last();
-    let recovered = Recovered {
-        hard_state: log.hard_state,
-        snapshot: snapshot.as_ref().map(|(meta, _)| meta.clone()),
-        entries: log.entries,
-    }
-    .checked()?;
-    if recovered.log_is_void(log_last) {
-        reset_log(&mut wal, recovered.snapshot.as_ref())?;
-    }
     info!(
-        incarnation = block.incarnation,
-        snapshot = recovered.snapshot.as_ref().map(|meta| meta.index.0),
-        entries = recovered.entries.len(),
+        incarnation = opened.incarnation,
+        snapshot = opened.replica.status().snapshot.map(|index| index.0),
+        entries = opened.entries,
         "opened the data directory"
     );
-    let meta = recovered.snapshot.clone();
-    let core = build_core(config, me, group, block.incarnation, recovered)?;
-    let replica = Replica::new(
-        replica_config(config, me),
-        core,
-        Box::new(machine),
-        meta.as_ref(),
-    );
-    Ok(Opened {
-        replica,
-        reader,
-        wal,
-        files: FileWorker::new(store),
-        incarnation: block.incarnation,
-        snapshot_bytes: snapshot.map_or(0, |(_, state): (_, Bytes)| state.len() as u64),
-    })
-}
-
-/// The snapshot has overtaken the log: the log goes on behind it.
-fn reset_log(wal: &mut Wal, snapshot: Option<&SnapshotMeta>) -> Result<(), WalError> {
-    let Some(meta) = snapshot else {
-        return Ok(());
-    };
-    wal.append(&[PersistBatch {
-        reset_to: Some((meta.index, meta.term)),
-        ..PersistBatch::default()
-    }])?;
-    wal.sync()
+    Ok((opened, reader))
 }
 
 fn build_core(
