@@ -239,17 +239,25 @@ impl VrCore {
         else {
             return Ok(());
         };
+        // A snapshot may have taken this replica beyond what the view began with.
+        let end = target.head.op.max(self.commit);
         if let Some(first) = gathered.first() {
             self.durability.wrote(first.index);
             self.log.replace(&gathered);
-        } else if self.log.last() > target.head.op {
-            self.log.truncate_from(target.head.op.next());
-            // Written again, so that on disk too nothing stands behind it.
-            self.durability.wrote(target.head.op);
+        } else if self.log.last() > end {
+            self.log.truncate_from(end.next());
+            // On disk too nothing may stand behind it.
+            match &self.snapshot {
+                Some((meta, _)) if self.log.get(end).is_none() => {
+                    assert_eq!(meta.index, end, "a log begins behind a snapshot");
+                    self.durability.reset(end, meta.term);
+                }
+                _ => self.durability.wrote(end),
+            }
         }
         assert_eq!(
             self.log.last(),
-            target.head.op,
+            end,
             "the log of a view is one log (invariant 6)"
         );
         self.log.learn_base(&target.head);

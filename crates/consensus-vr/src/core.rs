@@ -190,8 +190,8 @@ impl VrCore {
                 self.on_commit(view, commit, beat);
                 Ok(())
             }
-            Message::StartViewChange => {
-                self.on_start_view_change(from, view);
+            Message::StartViewChange { current } => {
+                self.on_start_view_change(from, view, current);
                 Ok(())
             }
             Message::DoViewChange(brought) => self.on_do_view_change(from, view, brought),

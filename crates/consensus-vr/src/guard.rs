@@ -56,6 +56,9 @@ pub(crate) fn check(
             }
             Ok(())
         }
+        Message::StartViewChange { current } if *current >= envelope.view => {
+            impossible(format!("view {current} asks for view {}", envelope.view))
+        }
         Message::PrepareOk { op, received, .. } if op > received => {
             impossible(format!("{op} is durable and {received} received"))
         }
@@ -96,7 +99,10 @@ fn sender(id: ReplicaId, membership: &Membership, envelope: &Envelope) -> Result
             envelope.view
         ));
     }
-    let by_voter = matches!(message, Message::StartViewChange | Message::DoViewChange(_));
+    let by_voter = matches!(
+        message,
+        Message::StartViewChange { .. } | Message::DoViewChange(_)
+    );
     if by_voter && !membership.is_voter(envelope.from) {
         return impossible(format!("{} from a learner", message.name()));
     }

@@ -52,8 +52,10 @@ pub(crate) enum Message {
         commit: Index,
         beat: u64,
     },
-    /// The sender wants this view (VRR 4.2).
-    StartViewChange,
+    /// The sender wants this view (VRR 4.2), and is in that one.
+    StartViewChange {
+        current: View,
+    },
     DoViewChange(DoViewChange),
     /// The view has begun with this log (VRR 4.2), of which some entries come
     /// along.
@@ -159,7 +161,7 @@ impl Message {
             Self::Prepare { .. } => "Prepare",
             Self::PrepareOk { .. } => "PrepareOk",
             Self::Commit { .. } => "Commit",
-            Self::StartViewChange => "StartViewChange",
+            Self::StartViewChange { .. } => "StartViewChange",
             Self::DoViewChange(_) => "DoViewChange",
             Self::StartView { .. } => "StartView",
             Self::RequestStartView { .. } => "RequestStartView",
@@ -176,7 +178,7 @@ impl Message {
             Self::Prepare { .. } => 1,
             Self::PrepareOk { .. } => 2,
             Self::Commit { .. } => 3,
-            Self::StartViewChange => 4,
+            Self::StartViewChange { .. } => 4,
             Self::DoViewChange(_) => 5,
             Self::StartView { .. } => 6,
             Self::RequestStartView { .. } => 7,
@@ -214,7 +216,7 @@ impl Message {
                 out.put_u64_le(commit.0);
                 out.put_u64_le(*beat);
             }
-            Self::StartViewChange => {}
+            Self::StartViewChange { current } => out.put_u64_le(current.0),
             Self::DoViewChange(brought) => {
                 out.put_u64_le(brought.log_view.0);
                 out.put_u64_le(brought.commit.0);
@@ -267,7 +269,9 @@ impl Message {
                 commit: op(bytes)?,
                 beat: bytes.try_get_u64_le().map_err(cut)?,
             },
-            4 => Self::StartViewChange,
+            4 => Self::StartViewChange {
+                current: View(number(bytes)?),
+            },
             5 => {
                 let brought = DoViewChange {
                     log_view: View(number(bytes)?),
@@ -417,7 +421,7 @@ mod tests {
                 commit: Index(8),
                 beat: 5,
             },
-            Message::StartViewChange,
+            Message::StartViewChange { current: View(3) },
             Message::DoViewChange(DoViewChange {
                 log_view: View(3),
                 commit: Index(6),
@@ -496,7 +500,7 @@ mod tests {
 
     #[test]
     fn another_group_is_told_apart_from_garbage() {
-        let bytes = encoded(Message::StartViewChange);
+        let bytes = encoded(Message::StartViewChange { current: View(3) });
         assert_eq!(
             Envelope::decode(8, bytes).unwrap_err(),
             StepError::WrongGroup

@@ -170,7 +170,8 @@ impl VrCore {
         self.suspicion.voted_at = self.clock;
         for other in self.others() {
             if self.membership.is_voter(other) {
-                self.queue(other, view, Message::StartViewChange, false);
+                let current = self.view;
+                self.queue(other, view, Message::StartViewChange { current }, false);
             }
         }
         self.count_votes();
@@ -185,9 +186,14 @@ impl VrCore {
         }
     }
 
-    pub(crate) fn on_start_view_change(&mut self, from: ReplicaId, view: View) {
+    pub(crate) fn on_start_view_change(&mut self, from: ReplicaId, view: View, current: View) {
         if view <= self.view {
             return;
+        }
+        // A quorum has asked for the view in which the sender is, and it cannot come
+        // back: it would wait there alone, while the others go on without it.
+        if current > self.view && self.is_voter() {
+            self.elect(current);
         }
         self.suspicion.votes.insert(from, (view, self.clock));
         self.join_in();

@@ -13,6 +13,12 @@ fn is_from(number: u64) -> impl Fn(&Envelope) -> bool {
     move |envelope| envelope.from == id(number)
 }
 
+/// Asks for a view, from the beginning.
+fn ask() -> Message {
+    let current = View::ZERO;
+    Message::StartViewChange { current }
+}
+
 /// The two that are not this one.
 fn others(number: u64) -> (u64, u64) {
     (number % 3 + 1, (number + 1) % 3 + 1)
@@ -33,7 +39,7 @@ fn e1_the_view_is_durable_before_a_message_of_it_leaves_and_survives_a_restart()
     let revealing: Vec<_> = group
         .sent
         .iter()
-        .filter(|envelope| !matches!(envelope.message, Message::StartViewChange))
+        .filter(|envelope| !matches!(envelope.message, Message::StartViewChange { .. }))
         .collect();
     assert_eq!(
         revealing,
@@ -124,7 +130,7 @@ fn a_log_with_ops_of_a_later_view_is_still_of_its_own() {
     assert_eq!(group.core(backup).log_view, own);
     let later = leader.next().next().next();
     for from in [primary, other] {
-        group.say(from, backup, later.0, Message::StartViewChange);
+        group.say(from, backup, later.0, ask());
     }
     let brought = group.sent.iter().rev().find_map(|e| match &e.message {
         Message::DoViewChange(brought) if e.from == id(backup) => Some(brought.log_view),
@@ -200,16 +206,16 @@ fn e4_the_view_that_is_heard_of_is_adopted() {
     group.network.clear();
     group.now = consensus::Tick(1);
     // All have lost their primary; one asks for view 7, far ahead.
-    group.say(3, 2, 7, Message::StartViewChange);
+    group.say(3, 2, 7, ask());
     for _ in 0..ELECTION {
         group.now.0 += 1;
         for number in [2, 5] {
             group.input(number, consensus::Input::Tick);
         }
-        group.say(3, 2, 7, Message::StartViewChange);
+        group.say(3, 2, 7, ask());
     }
     assert_eq!(group.core(2).suspicion.my_vote, Some(View(7)));
-    group.say(4, 2, 7, Message::StartViewChange);
+    group.say(4, 2, 7, ask());
     assert_eq!(group.core(2).view, View(7));
     let revealed = group
         .sent
@@ -219,7 +225,7 @@ fn e4_the_view_that_is_heard_of_is_adopted() {
     // Also by one that joins in before its own time has come.
     assert_eq!(group.core(5).suspicion.my_vote, None);
     group.now.0 += 1;
-    group.say(3, 5, 9, Message::StartViewChange);
+    group.say(3, 5, 9, ask());
     assert_eq!(group.core(5).suspicion.my_vote, Some(View(9)));
     // The primary of views 8 and 13 gets a quorum only of both together.
     let log = |number| {
@@ -308,7 +314,7 @@ fn e6_any_message_may_be_lost() {
 fn e6_a_view_change_goes_on_after_a_storm() {
     type Kind = fn(&Message) -> bool;
     let kinds: [Kind; 3] = [
-        |message| matches!(message, Message::StartViewChange),
+        |message| matches!(message, Message::StartViewChange { .. }),
         |message| matches!(message, Message::DoViewChange(_)),
         |message| matches!(message, Message::StartView { .. }),
     ];
@@ -433,7 +439,7 @@ fn a_new_primary_replaces_what_it_prepared_and_a_later_view_did_not_keep() {
     let again = View(view.0 + 3);
     assert_eq!(group.core(old).primary_of(again), id(old));
     for from in [old, next] {
-        group.say(from, third, again.0, Message::StartViewChange);
+        group.say(from, third, again.0, ask());
     }
     group.network.retain(|e| e.to == id(old) && e.view == again);
     group.run(HEARTBEAT);
@@ -478,7 +484,7 @@ fn a_view_begins_when_its_log_is_durable_at_its_primary() {
     let revealed: Vec<_> = group
         .sent
         .iter()
-        .filter(|e| e.from == id(next) && !matches!(e.message, Message::StartViewChange))
+        .filter(|e| e.from == id(next) && !matches!(e.message, Message::StartViewChange { .. }))
         .collect();
     assert_eq!(revealed, [] as [&Envelope; 0]);
     while group.sync(next) {}
@@ -741,6 +747,27 @@ fn a_start_view_whose_log_does_not_end_as_it_says_is_refused() {
     group.say(other, backup, view.0, begun);
     assert_eq!(group.nodes[&id(backup)].rejected.len(), 1);
     assert!(group.core(backup).log_view < view);
+}
+
+/// A quorum asked for a view, and then only one replica went there: it cannot come
+/// back, so the others follow.
+#[test]
+fn a_replica_that_moved_to_a_view_alone_is_not_left_there() {
+    let (mut group, primary) = Group::started(3);
+    let view = group.core(primary).view;
+    let alone = group.core(primary).primary_of(view.next()).0;
+    for from in [others(alone).0, others(alone).1] {
+        group.say(from, alone, view.next().0, ask());
+    }
+    assert_eq!(group.core(alone).view, view.next());
+    group.network.clear();
+    group.run(6 * ELECTION);
+    let leader = group.primary().expect("somebody leads");
+    assert!(group.core(leader).view > view);
+    group.commit(b"a");
+    for number in 1..=3 {
+        assert_eq!(group.commands(number), ["a"], "replica {number}");
+    }
 }
 
 /// Whoever hands over is not asked to hand over to somebody else meanwhile.
