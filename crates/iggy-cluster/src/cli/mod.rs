@@ -100,12 +100,23 @@ enum ConfigCommand {
 /// # Errors
 /// What to print before exiting with 1.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    stop_on_panic();
     match cli.command {
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(&args)),
         Command::Status(args) => runtime()?.block_on(status::run(&args)),
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
     }
+}
+
+/// A broken invariant in any thread ends the process: half a node must not go on
+/// acknowledging.
+fn stop_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

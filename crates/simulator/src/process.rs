@@ -1,0 +1,186 @@
+//! A replica, its disk, and what is under way between them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use adapters::metadata::{MetadataMachine, MetadataReader};
+use consensus::{
+    Consensus, CoreConfig, Index, Membership, PersistBatch, PersistId, RecoverError, Recovered,
+    ReplicaId, Tick,
+};
+use consensus_raft::RaftCore;
+use consensus_vr::VrCore;
+use replica::disk::{Disk, MemoryDisk};
+use replica::driver::{FileJob, Now, Replica, ReplicaConfig};
+use replica::open::{OpenConfig, OpenError};
+use replica::snapshots::FileWorker;
+use replica::superblock::Superblock;
+use replica::wal::{Wal, WalConfig, WalError};
+
+use crate::plan::{Backend, Plan};
+
+/// What a tick is on a clock that runs right, in microseconds.
+pub(crate) const TICK_MICROS: u64 = 10_000;
+const HEARTBEAT_TICKS: u64 = 5;
+const ELECTION_TICKS: u64 = 20;
+const GROUP: u128 = 77;
+/// Wall clocks begin here.
+const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
+
+pub(crate) struct Process {
+    pub(crate) id: ReplicaId,
+    pub(crate) disk: MemoryDisk,
+    pub(crate) running: Option<Running>,
+    /// Counts starts, so that what an earlier life left under way is told apart.
+    pub(crate) life: u64,
+    pub(crate) paused_until: u64,
+    /// The disk is slow until then.
+    pub(crate) stalled_until: u64,
+    pub(crate) clock_rate_percent: u64,
+}
+
+pub(crate) struct Running {
+    pub(crate) replica: Replica,
+    pub(crate) reader: MetadataReader,
+    wal: Wal,
+    writes: VecDeque<PersistBatch>,
+    compact: Option<Index>,
+    /// What the write under way will have made durable.
+    writing: Option<PersistId>,
+    pub(crate) files: FileWorker,
+    pub(crate) file_jobs: VecDeque<FileJob>,
+    pub(crate) filing: bool,
+    ticks: u64,
+}
+
+impl Process {
+    pub(crate) fn new(id: ReplicaId, clock_rate_percent: u64) -> Self {
+        Self {
+            id,
+            disk: MemoryDisk::new(),
+            running: None,
+            life: 0,
+            paused_until: 0,
+            stalled_until: 0,
+            clock_rate_percent,
+        }
+    }
+
+    /// How long a tick of its clock takes.
+    pub(crate) fn tick_micros(&self) -> u64 {
+        TICK_MICROS * 100 / self.clock_rate_percent
+    }
+
+    pub(crate) fn start(&mut self, plan: &Plan) -> Result<(), OpenError> {
+        self.life += 1;
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let (machine, reader) = MetadataMachine::new(Box::new(drop));
+        let config = OpenConfig {
+            identity: Superblock {
+                group: GROUP,
+                cluster: "simulated".into(),
+                replica: self.id,
+                incarnation: 0,
+                backend: plan.backend.name().into(),
+            },
+            wal: WalConfig {
+                segment_bytes: 64 << 10,
+                spares_max: 1,
+                ..WalConfig::new(GROUP)
+            },
+            replica: ReplicaConfig {
+                snapshot_entries: plan.snapshot_entries,
+                ..ReplicaConfig::new(self.id)
+            },
+        };
+        let id = self.id;
+        let build = |incarnation, recovered| build(plan, id, incarnation, recovered);
+        let opened = replica::open::open(&disk, config, Box::new(machine), build)?;
+        self.running = Some(Running {
+            replica: opened.replica,
+            reader,
+            wal: opened.wal,
+            writes: VecDeque::new(),
+            compact: None,
+            writing: None,
+            files: opened.files,
+            file_jobs: VecDeque::new(),
+            filing: false,
+            ticks: 0,
+        });
+        Ok(())
+    }
+}
+
+fn build(
+    plan: &Plan,
+    id: ReplicaId,
+    incarnation: u64,
+    recovered: Recovered,
+) -> Result<Box<dyn Consensus>, RecoverError> {
+    let membership = Membership::new(1, (1..=plan.voters).map(ReplicaId), []);
+    let config = CoreConfig {
+        id,
+        group: GROUP,
+        membership: membership.map_err(|error| RecoverError::Config(error.to_string()))?,
+        heartbeat_ticks: HEARTBEAT_TICKS,
+        election_ticks: ELECTION_TICKS,
+        seed: plan.seed ^ id.0.rotate_left(48) ^ incarnation.rotate_left(24),
+        limits: plan.limits.clone(),
+    };
+    Ok(match plan.backend {
+        Backend::Raft => Box::new(RaftCore::new(&config, recovered)?),
+        Backend::Vr => Box::new(VrCore::new(&config, recovered)?),
+    })
+}
+
+impl Running {
+    /// The moment on this process's clocks.
+    pub(crate) fn now(&self, micros: u64) -> Now {
+        Now {
+            tick: Tick(self.ticks),
+            wall_micros: EPOCH_MICROS + micros,
+        }
+    }
+
+    pub(crate) fn ticked(&mut self) {
+        self.ticks += 1;
+    }
+
+    pub(crate) fn write(&mut self, batch: PersistBatch) {
+        self.writes.push_back(batch);
+    }
+
+    pub(crate) fn compact(&mut self, through: Index) {
+        self.compact = Some(through);
+    }
+
+    /// Begins the next write, of everything that waits. Whether there is one.
+    pub(crate) fn begin_write(&mut self) -> Result<bool, WalError> {
+        if self.writing.is_some() {
+            return Ok(false);
+        }
+        let batches: Vec<_> = self.writes.drain(..).collect();
+        let Some(last) = batches.last().map(|batch| batch.id) else {
+            if let Some(through) = self.compact.take() {
+                self.wal.compact(through)?;
+            }
+            return Ok(false);
+        };
+        self.wal.append(&batches)?;
+        self.writing = Some(last);
+        Ok(true)
+    }
+
+    /// The write under way has had its time: it is synced, and durable.
+    pub(crate) fn end_write(&mut self) -> Result<Option<PersistId>, WalError> {
+        let Some(last) = self.writing.take() else {
+            return Ok(None);
+        };
+        self.wal.sync()?;
+        if let Some(through) = self.compact.take() {
+            self.wal.compact(through)?;
+        }
+        Ok(Some(last))
+    }
+}
