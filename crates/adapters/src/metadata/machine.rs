@@ -13,6 +13,10 @@ use super::snapshot;
 use super::state::{MetadataState, Node, User};
 use super::types::{Name, PartitionKey};
 
+/// Bits of a life's number that are the entry's index. Above them is the position
+/// in the batch: configuration allows 2^20 commands.
+const INDEX_BITS: u32 = 44;
+
 /// What changed, for the node that holds this replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetadataEvent {
@@ -74,6 +78,7 @@ impl StateMachine for MetadataMachine {
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.applied = context.index.0;
+        state.life = life(context);
         state.now = state.now.max(context.timestamp_micros);
         let mut apply = Apply {
             state: &mut state,
@@ -102,6 +107,12 @@ impl StateMachine for MetadataMachine {
         (self.observer)(MetadataEvent::Restored);
         Ok(())
     }
+}
+
+/// Names what a command creates, as no other command does: all commands of a
+/// batch share its entry's index.
+fn life(context: ApplyContext) -> u64 {
+    context.index.0 | u64::from(context.position) << INDEX_BITS
 }
 
 struct Frozen(MetadataState);

@@ -54,7 +54,8 @@ pub struct Topic {
 /// A partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// Index of the log entry that created it.
+    /// Index of the log entry that created it and, above its bits, the position
+    /// of the command in that entry.
     pub created_index: u64,
     /// When it was created, in microseconds since the Unix epoch.
     pub created_at: u64,
@@ -97,6 +98,8 @@ pub struct User {
 pub struct MetadataState {
     /// Index of the last entry applied.
     pub(super) applied: u64,
+    /// Names what the command under way creates; derived from its position.
+    pub(super) life: u64,
     /// The latest time that a command carried, in microseconds since the epoch.
     pub(super) now: u64,
     pub(super) streams: BTreeMap<u32, Arc<Stream>>,
@@ -351,7 +354,7 @@ impl MetadataState {
         owners: &[ReplicaId],
     ) -> Result<(u32, Arc<Topic>), MetadataError> {
         let stream_id = self.stream_id(stream)?;
-        let (now, index) = (self.now, self.applied);
+        let (now, life) = (self.now, self.life);
         self.check_owners(owners)?;
         let stream = self.stream_mut(stream_id)?;
         if stream.topic_names.contains_key(&name) {
@@ -371,7 +374,7 @@ impl MetadataState {
             options,
             partitions: owners
                 .iter()
-                .map(|owner| new_partition(*owner, index, now))
+                .map(|owner| new_partition(*owner, life, now))
                 .collect(),
         });
         stream.topic_names.insert(name, id);
@@ -431,7 +434,7 @@ impl MetadataState {
         owners: &[ReplicaId],
     ) -> Result<Vec<PartitionKey>, MetadataError> {
         let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
-        let (now, index) = (self.now, self.applied);
+        let (now, life) = (self.now, self.life);
         self.check_owners(owners)?;
         let topic = self.topic_mut(stream_id, topic_id)?;
         let first = topic.partitions.len();
@@ -440,7 +443,7 @@ impl MetadataState {
         }
         let added: Vec<_> = owners
             .iter()
-            .map(|owner| new_partition(*owner, index, now))
+            .map(|owner| new_partition(*owner, life, now))
             .collect();
         topic.partitions.extend_from_slice(&added);
         let keys = topic.keys(stream_id).skip(first).collect();
@@ -552,9 +555,9 @@ impl MetadataState {
     }
 }
 
-fn new_partition(owner: ReplicaId, index: u64, now: u64) -> Partition {
+fn new_partition(owner: ReplicaId, life: u64, now: u64) -> Partition {
     Partition {
-        created_index: index,
+        created_index: life,
         created_at: now,
         owner,
         epoch: 1,

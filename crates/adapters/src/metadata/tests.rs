@@ -14,6 +14,7 @@ struct Bench {
     reader: MetadataReader,
     events: Arc<Mutex<Vec<MetadataEvent>>>,
     index: u64,
+    position: u32,
     session: u64,
     request: u64,
 }
@@ -48,6 +49,7 @@ impl Bench {
             reader,
             events,
             index: 0,
+            position: 0,
             session: 0,
             request: 0,
         }
@@ -63,7 +65,7 @@ impl Bench {
         self.index += 1;
         let context = ApplyContext {
             index: Index(self.index),
-            position: 0,
+            position: self.position,
             timestamp_micros: 1_000 * self.index,
         };
         let reply = self.machine.apply(context, bytes);
@@ -85,6 +87,13 @@ impl Bench {
             checksum: self.request,
             operation,
         }))
+    }
+
+    /// A request that shares its entry with the one before.
+    fn client_in_same_entry(&mut self, operation: ClientOperation) -> Reply {
+        self.index -= 1;
+        self.position += 1;
+        self.client(operation)
     }
 
     fn create_stream(&mut self, text: &str) -> Reply {
@@ -463,6 +472,37 @@ fn a_fenced_node_opens_no_sessions_until_it_registers_again() {
         Reply::Refused(58),
         "an earlier incarnation"
     );
+}
+
+/// The files of the first are removed while the second is in use.
+#[test]
+fn a_partition_that_is_created_again_in_the_same_entry_is_another() {
+    let mut bench = Bench::new();
+    bench.create_stream("s");
+    let create = || ClientOperation::CreateTopic {
+        stream: named("s"),
+        name: name("t"),
+        options: Options::default(),
+        partitions: 1,
+        owners: Vec::new(),
+    };
+    let key = |bench: &Bench| {
+        let state = bench.reader.read();
+        let (stream, topic) = state.topic(&named("s"), &named("t")).unwrap();
+        topic.key(stream.id, 0).unwrap()
+    };
+    bench.client(create());
+    let first = key(&bench);
+    let deleted = bench.client_in_same_entry(ClientOperation::DeleteTopic {
+        stream: named("s"),
+        topic: named("t"),
+    });
+    assert_eq!(deleted, Reply::Done);
+    bench.client_in_same_entry(create());
+    let removed = MetadataEvent::PartitionsRemoved(vec![first]);
+    assert_eq!(bench.events.lock().unwrap().last(), Some(&removed));
+    assert_ne!(key(&bench), first);
+    assert!(bench.reader.read().partition(&first).is_none());
 }
 
 #[test]

@@ -105,6 +105,7 @@ pub struct PartitionKey {
     pub topic_id: u32,
     /// The partition's id.
     pub partition_id: u32,
-    /// Index of the log entry that created it.
+    /// Index of the log entry that created it and, above its bits, the position
+    /// of the command in that entry.
     pub created_at: u64,
 }
