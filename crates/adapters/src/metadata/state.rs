@@ -473,6 +473,9 @@ impl MetadataState {
     /// Puts restored streams in place and derives what is not stored.
     pub(super) fn adopt(&mut self, streams: Vec<Stream>) -> Option<()> {
         for stream in streams {
+            if stream.id >= STREAMS_MAX {
+                return None;
+            }
             for topic in stream.topics() {
                 self.check_owners_known(&topic.partitions)?;
                 self.own(&topic.partitions);

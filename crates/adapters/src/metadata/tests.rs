@@ -558,6 +558,19 @@ fn version_1_commands_stay_as_they_are() {
     );
 }
 
+#[test]
+fn a_snapshot_with_an_id_that_is_never_given_is_refused() {
+    let mut bench = Bench::new();
+    bench.create_stream("the-stream");
+    let mut bytes = bench.machine.freeze().encode();
+    let named = bytes.windows(10).position(|text| text == b"the-stream");
+    let id_at = named.unwrap() - 8;
+    for id in [STREAMS_MAX, u32::MAX] {
+        bytes[id_at..id_at + 4].copy_from_slice(&id.to_le_bytes());
+        assert!(bench.machine.restore(&bytes).is_err());
+    }
+}
+
 fn operation() -> impl Strategy<Value = ClientOperation> {
     let stream = || {
         prop_oneof![
