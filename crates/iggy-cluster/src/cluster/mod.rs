@@ -8,6 +8,8 @@
 mod control;
 mod members;
 mod placement;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,6 +100,10 @@ impl Metadata {
                 None => Attempt::Again { effect: false },
             };
             match attempt {
+                // The session that knew whether an attempt took effect is gone.
+                Attempt::Done(_, Reply::Refused(code::UNAUTHENTICATED)) if open => {
+                    return Err(Failure::NotCommitted);
+                }
                 Attempt::Done(index, reply) => return Ok((index, reply)),
                 Attempt::Failed(failure) => return Err(failure),
                 Attempt::Again { effect } => open |= effect,

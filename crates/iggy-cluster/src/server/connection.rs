@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub(super) server: Arc<Server>,
     pub(super) id: u32,
     pub(super) bound: Option<Bound>,
+    /// The session's request whose outcome the client was told last is unknown.
+    pub(super) open: Option<u64>,
     /// The metadata position that this client was told last; it never goes back.
     pub(super) commit: u64,
 }
@@ -49,6 +51,7 @@ impl Connection {
             id: server.clients.add(address),
             server,
             bound: None,
+            open: None,
             commit: 0,
         }
     }
@@ -66,6 +69,7 @@ impl Connection {
 
     /// The client is gone, and its session with it: nobody else may use it.
     pub(super) fn close_session(&mut self) {
+        self.open = None;
         let Some(Bound { client, session }) = self.bound.take() else {
             return;
         };

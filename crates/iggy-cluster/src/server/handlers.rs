@@ -155,8 +155,11 @@ impl Connection {
         self.reply(header, result.map(|_| Vec::new()))
     }
 
-    /// A change of metadata, once.
+    /// A change of metadata, once. A client that is told that it has no session,
+    /// or that its request was not accepted, sends it again in a new session: both
+    /// are denied to a request that may have taken effect.
     async fn change(&mut self, header: &RequestHeader, operation: ClientOperation) -> Outcome {
+        let open = self.open.take() == Some(header.request);
         let command = Command::Client(ClientRequest {
             client: header.client,
             session: header.session,
@@ -166,12 +169,24 @@ impl Connection {
         });
         let (index, answer) = match self.server.metadata.replicate(command).await {
             Ok(done) => done,
-            Err(failure) => return self.reply(header, Err(failure)),
+            Err(failure) => {
+                let failure = match failure.code() {
+                    code::TRANSIENT_NOT_ACCEPTED if open => Failure::NotCommitted,
+                    _ => failure,
+                };
+                let unknown = failure.code() == code::TRANSIENT_NOT_COMMITTED;
+                self.open = unknown.then_some(header.request);
+                return self.reply(header, Err(failure));
+            }
         };
         self.commit = self.commit.max(index);
         let body = match answer {
             Answer::Refused(code::UNAUTHENTICATED) => {
-                return Outcome::Evict(Eviction::NoSession.encode(header.client));
+                let reason = match open {
+                    true => Eviction::StaleClient,
+                    false => Eviction::NoSession,
+                };
+                return Outcome::Evict(reason.encode(header.client));
             }
             Answer::Refused(code) => Err(Failure::Refused(code)),
             Answer::StreamCreated {
@@ -424,3 +439,6 @@ impl Connection {
         Ok(vec![wire::stats(&state, system, &of)])
     }
 }
+
+#[cfg(test)]
+mod tests;
