@@ -28,6 +28,8 @@ pub(crate) enum Fate {
 pub(crate) struct FakeLog {
     machine: Mutex<(u64, MetadataMachine)>,
     fates: Mutex<VecDeque<Fate>>,
+    /// Committed, and not yet known here.
+    unseen: Mutex<Vec<Command>>,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -42,6 +44,7 @@ impl FakeLog {
         let log = Arc::new(Self {
             machine: Mutex::new((0, machine)),
             fates: Mutex::default(),
+            unseen: Mutex::default(),
             leadership: watch::Sender::new(leadership),
         });
         log.apply(&Command::RegisterNode(NodeInfo {
@@ -98,6 +101,11 @@ impl FakeLog {
     pub(crate) fn expect(&self, fate: Fate) {
         self.fates.lock().unwrap().push_back(fate);
     }
+
+    /// Committed, and not applied here before somebody asks the log.
+    pub(crate) fn commit_unseen(&self, command: Command) {
+        self.unseen.lock().unwrap().push(command);
+    }
 }
 
 #[async_trait]
@@ -118,6 +126,10 @@ impl ReplicatedLog for FakeLog {
     }
 
     async fn read(&self) -> Result<Index, SubmitError> {
+        let unseen = std::mem::take(&mut *self.unseen.lock().unwrap());
+        for command in unseen {
+            self.apply(&command);
+        }
         Ok(Index(self.machine.lock().unwrap().0))
     }
 

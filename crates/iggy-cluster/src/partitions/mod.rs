@@ -65,14 +65,17 @@ impl Partitions {
         }
     }
 
-    /// Where a partition is, as of now.
+    /// Where a partition is, as of now, or at least as of the position `seen`.
     pub(crate) async fn find(
         &self,
         stream: &Identifier,
         topic: &Identifier,
         partition: &Partitioning,
+        seen: u64,
     ) -> Result<Place, Failure> {
-        if let Ok(place) = self.look_up(stream, topic, partition) {
+        if self.metadata.applied() >= seen
+            && let Ok(place) = self.look_up(stream, topic, partition)
+        {
             return Ok(place);
         }
         self.metadata.barrier().await?;
@@ -169,3 +172,6 @@ impl DataReply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

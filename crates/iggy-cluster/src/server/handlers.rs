@@ -280,7 +280,7 @@ impl Connection {
         let partition = Partitioning::Partition(target.partition);
         let partitions = &self.server.partitions;
         partitions
-            .find(&target.stream, &target.topic, &partition)
+            .find(&target.stream, &target.topic, &partition, self.commit)
             .await
     }
 
@@ -292,7 +292,9 @@ impl Connection {
             batch,
         } = send;
         let partitions = &self.server.partitions;
-        let place = partitions.find(&stream, &topic, &partitioning).await?;
+        let place = partitions
+            .find(&stream, &topic, &partitioning, self.commit)
+            .await?;
         let bytes = batch.len() as u64;
         let request = DataRequest::Append {
             key: place.key,
