@@ -95,8 +95,7 @@ impl ConsensusThread {
         let Some(deadline) = self.replica.next_deadline() else {
             return Duration::from_secs(1);
         };
-        let ticks = u32::try_from(deadline.0).unwrap_or(u32::MAX);
-        (self.tick * ticks).saturating_sub(self.started.elapsed())
+        since_start(deadline, self.tick).saturating_sub(self.started.elapsed())
     }
 
     fn take(&mut self, now: Now, message: Message) -> Flow {
@@ -166,8 +165,26 @@ impl ConsensusThread {
     }
 }
 
+/// When a tick comes, after the start.
+fn since_start(at: Tick, tick: Duration) -> Duration {
+    let micros = u64::try_from(tick.as_micros()).unwrap_or(u64::MAX);
+    Duration::from_micros(micros.saturating_mul(at.0))
+}
+
 enum Flow {
     Go,
     Stop,
     Fail(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_counted_for_longer_than_a_machine_runs() {
+        let day = 24 * 60 * 60 * 1_000;
+        let at = since_start(Tick(1_000 * day), Duration::from_millis(1));
+        assert_eq!(at, Duration::from_millis(1_000 * day));
+    }
 }
