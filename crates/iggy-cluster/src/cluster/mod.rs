@@ -95,7 +95,7 @@ impl Metadata {
         loop {
             let leader = leadership.borrow_and_update().leader;
             let attempt = match leader {
-                Some(leader) if leader == self.me => self.here(command.clone()).await,
+                Some(leader) if leader == self.me => self.here(command.clone(), deadline).await,
                 Some(leader) => self.forward(leader, &command).await,
                 None => Attempt::Again { effect: false },
             };
@@ -118,15 +118,17 @@ impl Metadata {
         }
     }
 
-    /// Proposes at this node, which leads or recently did.
-    async fn here(&self, command: Command) -> Attempt {
+    /// Proposes at this node, which leads or recently did. Its own disk may hang
+    /// while it goes on leading.
+    async fn here(&self, command: Command, deadline: Instant) -> Attempt {
         let placed = match self.placer.place(&self.reader, command) {
             Ok(placed) => placed,
             Err(_) => return Attempt::Again { effect: false },
         };
-        let submitted = self.log.submit(placed.command.encode()).await;
+        let submitted = self.log.submit(placed.command.encode());
+        let submitted = tokio::time::timeout_at(deadline.into(), submitted).await;
         placed.release();
-        match submitted {
+        match submitted.unwrap_or(Err(SubmitError::OutcomeUnknown)) {
             Ok(Applied { index, reply }) => match Reply::decode(&reply) {
                 Ok(reply) => Attempt::Done(index.0, reply),
                 Err(_) => Attempt::Failed(Failure::NotCommitted),
@@ -160,7 +162,7 @@ impl Metadata {
     /// One attempt at this node, for a command that another node forwards.
     async fn forwarded(&self, command: Bytes) -> Attempt {
         match Command::decode(&command) {
-            Ok(command) => self.here(command).await,
+            Ok(command) => self.here(command, Instant::now() + FORWARD_TIMEOUT).await,
             Err(_) => Attempt::Failed(Failure::Refused(code::INVALID_COMMAND)),
         }
     }
@@ -172,7 +174,9 @@ impl Metadata {
         let mut leadership = self.log.leadership();
         loop {
             let leaderless = leadership.borrow_and_update().leader.is_none();
-            if let Ok(index) = self.log.read().await {
+            // A confirmed read waits until this node has applied what it needs.
+            let read = tokio::time::timeout_at(deadline.into(), self.log.read()).await;
+            if let Ok(Ok(index)) = read {
                 return Ok(index.0);
             }
             if Instant::now() >= deadline {
@@ -215,4 +219,39 @@ async fn changed_or_pause(
         false => PAUSE,
     };
     let _ = tokio::time::timeout(pause, leadership.changed()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters::metadata::Name;
+
+    use super::testing::{FakeLog, Fate};
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(50);
+
+    fn command() -> Command {
+        Command::BootstrapRoot {
+            username: Name::new("iggy").unwrap(),
+            password_hash: String::new(),
+        }
+    }
+
+    /// This node leads, and its own disk hangs.
+    #[tokio::test]
+    async fn a_command_that_hangs_is_answered_in_time() {
+        let (log, metadata) = FakeLog::start(TIMEOUT);
+        log.expect(Fate::Stuck);
+        let answer = tokio::time::timeout(100 * TIMEOUT, metadata.replicate(command()));
+        assert_eq!(answer.await, Ok(Err(Failure::NotCommitted)));
+    }
+
+    /// The position is confirmed, and this node is far behind it.
+    #[tokio::test]
+    async fn a_read_that_hangs_is_answered_in_time() {
+        let (log, metadata) = FakeLog::start(TIMEOUT);
+        log.stop_reads();
+        let answer = tokio::time::timeout(100 * TIMEOUT, metadata.barrier());
+        assert_eq!(answer.await, Ok(Err(Failure::NotCommitted)));
+    }
 }

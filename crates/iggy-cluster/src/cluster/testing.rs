@@ -1,6 +1,7 @@
 //! A replicated log in memory, for tests of what is above it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(crate) enum Fate {
     Lost(Vec<Command>),
     /// It is turned away.
     NotLeader,
+    /// It waits for ever.
+    Stuck,
 }
 
 /// A log whose only node leads.
@@ -30,6 +33,7 @@ pub(crate) struct FakeLog {
     fates: Mutex<VecDeque<Fate>>,
     /// Committed, and not yet known here.
     unseen: Mutex<Vec<Command>>,
+    reads_stuck: AtomicBool,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -45,6 +49,7 @@ impl FakeLog {
             machine: Mutex::new((0, machine)),
             fates: Mutex::default(),
             unseen: Mutex::default(),
+            reads_stuck: AtomicBool::new(false),
             leadership: watch::Sender::new(leadership),
         });
         log.apply(&Command::RegisterNode(NodeInfo {
@@ -102,6 +107,11 @@ impl FakeLog {
         self.fates.lock().unwrap().push_back(fate);
     }
 
+    /// This node applies nothing any more.
+    pub(crate) fn stop_reads(&self) {
+        self.reads_stuck.store(true, Ordering::Relaxed);
+    }
+
     /// Committed, and not applied here before somebody asks the log.
     pub(crate) fn commit_unseen(&self, command: Command) {
         self.unseen.lock().unwrap().push(command);
@@ -112,8 +122,10 @@ impl FakeLog {
 impl ReplicatedLog for FakeLog {
     async fn submit(&self, command: Bytes) -> Result<Applied, SubmitError> {
         let fate = self.fates.lock().unwrap().pop_front();
-        if matches!(fate, Some(Fate::NotLeader)) {
-            return Err(SubmitError::NotLeader { leader: None });
+        match fate {
+            Some(Fate::NotLeader) => return Err(SubmitError::NotLeader { leader: None }),
+            Some(Fate::Stuck) => std::future::pending().await,
+            _ => {}
         }
         let applied = self.apply(&Command::decode(&command).unwrap());
         let Some(Fate::Lost(then)) = fate else {
@@ -126,6 +138,9 @@ impl ReplicatedLog for FakeLog {
     }
 
     async fn read(&self) -> Result<Index, SubmitError> {
+        if self.reads_stuck.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
         let unseen = std::mem::take(&mut *self.unseen.lock().unwrap());
         for command in unseen {
             self.apply(&command);
