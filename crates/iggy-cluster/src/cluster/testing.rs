@@ -139,7 +139,7 @@ impl ReplicatedLog for FakeLog {
 
     async fn read(&self) -> Result<Index, SubmitError> {
         if self.reads_stuck.load(Ordering::Relaxed) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         let unseen = std::mem::take(&mut *self.unseen.lock().unwrap());
         for command in unseen {
