@@ -157,7 +157,9 @@ pub struct Replica {
     snapshot_not_before: Tick,
     log_bytes: u64,
     fetch: Option<Fetch>,
-    fetched: Option<(SnapshotMeta, Bytes)>,
+    /// Fetched and not installed: the newest, and one that the core may be about
+    /// to install.
+    fetched: BTreeMap<Index, (SnapshotMeta, Bytes)>,
     counters: Counters,
     now: Now,
 }
@@ -195,7 +197,7 @@ impl Replica {
             snapshot_not_before: Tick(0),
             log_bytes: 0,
             fetch: None,
-            fetched: None,
+            fetched: BTreeMap::new(),
             counters: Counters::default(),
             now: Now {
                 tick: Tick(0),
@@ -566,7 +568,7 @@ impl Replica {
         };
         if let Some(state) = state {
             self.fetch = None;
-            self.fetched = Some((meta.clone(), state));
+            self.fetched.insert(meta.index, (meta.clone(), state));
             self.step(Input::SnapshotFetched(meta));
             return;
         }
@@ -603,7 +605,7 @@ impl Replica {
     fn install(&mut self, meta: &SnapshotMeta) -> Result<(), ReplicaError> {
         let (fetched, state) = self
             .fetched
-            .take()
+            .remove(&meta.index)
             .expect("a core installs only what it was told is fetched");
         assert_eq!(fetched, *meta, "another snapshot was fetched");
         assert!(meta.index > self.applied, "a snapshot takes the state back");
@@ -624,7 +626,10 @@ impl Replica {
 
     fn maybe_snapshot(&mut self) {
         let applied = self.applied;
-        self.fetched.take_if(|(meta, _)| meta.index <= applied);
+        self.fetched.retain(|index, _| *index > applied);
+        while self.fetched.len() > 1 {
+            self.fetched.pop_first();
+        }
         let since = self.applied.0 - self.snapshot.unwrap_or(Index::ZERO).0;
         let due = since >= self.config.snapshot_entries
             || (self.log_bytes >= self.config.snapshot_log_bytes && since > 0);
@@ -651,3 +656,6 @@ fn read_error(reason: RejectReason) -> SubmitError {
         _ => SubmitError::Unconfirmed,
     }
 }
+
+#[cfg(test)]
+mod tests;
