@@ -5,13 +5,22 @@
 //! it is confirmed or its deadline passes. A round is named by the core's seed
 //! and a counter, so that an answer to an earlier incarnation of this replica
 //! can never be taken for an answer to this one.
+//!
+//! What a peer asks is put under a name of the leader's own, and back under the
+//! peer's when it is answered. raft-rs answers every read that was asked before the
+//! one whose name a quorum repeats: a question that arrives twice, and an answer to
+//! it that was given long ago, would confirm what was asked in between.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use consensus::{ReadToken, Tick};
 
 /// Seed and counter, little-endian.
 pub(crate) const CONTEXT_BYTES: usize = 16;
+/// Questions of peers that may be open at the leader; further ones are dropped,
+/// and time out where they were asked.
+const PEERS_ROUNDS_MAX: usize = 4096;
 
 #[derive(Debug)]
 struct Pending {
@@ -25,6 +34,8 @@ pub(crate) struct Reads {
     next_round: u64,
     waiting: Vec<Pending>,
     rounds: BTreeMap<u64, Vec<Pending>>,
+    /// Questions of peers, by the round that stands for them here.
+    of_peers: BTreeMap<u64, Bytes>,
     count: usize,
 }
 
@@ -35,6 +46,7 @@ impl Reads {
             next_round: 0,
             waiting: Vec::new(),
             rounds: BTreeMap::new(),
+            of_peers: BTreeMap::new(),
             count: 0,
         }
     }
@@ -54,30 +66,50 @@ impl Reads {
         if self.waiting.is_empty() {
             return None;
         }
+        let (round, context) = self.name();
+        self.rounds.insert(round, std::mem::take(&mut self.waiting));
+        Some(context)
+    }
+
+    /// A name that was never used before.
+    fn name(&mut self) -> (u64, Vec<u8>) {
         let round = self.next_round;
         self.next_round += 1;
-        self.rounds.insert(round, std::mem::take(&mut self.waiting));
         let mut context = Vec::with_capacity(CONTEXT_BYTES);
         context.extend_from_slice(&self.seed.to_le_bytes());
         context.extend_from_slice(&round.to_le_bytes());
-        Some(context)
+        (round, context)
+    }
+
+    /// The name under which a peer's question is asked here; `None` when too many
+    /// are open.
+    pub(crate) fn take_question(&mut self, context: Bytes) -> Option<Bytes> {
+        if self.of_peers.len() >= PEERS_ROUNDS_MAX {
+            return None;
+        }
+        let (round, name) = self.name();
+        self.of_peers.insert(round, context);
+        Some(name.into())
+    }
+
+    /// The peer's own name for a question that is answered.
+    pub(crate) fn give_answer(&mut self, name: &[u8]) -> Option<Bytes> {
+        let round = self.round(name)?;
+        self.of_peers.remove(&round)
+    }
+
+    fn round(&self, name: &[u8]) -> Option<u64> {
+        let (seed, round) = name.split_first_chunk::<8>()?;
+        let round = <[u8; 8]>::try_from(round).ok()?;
+        (u64::from_le_bytes(*seed) == self.seed).then_some(u64::from_le_bytes(round))
     }
 
     /// The reads that a confirmed context answers.
     pub(crate) fn confirm(&mut self, context: &[u8]) -> Vec<ReadToken> {
-        let Some((seed, round)) = context.split_first_chunk::<8>() else {
+        let Some(round) = self.round(context) else {
             return Vec::new();
         };
-        let Ok(round) = <[u8; 8]>::try_from(round) else {
-            return Vec::new();
-        };
-        if u64::from_le_bytes(*seed) != self.seed {
-            return Vec::new();
-        }
-        let answered = self
-            .rounds
-            .remove(&u64::from_le_bytes(round))
-            .unwrap_or_default();
+        let answered = self.rounds.remove(&round).unwrap_or_default();
         self.count -= answered.len();
         answered.into_iter().map(|read| read.token).collect()
     }
@@ -87,6 +119,11 @@ impl Reads {
         for (_, mut reads) in std::mem::take(&mut self.rounds) {
             self.waiting.append(&mut reads);
         }
+    }
+
+    /// This replica leads no more: its peers ask somebody else.
+    pub(crate) fn forget_questions(&mut self) {
+        self.of_peers.clear();
     }
 
     /// Takes out the reads whose deadline has passed.
@@ -127,6 +164,23 @@ mod tests {
         assert_eq!(after.confirm(&stale), []);
         assert_eq!(after.confirm(&own), [ReadToken(1)]);
         assert_eq!(after.len(), 0);
+    }
+
+    #[test]
+    fn a_question_that_arrives_twice_is_two_questions() {
+        let mut reads = Reads::new(1);
+        let question = Bytes::from_static(b"of a peer");
+        let first = reads.take_question(question.clone()).unwrap();
+        let own = {
+            reads.push(ReadToken(1), Tick(9));
+            reads.begin_round().unwrap()
+        };
+        let second = reads.take_question(question.clone()).unwrap();
+        assert_ne!(first, second, "an old answer would confirm what is between");
+        assert_eq!(reads.give_answer(&first), Some(question.clone()));
+        assert_eq!(reads.give_answer(&first), None);
+        assert_eq!(reads.give_answer(&own), None);
+        assert_eq!(reads.give_answer(&second), Some(question));
     }
 
     #[test]

@@ -716,6 +716,13 @@ impl World {
             let register = self.random.below(self.clients.len() as u64) as usize;
             let oldest = self.clients[register].oldest();
             self.clients[number].read = Some(Read { register, oldest });
+            self.trace.line(
+                self.now,
+                format_args!(
+                    "client {number} reads register {register} at replica {}, at least {oldest}",
+                    node + 1
+                ),
+            );
             return self.input(node, Input::Read(ticket));
         }
         let client = &mut self.clients[number];
@@ -765,6 +772,9 @@ impl World {
         let pause = match result {
             Ok(applied) => {
                 client.answered(&decode(applied)?)?;
+                let done = client.acknowledged;
+                self.trace
+                    .line(self.now, format_args!("client {number}: {done} is done"));
                 self.trace
                     .fact(self.now, 5, number, &client.acknowledged.to_le_bytes());
                 0
@@ -796,6 +806,14 @@ impl World {
             && let Some(running) = &self.processes[node].running
         {
             let state = running.reader.read();
+            self.trace.line(
+                self.now,
+                format_args!(
+                    "client {number} has read at replica {}, {} applied",
+                    node + 1,
+                    state.applied()
+                ),
+            );
             self.clients[read.register].check(&state, read.oldest)?;
             drop(state);
             self.clients[number].reads_done += 1;

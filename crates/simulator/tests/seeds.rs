@@ -13,6 +13,8 @@ const CORPUS: &[(Backend, &[u64])] = &[
     ),
     // A snapshot took a replica beyond the log with which its view began.
     (Backend::Vr, &[3390, 4653]),
+    // A question that arrived twice confirmed reads of a replaced leader.
+    (Backend::Raft, &[5962, 12392]),
 ];
 const FRESH: u64 = 300;
 

@@ -197,10 +197,28 @@ impl RaftCore {
     fn receive(&mut self, from: ReplicaId, bytes: Bytes) -> Result<(), StepError> {
         let decoded = message::decode(self.group, bytes)?;
         guard::check(&self.raw.raft, self.membership(), from, &decoded.message)?;
+        if decoded.message.get_msg_type() == MessageType::MsgReadIndex {
+            return self.receive_question(decoded.message);
+        }
         match decoded.snapshot {
             Some(meta) => self.receive_offer(decoded.message, meta),
             None => self.step_raft(decoded.message),
         }
+    }
+
+    /// A peer asks from where on it may read. Who does not lead does not answer:
+    /// the peer asks again when it knows who does.
+    fn receive_question(&mut self, mut question: Message) -> Result<(), StepError> {
+        if !self.is_leader() {
+            return Ok(());
+        }
+        if let Some(entry) = question.mut_entries().first_mut() {
+            let Some(name) = self.reads.take_question(entry.data.clone()) else {
+                return Ok(());
+            };
+            entry.data = name;
+        }
+        self.step_raft(question)
     }
 
     fn receive_offer(&mut self, offer: Message, meta: SnapshotMeta) -> Result<(), StepError> {

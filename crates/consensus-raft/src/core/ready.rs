@@ -127,8 +127,16 @@ impl RaftCore {
     }
 
     fn send(&mut self, messages: Vec<Message>, after: Option<PersistId>) {
-        for message in messages {
+        for mut message in messages {
             let to = ReplicaId(message.to);
+            if message.get_msg_type() == MessageType::MsgReadIndexResp
+                && let Some(entry) = message.mut_entries().first_mut()
+            {
+                let Some(name) = self.reads.give_answer(&entry.data) else {
+                    continue;
+                };
+                entry.data = name;
+            }
             let offered = (message.get_msg_type() == MessageType::MsgSnapshot)
                 .then(|| self.raw.store().snapshot.clone())
                 .flatten();
@@ -214,6 +222,9 @@ impl RaftCore {
         if leader != self.leader {
             self.leader = leader;
             self.reads.restart();
+            if !self.is_leader() {
+                self.reads.forget_questions();
+            }
             self.effects.push_back(Effect::LeaderChanged {
                 term: leader.0,
                 leader: leader.1,
