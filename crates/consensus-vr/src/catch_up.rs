@@ -46,12 +46,30 @@ impl CatchUp {
         }
     }
 
-    /// All up to here is there by other means.
+    /// All up to here is committed, and there by other means: what was gathered
+    /// may not continue it.
     pub(crate) fn skip_to(&mut self, op: Index) {
-        if self.next <= op {
-            self.next = op.next();
-            self.gathered.clear();
+        self.next = op.next();
+        self.gathered.clear();
+        if self.target.head.op < op {
+            // The view has gone on since it began.
+            let checksum = None;
+            self.target = Target {
+                head: Head { op, checksum },
+                commit: op,
+            };
         }
+    }
+}
+
+impl ViewChange {
+    /// Who is asked for the next op that is missing.
+    fn source(&self, primary: ReplicaId) -> Option<ReplicaId> {
+        let op = self.catch_up.as_ref()?.next;
+        Some(match &self.choice {
+            Some(choice) => choice.op(op).map_or(choice.source, |(_, holder)| holder),
+            None => primary,
+        })
     }
 }
 
@@ -89,7 +107,7 @@ impl VrCore {
         change.since = clock;
         if change.catch_up.is_none() {
             // Where the sender says that the logs agree, or where they must.
-            let next = connects.unwrap_or(own_commit.next());
+            let next = connects.unwrap_or_default().max(own_commit.next());
             let target = Target { head, commit };
             change.catch_up = Some(CatchUp::new(target, next));
         }
@@ -107,14 +125,14 @@ impl VrCore {
             return Ok(());
         }
         let clock = self.clock;
-        let from_primary = from == self.primary_of(view);
+        let primary = self.primary_of(view);
         let Phase::ViewChange(change) = &mut self.phase else {
             return Ok(());
         };
-        if change.catch_up.is_none() {
+        if change.source(primary) != Some(from) {
             return Ok(());
         }
-        if from_primary {
+        if from == primary {
             change.since = clock;
         }
         self.gather(entries)?;
@@ -137,7 +155,7 @@ impl VrCore {
                 return Ok(());
             }
             let connects = match catch_up.gathered.last() {
-                Some(before) => log::parent(&entry) == Some(log::checksum(before)),
+                Some(before) => log::follows(&entry, before),
                 None => self.log.connects(&entry),
             };
             if !connects {
@@ -190,61 +208,43 @@ impl VrCore {
         let Phase::ViewChange(change) = &self.phase else {
             return;
         };
-        let Some(catch_up) = &change.catch_up else {
-            return;
-        };
-        let op = catch_up.next;
-        let source = match &change.choice {
-            Some(choice) => choice.op(op).map_or(choice.source, |(_, holder)| holder),
-            None => self.primary_of(self.view),
-        };
-        if source != self.id {
+        let source = change.source(self.primary_of(self.view));
+        let op = change.catch_up.as_ref().map(|catch_up| catch_up.next);
+        if let (Some(source), Some(op)) = (source, op)
+            && source != self.id
+        {
             self.send_durable(source, Message::RequestPrepares { op });
         }
     }
 
-    /// Whether what is here ends as the view's log does. Only a broken peer makes
-    /// that untrue.
-    fn is_complete(&self, catch_up: &CatchUp) -> bool {
-        let head = catch_up.target.head;
-        let own = match catch_up.gathered.last() {
-            Some(last) => Some(log::checksum(last)),
-            None => self.log.checksum(head.op),
-        };
-        head.checksum.is_none() || own.is_none() || own == head.checksum
-    }
-
     /// The log of the view is here: from now on it is this replica's.
     fn join(&mut self) -> Result<(), StepError> {
-        let Phase::ViewChange(change) = &self.phase else {
-            return Ok(());
-        };
-        let complete = change.catch_up.as_ref().map(|it| self.is_complete(it));
         let Phase::ViewChange(change) = &mut self.phase else {
             return Ok(());
         };
-        if complete == Some(false) {
-            change.catch_up = None;
-            return Err(StepError::Impossible(format!(
-                "the log of view {} does not end as was said",
-                self.view
-            )));
-        }
-        let ViewChange {
-            catch_up, brought, ..
-        } = std::mem::take(change);
         let Some(CatchUp {
             target, gathered, ..
-        }) = catch_up
+        }) = change.catch_up.take()
         else {
             return Ok(());
         };
-        // A snapshot may have taken this replica beyond what the view began with.
-        let end = target.head.op.max(self.commit);
+        let own = match gathered.last() {
+            Some(last) => Some(log::checksum(last)),
+            None => self.log.checksum(target.head.op),
+        };
+        let same = target.head.checksum.is_none() || own.is_none() || target.head.checksum == own;
+        if !same || target.head.op < self.commit {
+            return Err(StepError::Impossible(format!(
+                "the log of view {} is not the one that was announced",
+                self.view
+            )));
+        }
+        let brought = std::mem::take(&mut change.brought);
         if let Some(first) = gathered.first() {
             self.durability.wrote(first.index);
             self.log.replace(&gathered);
-        } else if self.log.last() > end {
+        } else if self.log.last() > target.head.op {
+            let end = target.head.op;
             self.log.truncate_from(end.next());
             // On disk too nothing may stand behind it.
             match &self.snapshot {
@@ -255,9 +255,8 @@ impl VrCore {
                 _ => self.durability.wrote(end),
             }
         }
-        assert_eq!(
-            self.log.last(),
-            end,
+        assert!(
+            self.log.last() == target.head.op,
             "the log of a view is one log (invariant 6)"
         );
         self.log.learn_base(&target.head);

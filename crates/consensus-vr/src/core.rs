@@ -50,6 +50,8 @@ pub struct VrCore {
     pub(crate) delivered: Index,
     pub(crate) log: Log,
     pub(crate) durability: Durability,
+    /// The batch with which `view` is durable.
+    pub(crate) entered: PersistId,
     /// The batch with which `log_view` is durable.
     pub(crate) joined: PersistId,
     pub(crate) phase: Phase,
@@ -137,10 +139,21 @@ impl VrCore {
         self.commit = self.commit.max(commit.min(self.log.last()));
     }
 
+    /// Whether this replica is the view's primary, its log of the view is durable
+    /// and it has not ceded.
+    pub(crate) fn leads(&self) -> bool {
+        match &self.phase {
+            Phase::Primary(primary) => {
+                !primary.has_ceded() && self.durability.is_durable(self.joined)
+            }
+            _ => false,
+        }
+    }
+
     /// The primary of the view, as far as this replica follows it.
     pub(crate) fn leader_hint(&self) -> Option<ReplicaId> {
         match &self.phase {
-            Phase::Primary(primary) => (!primary.has_ceded()).then_some(self.id),
+            Phase::Primary(_) => self.leads().then_some(self.id),
             Phase::Backup(_) => {
                 let leads = self.view > View::ZERO
                     && !self.is_primary_of(self.view)
@@ -190,8 +203,8 @@ impl VrCore {
                 self.on_commit(view, commit, beat);
                 Ok(())
             }
-            Message::StartViewChange { current } => {
-                self.on_start_view_change(from, view, current);
+            Message::StartViewChange { at } => {
+                self.on_start_view_change(from, view, at);
                 Ok(())
             }
             Message::DoViewChange(brought) => self.on_do_view_change(from, view, brought),
@@ -220,10 +233,7 @@ impl VrCore {
                 nonce,
                 round,
                 commit,
-            } => {
-                self.on_read_reply(view, nonce, round, commit);
-                Ok(())
-            }
+            } => self.on_read_reply(view, nonce, round, commit),
         }
     }
 
@@ -239,6 +249,8 @@ impl VrCore {
 
     /// Turns what has changed into effects.
     fn collect(&mut self) {
+        // May end in another view, which is in the batch then.
+        self.go_on_with_handover();
         self.begin_reads();
         let hard_state = HardState {
             epoch: self.membership.epoch,
@@ -325,7 +337,7 @@ impl VrCore {
 
     pub(crate) fn role(&self) -> Role {
         match &self.phase {
-            Phase::Primary(primary) if !primary.has_ceded() => Role::Leader,
+            Phase::Primary(_) if self.leads() => Role::Leader,
             _ if !self.is_voter() => Role::Learner,
             Phase::Backup(_) if self.suspicion.my_vote.is_none() => Role::Follower,
             _ => Role::Candidate,

@@ -3,11 +3,11 @@
 //! A peer may be broken, of another version, or not what it claims to be: such a
 //! message is refused before the protocol sees it.
 
-use consensus::{Entry, Index, Membership, ReplicaId, StepError};
+use consensus::{Entry, Membership, ReplicaId, StepError};
 
 use crate::ids::View;
 use crate::log;
-use crate::message::{Envelope, Message};
+use crate::message::{Envelope, Message, NUMBER_MAX};
 
 /// A view grows by one in an election timeout at most; nobody was away for longer.
 const VIEWS_AHEAD_MAX: u64 = 1 << 32;
@@ -47,8 +47,9 @@ pub(crate) fn check(
         Message::DoViewChange(brought) => {
             let views = brought.headers.iter().map(|header| header.view);
             let last = views.clone().next_back().unwrap_or_default();
+            // Committed ops of a later view than its own may be in a log.
             if brought.log_view >= envelope.view
-                || last > brought.log_view
+                || last >= envelope.view
                 || !views.is_sorted()
                 || brought.commit > brought.head.op
             {
@@ -56,8 +57,15 @@ pub(crate) fn check(
             }
             Ok(())
         }
-        Message::StartViewChange { current } if *current >= envelope.view => {
-            impossible(format!("view {current} asks for view {}", envelope.view))
+        Message::StartViewChange { at } if *at >= envelope.view => {
+            impossible(format!("view {} is wanted in view {at}", envelope.view))
+        }
+        Message::SnapshotOffer { snapshot, .. }
+            if snapshot.index.0 > NUMBER_MAX
+                || snapshot.term > envelope.view.term()
+                || !snapshot.membership.contains(id) =>
+        {
+            impossible(format!("a snapshot at {}", snapshot.index))
         }
         Message::PrepareOk { op, received, .. } if op > received => {
             impossible(format!("{op} is durable and {received} received"))
@@ -113,14 +121,9 @@ fn sender(id: ReplicaId, membership: &Membership, envelope: &Envelope) -> Result
 fn chained(view: View, entries: &[Entry]) -> Result<(), StepError> {
     let mut before: Option<&Entry> = None;
     for entry in entries {
-        let parent = log::parent(entry);
-        let follows = before.is_none_or(|before| {
-            entry.index == before.index.next()
-                && entry.term >= before.term
-                && parent == Some(log::checksum(before))
-        });
+        let in_log = (1..=NUMBER_MAX).contains(&entry.index.0) && log::parent(entry).is_some();
         let in_view = entry.term.0 > 0 && entry.term <= view.term();
-        if parent.is_none() || !follows || !in_view || entry.index == Index::ZERO {
+        if !in_log || !in_view || before.is_some_and(|before| !log::follows(entry, before)) {
             return impossible(format!(
                 "entry {} of view {} follows nothing",
                 entry.index, entry.term

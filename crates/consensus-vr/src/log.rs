@@ -4,10 +4,12 @@
 //! checksum covers that, its view, its op, its kind and its body: equal checksums
 //! at one op mean equal logs up to there. The link is stored in front of the
 //! payload, so that the write-ahead log and the wire carry entries of the common
-//! format and a log can be verified wherever it begins.
+//! format and a log can be verified wherever it begins. Who has an op only in a
+//! snapshot may not know its checksum; what is prepared behind it then begins with
+//! its [`name`], which everybody knows who has the op.
 //!
 //! ```text
-//! payload of an entry: checksum of the entry before it, 16 | what was proposed
+//! payload of an entry: checksum or name of the entry before it, 16 | what was proposed
 //! ```
 
 use std::collections::VecDeque;
@@ -44,6 +46,22 @@ pub(crate) fn checksum(entry: &Entry) -> Checksum {
     Checksum(hasher.finish_128())
 }
 
+/// Stands for the checksum of an op: a view prepares one at one place.
+pub(crate) fn name(op: Index, term: Term) -> Checksum {
+    let mut place = [0; 16];
+    place[..8].copy_from_slice(&term.0.to_le_bytes());
+    place[8..].copy_from_slice(&op.0.to_le_bytes());
+    Checksum(XxHash3_128::oneshot(&place))
+}
+
+/// Whether the entry follows this one.
+pub(crate) fn follows(entry: &Entry, before: &Entry) -> bool {
+    let named = name(before.index, before.term);
+    entry.index == before.index.next()
+        && entry.term >= before.term
+        && parent(entry).is_some_and(|parent| parent == checksum(before) || parent == named)
+}
+
 /// The log window with the checksum of every entry in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Log {
@@ -78,8 +96,14 @@ impl Log {
         };
         let broken = |entry: &Entry| RecoverError::Chain { index: entry.index };
         let before = parent(first).ok_or_else(|| broken(first))?;
-        // The view before the first entry is not recorded; nobody asks for it.
-        let mut log = Self::new(first.index.prev(), Term(0), Some(before));
+        let mut log = if first.index == base.0.next() {
+            let known = before != name(base.0, base.1);
+            Self::new(base.0, base.1, known.then_some(before))
+        } else {
+            // The view before a tail is not recorded; all of it is committed, and
+            // nobody asks for it.
+            Self::new(first.index.prev(), Term(0), Some(before))
+        };
         for entry in entries {
             if !log.connects(entry) {
                 return Err(broken(entry));
@@ -148,15 +172,16 @@ impl Log {
     pub(crate) fn connects(&self, entry: &Entry) -> bool {
         let before = entry.index.prev();
         let held = before >= self.first().prev() && before <= self.last();
+        let view = self.window.term(before);
+        let in_order = view.is_none_or(|view| entry.term >= view);
+        let named = view.map(|view| name(before, view));
         // Behind a snapshot whose prepare was never seen, anything that a primary
         // sends follows: what it covers is committed.
-        let in_order = self
-            .window
-            .term(before)
-            .is_none_or(|term| term <= entry.term);
         held && in_order
-            && parent(entry)
-                .is_some_and(|parent| self.checksum(before).is_none_or(|own| own == parent))
+            && parent(entry).is_some_and(|parent| {
+                self.checksum(before)
+                    .is_none_or(|own| own == parent || named == Some(parent))
+            })
     }
 
     /// The checksum before the first op, when it was unknown.
@@ -168,7 +193,10 @@ impl Log {
 
     /// Appends what this primary prepares.
     pub(crate) fn prepare(&mut self, view: View, kind: EntryKind, body: &[u8]) -> Index {
-        let parent = self.checksum(self.last()).unwrap_or_default();
+        let last = self.last();
+        let parent = self
+            .checksum(last)
+            .unwrap_or_else(|| name(last, self.window.last_term()));
         let mut payload = BytesMut::with_capacity(LINK_BYTES + body.len());
         payload.put_u128_le(parent.0);
         payload.put_slice(body);
@@ -178,9 +206,6 @@ impl Log {
             kind,
             payload: payload.freeze(),
         };
-        if self.base.is_none() && self.checksums.is_empty() {
-            self.base = Some(parent);
-        }
         self.push(&entry);
         entry.index
     }
@@ -226,7 +251,8 @@ impl Log {
 
     fn push(&mut self, entry: &Entry) {
         if self.checksums.is_empty() && self.base.is_none() {
-            self.base = parent(entry);
+            let named = name(self.last(), self.window.last_term());
+            self.base = parent(entry).filter(|parent| *parent != named);
         }
         self.window.append(std::slice::from_ref(entry));
         self.checksums.push_back(checksum(entry));

@@ -20,7 +20,7 @@ const NACK: u8 = 2;
 /// Headers in one message at most: as many ops may be uncommitted.
 pub(crate) const HEADERS_MAX: usize = 1 << 16;
 /// Views and ops beyond this do not occur; sums of them do not overflow.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// A message with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +54,7 @@ pub(crate) enum Message {
     },
     /// The sender wants this view (VRR 4.2), and is in that one.
     StartViewChange {
-        current: View,
+        at: View,
     },
     DoViewChange(DoViewChange),
     /// The view has begun with this log (VRR 4.2), of which some entries come
@@ -216,7 +216,7 @@ impl Message {
                 out.put_u64_le(commit.0);
                 out.put_u64_le(*beat);
             }
-            Self::StartViewChange { current } => out.put_u64_le(current.0),
+            Self::StartViewChange { at } => out.put_u64_le(at.0),
             Self::DoViewChange(brought) => {
                 out.put_u64_le(brought.log_view.0);
                 out.put_u64_le(brought.commit.0);
@@ -270,7 +270,7 @@ impl Message {
                 beat: bytes.try_get_u64_le().map_err(cut)?,
             },
             4 => Self::StartViewChange {
-                current: View(number(bytes)?),
+                at: View(number(bytes)?),
             },
             5 => {
                 let brought = DoViewChange {
@@ -421,7 +421,7 @@ mod tests {
                 commit: Index(8),
                 beat: 5,
             },
-            Message::StartViewChange { current: View(3) },
+            Message::StartViewChange { at: View(2) },
             Message::DoViewChange(DoViewChange {
                 log_view: View(3),
                 commit: Index(6),
@@ -500,7 +500,7 @@ mod tests {
 
     #[test]
     fn another_group_is_told_apart_from_garbage() {
-        let bytes = encoded(Message::StartViewChange { current: View(3) });
+        let bytes = encoded(Message::StartViewChange { at: View(2) });
         assert_eq!(
             Envelope::decode(8, bytes).unwrap_err(),
             StepError::WrongGroup

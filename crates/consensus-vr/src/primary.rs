@@ -44,13 +44,24 @@ struct Peer {
     /// In its log.
     received: Index,
     feed: Feed,
-    /// The last op of each message that it has not said to have received.
+    /// The last op of each message that is not known to be durable there: a disk
+    /// that does not keep up is not fed without bound.
     in_flight: VecDeque<Index>,
     heard: u64,
     /// The last beat that it answered.
     beat: u64,
-    /// The last op that had been sent when the newest beat was.
-    sent_at_beat: Index,
+    /// A beat, and the last op that had been sent before it. The next one is taken
+    /// when this is answered: beats may be closer together than a round trip.
+    probe: (u64, Index),
+}
+
+impl Peer {
+    /// Goes on from there, whatever is under way.
+    fn resend_from(&mut self, op: Index) {
+        self.feed = Feed::Streaming(op);
+        self.in_flight.clear();
+        self.probe.1 = self.probe.1.min(op.prev());
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,7 +97,7 @@ impl Primary {
             in_flight: VecDeque::new(),
             heard: clock,
             beat: 0,
-            sent_at_beat: Index::ZERO,
+            probe: (0, Index::ZERO),
         };
         Self {
             peers: others.into_iter().map(|id| (id, peer.clone())).collect(),
@@ -143,12 +154,12 @@ impl VrCore {
         if bytes > max {
             return Err(RejectReason::TooLarge { bytes, max });
         }
-        let leader = self.leader_hint();
+        let (leader, leads) = (self.leader_hint(), self.leads());
         let Phase::Primary(primary) = &mut self.phase else {
             return Err(RejectReason::NotLeader { leader });
         };
-        if primary.has_ceded() {
-            return Err(RejectReason::NotLeader { leader: None });
+        if !leads {
+            return Err(RejectReason::NotLeader { leader });
         }
         let full = primary.uncommitted_bytes > 0
             && primary.uncommitted_bytes + bytes > self.limits.uncommitted_bytes_max;
@@ -186,7 +197,6 @@ impl VrCore {
                 primary.beat
             )));
         }
-        let newest_beat = primary.beat;
         let Some(peer) = primary.peers.get_mut(&from) else {
             return Ok(());
         };
@@ -194,24 +204,20 @@ impl VrCore {
         peer.matched = peer.matched.max(op);
         peer.received = received;
         peer.beat = peer.beat.max(beat);
-        while peer.in_flight.front().is_some_and(|op| *op <= received) {
+        while peer.in_flight.front().is_some_and(|last| *last <= op) {
             peer.in_flight.pop_front();
         }
         match peer.feed {
             Feed::Streaming(next) => {
                 // Links are ordered: what was sent before the beat and is not
                 // there when it is answered was lost.
-                let lost = beat == newest_beat && received < peer.sent_at_beat;
+                let lost = beat >= peer.probe.0 && received < peer.probe.1;
                 if lost && received.next() < next {
-                    peer.feed = Feed::Streaming(received.next());
-                    peer.in_flight.clear();
+                    peer.resend_from(received.next());
                 }
             }
             // The view is durable there, and its log with it.
-            Feed::Joining | Feed::Snapshot => {
-                peer.feed = Feed::Streaming(received.next());
-                peer.in_flight.clear();
-            }
+            Feed::Joining | Feed::Snapshot => peer.resend_from(received.next()),
         }
         self.count_acknowledgements();
         self.confirm_reads();
@@ -300,8 +306,18 @@ impl VrCore {
         self.send_durable(to, message);
     }
 
+    /// Who asks for the log of the view is in it, and has not left for a later one.
+    pub(crate) fn hear_joining(&mut self, from: ReplicaId) {
+        if let Phase::Primary(primary) = &mut self.phase
+            && let Some(peer) = primary.peers.get_mut(&from)
+        {
+            peer.heard = self.clock;
+        }
+    }
+
     pub(crate) fn on_request_start_view(&mut self, from: ReplicaId, view: View, op: Index) {
         if view == self.view && matches!(self.phase, Phase::Primary(_)) {
+            self.hear_joining(from);
             self.send_start_view(from, op.min(self.log.last()));
         }
     }
@@ -311,12 +327,12 @@ impl VrCore {
         if view != self.view || op > self.log.last() {
             return;
         }
+        self.hear_joining(from);
         if let Phase::Primary(primary) = &mut self.phase
             && let Some(peer) = primary.peers.get_mut(&from)
             && matches!(peer.feed, Feed::Streaming(_))
         {
-            peer.feed = Feed::Streaming(op);
-            peer.in_flight.clear();
+            peer.resend_from(op);
             return;
         }
         if op < self.log.first() {
@@ -332,8 +348,7 @@ impl VrCore {
             && let Some(peer) = primary.peers.get_mut(&id)
             && let Feed::Streaming(_) = peer.feed
         {
-            peer.feed = Feed::Streaming(peer.received.next());
-            peer.in_flight.clear();
+            peer.resend_from(peer.received.next());
         }
     }
 
@@ -372,8 +387,10 @@ impl VrCore {
             primary.beat += 1;
             primary.beat_at = self.clock + self.heartbeat_ticks;
             for peer in primary.peers.values_mut() {
-                if let Feed::Streaming(next) = peer.feed {
-                    peer.sent_at_beat = next.prev();
+                if let Feed::Streaming(next) = peer.feed
+                    && peer.beat >= peer.probe.0
+                {
+                    peer.probe = (primary.beat, next.prev());
                 }
             }
             let (commit, beat) = (self.commit, primary.beat);
@@ -391,12 +408,11 @@ impl VrCore {
         for id in offers {
             self.offer_snapshot(id);
         }
-        self.go_on_with_handover();
     }
 
-    /// Queues a message that says that the view has begun: not before that is
-    /// durable.
-    fn send_durable_view(&mut self, to: ReplicaId, message: Message) {
+    /// Queues a message that says that the replica has joined the view: not before
+    /// that is durable.
+    pub(crate) fn send_durable_view(&mut self, to: ReplicaId, message: Message) {
         let after = !self.durability.is_durable(self.joined);
         self.queue(to, self.view, message, after);
     }
@@ -432,7 +448,7 @@ impl VrCore {
 
     /// The view is asked for when everything proposed is committed, here and known
     /// to be held by the successor.
-    fn go_on_with_handover(&mut self) {
+    pub(crate) fn go_on_with_handover(&mut self) {
         let Phase::Primary(primary) = &mut self.phase else {
             return;
         };

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use consensus::{Effect, Index, ReadToken, RejectReason, ReplicaId};
+use consensus::{Effect, Index, ReadToken, RejectReason, ReplicaId, StepError};
 
 use crate::core::{Phase, VrCore};
 use crate::ids::View;
@@ -150,7 +150,7 @@ impl VrCore {
             self.await_quorum(None, round);
         } else {
             let nonce = self.reads.nonce;
-            self.send(leader, Message::ReadRequest { nonce, round });
+            self.send_durable_view(leader, Message::ReadRequest { nonce, round });
         }
     }
 
@@ -164,9 +164,11 @@ impl VrCore {
         let Phase::Primary(primary) = &mut self.phase else {
             return;
         };
+        // Whatever nonces it names.
+        let id = peer.map(|(id, _)| id);
         let of_peer = primary.confirmations.0.iter();
-        let of_peer = of_peer.filter(|waiting| waiting.peer == peer).count();
-        if peer.is_some() && of_peer >= ROUNDS_PER_PEER_MAX {
+        let of_peer = of_peer.filter(|waiting| waiting.peer.map(|(id, _)| id) == id);
+        if peer.is_some() && of_peer.count() >= ROUNDS_PER_PEER_MAX {
             return;
         }
         primary.beat_due = true;
@@ -206,14 +208,26 @@ impl VrCore {
         }
     }
 
-    pub(crate) fn on_read_reply(&mut self, view: View, nonce: u64, round: u64, commit: Index) {
+    pub(crate) fn on_read_reply(
+        &mut self,
+        view: View,
+        nonce: u64,
+        round: u64,
+        commit: Index,
+    ) -> Result<(), StepError> {
         if nonce != self.reads.nonce {
-            return;
+            return Ok(());
+        }
+        if round >= self.reads.next_round {
+            return Err(StepError::Impossible(format!(
+                "an answer to round {round} of reads, which was not asked"
+            )));
         }
         if view == self.view && self.log_view == view {
             self.commit_up_to(commit);
         }
         self.reads_confirmed(round, commit);
+        Ok(())
     }
 
     fn reads_confirmed(&mut self, round: u64, index: Index) {

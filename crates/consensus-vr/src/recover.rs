@@ -74,6 +74,7 @@ pub(crate) fn recover(config: &CoreConfig, recovered: Recovered) -> Result<VrCor
         commit: state.commit.max(base.0),
         delivered: base.0,
         durability: Durability::new(log.last()),
+        entered: PersistId(0),
         joined: PersistId(0),
         phase,
         suspicion: Suspicion::default(),

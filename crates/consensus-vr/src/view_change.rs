@@ -168,10 +168,11 @@ impl VrCore {
     pub(crate) fn vote(&mut self, view: View) {
         self.suspicion.my_vote = Some(view);
         self.suspicion.voted_at = self.clock;
+        let after = !self.durability.is_durable(self.entered);
         for other in self.others() {
             if self.membership.is_voter(other) {
-                let current = self.view;
-                self.queue(other, view, Message::StartViewChange { current }, false);
+                let at = self.view;
+                self.queue(other, view, Message::StartViewChange { at }, after);
             }
         }
         self.count_votes();
@@ -186,14 +187,14 @@ impl VrCore {
         }
     }
 
-    pub(crate) fn on_start_view_change(&mut self, from: ReplicaId, view: View, current: View) {
+    pub(crate) fn on_start_view_change(&mut self, from: ReplicaId, view: View, at: View) {
+        if at > self.view {
+            // A quorum has asked for it, or the sender would not be there; it hears
+            // nothing of this view any more.
+            self.elect(at);
+        }
         if view <= self.view {
             return;
-        }
-        // A quorum has asked for the view in which the sender is, and it cannot come
-        // back: it would wait there alone, while the others go on without it.
-        if current > self.view && self.is_voter() {
-            self.elect(current);
         }
         self.suspicion.votes.insert(from, (view, self.clock));
         self.join_in();
@@ -232,6 +233,7 @@ impl VrCore {
         self.reads.restart();
         self.view = view;
         self.durability.state_changed();
+        self.entered = self.durability.next_batch();
         self.suspicion.votes.retain(|_, (wanted, _)| *wanted > view);
         self.suspicion.my_vote = None;
         self.phase = Phase::ViewChange(ViewChange {
@@ -314,7 +316,7 @@ impl VrCore {
         } else if !self.is_voter() {
             let op = self.commit;
             self.send_durable(self.primary_of(self.view), Message::RequestStartView { op });
-        } else if !self.is_primary_of(self.view) {
+        } else {
             self.bring_log();
         }
     }
@@ -336,6 +338,7 @@ impl VrCore {
         match &mut self.phase {
             // It has missed the beginning.
             Phase::Primary(_) => {
+                self.hear_joining(from);
                 let agreed = self.agreement(&brought);
                 self.send_start_view(from, agreed);
                 Ok(())
@@ -378,10 +381,13 @@ impl VrCore {
             }
             Verdict::Start(choice) => choice,
         };
-        assert!(
-            choice.head.op >= self.commit,
-            "no log that a quorum brings lacks what is committed (invariant 5)"
-        );
+        if choice.head.op < self.commit {
+            change.brought.remove(&choice.source);
+            return Err(StepError::Impossible(format!(
+                "the log of replica {} ends before what is committed (invariant 5)",
+                choice.source
+            )));
+        }
         let mut agreed = choice.head.op.min(self.log.last());
         while agreed > self.commit {
             let theirs = choice.op(agreed).map(|(checksum, _)| checksum);

@@ -56,6 +56,7 @@ pub(super) struct Node {
 
 pub(super) struct Group {
     voters: u64,
+    limits: Limits,
     pub(super) nodes: BTreeMap<ReplicaId, Node>,
     pub(super) network: VecDeque<Envelope>,
     /// Everything that ever left.
@@ -66,8 +67,13 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(voters: u64) -> Self {
+        Self::with_limits(voters, config(id(1), voters, 0).limits)
+    }
+
+    pub(super) fn with_limits(voters: u64, limits: Limits) -> Self {
         let mut group = Self {
             voters,
+            limits,
             nodes: (1..=voters)
                 .map(|number| (id(number), Node::default()))
                 .collect(),
@@ -84,11 +90,15 @@ impl Group {
 
     /// A group in its first view, and the number of its primary.
     pub(super) fn started(voters: u64) -> (Self, u64) {
-        let mut group = Self::new(voters);
+        Self::new(voters).begun()
+    }
+
+    pub(super) fn begun(mut self) -> (Self, u64) {
+        let group = &mut self;
         group.run(3);
         let primary = group.primary().expect("the first view begins at once");
         group.run(2 * HEARTBEAT);
-        (group, primary)
+        (self, primary)
     }
 
     pub(super) fn core(&self, number: u64) -> &VrCore {
@@ -120,7 +130,7 @@ impl Group {
     }
 
     pub(super) fn restart(&mut self, number: u64) {
-        let voters = self.voters;
+        let (voters, limits) = (self.voters, self.limits.clone());
         let now = self.now;
         let node = self.node(number);
         node.incarnation += 1;
@@ -131,7 +141,8 @@ impl Group {
             node.disk.start = (snapshot.index, snapshot.term);
             node.disk.entries.clear();
         }
-        let config = config(id(number), voters, node.incarnation);
+        let mut config = config(id(number), voters, node.incarnation);
+        config.limits = limits;
         let mut core = VrCore::new(&config, recovered).expect("a legal disk");
         core.now = now;
         node.core = Some(core);

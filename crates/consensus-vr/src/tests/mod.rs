@@ -1,4 +1,5 @@
 //! The protocol, message by message.
 
+mod attack;
 mod harness;
 mod paper;
