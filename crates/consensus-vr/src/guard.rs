@@ -47,9 +47,10 @@ pub(crate) fn check(
         Message::DoViewChange(brought) => {
             let views = brought.headers.iter().map(|header| header.view);
             let last = views.clone().next_back().unwrap_or_default();
-            // Committed ops of a later view than its own may be in a log.
+            // Committed ops of a later view than its own may be in a log, also of this
+            // one after a restart.
             if brought.log_view >= envelope.view
-                || last >= envelope.view
+                || last > envelope.view
                 || !views.is_sorted()
                 || brought.commit > brought.head.op
             {

@@ -147,9 +147,6 @@ fn a_log_with_ops_of_a_later_view_is_taken_in_a_view_change() {
     let log = group.core(second).log.clone();
     let next = next_view_of(&group, view, second);
     let begun = continued(&log, next, &[b"", b"d"]);
-    for number in [second, third] {
-        group.node(number).manual_sync = false;
-    }
     for number in [third, behind[0], behind[1]] {
         let commit = begun.last().prev();
         let from = if number == third {
@@ -375,7 +372,6 @@ fn a_log_that_lacks_what_is_committed_here_begins_no_view() {
     let view = View(next_view_of(&group, group.core(one).view, one).0 + 3);
     // It was changing views, and lost its memory of who brought what.
     group.network.clear();
-    group.node(one).manual_sync = false;
     let head = group.core(one).log.head();
     let log = |log_view: u64, head: Head| DoViewChange {
         log_view: View(log_view),
@@ -633,7 +629,6 @@ fn a_backup_asks_for_reads_in_a_view_that_is_durable() {
     group.run(HEARTBEAT);
     assert!(asked(&group) > 0);
     assert_eq!(group.nodes[&id(third)].reads.len(), 1);
-    let _ = next;
 }
 
 /// E1: a handover can end in a view change at once, when somebody else wants one.
@@ -692,4 +687,49 @@ fn a_replica_that_moved_alone_is_followed() {
     for number in 1..=3 {
         assert_eq!(group.commands(number), ["a", "b"], "replica {number}");
     }
+}
+
+/// It has ops of the view, and the view's log neither in memory nor on disk.
+#[test]
+fn a_replica_that_restarts_while_it_catches_up_joins_the_view() {
+    // Whenever the primary beats, counted from the restart.
+    for ticks in 0..HEARTBEAT {
+        restarts_while_it_catches_up(ticks);
+    }
+}
+
+fn restarts_while_it_catches_up(ticks: u64) {
+    let (mut group, primary) = Group::started(3);
+    group.commit(b"a");
+    let view = group.core(primary).view;
+    let next = group.core(primary).primary_of(view.next()).0;
+    let behind = 6 - primary - next;
+    group.crash(behind);
+    for body in [b"b", b"c"] {
+        group.commit(body);
+    }
+    group.input(primary, Input::TransferLeadership(id(next)));
+    group.run(2 * HEARTBEAT);
+    group.commit(b"d");
+    // It gets what is committed, and not the end.
+    group.restart(behind);
+    group.run_if(3, |e| e.to != id(behind));
+    let core = group.core(next);
+    let (view, log) = (core.view, core.log.clone());
+    let mut entries = log.slice(Index(1), usize::MAX);
+    entries.pop();
+    let start = Message::StartView {
+        commit: core.commit,
+        head: log.head(),
+        entries,
+    };
+    group.say(next, behind, view.0, start);
+    assert_eq!(group.core(behind).log.view(log.last().prev()), Some(view));
+    assert!(group.core(behind).log_view < view);
+    group.crash(behind);
+    group.run(ticks);
+    group.restart(behind);
+    group.run(3 * HEARTBEAT);
+    assert_eq!(group.core(behind).log_view, view);
+    assert_eq!(group.core(behind).log.head(), log.head());
 }
