@@ -181,6 +181,34 @@ impl Cluster {
         Ok(admin::gather(&self.admin(node)).await?)
     }
 
+    /// A counter among a node's metrics, without its prefix and suffix.
+    ///
+    /// # Errors
+    /// When the node does not answer, or has no such counter.
+    pub async fn counter(&self, node: u8, name: &str) -> anyhow::Result<u64> {
+        let metrics = admin::fetch(&self.admin(node), "/metrics").await?;
+        let prefix = format!("iggy_cluster_{name}_total ");
+        let value = String::from_utf8(metrics)?
+            .lines()
+            .find_map(|line| line.strip_prefix(&prefix).map(str::parse));
+        Ok(value.with_context(|| format!("no counter {name}"))??)
+    }
+
+    /// Waits until a node counted one of these.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn counted(&self, node: u8, name: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while self.counter(node, name).await? == 0 {
+            if begun.elapsed() > PATIENCE {
+                bail!("node {node} has no {name}:\n{}", self.last_lines(node));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// A stock client that is logged in, through this node at first.
     ///
     /// # Errors

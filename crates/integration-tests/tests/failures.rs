@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use iggy::prelude::*;
-use iggy_cluster::admin;
 use integration_tests::{Backend, Cluster, on_each_backend};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
@@ -125,18 +124,19 @@ async fn a_node_that_was_away_for_long_comes_back_by_snapshot_and_log(backend: B
     cluster.kill(away).unwrap();
     let client = cluster.client(leader).await.unwrap();
     let created = create(&client, "while-away", 130).await;
+    // Snapshots are stored beside the commands, in their own time.
+    for other in [leader, (leader + 2) % 3] {
+        cluster
+            .counted(other, "snapshots_taken")
+            .await
+            .expect("a snapshot that cuts the log");
+    }
     cluster.run(away).unwrap();
     cluster.ready().await.unwrap();
     let client = cluster.client(away).await.unwrap();
     assert_eq!(stream_names(&client).await, created);
-    let metrics = admin::fetch(&cluster.admin(away), "/metrics")
-        .await
-        .unwrap();
-    let metrics = String::from_utf8(metrics).unwrap();
-    let installed = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("iggy_cluster_snapshots_installed_total "));
-    assert_ne!(installed.unwrap(), "0");
+    let installed = cluster.counter(away, "snapshots_installed").await.unwrap();
+    assert_ne!(installed, 0);
 }
 
 /// Messages are on one node: while it is away, nothing looks empty.

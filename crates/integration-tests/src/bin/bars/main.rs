@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use iggy::prelude::*;
-use iggy_cluster::admin;
 use integration_tests::{Backend, Cluster, Garbage, PATIENCE, sibling};
 use load::{Expected, Load};
 
@@ -170,14 +169,9 @@ async fn lagging(backend: Backend, missed: u64, clients: usize) -> anyhow::Resul
     }
     let meanwhile = (load.done() - before) as f64 / begun.elapsed().as_secs_f64();
     load.stop().await;
-    let metrics = admin::fetch(&cluster.admin(laggard), "/metrics").await?;
-    let installed = String::from_utf8_lossy(&metrics)
-        .lines()
-        .find(|line| line.contains("snapshots_installed_total") && !line.starts_with('#'))
-        .unwrap_or("no snapshots_installed_total")
-        .to_owned();
+    let installed = cluster.counter(laggard, "snapshots_installed").await?;
     println!(
-        "without it: {alone:.0} commands/s; back after {} ms ({installed}); meanwhile: {meanwhile:.0} commands/s, {:.0}%",
+        "without it: {alone:.0} commands/s; back after {} ms ({installed} snapshots installed); meanwhile: {meanwhile:.0} commands/s, {:.0}%",
         back.unwrap_or_default().as_millis(),
         100.0 * meanwhile / alone
     );
