@@ -115,3 +115,17 @@ pub(crate) fn encoded(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Byte
     write(&mut out);
     out.into()
 }
+
+/// The little-endian number at a place that is known to be there.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut out = [0; 4];
+    out.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(out)
+}
+
+/// The little-endian number at a place that is known to be there.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut out = [0; 8];
+    out.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(out)
+}

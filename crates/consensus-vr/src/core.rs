@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use consensus::{
-    Committed, Consensus, CoreConfig, Effect, EntryKind, Index, Input, Limits, Membership,
-    PersistId, ProposalId, RecoverError, Recovered, RejectReason, ReplicaId, Role, SnapshotMeta,
-    Status, StepError, Term, Tick,
+    Committed, Consensus, CoreConfig, Effect, Index, Input, Limits, Membership, PersistId,
+    ProposalId, RecoverError, Recovered, RejectReason, ReplicaId, Role, SnapshotMeta, Status,
+    StepError, Term, Tick,
 };
 
 use crate::backup::Backup;
@@ -252,15 +252,16 @@ impl VrCore {
         // May end in another view, which is in the batch then.
         self.go_on_with_handover();
         self.begin_reads();
-        let hard_state = HardState {
-            epoch: self.membership.epoch,
-            view: self.view,
-            log_view: self.log_view,
-            commit: self.commit,
-            anchors: self.anchors(),
-        };
-        if let Some(batch) = self.durability.flush(&self.log, hard_state.encode()) {
-            self.effects.push_back(Effect::Persist(batch));
+        if self.durability.is_dirty() {
+            let hard_state = HardState {
+                epoch: self.membership.epoch,
+                view: self.view,
+                log_view: self.log_view,
+                commit: self.commit,
+                anchors: self.anchors(),
+            };
+            let batch = self.durability.flush(&self.log, hard_state.encode());
+            self.effects.extend(batch.map(Effect::Persist));
         }
         self.replicate();
         self.acknowledge();
@@ -431,6 +432,3 @@ impl Consensus for VrCore {
         }
     }
 }
-
-/// Names an entry of a proposal; see [`Log::prepare`].
-pub(crate) const COMMAND: EntryKind = EntryKind::Command;

@@ -76,9 +76,14 @@ impl Durability {
         }
     }
 
+    /// Whether anything has changed since the last batch.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.unsaved_from.is_some() || self.state_changed
+    }
+
     /// The next batch, when anything has changed.
     pub(crate) fn flush(&mut self, log: &Log, hard_state: Bytes) -> Option<PersistBatch> {
-        if self.unsaved_from.is_none() && !self.state_changed {
+        if !self.is_dirty() {
             return None;
         }
         let id = self.next_batch();

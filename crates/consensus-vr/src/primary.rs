@@ -13,10 +13,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use consensus::{Index, PeerProgress, PeerState, ProposalId, RejectReason, ReplicaId, StepError};
+use consensus::{
+    EntryKind, Index, PeerProgress, PeerState, ProposalId, RejectReason, ReplicaId, StepError,
+};
 
 use crate::backup::Backup;
-use crate::core::{COMMAND, Phase, VrCore};
+use crate::core::{Phase, VrCore};
 use crate::ids::View;
 use crate::log::LINK_BYTES;
 use crate::message::{HEADERS_MAX, Message};
@@ -168,7 +170,7 @@ impl VrCore {
             return Err(RejectReason::Overloaded);
         }
         primary.uncommitted_bytes += bytes;
-        let op = self.log.prepare(self.view, COMMAND, payload);
+        let op = self.log.prepare(self.view, EntryKind::Command, payload);
         self.durability.wrote(op);
         self.proposals.insert(op, proposal);
         Ok(())
@@ -382,7 +384,8 @@ impl VrCore {
                 offers.push(*id);
             }
         }
-        if primary.beat_due {
+        let beats = primary.beat_due;
+        if beats {
             primary.beat_due = false;
             primary.beat += 1;
             primary.beat_at = self.clock + self.heartbeat_ticks;
@@ -393,17 +396,15 @@ impl VrCore {
                     peer.probe = (primary.beat, next.prev());
                 }
             }
-            let (commit, beat) = (self.commit, primary.beat);
-            for (id, entries) in prepares.drain(..) {
-                self.send(id, Message::Prepare { commit, entries });
-            }
+        }
+        let (commit, beat) = (self.commit, primary.beat);
+        for (id, entries) in prepares {
+            self.send(id, Message::Prepare { commit, entries });
+        }
+        if beats {
             for id in self.others() {
                 self.send_durable_view(id, Message::Commit { commit, beat });
             }
-        }
-        let commit = self.commit;
-        for (id, entries) in prepares {
-            self.send(id, Message::Prepare { commit, entries });
         }
         for id in offers {
             self.offer_snapshot(id);

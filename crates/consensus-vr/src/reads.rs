@@ -182,6 +182,9 @@ impl VrCore {
 
     /// Answers the rounds whose beat a quorum has answered.
     pub(crate) fn confirm_reads(&mut self) {
+        if !matches!(&self.phase, Phase::Primary(primary) if !primary.confirmations.0.is_empty()) {
+            return;
+        }
         let voters = self.membership.voters().to_vec();
         let quorum = self.membership.quorum();
         while let Phase::Primary(primary) = &mut self.phase

@@ -71,6 +71,11 @@ impl VrCore {
             .filter(|(_, view)| *view > self.view)
     }
 
+    /// The latest view that others ask for.
+    fn wanted(&self) -> Option<View> {
+        self.fresh_votes().map(|(_, view)| view).max()
+    }
+
     /// Whether this replica would have another view, if somebody else asks first.
     fn suspects(&self) -> bool {
         if !self.is_voter() {
@@ -111,12 +116,10 @@ impl VrCore {
         if self.suspicion.my_vote.is_some() {
             return self.suspicion.voted_at + self.heartbeat_ticks;
         }
-        let stagger = self.distance() * self.heartbeat_ticks;
         match &self.phase {
-            Phase::Backup(backup) => backup
-                .heard
-                .map_or(self.clock, |heard| heard + self.election_ticks + stagger),
-            Phase::ViewChange(change) => (change.since + self.view_change_ticks() + stagger)
+            Phase::Backup(_) => self.patience_ends(),
+            Phase::ViewChange(change) => self
+                .patience_ends()
                 .min(change.asked_at + self.heartbeat_ticks),
             Phase::Primary(_) => self.clock + self.heartbeat_ticks,
         }
@@ -130,27 +133,26 @@ impl VrCore {
         }
         if self.suspicion.my_vote.is_some() {
             self.repeat_vote();
-        } else if self.times_out() {
+        } else if self.clock >= self.patience_ends() {
             self.suspicion.started += 1;
             if matches!(self.phase, Phase::ViewChange(_)) {
                 self.suspicion.attempts += 1;
             }
-            let wanted = self.fresh_votes().map(|(_, view)| view).max();
-            self.vote(wanted.unwrap_or_default().max(self.view.next()));
+            let wanted = self.wanted().unwrap_or_default();
+            self.vote(wanted.max(self.view.next()));
         }
         self.join_in();
     }
 
-    fn times_out(&self) -> bool {
+    /// When this replica asks for another view of its own accord.
+    fn patience_ends(&self) -> u64 {
         let stagger = self.distance() * self.heartbeat_ticks;
         match &self.phase {
             Phase::Backup(backup) => backup
                 .heard
-                .is_none_or(|heard| self.clock >= heard + self.election_ticks + stagger),
-            Phase::ViewChange(change) => {
-                self.clock >= change.since + self.view_change_ticks() + stagger
-            }
-            Phase::Primary(_) => false,
+                .map_or(0, |heard| heard + self.election_ticks + stagger),
+            Phase::ViewChange(change) => change.since + self.view_change_ticks() + stagger,
+            Phase::Primary(_) => u64::MAX,
         }
     }
 
@@ -203,7 +205,7 @@ impl VrCore {
 
     /// E4: who joins in adopts the view that was asked for.
     fn join_in(&mut self) {
-        let Some(wanted) = self.fresh_votes().map(|(_, view)| view).max() else {
+        let Some(wanted) = self.wanted() else {
             return;
         };
         if self.suspicion.my_vote.is_none_or(|mine| mine < wanted) && self.suspects() {

@@ -25,6 +25,7 @@ use iggy_binary_protocol::batch::{BATCH_RESERVED_OFFSET, BatchHeader};
 
 use super::batch::{BATCH_BYTES_MAX, HEADER_BYTES};
 use super::{PartitionKey, StorageError};
+use crate::codec::{u32_at, u64_at};
 
 const MAGIC: &[u8; 8] = b"IGGYMSG\n";
 const VERSION: u16 = 1;
@@ -148,16 +149,4 @@ fn header_crc(header: &[u8], salt: u64, position: u64) -> u32 {
     let seed = crc32c::crc32c(&salt.to_le_bytes());
     let seed = crc32c::crc32c_append(seed, &position.to_le_bytes());
     crc32c::crc32c_append(seed, &header[..MARK_CRC_AT])
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut out = [0; 4];
-    out.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(out)
-}
-
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut out = [0; 8];
-    out.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(out)
 }

@@ -17,8 +17,9 @@ use std::path::{Path, PathBuf};
 use super::StorageError;
 use super::error::failed;
 use super::files::Files;
-use super::format::{FILE_HEADER_BYTES, u32_at, u64_at};
+use super::format::FILE_HEADER_BYTES;
 use super::segment::{End, IndexEntry};
+use crate::codec::{u32_at, u64_at};
 
 const MAGIC: &[u8; 8] = b"IGGYIDX\n";
 const VERSION: u16 = 1;

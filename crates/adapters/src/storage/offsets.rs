@@ -23,10 +23,10 @@ use tracing::warn;
 
 use super::error::failed;
 use super::files::{Files, ManagedFile, lock};
-use super::format::{u32_at, u64_at};
 use super::lane::Lane;
-use super::partition::Partition;
+use super::partition::{Partition, Working};
 use super::{ConsumerKey, Durability, PartitionOptions, StorageError};
+use crate::codec::{u32_at, u64_at};
 
 const MAGIC: &[u8; 8] = b"IGGYOFF\n";
 const VERSION: u16 = 1;
@@ -231,6 +231,7 @@ impl Partition {
     fn write_offsets(&self) {
         let mut working = Working {
             partition: self,
+            lane: &self.offsets.changes,
             done: false,
         };
         loop {
@@ -251,21 +252,6 @@ impl Partition {
             for (change, result) in group.into_iter().zip(results) {
                 let _ = change.answer.send(result);
             }
-        }
-    }
-}
-
-/// Sees to it that nobody waits for a writer that panicked.
-struct Working<'a> {
-    partition: &'a Partition,
-    done: bool,
-}
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            self.partition.fail(&StorageError::Closed);
-            self.partition.offsets.changes.abandon();
         }
     }
 }

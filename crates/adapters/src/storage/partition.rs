@@ -201,6 +201,22 @@ impl Partition {
     }
 }
 
+/// Sees to it that nobody waits in a lane for a writer that panicked.
+pub(super) struct Working<'a, T> {
+    pub(super) partition: &'a Partition,
+    pub(super) lane: &'a Lane<T>,
+    pub(super) done: bool,
+}
+
+impl<T> Drop for Working<'_, T> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.partition.fail(&StorageError::Closed);
+            self.lane.abandon();
+        }
+    }
+}
+
 /// Runs file work where it may block: on the threads that tokio keeps for it. A
 /// hand-over costs some 10 us, a write into the page cache may stall a hundred
 /// times longer once the kernel throttles writers.

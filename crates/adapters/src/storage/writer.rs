@@ -17,7 +17,7 @@ use tracing::warn;
 use super::batch::{self, HEADER_BYTES};
 use super::files::{ManagedFile, lock};
 use super::format::{self, Mark};
-use super::partition::Partition;
+use super::partition::{Partition, Working};
 use super::segment::{End, Segment};
 use super::{Appended, Durability, PartitionOptions, StorageError};
 
@@ -93,6 +93,7 @@ impl Partition {
     fn write_waiting(self: &Arc<Self>) {
         let mut working = Working {
             partition: self,
+            lane: &self.appends,
             done: false,
         };
         loop {
@@ -293,21 +294,6 @@ impl Target {
             salt: segment.salt,
             end: segment.end,
             synced_offset,
-        }
-    }
-}
-
-/// Sees to it that nobody waits for a writer that panicked.
-struct Working<'a> {
-    partition: &'a Partition,
-    done: bool,
-}
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            self.partition.fail(&StorageError::Closed);
-            self.partition.appends.abandon();
         }
     }
 }

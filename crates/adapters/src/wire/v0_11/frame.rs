@@ -5,6 +5,7 @@ use iggy_binary_protocol::consensus::{Command, Operation};
 use thiserror::Error;
 use twox_hash::XxHash3_64;
 
+use crate::codec::{u32_at, u64_at};
 use crate::metadata::code;
 
 /// Every frame begins with a header of this size.
@@ -115,18 +116,6 @@ impl RequestHeader {
 #[must_use]
 pub fn body_matches(header: &RequestHeader, body: &[u8]) -> bool {
     header.checksum == 0 || header.checksum == u128::from(XxHash3_64::oneshot(body))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut out = [0; 4];
-    out.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(out)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut out = [0; 8];
-    out.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(out)
 }
 
 fn u128_at(bytes: &[u8], at: usize) -> u128 {
