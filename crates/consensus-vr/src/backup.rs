@@ -4,6 +4,7 @@
 //! that leaves a gap is dropped, and what is missing asked for. `PrepareOk` is
 //! cumulative and says what is durable here.
 
+use consensus::mutants::broken;
 use consensus::{Entry, Index, StepError};
 
 use crate::core::{Phase, VrCore};
@@ -53,7 +54,7 @@ impl VrCore {
         }
         let new = self.new_entries(entries)?;
         if let Some(first) = new.first() {
-            if first.index > self.log.last().next() {
+            if first.index > self.log.last().next() && !broken("vr-gap-appended") {
                 self.ask_for_gap();
                 return Ok(());
             }
@@ -113,7 +114,7 @@ impl VrCore {
     /// The primary of a view speaks. Whether this replica follows it in that view;
     /// if it has missed the view's beginning, it asks for it.
     fn hear_primary(&mut self, view: View) -> bool {
-        if view < self.view {
+        if view < self.view && !broken("vr-old-primary-heard") {
             return false;
         }
         if view > self.view {
@@ -153,8 +154,12 @@ impl VrCore {
 
     /// Says what is durable, once the view itself is.
     pub(crate) fn acknowledge(&mut self) {
-        let joined = self.durability.is_durable(self.joined);
-        let (op, received) = (self.durability.durable(), self.log.last());
+        let joined = self.durability.is_durable(self.joined) || broken("vr-ack-before-joined");
+        let received = self.log.last();
+        let op = match broken("vr-ack-before-sync") {
+            false => self.durability.durable(),
+            true => received,
+        };
         let Phase::Backup(backup) = &mut self.phase else {
             return;
         };

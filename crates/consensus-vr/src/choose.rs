@@ -6,11 +6,12 @@
 //! replicas never prepared it that no quorum can have committed it; as long as
 //! that is open, the view waits.
 
+use consensus::mutants::broken;
 use std::collections::BTreeMap;
 
 use consensus::{Index, ReplicaId};
 
-use crate::ids::{Checksum, Head, Header};
+use crate::ids::{Checksum, Head, Header, View};
 use crate::message::DoViewChange;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,10 @@ pub(crate) fn choose(
     let best = brought
         .iter()
         .rev()
-        .max_by_key(|(_, log)| (log.log_view, log.head.op));
+        .max_by_key(|(_, log)| match broken("vr-longest-log") {
+            false => (log.log_view, log.head.op),
+            true => (View::ZERO, log.head.op),
+        });
     let Some((source, best)) = best.filter(|_| brought.len() >= quorum) else {
         return Verdict::Wait;
     };

@@ -5,6 +5,7 @@
 //! commits. So what a driver hands over together becomes one batch and few
 //! messages.
 
+use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -121,7 +122,7 @@ impl VrCore {
 
     /// Queues a message that leaves when everything up to now is durable.
     pub(crate) fn send_durable(&mut self, to: ReplicaId, message: Message) {
-        self.queue(to, self.view, message, true);
+        self.queue(to, self.view, message, !broken("vr-reveal-before-sync"));
     }
 
     pub(crate) fn queue(&mut self, to: ReplicaId, view: View, message: Message, after: bool) {
@@ -136,7 +137,15 @@ impl VrCore {
     /// E3: the commit number never goes back. It waits for ops that are not here
     /// yet; whoever tells it will tell it again.
     pub(crate) fn commit_up_to(&mut self, commit: Index) {
-        self.commit = self.commit.max(commit.min(self.log.last()));
+        let held = match broken("vr-commit-ahead") {
+            false => self.log.last(),
+            true => commit,
+        };
+        let known = match broken("vr-commit-goes-back") {
+            false => self.commit,
+            true => Index::ZERO,
+        };
+        self.commit = known.max(commit.min(held));
     }
 
     /// Whether this replica is the view's primary, its log of the view is durable

@@ -3,6 +3,7 @@
 //! Everything that a step changes leaves in one batch, entries together with the
 //! hard state that describes them: a crash leaves both or neither.
 
+use consensus::mutants::broken;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -56,7 +57,9 @@ impl Durability {
         self.unsaved_from = Some(self.unsaved_from.map_or(first, |from| from.min(first)));
         self.durable = self.durable.min(first.prev());
         for (_, through) in &mut self.writes {
-            *through = (*through).min(first.prev());
+            if !broken("vr-stale-suffix-durable") {
+                *through = (*through).min(first.prev());
+            }
         }
     }
 

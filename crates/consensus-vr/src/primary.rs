@@ -10,6 +10,7 @@
 //! what is open as unknown, falls silent, and asks for the next view. The paper
 //! lets it go on; here nobody may claim to lead whom a quorum may have left.
 
+use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -190,7 +191,7 @@ impl VrCore {
         let Phase::Primary(primary) = &mut self.phase else {
             return Ok(());
         };
-        if !current {
+        if !current && !broken("vr-old-acks-counted") {
             return Ok(());
         }
         if received > last || beat > primary.beat {
@@ -214,7 +215,7 @@ impl VrCore {
                 // Links are ordered: what was sent before the beat and is not
                 // there when it is answered was lost.
                 let lost = beat >= peer.probe.0 && received < peer.probe.1;
-                if lost && received.next() < next {
+                if lost && received.next() < next && !broken("vr-prepares-once") {
                     peer.resend_from(received.next());
                 }
             }
@@ -229,7 +230,10 @@ impl VrCore {
     /// Commits what is durable at a quorum. Ops of earlier views count like those
     /// of this one: whoever acknowledges has adopted the log of this view.
     pub(crate) fn count_acknowledgements(&mut self) {
-        let own = self.durability.durable();
+        let own = match broken("vr-own-ack-before-sync") {
+            false => self.durability.durable(),
+            true => self.log.last(),
+        };
         let joined = self.durability.is_durable(self.joined);
         let Phase::Primary(primary) = &mut self.phase else {
             return;
@@ -246,7 +250,8 @@ impl VrCore {
             })
             .collect();
         durable.sort_unstable_by(|a, b| b.cmp(a));
-        let commit = durable[self.membership.quorum() - 1];
+        let short = usize::from(broken("vr-commit-without-quorum"));
+        let commit = durable[self.membership.quorum() - 1 - short];
         if commit <= self.commit {
             return;
         }

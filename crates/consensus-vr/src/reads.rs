@@ -6,6 +6,7 @@
 //! seed and a counter, so that an answer to an earlier life confirms nothing.
 //! Every read is answered: confirmed, or rejected at its deadline.
 
+use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use consensus::{Effect, Index, ReadToken, RejectReason, ReplicaId, StepError};
@@ -175,7 +176,7 @@ impl VrCore {
         primary.confirmations.0.push_back(Confirmation {
             peer,
             round,
-            beat: primary.beat + 1,
+            beat: primary.beat + u64::from(!broken("vr-read-of-earlier-beat")),
         });
         self.confirm_reads();
     }
@@ -190,7 +191,8 @@ impl VrCore {
         while let Phase::Primary(primary) = &mut self.phase
             && self.commit >= primary.first_op
             && let Some(first) = primary.confirmations.0.front().copied()
-            && primary.answered(&voters, first.beat) + 1 >= quorum
+            && (primary.answered(&voters, first.beat) + 1 >= quorum
+                || broken("vr-read-without-quorum"))
         {
             primary.confirmations.0.pop_front();
             let commit = self.commit;

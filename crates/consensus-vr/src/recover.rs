@@ -10,6 +10,7 @@
 //! E8: what is not known to be committed is not delivered. The commit number of
 //! the disk is a lower bound; the primary of a view tells the rest.
 
+use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use consensus::{CoreConfig, Index, PersistId, RecoverError, Recovered, Term, Tick};
@@ -20,6 +21,7 @@ use crate::durability::Durability;
 use crate::guard;
 use crate::hard_state::HardState;
 use crate::log::Log;
+use crate::primary::Primary;
 use crate::reads::Reads;
 use crate::view_change::{Suspicion, ViewChange};
 
@@ -50,9 +52,16 @@ pub(crate) fn recover(config: &CoreConfig, recovered: Recovered) -> Result<VrCor
             config.id
         )));
     }
+    let mut state = state;
+    if broken("vr-forgets-view") {
+        state.view = state.log_view;
+    }
     let leads = guard::primary(&membership, state.view) == config.id;
     let phase = if state.log_view < state.view {
         Phase::ViewChange(ViewChange::default())
+    } else if leads && broken("vr-primary-goes-on") {
+        let others = membership.members().filter(|id| *id != config.id);
+        Phase::Primary(Primary::new(others, 0, log.last(), 0))
     } else if leads {
         Phase::Backup(Backup::ceded())
     } else {
@@ -71,7 +80,10 @@ pub(crate) fn recover(config: &CoreConfig, recovered: Recovered) -> Result<VrCor
         outbox: Vec::new(),
         view: state.view,
         log_view: state.log_view,
-        commit: state.commit.max(base.0),
+        commit: match broken("vr-deliver-recovered") {
+            false => state.commit.max(base.0),
+            true => log.last(),
+        },
         delivered: base.0,
         durability: Durability::new(log.last()),
         entered: PersistId(0),

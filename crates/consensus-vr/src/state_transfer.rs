@@ -5,6 +5,7 @@
 //! the snapshot's last op needs no snapshot, and one that differs from it there or
 //! ends before it has nothing behind it that may be committed.
 
+use consensus::mutants::broken;
 use consensus::{Effect, Index, ReplicaId, SnapshotMeta, StepError};
 
 use crate::core::{Phase, VrCore};
@@ -78,7 +79,7 @@ impl VrCore {
     fn holds(&self, snapshot: &SnapshotMeta) -> bool {
         self.log
             .view(snapshot.index)
-            .is_some_and(|view| view.term() == snapshot.term)
+            .is_some_and(|view| view.term() == snapshot.term && !broken("vr-snapshot-over-log"))
     }
 
     fn committed_by_snapshot(&mut self, index: Index) {

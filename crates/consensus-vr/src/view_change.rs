@@ -10,6 +10,7 @@
 //! The timers are a function of the order: the next primary's ends first, so that
 //! there is no duel.
 
+use consensus::mutants::broken;
 use std::collections::BTreeMap;
 
 use consensus::{Index, ReplicaId, StepError};
@@ -184,13 +185,14 @@ impl VrCore {
     pub(crate) fn repeat_vote(&mut self) {
         if let Some(view) = self.suspicion.my_vote
             && self.clock >= self.suspicion.voted_at + self.heartbeat_ticks
+            && !broken("vr-asks-once")
         {
             self.vote(view);
         }
     }
 
     pub(crate) fn on_start_view_change(&mut self, from: ReplicaId, view: View, at: View) {
-        if at > self.view {
+        if at > self.view && !broken("vr-alone-in-view") {
             // A quorum has asked for it, or the sender would not be there; it hears
             // nothing of this view any more.
             self.elect(at);
@@ -231,10 +233,14 @@ impl VrCore {
 impl VrCore {
     fn enter(&mut self, view: View) {
         assert!(view > self.view, "views do not go back (invariant 1)");
-        self.abandon_proposals();
+        if !broken("vr-proposals-outlive-view") {
+            self.abandon_proposals();
+        }
         self.reads.restart();
         self.view = view;
-        self.durability.state_changed();
+        if !broken("vr-view-not-stored") {
+            self.durability.state_changed();
+        }
         self.entered = self.durability.next_batch();
         self.suspicion.votes.retain(|_, (wanted, _)| *wanted > view);
         self.suspicion.my_vote = None;
@@ -309,7 +315,7 @@ impl VrCore {
         let Phase::ViewChange(change) = &mut self.phase else {
             return;
         };
-        if clock < change.asked_at + interval {
+        if clock < change.asked_at + interval || broken("vr-brings-once") {
             return;
         }
         change.asked_at = clock;
@@ -329,7 +335,7 @@ impl VrCore {
         view: View,
         brought: DoViewChange,
     ) -> Result<(), StepError> {
-        if view < self.view {
+        if view < self.view && !broken("vr-old-logs-counted") {
             return Ok(());
         }
         if view > self.view {
@@ -373,6 +379,7 @@ impl VrCore {
         let Phase::ViewChange(change) = &mut self.phase else {
             return Ok(());
         };
+        let quorum = quorum - usize::from(broken("vr-begin-without-quorum"));
         let choice = match choose(&change.brought, voters, quorum) {
             Verdict::Wait => return Ok(()),
             Verdict::Contradiction(id) => {
@@ -391,7 +398,7 @@ impl VrCore {
             )));
         }
         let mut agreed = choice.head.op.min(self.log.last());
-        while agreed > self.commit {
+        while agreed > self.commit && !broken("vr-headers-ignored") {
             let theirs = choice.op(agreed).map(|(checksum, _)| checksum);
             if theirs.is_some() && theirs == self.log.checksum(agreed) {
                 break;

@@ -16,6 +16,7 @@ mod entry;
 mod ids;
 mod log_window;
 mod membership;
+pub mod mutants;
 mod state_machine;
 pub mod wire;
 

@@ -7,6 +7,7 @@
 //! The table is bounded: when it is full, the session that was used least
 //! recently, by position in the log, makes room.
 
+use consensus::mutants::broken;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -163,7 +164,7 @@ impl Sessions {
         self.uses += 1;
         found.used = self.uses;
         self.by_use.insert((found.used, client));
-        if request > found.last_request {
+        if request > found.last_request || broken("session-executes-again") {
             return Ok(Admission::Execute);
         }
         let same = checksum == 0 || found.last_checksum == 0 || checksum == found.last_checksum;
@@ -177,7 +178,8 @@ impl Sessions {
         if let Some(session) = self.by_client.get_mut(&client) {
             session.last_request = request;
             session.last_checksum = checksum;
-            session.last_reply = match reply.len() <= REPLY_BYTES_MAX {
+            let fits = reply.len() <= REPLY_BYTES_MAX && !broken("session-reply-not-kept");
+            session.last_reply = match fits {
                 true => reply.clone(),
                 false => Bytes::new(),
             };
@@ -213,6 +215,10 @@ impl Sessions {
     pub(super) fn write(&self, out: &mut impl Writer) {
         out.put_u64_le(self.next);
         out.put_u64_le(self.uses);
+        if broken("session-not-in-snapshot") {
+            out.put_u32_le(0);
+            return;
+        }
         out.put_u32_le(self.by_client.len() as u32);
         for (client, session) in &self.by_client {
             out.put_u128_le(*client);
@@ -220,7 +226,8 @@ impl Sessions {
             out.put_u32_le(session.user_id);
             out.put_u64_le(session.node.0);
             out.put_u64_le(session.registration);
-            out.put_u64_le(session.last_request);
+            let kept = !broken("session-request-not-in-snapshot");
+            out.put_u64_le(session.last_request * u64::from(kept));
             out.put_u64_le(session.last_checksum);
             out.put_u64_le(session.used);
             out.put_bytes_with_length(&session.last_reply);

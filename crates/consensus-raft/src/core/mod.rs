@@ -17,6 +17,7 @@
 mod ready;
 mod recover;
 
+use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -212,6 +213,9 @@ impl RaftCore {
         if !self.is_leader() {
             return Ok(());
         }
+        if broken("raft-question-twice") {
+            return self.step_raft(question);
+        }
         if let Some(entry) = question.mut_entries().first_mut() {
             let Some(name) = self.reads.take_question(entry.data.clone()) else {
                 return Ok(());
@@ -320,7 +324,7 @@ impl RaftCore {
     fn persisted(&mut self, id: PersistId) {
         let mut number = None;
         while let Some((ready, batch)) = self.unpersisted.front()
-            && batch.is_none_or(|batch| batch <= id)
+            && (batch.is_none_or(|batch| batch <= id) || broken("raft-persisted-too-far"))
         {
             number = Some(*ready);
             self.unpersisted.pop_front();

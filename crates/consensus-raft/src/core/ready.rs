@@ -1,5 +1,6 @@
 //! From raft-rs's `Ready` to effects.
 
+use consensus::mutants::broken;
 use consensus::{
     Committed, Effect, Entry, EntryKind, Index, PersistBatch, PersistId, ProposalId, RejectReason,
     ReplicaId, Term, Tick,
@@ -41,6 +42,9 @@ impl RaftCore {
         let committed = ready.take_committed_entries();
         let read_states = ready.take_read_states();
         self.raw.advance_append_async(ready);
+        if broken("raft-persisted-at-once") {
+            self.raw.on_persist_ready(number);
+        }
         if batch.is_none() && self.unpersisted.is_empty() {
             self.raw.on_persist_ready(number);
         } else {
@@ -48,7 +52,11 @@ impl RaftCore {
         }
         let vote_pending = self.awaits(self.vote_batch);
         self.send(messages, vote_pending);
-        let any_pending = self.awaits(self.last_persist);
+        let any_pending = match broken("raft-answer-after-own-write") {
+            false => self.awaits(self.last_persist),
+            true => batch,
+        };
+        let any_pending = any_pending.filter(|_| !broken("raft-answer-before-sync"));
         self.send(persisted_messages, any_pending);
         self.commit(committed);
         for state in read_states {
@@ -82,7 +90,8 @@ impl RaftCore {
             .collect();
         let raft = &self.raw.raft;
         let vote = (raft.term, raft.vote);
-        if snapshot.is_none() && entries.is_empty() && vote == self.vote {
+        let voted = vote != self.vote && !broken("raft-term-not-stored");
+        if snapshot.is_none() && entries.is_empty() && !voted {
             return None;
         }
         let commit = raft.raft_log.committed.min(raft.raft_log.persisted);
@@ -97,7 +106,10 @@ impl RaftCore {
             id,
             reset_to: snapshot,
             entries,
-            hard_state: Some(hard_state::encode(vote.0, vote.1, commit)),
+            hard_state: Some(match broken("raft-vote-not-stored") {
+                false => hard_state::encode(vote.0, vote.1, commit),
+                true => hard_state::encode(vote.0, raft::INVALID_ID, commit),
+            }),
         }));
         Some(id)
     }
@@ -130,6 +142,7 @@ impl RaftCore {
         for mut message in messages {
             let to = ReplicaId(message.to);
             if message.get_msg_type() == MessageType::MsgReadIndexResp
+                && !broken("raft-question-twice")
                 && let Some(entry) = message.mut_entries().first_mut()
             {
                 let Some(name) = self.reads.give_answer(&entry.data) else {
@@ -201,7 +214,7 @@ impl RaftCore {
             .proposals
             .first_key_value()
             .is_none_or(|(_, (term, _))| Some(*term) == current);
-        if newest_is_current && oldest_is_current {
+        if newest_is_current && oldest_is_current || broken("raft-orphans-unanswered") {
             return;
         }
         let effects = &mut self.effects;

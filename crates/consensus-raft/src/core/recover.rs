@@ -1,7 +1,8 @@
 //! From a disk to raft-rs's configuration and storage.
 
+use consensus::mutants::broken;
 use consensus::{CoreConfig, Index, LogWindow, RecoverError, Recovered, Term};
-use raft::Config;
+use raft::{Config, ReadOnlyOption};
 
 use crate::hard_state;
 use crate::storage::RaftStorage;
@@ -36,6 +37,9 @@ pub(super) fn build_storage(
             commit: Index(state.commit),
             last: window.last(),
         });
+    }
+    if broken("raft-vote-not-recovered") {
+        state.vote = raft::INVALID_ID;
     }
     state.commit = state.commit.max(base.0.0);
     // A batch may have been cut between its entries and its hard state. No
@@ -72,6 +76,10 @@ pub(super) fn raft_config(config: &CoreConfig, applied: u64) -> Config {
         max_inflight_msgs: limits.inflight_messages_max,
         check_quorum: true,
         pre_vote: true,
+        read_only_option: match broken("raft-lease-read") {
+            false => ReadOnlyOption::Safe,
+            true => ReadOnlyOption::LeaseBased,
+        },
         // The commit index rides on the next append or heartbeat.
         skip_bcast_commit: true,
         batch_append: true,

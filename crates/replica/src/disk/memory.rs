@@ -62,6 +62,10 @@ struct State {
     pending: Vec<(String, Change)>,
     operations: u64,
     fail_at: Option<u64>,
+    /// Operations that failed because they were told to.
+    failed: u64,
+    /// Nothing grows any more.
+    full: bool,
     syncs: u64,
     writes: u64,
     bytes_written: u64,
@@ -74,7 +78,17 @@ impl State {
     fn count(&mut self, operation: &'static str, path: &str) -> Result<(), DiskError> {
         self.operations += 1;
         if self.fail_at.is_some_and(|at| self.operations >= at) {
+            self.failed += 1;
             let source = io::Error::other("injected");
+            return Err(DiskError::new(operation, path, source));
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self, operation: &'static str, path: &str) -> Result<(), DiskError> {
+        if self.full {
+            self.failed += 1;
+            let source = io::Error::from(io::ErrorKind::StorageFull);
             return Err(DiskError::new(operation, path, source));
         }
         Ok(())
@@ -204,6 +218,18 @@ impl MemoryDisk {
         state.fail_at = n.map(|n| state.operations + n);
     }
 
+    /// From now on there is room for what is there, and for nothing else; `false`
+    /// ends that.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Operations so far that failed as they were told to.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.lock().failed
+    }
+
     /// Operations so far that changed the disk, failed ones among them.
     #[must_use]
     pub fn operations(&self) -> u64 {
@@ -273,6 +299,9 @@ impl Disk for MemoryDisk {
     fn create(&self, path: &str, bytes: u64) -> Result<Box<dyn DiskFile>, DiskError> {
         let mut state = self.lock();
         state.count("create", path)?;
+        if bytes > 0 {
+            state.grow("create", path)?;
+        }
         let file = state.next_file;
         state.next_file += 1;
         let zeros = vec![0; bytes as usize];
@@ -381,6 +410,10 @@ impl DiskFile for MemoryFile {
             file.set_adrift(offset, bytes);
             return Err(error);
         }
+        if offset + bytes.len() as u64 > file.current.len() as u64 {
+            state.grow("write", &self.path)?;
+        }
+        let file = state.file(self)?;
         file.unsynced.push((offset, bytes.to_vec()));
         put(&mut file.current, offset as usize, bytes);
         Ok(())
@@ -467,6 +500,21 @@ mod tests {
         assert_eq!(content(&disk, "d/a"), b"lost");
         disk.crash(&mut nothing);
         assert_eq!(content(&disk, "d/a"), [0; 4]);
+    }
+
+    #[test]
+    fn a_full_disk_has_room_for_what_is_there() {
+        let disk = MemoryDisk::new();
+        let file = named(&disk, "d/a", 4);
+        disk.set_full(true);
+        file.write_at(0, b"over").unwrap();
+        let refused = file.write_at(4, b"more").unwrap_err();
+        assert_eq!(refused.source.kind(), io::ErrorKind::StorageFull);
+        assert!(disk.create("d/b", 1).is_err());
+        assert_eq!(disk.failed(), 2);
+        disk.set_full(false);
+        file.write_at(4, b"more").unwrap();
+        assert_eq!(content(&disk, "d/a"), b"overmore");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod batching;
 mod events;
 mod transfer;
 
+use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -323,7 +324,7 @@ impl Replica {
             Effect::Send { to, message, after } => {
                 let message = PeerMessage::Consensus(message).encode();
                 let after = after.unwrap_or_default();
-                if after <= self.durable {
+                if after <= self.durable || broken("loop-send-before-sync") {
                     self.send(to, Lane::Consensus, message);
                 } else {
                     self.held.push_back((after, to, message));
@@ -416,6 +417,10 @@ impl Replica {
                 .map_err(|source| ReplicaError::Entry { index, source })?;
             self.counters.commands_applied += batch.commands.len() as u64;
             self.counters.commands_committed += tickets.len() as u64;
+            let mut tickets = tickets;
+            if broken("loop-answers-swapped") {
+                tickets.reverse();
+            }
             let mut tickets = tickets.into_iter();
             for (position, command) in (0..).zip(&batch.commands) {
                 let context = ApplyContext {
@@ -436,7 +441,7 @@ impl Replica {
 
     fn finish_reads(&mut self) {
         while let Some(first) = self.reads.first_entry()
-            && *first.key() <= self.applied
+            && (*first.key() <= self.applied || broken("loop-read-before-applied"))
         {
             let tickets = first.remove();
             self.reads_asked -= tickets.len();
@@ -609,12 +614,14 @@ impl Replica {
             .expect("a core installs only what it was told is fetched");
         assert_eq!(fetched, *meta, "another snapshot was fetched");
         assert!(meta.index > self.applied, "a snapshot takes the state back");
-        self.machine
-            .restore(&state)
-            .map_err(|source| ReplicaError::Snapshot {
-                index: meta.index,
-                source,
-            })?;
+        if !broken("snapshot-not-restored") {
+            self.machine
+                .restore(&state)
+                .map_err(|source| ReplicaError::Snapshot {
+                    index: meta.index,
+                    source,
+                })?;
+        }
         self.applied = meta.index;
         self.applied_term = meta.term;
         self.snapshot = Some(meta.index);
@@ -639,10 +646,16 @@ impl Replica {
         self.saving = true;
         self.log_bytes = 0;
         let meta = SnapshotMeta {
-            index: self.applied,
+            index: match broken("snapshot-one-entry-ahead") {
+                false => self.applied,
+                true => self.applied.prev(),
+            },
             term: self.applied_term,
             membership: self.core.status().membership,
         };
+        if broken("snapshot-counts-at-once") {
+            self.step(Input::SnapshotTaken(meta.clone()));
+        }
         let state = self.machine.freeze();
         self.outputs
             .push_back(Output::File(FileJob::Save { meta, state }));

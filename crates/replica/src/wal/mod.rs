@@ -52,6 +52,7 @@ mod replay;
 mod segment;
 mod spares;
 
+use consensus::mutants::broken;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -399,7 +400,9 @@ impl Wal {
     }
 
     fn sync_active(&mut self) -> Result<(), WalError> {
-        self.active.file.sync()?;
+        if !broken("wal-without-sync") {
+            self.active.file.sync()?;
+        }
         self.synced_sequence = self.next_sequence - 1;
         self.stats.syncs += 1;
         Ok(())
@@ -408,7 +411,9 @@ impl Wal {
     /// Seals the active segment and begins the next. What is in the old one is
     /// durable before the new one exists: a later segment vouches for it.
     fn roll(&mut self) -> Result<(), WalError> {
-        self.sync_active()?;
+        if !broken("wal-roll-without-sync") {
+            self.sync_active()?;
+        }
         let header = SegmentHeader {
             number: self.next_number,
             first_sequence: self.next_sequence,
@@ -431,7 +436,7 @@ impl Wal {
         let droppable = self
             .sealed
             .iter()
-            .take_while(|sealed| sealed.needed_for <= through)
+            .take_while(|sealed| sealed.needed_for <= through || broken("wal-drops-what-is-needed"))
             .count();
         let Some(last) = droppable.checked_sub(1).map(|at| self.sealed[at].number) else {
             return Ok(());

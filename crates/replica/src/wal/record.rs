@@ -8,6 +8,7 @@
 //! ```
 
 use bytes::{Buf, Bytes};
+use consensus::mutants::broken;
 use consensus::{Entry, EntryKind, Index, PersistBatch, Term};
 
 const RESET: u8 = 1;
@@ -48,7 +49,9 @@ pub(super) fn of(batches: &[PersistBatch]) -> Vec<Record<'_>> {
     for batch in batches {
         let before = records.len();
         let mut push = |body| records.push(Record { body, last: false });
-        if let Some((index, term)) = batch.reset_to {
+        if let Some((index, term)) = batch.reset_to
+            && !broken("wal-reset-not-logged")
+        {
             push(Body::Reset(index, term));
         }
         batch.entries.iter().map(Body::Entry).for_each(&mut push);

@@ -5,6 +5,7 @@
 //! because the file system has nothing to note about it.
 
 use consensus::Index;
+use consensus::mutants::broken;
 
 use super::error::WalError;
 use super::segment::{self, BLOCK_BYTES, SegmentHeader};
@@ -141,9 +142,13 @@ impl Spares {
             (path, file)
         };
         file.write_at(0, &header.encode(group))?;
-        file.sync()?;
+        if !broken("wal-segment-without-sync") {
+            file.sync()?;
+        }
         disk.rename(&path, &segment::path(&self.dir, header.number))?;
-        disk.sync_dir(&self.dir)?;
+        if !broken("wal-name-without-sync") {
+            disk.sync_dir(&self.dir)?;
+        }
         Ok(Active {
             header,
             file,
