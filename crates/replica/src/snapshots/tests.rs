@@ -149,6 +149,38 @@ fn a_transfer_goes_on_after_a_crash_at_every_operation() {
     }
 }
 
+/// The disk gives one error, and the process goes on: what a failed sync left in the
+/// page cache can be read back and is still not durable.
+#[test]
+fn a_transfer_that_goes_on_after_an_error_of_the_disk_is_durable() {
+    let near = MemoryDisk::new();
+    let sender = store(&near);
+    sender.save(&meta(5), &state(5)).unwrap();
+    let pieces = pieces(&sender, 5);
+    for fail_at in 1.. {
+        let far = MemoryDisk::new();
+        let receiver = store(&far);
+        far.fail_after(Some(fail_at));
+        let failed = pieces.iter().any(|(at, piece)| {
+            let received = receiver.receive(&meta(5), *at, total(&pieces), piece);
+            received.is_err()
+        });
+        far.fail_after(None);
+        let receiver = store(&far);
+        let (mut next, mut whole) = receiver.resume(&meta(5)).unwrap();
+        while whole.is_none() {
+            let (piece, total) = sender.chunk(Index(5), next).unwrap().unwrap();
+            (next, whole) = receiver.receive(&meta(5), next, total, &piece).unwrap();
+        }
+        far.crash(&mut draws(fail_at));
+        let (newest, bytes) = store(&far).newest().unwrap().unwrap();
+        assert!((newest, bytes.to_vec()) == (meta(5), state(5)), "{fail_at}");
+        if !failed {
+            return;
+        }
+    }
+}
+
 #[test]
 fn a_transfer_goes_on_behind_the_last_piece_that_is_whole() {
     let (near, far) = (MemoryDisk::new(), MemoryDisk::new());
