@@ -71,23 +71,46 @@ impl Cluster {
         nodes: u8,
         change: impl FnOnce(&mut ClusterConfig),
     ) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare(binary, backend, nodes, change)?;
+        for node in 0..nodes {
+            cluster.run(node)?;
+        }
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
+    /// A cluster of which no node runs yet.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn prepare(
+        binary: impl Into<PathBuf>,
+        backend: Backend,
+        nodes: u8,
+        change: impl FnOnce(&mut ClusterConfig),
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("iggy-cluster-test-")
             .tempdir()?;
         let mut config = ClusterConfig::for_dev(nodes, backend, free_base_port(nodes)?, 10);
         change(&mut config);
         std::fs::write(dir.path().join("cluster.toml"), config.to_toml()?)?;
-        let mut cluster = Self {
+        Ok(Self {
             binary: binary.into(),
             config,
             dir,
             children: (0..nodes).map(|_| None).collect(),
-        };
-        for node in 0..nodes {
-            cluster.run(node)?;
-        }
-        cluster.ready().await?;
-        Ok(cluster)
+        })
+    }
+
+    /// Begins the disk of a node as an operator does.
+    ///
+    /// # Errors
+    /// When it holds a replica already.
+    pub fn format(&self, node: u8) -> anyhow::Result<()> {
+        let mut config = self.config.clone();
+        config.storage.path = self.data(node);
+        Ok(iggy_cluster::Node::format(&config, node)?)
     }
 
     /// Starts a node that does not run.
@@ -125,6 +148,22 @@ impl Cluster {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Waits until a node's process has ended by itself, and returns what it said.
+    ///
+    /// # Errors
+    /// When it goes on running.
+    pub async fn refused(&mut self, node: u8) -> anyhow::Result<String> {
+        let begun = Instant::now();
+        while self.runs(node) {
+            if begun.elapsed() > PATIENCE {
+                bail!("node {node} goes on:\n{}", self.last_lines(node));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.children[usize::from(node)] = None;
+        Ok(self.last_lines(node))
     }
 
     /// Whether a node's process still runs.

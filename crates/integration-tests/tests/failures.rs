@@ -139,6 +139,41 @@ async fn a_node_that_was_away_for_long_comes_back_by_snapshot_and_log(backend: B
     assert_ne!(installed, 0);
 }
 
+/// It has acknowledged what it does not remember any more.
+async fn a_node_whose_disk_is_gone_is_refused_until_it_is_back(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let client = cluster.client(0).await.unwrap();
+    let created = create(&client, "kept", 3).await;
+    cluster.kill(2).unwrap();
+    let (data, aside) = (cluster.data(2), cluster.data(9));
+    std::fs::rename(&data, &aside).unwrap();
+    cluster.run(2).unwrap();
+    let said = cluster.refused(2).await.unwrap();
+    assert!(said.contains("its disk is lost"), "{said}");
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&aside, &data).unwrap();
+    cluster.run(2).unwrap();
+    cluster.ready().await.unwrap();
+    let client = cluster.client(2).await.unwrap();
+    assert_eq!(stream_names(&client).await, created);
+}
+
+/// The others go on meanwhile; it is told apart from one whose disk is gone.
+async fn a_node_that_comes_late_for_the_first_time_begins(backend: Backend) {
+    let mut cluster = Cluster::prepare(NODE, backend, 3, |_| {}).unwrap();
+    for early in 0..2 {
+        cluster.format(early).unwrap();
+        cluster.run(early).unwrap();
+    }
+    cluster.ready().await.unwrap();
+    let client = cluster.client(0).await.unwrap();
+    let created = create(&client, "early", 3).await;
+    cluster.run(2).unwrap();
+    cluster.ready().await.unwrap();
+    let client = cluster.client(2).await.unwrap();
+    assert_eq!(stream_names(&client).await, created);
+}
+
 /// Messages are on one node: while it is away, nothing looks empty.
 async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(backend: Backend) {
     let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
@@ -193,5 +228,7 @@ on_each_backend! {
     a_killed_leader_loses_nothing_acknowledged
     the_whole_cluster_is_killed_and_comes_back_with_everything
     a_node_that_was_away_for_long_comes_back_by_snapshot_and_log
+    a_node_whose_disk_is_gone_is_refused_until_it_is_back
+    a_node_that_comes_late_for_the_first_time_begins
     partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back
 }

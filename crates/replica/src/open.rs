@@ -67,7 +67,7 @@ pub struct Opened {
     pub snapshot_bytes: u64,
 }
 
-/// Opens a disk, or begins one: counts the incarnation up, reads log and snapshot,
+/// Opens a disk that was formatted: counts the incarnation up, reads log and snapshot,
 /// restores the state machine, and has the core built from what is durable.
 ///
 /// # Errors

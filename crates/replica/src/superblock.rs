@@ -13,6 +13,7 @@
 //! An incarnation is never used twice, not even when a slot is damaged: the one
 //! that may have been in it is skipped.
 
+use consensus::mutants::broken;
 use std::io;
 
 use bytes::{Buf, BufMut};
@@ -23,6 +24,8 @@ use thiserror::Error;
 use crate::disk::{self, Disk, DiskError};
 
 const PATH: &str = "meta/superblock";
+const TMP_PATH: &str = "meta/superblock.tmp";
+const FIRST_SEQUENCE: u64 = 1;
 const MAGIC: &[u8; 8] = b"IGGYSUP\n";
 const VERSION: u16 = 1;
 const SLOT_BYTES: usize = 4096;
@@ -53,9 +56,17 @@ pub enum SuperblockError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// Nobody's disk yet, or nobody's any more.
+    #[error(
+        "the data directory is empty: format it if this replica has never run; if it has, its disk is lost, and with it what it has acknowledged: bring the disk back, or replace the replica under a new id"
+    )]
+    Blank,
+    /// A replica's disk, which formatting would erase.
+    #[error("the data directory holds a replica already: `iggy-cluster serve` starts it")]
+    Formatted,
     /// No slot can be read, but the replica has been started before.
     #[error(
-        "{PATH} is missing or damaged, and the directory holds a log: whose it is cannot be told; restore the data directory, or replace the node under a new replica id"
+        "{PATH} is missing or damaged, and the directory holds data: whose it is cannot be told; restore the data directory, or replace the node under a new replica id"
     )]
     Corrupt,
     /// A name that does not fit.
@@ -88,15 +99,79 @@ pub enum SuperblockError {
     },
 }
 
-/// Opens the superblock of a disk, or makes it on an empty one, checks that it is
-/// this replica's, and begins a new incarnation, durably.
+/// Begins the disk of a replica that has never run.
+///
+/// Nothing else makes a superblock: a replica whose disk was lost would otherwise
+/// come back empty, under the name with which it has acknowledged what is gone.
 ///
 /// # Errors
-/// When the disk fails, or belongs to somebody else.
+/// When the disk fails, or holds a replica already.
+pub fn format(disk: &dyn Disk, identity: &Superblock) -> Result<(), SuperblockError> {
+    check_names(identity)?;
+    disk.create_dir("meta")?;
+    if exists(disk)? {
+        return Err(SuperblockError::Formatted);
+    }
+    if has_log(disk)? {
+        return Err(SuperblockError::Corrupt);
+    }
+    let mut block = identity.clone();
+    block.incarnation = 0;
+    let file = disk.create(TMP_PATH, 2 * SLOT_BYTES as u64)?;
+    file.write_at(slot_of(FIRST_SEQUENCE), &encode(&block, FIRST_SEQUENCE))?;
+    file.sync()?;
+    // It has its name only when it is whole.
+    disk.rename(TMP_PATH, PATH)?;
+    disk.sync_dir("meta")?;
+    Ok(())
+}
+
+/// Whether the disk holds a replica.
+///
+/// # Errors
+/// When the disk fails.
+pub fn exists(disk: &dyn Disk) -> Result<bool, DiskError> {
+    names(disk, "meta").map(|names| names.iter().any(|name| name == "superblock"))
+}
+
+/// Opens the superblock of a disk, checks that it is this replica's, and begins a
+/// new incarnation, durably.
+///
+/// # Errors
+/// When the disk fails, is empty, or belongs to somebody else.
 pub fn begin_incarnation(
     disk: &dyn Disk,
     identity: &Superblock,
 ) -> Result<Superblock, SuperblockError> {
+    check_names(identity)?;
+    if !exists(disk)? && broken("superblock-takes-empty-disk") {
+        format(disk, identity)?;
+    }
+    if !exists(disk)? {
+        return Err(match has_log(disk)? {
+            true => SuperblockError::Corrupt,
+            false => SuperblockError::Blank,
+        });
+    }
+    let slots = read(disk)?;
+    let Some((found, newest)) = slots.newest else {
+        return Err(SuperblockError::Corrupt);
+    };
+    check(&found, identity)?;
+    let mut next = identity.clone();
+    next.incarnation = found.incarnation + 1 + u64::from(slots.damaged);
+    let sequence = newest + 1;
+    let file = disk.open(PATH)?;
+    // It may have been read from the page cache of a start whose sync failed; it
+    // has to be on the disk before the other slot is given up.
+    file.write_at(slot_of(newest), &encode(&found, newest))?;
+    file.sync()?;
+    file.write_at(slot_of(sequence), &encode(&next, sequence))?;
+    file.sync()?;
+    Ok(next)
+}
+
+fn check_names(identity: &Superblock) -> Result<(), SuperblockError> {
     for (what, name) in [
         ("cluster's name", &identity.cluster),
         ("backend's name", &identity.backend),
@@ -106,38 +181,7 @@ pub fn begin_incarnation(
             return Err(SuperblockError::TooLong { what, bytes });
         }
     }
-    disk.create_dir("meta")?;
-    let exists = disk.list("meta")?.iter().any(|name| name == "superblock");
-    let slots = match exists {
-        true => read(disk)?,
-        false => Slots::default(),
-    };
-    let mut next = identity.clone();
-    next.incarnation = 1 + u64::from(slots.damaged);
-    let mut sequence = 1;
-    if let Some((found, newest)) = &slots.newest {
-        check(found, identity)?;
-        next.incarnation += found.incarnation;
-        sequence += newest;
-    } else if slots.damaged_both || has_log(disk)? {
-        return Err(SuperblockError::Corrupt);
-    }
-    if !exists {
-        disk.create("meta/superblock.tmp", 2 * SLOT_BYTES as u64)?
-            .sync()?;
-        disk.rename("meta/superblock.tmp", PATH)?;
-        disk.sync_dir("meta")?;
-    }
-    let file = disk.open(PATH)?;
-    if let Some((found, newest)) = &slots.newest {
-        // It may have been read from the page cache of a start whose sync failed;
-        // it has to be on the disk before the other slot is given up.
-        file.write_at(slot_of(*newest), &encode(found, *newest))?;
-        file.sync()?;
-    }
-    file.write_at(slot_of(sequence), &encode(&next, sequence))?;
-    file.sync()?;
-    Ok(next)
+    Ok(())
 }
 
 fn slot_of(sequence: u64) -> u64 {
@@ -146,10 +190,14 @@ fn slot_of(sequence: u64) -> u64 {
 
 /// Whether a replica has got as far as having a log here.
 fn has_log(disk: &dyn Disk) -> Result<bool, DiskError> {
-    match disk.list(LOG_DIR) {
-        Ok(names) => Ok(names.iter().any(|name| name.ends_with(".wal"))),
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+    names(disk, LOG_DIR).map(|names| names.iter().any(|name| name.ends_with(".wal")))
+}
+
+/// The names in a directory; none when it is not there.
+fn names(disk: &dyn Disk, dir: &str) -> Result<Vec<String>, DiskError> {
+    match disk.list(dir) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
     }
 }
 
@@ -184,7 +232,6 @@ struct Slots {
     /// One was written, by a start that a crash cut off or by one that completed
     /// and whose slot has gone bad since.
     damaged: bool,
-    damaged_both: bool,
 }
 
 fn read(disk: &dyn Disk) -> Result<Slots, SuperblockError> {
@@ -199,10 +246,7 @@ fn read(disk: &dyn Disk) -> Result<Slots, SuperblockError> {
                 let older = slots.newest.take_if(|(_, sequence)| *sequence > found.1);
                 slots.newest = older.or(Some(found));
             }
-            None => {
-                slots.damaged_both = slots.damaged;
-                slots.damaged = true;
-            }
+            None => slots.damaged = true,
         }
     }
     Ok(slots)
@@ -280,13 +324,19 @@ mod tests {
         }
     }
 
+    fn formatted() -> MemoryDisk {
+        let disk = MemoryDisk::new();
+        format(&disk, &identity()).unwrap();
+        disk
+    }
+
     fn content(disk: &MemoryDisk) -> Vec<u8> {
         disk::read_all(disk.open(PATH).unwrap().as_ref()).unwrap()
     }
 
     #[test]
     fn every_start_is_a_new_incarnation() {
-        let disk = MemoryDisk::new();
+        let disk = formatted();
         for start in 1..=5 {
             let block = begin_incarnation(&disk, &identity()).unwrap();
             assert_eq!(block.incarnation, start);
@@ -295,16 +345,52 @@ mod tests {
     }
 
     #[test]
+    fn only_formatting_begins_a_disk_and_only_once() {
+        let disk = MemoryDisk::new();
+        let refused = begin_incarnation(&disk, &identity());
+        assert!(matches!(refused, Err(SuperblockError::Blank)));
+        assert!(!exists(&disk).unwrap());
+        format(&disk, &identity()).unwrap();
+        begin_incarnation(&disk, &identity()).unwrap();
+        let refused = format(&disk, &identity());
+        assert!(matches!(refused, Err(SuperblockError::Formatted)));
+        assert_eq!(
+            begin_incarnation(&disk, &identity()).unwrap().incarnation,
+            2
+        );
+    }
+
+    #[test]
+    fn formatting_that_is_cut_off_anywhere_can_be_done_again() {
+        for fail_at in 1..=5 {
+            for survivor in 0..4_u64 {
+                let disk = MemoryDisk::new();
+                disk.fail_after(Some(fail_at));
+                format(&disk, &identity()).unwrap_err();
+                disk.crash(&mut || survivor);
+                match format(&disk, &identity()) {
+                    Ok(()) | Err(SuperblockError::Formatted) => {}
+                    Err(error) => panic!("{fail_at} {survivor}: {error}"),
+                }
+                assert_eq!(
+                    begin_incarnation(&disk, &identity()).unwrap().incarnation,
+                    1
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_start_torn_at_any_byte_leaves_the_one_before() {
         for starts in 0..4_u64 {
-            let disk = MemoryDisk::new();
+            let disk = formatted();
             for _ in 0..starts {
                 begin_incarnation(&disk, &identity()).unwrap();
             }
             let whole = disk.copy();
             begin_incarnation(&whole, &identity()).unwrap();
             let after = content(&whole);
-            let slot = slot_of(starts + 1) as usize;
+            let slot = slot_of(FIRST_SEQUENCE + starts + 1) as usize;
             for byte in (0..200).chain(CRC_AT - 10..SLOT_BYTES) {
                 let torn = whole.copy();
                 let file = torn.open(PATH).unwrap();
@@ -325,7 +411,7 @@ mod tests {
     fn starts_that_fail_anywhere_never_hand_out_an_incarnation_twice() {
         for fail_at in 1..=6 {
             for seed in 0..40_u64 {
-                let disk = MemoryDisk::new();
+                let disk = formatted();
                 let mut newest = 0;
                 let mut draws = seed * 100 + fail_at;
                 let mut draw = move || {
@@ -356,13 +442,13 @@ mod tests {
     #[test]
     fn a_slot_that_went_bad_does_not_bring_an_incarnation_back() {
         for starts in 2..5_u64 {
-            let disk = MemoryDisk::new();
+            let disk = formatted();
             for _ in 0..starts {
                 begin_incarnation(&disk, &identity()).unwrap();
             }
             for at in (0..SLOT_BYTES).step_by(7) {
                 let damaged = disk.copy();
-                damaged.flip(PATH, slot_of(starts) as usize + at, 1);
+                damaged.flip(PATH, slot_of(FIRST_SEQUENCE + starts) as usize + at, 1);
                 let block = begin_incarnation(&damaged, &identity()).unwrap();
                 assert_eq!(block.incarnation, starts + 1);
                 let block = begin_incarnation(&damaged, &identity()).unwrap();
@@ -373,7 +459,7 @@ mod tests {
 
     #[test]
     fn two_bad_slots_or_a_log_without_a_superblock_are_refused() {
-        let disk = MemoryDisk::new();
+        let disk = formatted();
         for _ in 0..2 {
             begin_incarnation(&disk, &identity()).unwrap();
         }
@@ -386,11 +472,13 @@ mod tests {
         disk.create("wal/0000000000000001.wal", 0).unwrap();
         let refused = begin_incarnation(&disk, &identity());
         assert!(matches!(refused, Err(SuperblockError::Corrupt)));
+        let refused = format(&disk, &identity());
+        assert!(matches!(refused, Err(SuperblockError::Corrupt)));
     }
 
     #[test]
     fn a_newer_version_in_either_slot_is_refused_by_number() {
-        let disk = MemoryDisk::new();
+        let disk = formatted();
         for _ in 0..2 {
             begin_incarnation(&disk, &identity()).unwrap();
         }
@@ -414,14 +502,18 @@ mod tests {
             cluster: "c".repeat(NAME_BYTES_MAX + 1),
             ..identity()
         };
-        let refused = begin_incarnation(&disk, &long);
-        assert!(matches!(refused, Err(SuperblockError::TooLong { .. })));
+        for refused in [
+            format(&disk, &long),
+            begin_incarnation(&disk, &long).map(drop),
+        ] {
+            assert!(matches!(refused, Err(SuperblockError::TooLong { .. })));
+        }
         assert_eq!(disk.operations(), 0);
     }
 
     #[test]
     fn somebody_elses_disk_is_refused_and_says_whose() {
-        let disk = MemoryDisk::new();
+        let disk = formatted();
         begin_incarnation(&disk, &identity()).unwrap();
         let others = [
             Superblock {

@@ -2,6 +2,7 @@
 
 mod config_check;
 mod dev;
+mod format;
 mod serve;
 mod status;
 
@@ -25,7 +26,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one node of a cluster
-    Serve(ServeArgs),
+    Serve(NodeArgs),
+    /// Begin the data directory of a node that has never run, without asking the others
+    Format(NodeArgs),
     /// Run a whole cluster on this machine, for development
     Dev(DevArgs),
     /// Show what the nodes of a running cluster do
@@ -35,12 +38,12 @@ enum Command {
     Config(ConfigCommand),
 }
 
-/// Arguments of `serve`.
+/// Arguments of `format` and `serve`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Every node of a cluster is started with the same file and its own number:\n  iggy-cluster serve --config cluster.toml --replica-id 0\n  iggy-cluster serve --config cluster.toml --replica-id 1\n\nIGGY_<SECTION>_<KEY> overrides a key of the file, IGGY_ROOT_USERNAME and\nIGGY_ROOT_PASSWORD name the root user of a new cluster."
+    after_help = "Every node of a cluster has the same file and its own number:\n  iggy-cluster serve --config cluster.toml --replica-id 0\n\nA node whose directory is empty asks the others whether it has run before. In a new\ncluster it waits until all that vote are there; `format` begins it without them.\n\nIGGY_<SECTION>_<KEY> overrides a key of the file, IGGY_ROOT_USERNAME and\nIGGY_ROOT_PASSWORD name the root user of a new cluster."
 )]
-pub(crate) struct ServeArgs {
+pub(crate) struct NodeArgs {
     /// The configuration file [default: $IGGY_CONFIG_PATH]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -102,6 +105,7 @@ enum ConfigCommand {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     stop_on_panic();
     match cli.command {
+        Command::Format(args) => format::run(&args),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(&args)),
         Command::Status(args) => runtime()?.block_on(status::run(&args)),

@@ -3,11 +3,11 @@
 use anyhow::{Context, bail};
 use tracing::info;
 
-use super::{ServeArgs, asked_to_stop};
+use super::{NodeArgs, asked_to_stop};
 use crate::Node;
 use crate::config;
 
-pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")

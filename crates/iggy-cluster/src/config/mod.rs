@@ -356,9 +356,19 @@ impl ClusterConfig {
             .iter()
             .map(NodeSection::replica)
             .collect();
-        let voters = ids.iter().copied().take(Membership::VOTERS_MAX);
         let learners = ids.iter().copied().skip(Membership::VOTERS_MAX);
-        Membership::new(1, voters, learners)
+        Membership::new(1, self.voters(), learners)
+    }
+
+    /// The nodes that vote: those of the lowest numbers.
+    pub(crate) fn voters(&self) -> BTreeSet<ReplicaId> {
+        let ids: BTreeSet<ReplicaId> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(NodeSection::replica)
+            .collect();
+        ids.into_iter().take(Membership::VOTERS_MAX).collect()
     }
 }
 

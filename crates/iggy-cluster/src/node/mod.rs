@@ -1,5 +1,6 @@
 //! One running node.
 
+mod admission;
 mod consensus_thread;
 mod handle;
 mod open;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use consensus::ReplicaId;
 use replica::driver::FileEvent;
 use replica::snapshots::FileWorker;
+use replica::superblock::SuperblockError;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
@@ -34,6 +36,7 @@ use crate::peers::{
     RpcReply, Services, Target,
 };
 use crate::server::Server;
+use admission::Registered;
 use consensus_thread::{ConsensusThread, PeerLinks};
 use handle::{Answers, Inbox, LocalLog, Message};
 pub use handle::{Leadership, ReplicatedLog};
@@ -52,6 +55,16 @@ pub enum StartError {
         path: PathBuf,
         /// Why.
         source: OpenError,
+    },
+    /// The disk of a node that has run is gone.
+    #[error(
+        "{path} is empty, but replica id {peer} knows this node as one that has run: its disk is lost, and with it what it has acknowledged. Bring the directory back, or replace the node under a new replica id"
+    )]
+    DiskLost {
+        /// The directory.
+        path: PathBuf,
+        /// Who knows it.
+        peer: u64,
     },
     /// The partitions cannot be opened.
     #[error("partitions: {0}")]
@@ -85,9 +98,13 @@ pub struct Node {
 impl Node {
     /// Starts the node of this number, with the embedded partition storage.
     ///
+    /// A node whose data directory is empty first asks the others whether it has
+    /// run before. It waits until that is clear: in a new cluster, until all nodes
+    /// that vote are there. [`Self::format`] begins it without them.
+    ///
     /// # Errors
-    /// When it is not in the configuration, its data cannot be opened, or its
-    /// addresses are taken.
+    /// When it is not in the configuration, its data cannot be opened or is lost,
+    /// or its addresses are taken.
     pub async fn start(
         config: ClusterConfig,
         root: RootUser,
@@ -98,6 +115,23 @@ impl Node {
             EmbeddedStorageConfig::default(),
         )?;
         Self::start_with(config, root, replica_id, Arc::new(storage)).await
+    }
+
+    /// Begins the data directory of a node that has never run, without asking
+    /// anybody: one whose disk was lost must not come back empty under its number.
+    ///
+    /// # Errors
+    /// When there is no such node, the directory holds a replica already, or the
+    /// disk fails.
+    pub fn format(config: &ClusterConfig, replica_id: u8) -> Result<(), StartError> {
+        let section = config
+            .node(replica_id)
+            .ok_or(StartError::UnknownReplica(replica_id))?;
+        let path = &config.storage.path;
+        open::format(config, section.replica(), path).map_err(|source| StartError::Open {
+            path: path.clone(),
+            source: source.into(),
+        })
     }
 
     /// Starts the node with a partition storage of the caller's.
@@ -116,6 +150,7 @@ impl Node {
             .clone();
         let me = section.replica();
         let listeners = Listeners::bind(&config, &section).await?;
+        begin_if_empty(&config, &section, &listeners.replica).await?;
         let (events, removed) = tokio_mpsc::unbounded_channel();
         let data = config.storage.path.clone();
         let observer = Box::new(move |event| drop(events.send(event)));
@@ -260,7 +295,7 @@ impl Drop for Node {
 
 struct Listeners {
     tcp: TcpListener,
-    replica: TcpListener,
+    replica: Arc<TcpListener>,
     admin: Option<TcpListener>,
 }
 
@@ -269,7 +304,7 @@ impl Listeners {
         let ports = section.ports;
         Ok(Self {
             tcp: listen(&section.ip, ports.tcp, "clients").await?,
-            replica: listen(&section.ip, ports.tcp_replica, "other nodes").await?,
+            replica: Arc::new(listen(&section.ip, ports.tcp_replica, "other nodes").await?),
             admin: match config.admin.enabled {
                 true => Some(listen(&config.admin.ip, ports.admin, "the admin endpoint").await?),
                 false => None,
@@ -345,6 +380,16 @@ impl Peers {
         }
     }
 
+    /// Those that vote.
+    fn voters(&self, config: &ClusterConfig) -> Vec<Target> {
+        let voters = config.voters();
+        let targets = self.targets.values();
+        targets
+            .filter(|target| voters.contains(&target.replica))
+            .cloned()
+            .collect()
+    }
+
     fn links(&self, inbox: &Inbox) -> PeerLinks {
         let start = |lane: Lane| {
             let links = self.targets.iter().map(|(id, target)| {
@@ -377,7 +422,7 @@ impl Peers {
         PeerListener {
             identity: Arc::clone(&self.identity),
             members: self.targets.keys().copied().collect(),
-            services: Services {
+            services: Some(Services {
                 one_way: Box::new(move |from, message| {
                     heard.note(from);
                     inbox.peer(from, message);
@@ -386,11 +431,49 @@ impl Peers {
                     metadata: Arc::clone(metadata),
                     local: Arc::clone(local),
                 }),
-            },
+                witness: Arc::new(Registered(Arc::clone(metadata))),
+            }),
             limits: self.limits,
             counters: Arc::clone(&self.counters),
         }
     }
+
+    fn listener_before_begin(&self) -> PeerListener {
+        PeerListener {
+            identity: Arc::clone(&self.identity),
+            members: self.targets.keys().copied().collect(),
+            services: None,
+            limits: self.limits,
+            counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+/// Begins an empty disk, when the others say that this node has never run.
+async fn begin_if_empty(
+    config: &ClusterConfig,
+    section: &NodeSection,
+    listener: &Arc<TcpListener>,
+) -> Result<(), StartError> {
+    let (me, path) = (section.replica(), &config.storage.path);
+    let failed = |source: SuperblockError| StartError::Open {
+        path: path.clone(),
+        source: source.into(),
+    };
+    if !open::is_empty(path).map_err(failed)? {
+        return Ok(());
+    }
+    let peers = Peers::new(config, section, 0);
+    let mut answering = JoinSet::new();
+    answering.spawn(peers.listener_before_begin().run(Arc::clone(listener)));
+    admission::admit(peers.voters(config))
+        .await
+        .map_err(|peer| StartError::DiskLost {
+            path: path.clone(),
+            peer: peer.0 - 1,
+        })?;
+    answering.shutdown().await;
+    open::format(config, me, path).map_err(failed)
 }
 
 /// Requests of other nodes.

@@ -8,7 +8,7 @@ use consensus::{Consensus, CoreConfig, RecoverError, Recovered, ReplicaId};
 use replica::disk::{Disk, RealDisk};
 use replica::driver::ReplicaConfig;
 use replica::open::{OpenConfig, OpenError, Opened};
-use replica::superblock::Superblock;
+use replica::superblock::{self, Superblock, SuperblockError};
 use replica::wal::WalConfig;
 use tracing::{info, warn};
 
@@ -24,13 +24,7 @@ pub(super) fn open(
     let group = config.group_id();
     let (machine, reader) = MetadataMachine::new(observer);
     let open = OpenConfig {
-        identity: Superblock {
-            group,
-            cluster: config.cluster.name.clone(),
-            replica: me,
-            incarnation: 0,
-            backend: config.cluster.consensus.backend.name().to_owned(),
-        },
+        identity: identity(config, me),
         wal: wal_config(config, group),
         replica: replica_config(config, me),
     };
@@ -49,6 +43,44 @@ pub(super) fn open(
         "opened the data directory"
     );
     Ok((opened, reader))
+}
+
+/// Whether nobody has begun this directory. One that holds messages and no
+/// superblock is not empty but damaged.
+pub(super) fn is_empty(data: &Path) -> Result<bool, SuperblockError> {
+    let disk = RealDisk::new(data)?;
+    if superblock::exists(&disk)? {
+        return Ok(false);
+    }
+    let partitions = std::fs::read_dir(data.join("partitions"));
+    let holds_some = partitions.is_ok_and(|entries| {
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        // The storage makes hidden ones before there is any partition.
+        names.into_iter().any(|name| !name.starts_with('.'))
+    });
+    match holds_some {
+        true => Err(SuperblockError::Corrupt),
+        false => Ok(true),
+    }
+}
+
+/// Begins the data directory of a node that has never run.
+pub(super) fn format(
+    config: &ClusterConfig,
+    me: ReplicaId,
+    data: &Path,
+) -> Result<(), SuperblockError> {
+    superblock::format(&RealDisk::new(data)?, &identity(config, me))
+}
+
+fn identity(config: &ClusterConfig, me: ReplicaId) -> Superblock {
+    Superblock {
+        group: config.group_id(),
+        cluster: config.cluster.name.clone(),
+        replica: me,
+        incarnation: 0,
+        backend: config.cluster.consensus.backend.name().to_owned(),
+    }
 }
 
 fn build_core(

@@ -8,9 +8,13 @@ use consensus::ReplicaId;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::{Identity, Lane, LinkCounters, LinkLimits, RpcHandler, frame, handshake, rpc};
+use super::{
+    Identity, Lane, LinkCounters, LinkLimits, RpcHandler, Standing, Witness, frame, handshake, rpc,
+    standing,
+};
 
 /// Connections that may be open at once, handshakes under way included.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -22,6 +26,8 @@ pub struct Services {
     pub one_way: Box<dyn Fn(ReplicaId, Bytes) + Send + Sync>,
     /// Serves requests.
     pub requests: Arc<dyn RpcHandler>,
+    /// Says whether a node is known.
+    pub witness: Arc<dyn Witness>,
 }
 
 /// Accepts the connections of peers.
@@ -30,8 +36,9 @@ pub struct PeerListener {
     pub identity: Arc<Identity>,
     /// Who may connect.
     pub members: BTreeSet<ReplicaId>,
-    /// What to do.
-    pub services: Services,
+    /// What to do. Without, the node has not begun: it says that it is empty, and
+    /// takes nothing.
+    pub services: Option<Services>,
     /// Bounds.
     pub limits: LinkLimits,
     /// Where to count.
@@ -39,18 +46,20 @@ pub struct PeerListener {
 }
 
 impl PeerListener {
-    /// Accepts until the task is aborted.
-    pub async fn run(self, listener: TcpListener) {
+    /// Accepts until the task is aborted; its connections end with it.
+    pub async fn run(self, listener: Arc<TcpListener>) {
         let shared = Arc::new(self);
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
                 return;
             };
+            while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, address)) => {
                     let shared = Arc::clone(&shared);
-                    tokio::spawn(async move {
+                    connections.spawn(async move {
                         shared.serve(stream, address).await;
                         drop(permit);
                     });
@@ -75,10 +84,22 @@ impl PeerListener {
             }
         };
         debug!(peer = %peer.replica, lane = ?peer.lane, "a peer connected");
+        let Some(services) = &self.services else {
+            if peer.lane == Lane::Standing {
+                standing::answer(stream, Standing::Empty).await;
+            }
+            return;
+        };
         match peer.lane {
-            Lane::Consensus | Lane::Bulk => self.read_one_way(stream, peer.replica).await,
+            Lane::Consensus | Lane::Bulk => {
+                self.read_one_way(stream, peer.replica, services).await;
+            }
+            Lane::Standing => {
+                let standing = services.witness.standing(peer.replica).await;
+                standing::answer(stream, standing).await;
+            }
             Lane::Control | Lane::Data => {
-                let handler = Arc::clone(&self.services.requests);
+                let handler = Arc::clone(&services.requests);
                 rpc::serve(
                     stream,
                     peer.replica,
@@ -92,11 +113,11 @@ impl PeerListener {
         }
     }
 
-    async fn read_one_way(&self, stream: TcpStream, from: ReplicaId) {
+    async fn read_one_way(&self, stream: TcpStream, from: ReplicaId, services: &Services) {
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         loop {
             match frame::read(&mut reader, self.limits.frame_bytes_max).await {
-                Ok(Some(message)) => (self.services.one_way)(from, message),
+                Ok(Some(message)) => (services.one_way)(from, message),
                 Ok(None) => return,
                 Err(error) => {
                     LinkCounters::add(&self.counters.refused, 1);

@@ -16,6 +16,7 @@ mod handshake;
 mod listener;
 mod one_way;
 mod rpc;
+mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ pub use handshake::HandshakeError;
 pub use listener::{PeerListener, Services};
 pub use one_way::OneWayLink;
 pub use rpc::{RpcError, RpcHandler, RpcLink, RpcReply};
+pub use standing::{Standing, Witness, ask};
 
 /// What a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +41,8 @@ pub enum Lane {
     Control = 3,
     /// Messages of partitions, with answers.
     Data = 4,
+    /// One question of a node whose disk is empty: see [`Standing`].
+    Standing = 5,
 }
 
 impl Lane {
@@ -48,6 +52,7 @@ impl Lane {
             2 => Some(Self::Bulk),
             3 => Some(Self::Control),
             4 => Some(Self::Data),
+            5 => Some(Self::Standing),
             _ => None,
         }
     }

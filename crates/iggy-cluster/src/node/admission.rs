@@ -1,0 +1,188 @@
+//! Whether a node whose disk is empty may begin.
+//!
+//! A node that comes back without what it has promised is worse than one that
+//! stays away: it votes again in a term in which it has voted, and what it has
+//! acknowledged is held by fewer than a majority. An empty directory looks the
+//! same for a node that has never run and for one whose disk was lost, so the
+//! others are asked. A node begins when somebody who knows what is committed says
+//! that it was never registered, or when all voters are as empty as it is. Until
+//! then it waits; `iggy-cluster format` begins it regardless, by an operator who
+//! knows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use consensus::{Index, ReplicaId, Term};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::cluster::Metadata;
+use crate::peers::{Standing, Target, Witness, ask};
+
+/// Between two questions to one peer.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A peer answers within this time, or is asked again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is said for whom the node waits.
+const REMINDER: Duration = Duration::from_secs(5);
+/// How long a running node looks for a leader before it says that it has none.
+const CURRENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Begin,
+    /// This peer knows the node.
+    Refuse(ReplicaId),
+    /// Without these peers it cannot be told.
+    Wait(Vec<ReplicaId>),
+}
+
+/// Asks the peers until it is clear. The error is the peer that knows this node.
+pub(super) async fn admit(voters: Vec<Target>) -> Result<(), ReplicaId> {
+    let mut answers: BTreeMap<_, _> = voters.iter().map(|peer| (peer.replica, None)).collect();
+    let (sender, mut answered) = mpsc::channel(voters.len().max(1));
+    // They stop asking when this function returns.
+    let mut tasks = JoinSet::new();
+    for target in voters {
+        let sender = sender.clone();
+        tasks.spawn(async move {
+            loop {
+                let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(&target)).await;
+                if let Ok(Some(standing)) = answer
+                    && sender.send((target.replica, standing)).await.is_err()
+                {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+    let mut reminder = tokio::time::interval(REMINDER);
+    reminder.tick().await;
+    loop {
+        let missing = match decide(&answers) {
+            Verdict::Begin => return Ok(()),
+            Verdict::Refuse(peer) => return Err(peer),
+            Verdict::Wait(missing) => missing,
+        };
+        tokio::select! {
+            Some((peer, standing)) = answered.recv() => note(&mut answers, peer, standing),
+            _ = reminder.tick() => {
+                let missing: Vec<_> = missing.iter().map(|id| id.0 - 1).collect();
+                warn!(
+                    waiting_for_replica_ids = ?missing,
+                    "the data directory is empty: asking the others whether this node has run before; `iggy-cluster format` begins it without them"
+                );
+            }
+        }
+    }
+}
+
+/// That a peer was empty stays true of what this node can have promised to it.
+fn note(answers: &mut BTreeMap<ReplicaId, Option<Standing>>, peer: ReplicaId, standing: Standing) {
+    let known = answers.entry(peer).or_default();
+    if *known != Some(Standing::Empty) || standing != Standing::Undecided {
+        *known = Some(standing);
+    }
+}
+
+fn decide(answers: &BTreeMap<ReplicaId, Option<Standing>>) -> Verdict {
+    let says = |standing| answers.iter().find(|(_, said)| **said == Some(standing));
+    if let Some((peer, _)) = says(Standing::Known) {
+        return Verdict::Refuse(*peer);
+    }
+    let missing: Vec<_> = answers
+        .iter()
+        .filter(|(_, said)| **said != Some(Standing::Empty))
+        .map(|(peer, _)| *peer)
+        .collect();
+    if missing.is_empty() || says(Standing::Unknown).is_some() {
+        return Verdict::Begin;
+    }
+    Verdict::Wait(missing)
+}
+
+/// Answers for a node that runs.
+pub(super) struct Registered(pub(super) Arc<Metadata>);
+
+impl Registered {
+    fn knows(&self, node: ReplicaId) -> bool {
+        self.0.reader.read().node(node).is_some()
+    }
+
+    async fn is_empty(&self) -> bool {
+        let status = self.0.log.status().await;
+        status.is_some_and(|status| {
+            status.core.term == Term(0) && status.core.last == Index(0) && status.snapshot.is_none()
+        })
+    }
+}
+
+#[async_trait]
+impl Witness for Registered {
+    async fn standing(&self, of: ReplicaId) -> Standing {
+        if self.knows(of) {
+            return Standing::Known;
+        }
+        if self.is_empty().await {
+            return Standing::Empty;
+        }
+        match tokio::time::timeout(CURRENT_TIMEOUT, self.0.barrier()).await {
+            Ok(Ok(_)) if self.knows(of) => Standing::Known,
+            Ok(Ok(_)) => {
+                info!(replica_id = of.0 - 1, "a node that never ran begins");
+                Standing::Unknown
+            }
+            _ => Standing::Undecided,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Standing::{Empty, Known, Undecided, Unknown};
+    use super::*;
+
+    fn answers(said: &[Option<Standing>]) -> BTreeMap<ReplicaId, Option<Standing>> {
+        let ids = (2..).map(ReplicaId);
+        ids.zip(said.iter().copied()).collect()
+    }
+
+    #[test]
+    fn an_empty_node_begins_only_where_it_cannot_have_run() {
+        use Verdict::{Begin, Refuse, Wait};
+        let wait = |ids: &[u64]| Wait(ids.iter().map(|id| ReplicaId(*id)).collect());
+        for (said, verdict) in [
+            // Alone in its cluster.
+            (&[][..], Begin),
+            (&[Some(Empty), Some(Empty)], Begin),
+            // The other may hold what this node has acknowledged.
+            (&[Some(Empty), None], wait(&[3])),
+            (&[Some(Empty), Some(Undecided)], wait(&[3])),
+            (&[None, None], wait(&[2, 3])),
+            (&[None, Some(Unknown)], Begin),
+            (&[Some(Unknown), Some(Known)], Refuse(ReplicaId(3))),
+            (&[None, Some(Known)], Refuse(ReplicaId(3))),
+        ] {
+            assert_eq!(decide(&answers(said)), verdict, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_was_empty_may_become_what_knows_better() {
+        let peer = ReplicaId(2);
+        for (before, now, stays) in [
+            (Empty, Undecided, Empty),
+            (Empty, Unknown, Unknown),
+            (Empty, Known, Known),
+            (Undecided, Empty, Empty),
+        ] {
+            let mut answers = answers(&[Some(before)]);
+            note(&mut answers, peer, now);
+            assert_eq!(answers[&peer], Some(stays));
+        }
+    }
+}
