@@ -1,17 +1,21 @@
 //! Clients: each writes a register of its own and reads those of others.
 //!
-//! A register is a stream. Its owner's operation `k` creates the stream named after
-//! `k`, operation `k + 1` deletes it again, so a repetition that took effect twice
-//! is refused and seen. An operation whose outcome is unknown is repeated under the
-//! same request number until it is known.
+//! A register is a stream whose name is its version. Of two clients one renames
+//! it, so that every version can be read; the other creates it and deletes it
+//! again. Either way an operation that took effect twice, or not at all, is
+//! refused the next time, and seen. An operation whose outcome is unknown is
+//! repeated under the same request number until it is known; all its answers have
+//! to be the same.
 //!
-//! One writer per register makes linearizability simple to check: a read must
-//! return a version that is not older than what was acknowledged, or seen by
-//! anybody, before it began, and not newer than what was begun when it ended.
+//! Linearizability: a register has one writer, so a read must return a version
+//! that is not older than what was acknowledged or seen by anybody before it
+//! began, and not newer than what was begun when it ended. Across registers the
+//! log's indexes are compared as well, see [`crate::check`].
 
 use adapters::metadata::{
     ClientOperation, ClientRequest, Command, Identifier, MetadataState, Name, Options, Reply,
 };
+use bytes::Bytes;
 
 /// A client and its register.
 #[derive(Clone, Debug)]
@@ -20,7 +24,10 @@ pub(crate) struct Client {
     pub(crate) session: u64,
     /// The operation under way, or the last.
     pub(crate) begun: u64,
+    /// What had been seen when it was begun.
+    pub(crate) begun_behind: u64,
     pub(crate) acknowledged: u64,
+    answer: Bytes,
     /// The newest version that a read has returned.
     seen: u64,
     pub(crate) node: usize,
@@ -34,6 +41,8 @@ pub(crate) struct Client {
 pub(crate) struct Read {
     pub(crate) register: usize,
     pub(crate) oldest: u64,
+    /// The index that had been seen when it was begun.
+    pub(crate) behind: u64,
 }
 
 impl Client {
@@ -42,7 +51,9 @@ impl Client {
             number,
             session,
             begun: 0,
+            begun_behind: 0,
             acknowledged: 0,
+            answer: Bytes::new(),
             seen: 0,
             node: 0,
             waits_for: None,
@@ -55,19 +66,33 @@ impl Client {
         1000 + number as u128
     }
 
+    /// Whether its register always has a version that can be read.
+    fn renames(&self) -> bool {
+        self.number.is_multiple_of(2)
+    }
+
     /// The command of the operation under way.
-    pub(crate) fn command(&self) -> Command {
-        let name = |k: u64| Name::new(&format!("c{}-{k}", self.number)).expect("a short name");
+    pub(crate) fn command(&self, padding: usize) -> Command {
+        let padding = "x".repeat(padding);
+        let name = |k: u64| {
+            let name = format!("c{}-{k}-{padding}", self.number);
+            Name::new(&name).expect("a short name")
+        };
         let k = self.begun;
-        let operation = if k % 2 == 1 {
+        let before = || Identifier::Name(name(k - 1));
+        let operation = if k > 1 && self.renames() {
+            ClientOperation::UpdateStream {
+                stream: before(),
+                name: name(k),
+                options: Options::default(),
+            }
+        } else if k % 2 == 1 {
             ClientOperation::CreateStream {
                 name: name(k),
                 options: Options::default(),
             }
         } else {
-            ClientOperation::DeleteStream {
-                stream: Identifier::Name(name(k - 1)),
-            }
+            ClientOperation::DeleteStream { stream: before() }
         };
         Command::Client(ClientRequest {
             client: Self::id(self.number),
@@ -79,10 +104,11 @@ impl Client {
     }
 
     /// The operation under way was answered.
-    pub(crate) fn answered(&mut self, reply: &Reply) -> Result<(), String> {
+    pub(crate) fn answered(&mut self, answer: Bytes, reply: &Reply) -> Result<(), String> {
+        let creates = self.begun == 1 || !self.renames() && self.begun % 2 == 1;
         let expected = match reply {
-            Reply::StreamCreated { .. } => self.begun % 2 == 1,
-            Reply::Done => self.begun.is_multiple_of(2),
+            Reply::StreamCreated { .. } => creates,
+            Reply::Done => !creates,
             _ => false,
         };
         if !expected {
@@ -92,6 +118,19 @@ impl Client {
             ));
         }
         self.acknowledged = self.begun;
+        self.answer = answer;
+        Ok(())
+    }
+
+    /// Another answer to an operation, from another way that it took. One that was
+    /// followed by others may be refused by now.
+    pub(crate) fn answered_again(&self, operation: u64, answer: &Bytes) -> Result<(), String> {
+        if operation == self.acknowledged && *answer != self.answer {
+            return Err(format!(
+                "client {}: operation {operation} was answered in two ways",
+                self.number
+            ));
+        }
         Ok(())
     }
 
@@ -103,26 +142,33 @@ impl Client {
     /// A state was read in which this register must be at least at `oldest`.
     pub(crate) fn check(&mut self, state: &MetadataState, oldest: u64) -> Result<(), String> {
         let prefix = format!("c{}-", self.number);
-        let mut versions = state
-            .streams()
-            .filter_map(|stream| stream.name.as_str().strip_prefix(&prefix)?.parse().ok());
+        let mut versions = state.streams().filter_map(|stream| {
+            let version = stream
+                .name
+                .as_str()
+                .strip_prefix(&prefix)?
+                .split('-')
+                .next()?;
+            version.parse().ok()
+        });
         let version: Option<u64> = versions.next();
         if versions.next().is_some() {
             return Err(format!("register {} has two versions", self.number));
         }
         let (low, high) = (oldest, self.begun);
-        let allowed = match version {
-            Some(version) => (low..=high).contains(&version),
-            // Some even version.
-            None => (low..=high).any(|version| version.is_multiple_of(2)),
+        let lowest = match version {
+            Some(version) => Some(version).filter(|version| (low..=high).contains(version)),
+            // Before the first, or some even version of a register that is deleted.
+            None => (low..=high)
+                .find(|version| *version == 0 || !self.renames() && version.is_multiple_of(2)),
         };
-        if !allowed {
+        let Some(lowest) = lowest else {
             return Err(format!(
                 "register {} was read as {version:?}, it must be in {low}..={high}",
                 self.number
             ));
-        }
-        self.seen = self.seen.max(version.unwrap_or(0));
+        };
+        self.seen = self.seen.max(lowest);
         Ok(())
     }
 }

@@ -1,15 +1,19 @@
-//! Runs seeds, and replays them.
+//! Runs seeds, replays and shrinks them, and runs the mutants.
 
 #![expect(clippy::print_stdout, reason = "a command whose output is its result")]
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use simulator::{Backend, Plan, simulate};
+use simulator::mutants::{self, MUTANTS, Mutant, Part, Verdict};
+use simulator::shrink::shrink;
+use simulator::{Backend, Delivered, Failure, Fault, Outcome, Plan, simulate};
 
 /// A cluster in one process with virtual time, from one seed
 #[derive(Parser)]
@@ -34,16 +38,55 @@ enum Command {
     },
     /// Run one seed again and say what happens
     Replay {
-        /// Which protocol
+        #[command(flatten)]
+        run: OneRun,
+        /// Of its faults only these, by number
+        #[arg(long, value_delimiter = ',', value_name = "N,N,...")]
+        faults: Option<Vec<usize>>,
+        /// Without loss, duplicates, reordering, and clocks that run wrong
         #[arg(long)]
-        backend: Which,
-        /// The seed
-        #[arg(long)]
-        seed: u64,
+        quiet: bool,
         /// Write the trace here instead of showing its end
         #[arg(long)]
-        trace: Option<std::path::PathBuf>,
+        trace: Option<PathBuf>,
     },
+    /// Look for the fewest faults with which a seed still fails
+    Shrink {
+        #[command(flatten)]
+        run: OneRun,
+    },
+    /// Break one rule after the other, and count the seeds until that is seen
+    Mutants {
+        /// Which protocol
+        #[arg(long, default_value = "both")]
+        backend: Which,
+        /// Only those whose name contains this
+        #[arg(long)]
+        name: Option<String>,
+        /// Seeds that a mutant may survive before it counts as not caught
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        /// The first seed
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+        /// Seeds that run at the same time
+        #[arg(long, default_value_t = 2)]
+        jobs: u64,
+    },
+}
+
+/// A run and the code that it runs on.
+#[derive(clap::Args)]
+struct OneRun {
+    /// Which protocol
+    #[arg(long)]
+    backend: Which,
+    /// The seed
+    #[arg(long)]
+    seed: u64,
+    /// Break this rule
+    #[arg(long, value_parser = mutant)]
+    mutant: Option<&'static Mutant>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -67,103 +110,178 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     let range = text
         .split_once("..")
         .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    range.ok_or_else(|| "write for instance 0..1000".into())
+    range
+        .filter(|range| !range.is_empty())
+        .ok_or_else(|| "write for instance 0..1000".into())
+}
+
+fn mutant(name: &str) -> Result<&'static Mutant, String> {
+    Mutant::named(name).ok_or_else(|| "no such mutant; `simulator mutants` lists them".into())
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     // What a run asserts is shown with its seed.
     std::panic::set_hook(Box::new(|_| {}));
-    match Args::parse().command {
+    let passed = match Args::parse().command {
         Command::Run {
             backend,
             seeds,
             jobs,
-        } => Ok(run(backend.backends(), seeds, jobs)),
+        } => run(backend.backends(), &seeds, jobs),
         Command::Replay {
-            backend,
-            seed,
+            run,
+            faults,
+            quiet,
             trace,
-        } => replay(backend.backends(), seed, trace.as_deref()),
+        } => replay(&run, faults.as_deref(), quiet, trace.as_deref())?,
+        Command::Shrink { run } => shrink_seed(&run),
+        Command::Mutants {
+            backend,
+            name,
+            seeds,
+            first,
+            jobs,
+        } => hunt(
+            backend.backends(),
+            name.as_deref(),
+            &(first..first + seeds),
+            jobs,
+        ),
+    };
+    Ok(match passed {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Sums over runs.
+#[derive(Default)]
+struct Sums {
+    passed: u64,
+    failed: u64,
+    micros: u64,
+    entries: u64,
+    operations: u64,
+    reads: u64,
+    terms: u64,
+    faults: Delivered,
+}
+
+impl Sums {
+    fn add(&mut self, outcome: &Outcome) {
+        self.passed += 1;
+        self.micros += outcome.micros;
+        self.entries += outcome.entries;
+        self.operations += outcome.operations;
+        self.reads += outcome.reads;
+        self.terms += outcome.terms as u64;
+        self.faults.add(&outcome.faults);
+    }
+
+    fn print(&self, backend: Backend, seconds: f64) {
+        let runs = self.passed.max(1) as f64;
+        println!(
+            "{}: a run has {:.1} simulated seconds, {:.0} entries, {:.0} writes and {:.0} reads of clients, {:.1} leaderships, {:.0} effects of faults",
+            backend.name(),
+            self.micros as f64 / 1e6 / runs,
+            self.entries as f64 / runs,
+            self.operations as f64 / runs,
+            self.reads as f64 / runs,
+            self.terms as f64 / runs,
+            self.faults.total() as f64 / runs,
+        );
+        let kinds = Fault::ALL.map(|fault| format!("{} {}", fault.name(), self.faults.of(fault)));
+        println!("  {}", kinds.join(", "));
+        println!(
+            "  {:.0} runs/s, {:.0} simulated seconds/s",
+            (self.passed + self.failed) as f64 / seconds,
+            self.micros as f64 / 1e6 / seconds
+        );
     }
 }
 
-fn run(backends: &[Backend], seeds: Range<u64>, jobs: u64) -> ExitCode {
-    let mut failed = 0;
+#[expect(
+    clippy::disallowed_methods,
+    reason = "says how long the machine took; no run sees it"
+)]
+fn run(backends: &[Backend], seeds: &Range<u64>, jobs: u64) -> bool {
+    let (mut passed, mut failed) = (0, 0);
     for backend in backends {
+        let begun = Instant::now();
         let next = AtomicU64::new(seeds.start);
-        let sums = Mutex::new([0_u64; 6]);
+        let sums = Mutex::new(Sums::default());
+        let worker = || {
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end {
+                    return;
+                }
+                let result = simulate(&Plan::new(*backend, seed), false);
+                let mut sums = sums.lock().unwrap_or_else(|it| it.into_inner());
+                match result {
+                    Ok(outcome) => sums.add(&outcome),
+                    Err(failure) => {
+                        sums.failed += 1;
+                        print_failure(*backend, seed, &failure);
+                    }
+                }
+            }
+        };
         std::thread::scope(|scope| {
             for _ in 0..jobs.max(1) {
-                scope.spawn(|| {
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= seeds.end {
-                            return;
-                        }
-                        let result = simulate(&Plan::new(*backend, seed), false);
-                        let mut sums = sums.lock().unwrap_or_else(|it| it.into_inner());
-                        match result {
-                            Ok(outcome) => {
-                                sums[0] += 1;
-                                sums[2] += outcome.micros;
-                                sums[3] += outcome.operations + outcome.reads;
-                                sums[4] += outcome.faults;
-                                sums[5] += outcome.terms as u64;
-                            }
-                            Err(failure) => {
-                                sums[1] += 1;
-                                println!(
-                                    "{} seed {seed} after {:.3} s: {}\n  simulator replay --backend {} --seed {seed}",
-                                    backend.name(),
-                                    failure.micros as f64 / 1e6,
-                                    failure.what,
-                                    backend.name()
-                                );
-                            }
-                        }
-                    }
-                });
+                scope.spawn(worker);
             }
         });
-        let [passed, wrong, micros, operations, faults, terms] =
-            *sums.lock().unwrap_or_else(|it| it.into_inner());
-        failed += wrong;
-        println!(
-            "{}: {passed} runs of {:.1} simulated seconds, {operations} operations, {faults} faults, {terms} leaderships",
-            backend.name(),
-            micros as f64 / 1e6 / passed.max(1) as f64
-        );
-        println!("{passed} passed, {wrong} failed");
+        let sums = sums.into_inner().unwrap_or_else(|it| it.into_inner());
+        sums.print(*backend, begun.elapsed().as_secs_f64());
+        passed += sums.passed;
+        failed += sums.failed;
     }
-    match failed {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
+    println!("{passed} passed, {failed} failed");
+    failed == 0
+}
+
+fn print_failure(backend: Backend, seed: u64, failure: &Failure) {
+    let name = backend.name();
+    println!(
+        "{name} seed {seed} {}\n  cargo run --release -p simulator -- replay --backend {name} --seed {seed}",
+        said(failure)
+    );
+}
+
+fn said(failure: &Failure) -> String {
+    format!(
+        "failed after {:.3} s: {}",
+        failure.micros as f64 / 1e6,
+        failure.what
+    )
 }
 
 fn replay(
-    backends: &[Backend],
-    seed: u64,
-    file: Option<&std::path::Path>,
-) -> anyhow::Result<ExitCode> {
+    run: &OneRun,
+    faults: Option<&[usize]>,
+    quiet: bool,
+    file: Option<&Path>,
+) -> anyhow::Result<bool> {
     const SHOWN: usize = 200;
-    let mut code = ExitCode::SUCCESS;
-    for backend in backends {
-        let (trace, verdict) = match simulate(&Plan::new(*backend, seed), true) {
-            Ok(outcome) => (
-                outcome.trace,
-                format!("passed, trace {:016x}", outcome.hash),
-            ),
+    let mut passed = true;
+    for backend in run.backend.backends() {
+        let mut plan = Plan::new(*backend, run.seed);
+        if quiet {
+            plan = plan.quiet();
+        }
+        if let Some(faults) = faults {
+            plan = plan.only(faults);
+        }
+        let (trace, verdict) = match mutants::simulate(&plan, run.mutant, true) {
+            Ok(outcome) => {
+                let verdict = format!("passed, trace {:016x}", outcome.hash);
+                (outcome.trace, verdict)
+            }
             Err(failure) => {
-                code = ExitCode::FAILURE;
-                (
-                    failure.trace,
-                    format!(
-                        "failed after {:.3} s: {}",
-                        failure.micros as f64 / 1e6,
-                        failure.what
-                    ),
-                )
+                passed = false;
+                let verdict = said(&failure);
+                (failure.trace, verdict)
             }
         };
         match file {
@@ -175,7 +293,83 @@ fn replay(
                 }
             }
         }
-        println!("{} seed {seed}: {verdict}", backend.name());
+        println!("{} seed {}: {verdict}", backend.name(), run.seed);
     }
-    Ok(code)
+    Ok(passed)
+}
+
+/// Whether every seed passes, so that there is nothing to shrink.
+fn shrink_seed(run: &OneRun) -> bool {
+    let mut passed = true;
+    for backend in run.backend.backends() {
+        let (name, seed) = (backend.name(), run.seed);
+        let plan = Plan::new(*backend, seed);
+        let Some(shrunk) = shrink(&plan, run.mutant) else {
+            println!("{name} seed {seed} passes");
+            continue;
+        };
+        passed = false;
+        println!(
+            "{name} seed {seed}: of {} faults {} are needed{}, found in {} runs",
+            plan.faults(),
+            shrunk.faults.len(),
+            if shrunk.quiet {
+                ", on a quiet network"
+            } else {
+                ""
+            },
+            shrunk.runs
+        );
+        for line in shrunk.plan.describe() {
+            println!("{line}");
+        }
+        println!("{}", said(&shrunk.failure));
+        let numbers: Vec<_> = shrunk.faults.iter().map(usize::to_string).collect();
+        let mutant = run
+            .mutant
+            .map(|mutant| format!(" --mutant {}", mutant.name));
+        println!(
+            "  cargo run --release -p simulator -- replay --backend {name} --seed {seed} --faults={}{}{}",
+            numbers.join(","),
+            if shrunk.quiet { " --quiet" } else { "" },
+            mutant.unwrap_or_default()
+        );
+    }
+    passed
+}
+
+fn hunt(backends: &[Backend], name: Option<&str>, seeds: &Range<u64>, jobs: u64) -> bool {
+    let (mut caught, mut survived) = (0, 0);
+    println!("| mutant | backend | seeds | what a run said |\n| --- | --- | --- | --- |");
+    for mutant in MUTANTS {
+        if name.is_some_and(|part| !mutant.name.contains(part)) {
+            continue;
+        }
+        for backend in backends.iter().filter(|backend| mutant.concerns(**backend)) {
+            let count = seeds.end - seeds.start;
+            let (seeds, what) = match mutants::hunt(*backend, mutant, seeds.start, count, jobs) {
+                Verdict::Caught { seeds, what, .. } => {
+                    caught += 1;
+                    (seeds.to_string(), what)
+                }
+                Verdict::Survived { broken_in } => {
+                    survived += 1;
+                    let what = format!("the rule was broken in {broken_in} runs");
+                    (format!("not in {count}"), what)
+                }
+            };
+            let part = match mutant.part {
+                Part::Shared => "shared",
+                Part::Backend(_) => "own",
+            };
+            println!(
+                "| `{}`: {} | {} ({part}) | {seeds} | {what} |",
+                mutant.name,
+                mutant.what,
+                backend.name()
+            );
+        }
+    }
+    println!("{caught} caught, {survived} survived");
+    survived == 0
 }

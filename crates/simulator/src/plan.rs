@@ -2,6 +2,7 @@
 
 use consensus::Limits;
 
+use crate::fault::{Fault, Planned};
 use crate::random::Random;
 
 /// A protocol under test.
@@ -24,47 +25,6 @@ impl Backend {
     }
 }
 
-/// A kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
-    /// A process ends; its disk keeps what the operating system had.
-    Kill,
-    /// A machine loses power, and unsynced writes with it, in pieces.
-    PowerLoss,
-    /// All machines lose power at once.
-    PowerLossEverywhere,
-    /// A process stands still.
-    Pause,
-    /// A replica is cut off from all others.
-    Isolate,
-    /// Nothing passes from one replica to another.
-    CutOneWay,
-    /// Messages from one replica to another take very long.
-    Clog,
-    /// Old messages arrive once more.
-    Replay,
-    /// A disk takes very long.
-    Stall,
-    /// A disk gives errors: the replica stops.
-    DiskError,
-    /// An operator hands leadership over.
-    Transfer,
-}
-
-pub(crate) const FAULTS: [Fault; 11] = [
-    Fault::Kill,
-    Fault::PowerLoss,
-    Fault::PowerLossEverywhere,
-    Fault::Pause,
-    Fault::Isolate,
-    Fault::CutOneWay,
-    Fault::Clog,
-    Fault::Replay,
-    Fault::Stall,
-    Fault::DiskError,
-    Fault::Transfer,
-];
-
 /// The parameters of one run. Times are in virtual microseconds.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -75,62 +35,219 @@ pub struct Plan {
     /// Replicas that vote.
     pub voters: u64,
     pub(crate) clients: u64,
+    /// How long a client waits between operations, at most.
+    pub(crate) thinks: u64,
+    /// Of what clients do, in thousandths.
+    pub(crate) reads_per_mille: u64,
+    /// What makes the names in commands longer.
+    pub(crate) padding: u64,
     /// How long faults go on.
     pub(crate) faults_for: u64,
-    pub(crate) fault_every: u64,
-    pub(crate) faults: Vec<Fault>,
+    /// The faults, in the order of their times.
+    pub(crate) schedule: Vec<Planned>,
     pub(crate) latency: (u64, u64),
-    pub(crate) loss_per_mille: u64,
-    pub(crate) duplicates_per_mille: u64,
+    pub(crate) noise: Noise,
     pub(crate) disk: (u64, u64),
     pub(crate) clock_rate_percent: (u64, u64),
+    pub(crate) segment_bytes: u64,
     pub(crate) snapshot_entries: u64,
     pub(crate) limits: Limits,
+    /// A fault that was drawn and did nothing is a failure; not where somebody
+    /// has picked the faults.
+    pub(crate) all_delivered: bool,
 }
+
+/// What happens to messages all the time, in thousandths of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noise {
+    pub(crate) loss: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) reordering: u64,
+}
+
+/// How many cards of a deck are of each kind that waits for its moment: the others
+/// do little by themselves.
+const AMBUSHES: usize = 3;
+/// Kinds of faults that are drawn one by one, each in so many of a thousand runs.
+const SCHEDULED: [(Fault, u64); 22] = [
+    (Fault::Kill, 350),
+    (Fault::KillAll, 200),
+    (Fault::PowerLoss, 350),
+    (Fault::PowerLossEverywhere, 300),
+    (Fault::CrashBetweenEffects, 450),
+    (Fault::ForgottenElection, 500),
+    (Fault::ForgetfulMajority, 500),
+    (Fault::CrashInDiskWork, 450),
+    (Fault::CrashWhileStarting, 300),
+    (Fault::Pause, 400),
+    (Fault::WipedDisk, 150),
+    (Fault::RestartsInTurn, 200),
+    (Fault::Isolate, 450),
+    (Fault::CutPair, 400),
+    (Fault::CutOneWay, 400),
+    (Fault::Clog, 400),
+    (Fault::Replay, 400),
+    (Fault::Stall, 400),
+    (Fault::DiskError, 300),
+    (Fault::DiskFull, 250),
+    (Fault::ClockJump, 300),
+    (Fault::Transfer, 350),
+];
 
 impl Plan {
     /// The run of a seed.
     #[must_use]
     pub fn new(backend: Backend, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let calm = random.per_mille(100);
+        let calm = random.per_mille(50);
         // Not every run has every fault: what two of them do together is seen
         // better without the others.
-        let faults = FAULTS.into_iter().filter(|_| random.per_mille(500));
-        let faults: Vec<_> = faults.collect();
+        let kinds: Vec<Fault> = SCHEDULED
+            .into_iter()
+            .filter_map(|(fault, chance)| (random.per_mille(chance) && !calm).then_some(fault))
+            .collect();
         let slow = random.between(200, 20_000);
+        let mut noise = || match random.per_mille(400) && !calm {
+            true => random.between(5, 100),
+            false => 0,
+        };
+        let noise = Noise {
+            loss: noise(),
+            duplicates: noise(),
+            reordering: noise(),
+        };
+        let voters = if random.per_mille(250) { 5 } else { 3 };
+        // From one fault in a second to many in an election.
+        let every = random.between_powers(16_000, 800_000);
+        let at_least = random.between(2_000_000, 4_000_000 + 10 * every);
+        let schedule = draw_schedule(&mut random, &kinds, voters, every, at_least);
+        let last = schedule.last().map_or(0, |planned| planned.at);
         Self {
             backend,
             seed,
-            voters: if random.per_mille(250) { 5 } else { 3 },
-            clients: random.between(1, 6),
-            faults_for: random.between(5_000_000, 15_000_000),
-            fault_every: random.between(200_000, 2_000_000),
-            faults: if calm { Vec::new() } else { faults },
+            voters,
+            clients: random.between(2, 8),
+            thinks: random.between_powers(500, 20_000),
+            reads_per_mille: random.between(100, 800),
+            padding: random.below(200),
+            faults_for: at_least.max(last + 500_000),
+            schedule,
             latency: (random.between(20, 200), slow),
-            loss_per_mille: if random.per_mille(500) {
-                random.below(100)
-            } else {
-                0
-            },
-            duplicates_per_mille: if random.per_mille(500) {
-                random.below(100)
-            } else {
-                0
-            },
+            noise,
             disk: (random.between(50, 500), random.between(500, 30_000)),
-            clock_rate_percent: if random.per_mille(300) {
+            clock_rate_percent: if random.per_mille(300) && !calm {
                 (70, 140)
             } else {
                 (100, 100)
             },
-            snapshot_entries: random.between(5, 200),
+            segment_bytes: 16 << 10 << random.below(3),
+            snapshot_entries: random.between_powers(2, 256),
             limits: Limits {
-                log_tail_entries: random.below(100),
+                log_tail_entries: random.between_powers(1, 128) - 1,
                 message_bytes_max: random.between(200, 100_000) as usize,
                 inflight_messages_max: random.between(1, 64) as usize,
                 ..Limits::default()
             },
+            all_delivered: true,
         }
     }
+
+    /// How many faults are planned.
+    #[must_use]
+    pub fn faults(&self) -> usize {
+        self.schedule.len()
+    }
+
+    /// The same run with these of its faults only, by number.
+    #[must_use]
+    pub fn only(mut self, keep: &[usize]) -> Self {
+        self.schedule
+            .retain(|planned| keep.contains(&planned.number));
+        self.all_delivered = false;
+        self
+    }
+
+    /// The same run on a network and clocks that are as they should be.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.noise = Noise::default();
+        self.clock_rate_percent = (100, 100);
+        self.all_delivered = false;
+        self
+    }
+
+    /// The planned faults, a line each: number, time, what.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        let line = |planned: &Planned| {
+            format!(
+                "{:>3}  {:>7.3} s  {} at replica {}",
+                planned.number,
+                planned.at as f64 / 1e6,
+                planned.fault.name(),
+                planned.node + 1
+            )
+        };
+        self.schedule.iter().map(line).collect()
+    }
+
+    /// The kinds of faults of this run.
+    pub(crate) fn kinds(&self) -> Vec<Fault> {
+        let Noise {
+            loss,
+            duplicates,
+            reordering,
+        } = self.noise;
+        let noise = [
+            (loss, Fault::Loss),
+            (duplicates, Fault::Duplicates),
+            (reordering, Fault::Reordering),
+        ];
+        let mut kinds: Vec<Fault> = self.schedule.iter().map(|planned| planned.fault).collect();
+        kinds.extend(noise.iter().filter(|(on, _)| *on > 0).map(|(_, kind)| kind));
+        if self.clock_rate_percent.0 != self.clock_rate_percent.1 {
+            kinds.push(Fault::ClockRate);
+        }
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+}
+
+/// Kinds come as from a deck of cards that is shuffled when it is through: each is
+/// there, and none always follows another.
+fn draw_schedule(
+    random: &mut Random,
+    kinds: &[Fault],
+    voters: u64,
+    every: u64,
+    at_least: u64,
+) -> Vec<Planned> {
+    let mut schedule = Vec::new();
+    let mut deck: Vec<Fault> = Vec::new();
+    let (mut at, mut rounds) = (0, 0);
+    while !kinds.is_empty() {
+        if deck.is_empty() {
+            if rounds > 0 && at >= at_least {
+                break;
+            }
+            rounds += 1;
+            for kind in kinds {
+                let ambush = matches!(kind, Fault::ForgottenElection | Fault::ForgetfulMajority);
+                let cards = if ambush { AMBUSHES } else { 1 };
+                deck.extend(std::iter::repeat_n(*kind, cards));
+            }
+            random.shuffle(&mut deck);
+        }
+        at += random.between(1, 2 * every);
+        // The first time through the deck everything has its turn.
+        if rounds > 1 && at >= at_least {
+            break;
+        }
+        let Some(fault) = deck.pop() else {
+            break;
+        };
+        schedule.push(Planned::draw(random, schedule.len(), at, fault, voters));
+    }
+    schedule
 }

@@ -14,10 +14,12 @@ use replica::disk::{Disk, MemoryDisk};
 use replica::driver::{FileJob, Now, Replica, ReplicaConfig};
 use replica::open::{OpenConfig, OpenError};
 use replica::snapshots::FileWorker;
-use replica::superblock::Superblock;
+use replica::superblock::{self, Superblock, SuperblockError};
 use replica::wal::{Wal, WalConfig, WalError};
 
+use crate::history::History;
 use crate::plan::{Backend, Plan};
+use crate::world::Ambush;
 
 /// What a tick is on a clock that runs right, in microseconds.
 pub(crate) const TICK_MICROS: u64 = 10_000;
@@ -30,6 +32,7 @@ const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 pub(crate) struct Process {
     pub(crate) id: ReplicaId,
     pub(crate) disk: MemoryDisk,
+    pub(crate) full: bool,
     pub(crate) running: Option<Running>,
     /// Counts starts, so that what an earlier life left under way is told apart.
     pub(crate) life: u64,
@@ -37,6 +40,15 @@ pub(crate) struct Process {
     /// The disk is slow until then.
     pub(crate) stalled_until: u64,
     pub(crate) clock_rate_percent: u64,
+    /// How far its wall clock is off.
+    pub(crate) wall_offset: i64,
+    /// It is to end after so many more effects, with power loss or without.
+    pub(crate) ends_after: Option<(u64, bool)>,
+    pub(crate) ambush: Option<Ambush>,
+    /// The machine loses power when its disk gives the next error.
+    pub(crate) power_fails_with_disk: bool,
+    /// While it starts, this operation of its disk is the last.
+    pub(crate) start_fails_at: Option<u64>,
 }
 
 pub(crate) struct Running {
@@ -58,11 +70,17 @@ impl Process {
         Self {
             id,
             disk: MemoryDisk::new(),
+            full: false,
             running: None,
             life: 0,
             paused_until: 0,
             stalled_until: 0,
             clock_rate_percent,
+            wall_offset: 0,
+            ends_after: None,
+            ambush: None,
+            power_fails_with_disk: false,
+            start_fails_at: None,
         }
     }
 
@@ -71,20 +89,60 @@ impl Process {
         TICK_MICROS * 100 / self.clock_rate_percent
     }
 
-    pub(crate) fn start(&mut self, plan: &Plan) -> Result<(), OpenError> {
+    /// Where it stands, for people.
+    pub(crate) fn describe(&self) -> String {
+        let Some(running) = &self.running else {
+            return format!("replica {} does not run", self.id);
+        };
+        let status = running.replica.status();
+        let core = &status.core;
+        let peers = core.peers.iter().map(|peer| {
+            let active = if peer.active { "" } else { ", silent" };
+            format!(", {} {:?} {}{active}", peer.id, peer.state, peer.matched)
+        });
+        let peers: Vec<_> = peers.collect();
+        format!(
+            "replica {} {} in term {}, log {} to {}, commit {}, applied {}{}",
+            self.id,
+            core.role.as_str(),
+            core.term,
+            core.first,
+            core.last,
+            core.commit,
+            status.applied,
+            peers.concat()
+        )
+    }
+
+    fn identity(&self, plan: &Plan) -> Superblock {
+        Superblock {
+            group: GROUP,
+            cluster: "simulated".into(),
+            replica: self.id,
+            incarnation: 0,
+            backend: plan.backend.name().into(),
+        }
+    }
+
+    /// Begins its disk, once.
+    pub(crate) fn format(&self, plan: &Plan) -> Result<(), SuperblockError> {
+        superblock::format(&self.disk, &self.identity(plan))
+    }
+
+    pub(crate) fn set_full(&mut self, full: bool) {
+        self.full = full;
+        self.disk.set_full(full);
+    }
+
+    pub(crate) fn start(&mut self, plan: &Plan, history: &History) -> Result<(), OpenError> {
         self.life += 1;
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let (machine, reader) = MetadataMachine::new(Box::new(drop));
+        let machine = history.record(machine);
         let config = OpenConfig {
-            identity: Superblock {
-                group: GROUP,
-                cluster: "simulated".into(),
-                replica: self.id,
-                incarnation: 0,
-                backend: plan.backend.name().into(),
-            },
+            identity: self.identity(plan),
             wal: WalConfig {
-                segment_bytes: 64 << 10,
+                segment_bytes: plan.segment_bytes,
                 spares_max: 1,
                 ..WalConfig::new(GROUP)
             },
@@ -95,7 +153,7 @@ impl Process {
         };
         let id = self.id;
         let build = |incarnation, recovered| build(plan, id, incarnation, recovered);
-        let opened = replica::open::open(&disk, config, Box::new(machine), build)?;
+        let opened = replica::open::open(&disk, config, machine, build)?;
         self.running = Some(Running {
             replica: opened.replica,
             reader,
@@ -136,15 +194,20 @@ fn build(
 
 impl Running {
     /// The moment on this process's clocks.
-    pub(crate) fn now(&self, micros: u64) -> Now {
+    pub(crate) fn now(&self, micros: u64, wall_offset: i64) -> Now {
         Now {
             tick: Tick(self.ticks),
-            wall_micros: EPOCH_MICROS + micros,
+            wall_micros: (EPOCH_MICROS + micros).saturating_add_signed(wall_offset),
         }
     }
 
-    pub(crate) fn ticked(&mut self) {
-        self.ticks += 1;
+    pub(crate) fn ticked(&mut self, ticks: u64) {
+        self.ticks += ticks;
+    }
+
+    /// Segments of the log on disk.
+    pub(crate) fn log_segments(&self) -> usize {
+        self.wal.size().segments
     }
 
     pub(crate) fn write(&mut self, batch: PersistBatch) {

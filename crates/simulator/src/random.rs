@@ -27,12 +27,22 @@ impl Random {
         low + self.below(high - low + 1)
     }
 
+    /// In `[low, high]`, as often in each power of two.
+    pub(crate) fn between_powers(&mut self, low: u64, high: u64) -> u64 {
+        let powers = (high / low.max(1)).ilog2();
+        let from = low << self.below(u64::from(powers) + 1);
+        self.between(from, (2 * from).min(high))
+    }
+
     pub(crate) fn per_mille(&mut self, chance: u64) -> bool {
         self.below(1000) < chance
     }
 
-    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
-        let at = self.below(of.len() as u64) as usize;
-        of.get(at).copied()
+    /// Brings the elements into any order.
+    pub(crate) fn shuffle<T>(&mut self, of: &mut [T]) {
+        for end in (1..of.len()).rev() {
+            let other = self.below(end as u64 + 1) as usize;
+            of.swap(end, other);
+        }
     }
 }

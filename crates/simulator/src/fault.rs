@@ -1,0 +1,196 @@
+//! Kinds of faults, and how often each of them did something.
+
+use crate::random::Random;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A process ends; its disk keeps what the operating system had.
+    Kill,
+    /// All processes end at once.
+    KillAll,
+    /// A machine loses power, and unsynced writes with it, in pieces.
+    PowerLoss,
+    /// All machines lose power at once.
+    PowerLossEverywhere,
+    /// A process ends, or its machine, between one thing that it does and the next.
+    CrashBetweenEffects,
+    /// A leader stands still, and is back when a replica that elects another forgets
+    /// that: its machine loses power shortly after its term has changed. Whoever
+    /// else is there is cut off.
+    ForgottenElection,
+    /// A minority is cut off, mostly with the leader, while the machines of the
+    /// others lose power. At any time, or shortly after somebody was elected.
+    ForgetfulMajority,
+    /// A machine loses power while its disk works.
+    CrashInDiskWork,
+    /// A machine loses power while a process starts.
+    CrashWhileStarting,
+    /// A process stands still.
+    Pause,
+    /// A machine comes back with an empty disk: the replica must refuse it.
+    WipedDisk,
+    /// An operator starts one replica after the other anew.
+    RestartsInTurn,
+    /// A replica is cut off from all others.
+    Isolate,
+    /// Nothing passes between two replicas.
+    CutPair,
+    /// Nothing passes from one replica to another.
+    CutOneWay,
+    /// Messages from one replica to another take very long.
+    Clog,
+    /// Old messages arrive once more.
+    Replay,
+    /// A disk takes very long.
+    Stall,
+    /// A disk gives errors: the replica stops.
+    DiskError,
+    /// A disk has no room left.
+    DiskFull,
+    /// A replica's clocks jump: the wall clock either way, its ticks ahead.
+    ClockJump,
+    /// An operator hands leadership over.
+    Transfer,
+    /// Messages are lost, all the time.
+    Loss,
+    /// Messages arrive twice, all the time.
+    Duplicates,
+    /// Messages overtake others, all the time.
+    Reordering,
+    /// Clocks run at different rates.
+    ClockRate,
+}
+
+impl Fault {
+    /// All kinds.
+    pub const ALL: [Self; 26] = [
+        Self::Kill,
+        Self::KillAll,
+        Self::PowerLoss,
+        Self::PowerLossEverywhere,
+        Self::CrashBetweenEffects,
+        Self::ForgottenElection,
+        Self::ForgetfulMajority,
+        Self::CrashInDiskWork,
+        Self::CrashWhileStarting,
+        Self::Pause,
+        Self::WipedDisk,
+        Self::RestartsInTurn,
+        Self::Isolate,
+        Self::CutPair,
+        Self::CutOneWay,
+        Self::Clog,
+        Self::Replay,
+        Self::Stall,
+        Self::DiskError,
+        Self::DiskFull,
+        Self::ClockJump,
+        Self::Transfer,
+        Self::Loss,
+        Self::Duplicates,
+        Self::Reordering,
+        Self::ClockRate,
+    ];
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::KillAll => "kill of all",
+            Self::PowerLoss => "power loss",
+            Self::PowerLossEverywhere => "power loss everywhere",
+            Self::CrashBetweenEffects => "crash between effects",
+            Self::ForgottenElection => "forgotten election",
+            Self::ForgetfulMajority => "forgetful majority",
+            Self::CrashInDiskWork => "crash in disk work",
+            Self::CrashWhileStarting => "crash while starting",
+            Self::Pause => "pause",
+            Self::WipedDisk => "wiped disk",
+            Self::RestartsInTurn => "restarts in turn",
+            Self::Isolate => "isolation",
+            Self::CutPair => "cut",
+            Self::CutOneWay => "one-way cut",
+            Self::Clog => "clogged link",
+            Self::Replay => "replay",
+            Self::Stall => "stalled disk",
+            Self::DiskError => "disk error",
+            Self::DiskFull => "full disk",
+            Self::ClockJump => "clock jump",
+            Self::Transfer => "leadership transfer",
+            Self::Loss => "loss",
+            Self::Duplicates => "duplicates",
+            Self::Reordering => "reordering",
+            Self::ClockRate => "clock rates",
+        }
+    }
+}
+
+/// A fault that is to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Planned {
+    /// Its place in the schedule of the seed.
+    pub(crate) number: usize,
+    /// After the faults begin.
+    pub(crate) at: u64,
+    pub(crate) fault: Fault,
+    pub(crate) node: usize,
+    /// Another node, where the fault is between two.
+    pub(crate) other: usize,
+    pub(crate) lasts: u64,
+    /// Whatever else the fault needs.
+    pub(crate) draw: u64,
+}
+
+impl Planned {
+    pub(crate) fn draw(
+        random: &mut Random,
+        number: usize,
+        at: u64,
+        fault: Fault,
+        voters: u64,
+    ) -> Self {
+        let node = random.below(voters);
+        let other = (node + 1 + random.below(voters - 1)) % voters;
+        Self {
+            number,
+            at,
+            fault,
+            node: node as usize,
+            other: other as usize,
+            lasts: random.between_powers(2_000, 3_000_000),
+            draw: random.next(),
+        }
+    }
+}
+
+/// How often faults did something: a message was lost, a disk gave an error, a
+/// process that ran ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered([u64; Fault::ALL.len()]);
+
+impl Delivered {
+    pub(crate) fn note(&mut self, fault: Fault) {
+        self.0[fault as usize] += 1;
+    }
+
+    /// How often this kind did something.
+    #[must_use]
+    pub fn of(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
+
+    /// How often any did.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(other.0) {
+            *sum += more;
+        }
+    }
+}

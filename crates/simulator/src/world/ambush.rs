@@ -1,0 +1,139 @@
+//! Faults that wait for their moment.
+//!
+//! What makes a missing sync or a missing quorum visible is several things at
+//! once: a replica that has told something and forgets it, another that is away
+//! and would know better, and a third that is back in time to go on without both.
+//! Faults that are drawn one by one meet like this in one run of thousands.
+
+use super::{Event, World};
+use crate::fault::{Fault, Planned};
+use crate::random::Random;
+
+/// A leader that is silent for so long is replaced.
+const ELECTION: (u64, u64) = (220_000, 600_000);
+/// How long those are away who would know better.
+const AWAY: (u64, u64) = (300_000, 1_500_000);
+/// A machine that forgets is back within this time.
+const BACK: (u64, u64) = (1_000, 30_000);
+/// So long after the moment, at most.
+const LATE: (u64, u64) = (64, 32_000);
+/// Effects that a process still has in a new term, at most.
+const EFFECTS_MAX: u64 = 24;
+
+/// What happens to a process when its term has changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ambush {
+    /// The term has changed.
+    pub(super) begun: bool,
+    effects: u64,
+    leader: Option<usize>,
+    away: u64,
+    back: u64,
+}
+
+impl World {
+    pub(super) fn set_ambush(&mut self, node: usize, draw: u64) {
+        let mut random = Random::new(draw);
+        let leader = self.leader();
+        let silent = random.between(ELECTION.0, ELECTION.1);
+        if let Some(leader) = leader {
+            // It is not gone: it believes that it leads, as soon as it goes on, and
+            // nobody has told it otherwise.
+            self.processes[leader].paused_until = self.now + silent;
+            self.cut_off(leader, silent, Fault::ForgottenElection);
+        }
+        if random.per_mille(500) {
+            self.processes[node].stalled_until = self.now + silent;
+        }
+        self.processes[node].ambush = Some(Ambush {
+            begun: false,
+            effects: random.between_powers(1, EFFECTS_MAX),
+            leader,
+            away: random.between(AWAY.0, AWAY.1),
+            back: random.between_powers(BACK.0, BACK.1),
+        });
+    }
+
+    /// Whether the ambush springs before the next effect of the process.
+    pub(super) fn springs(&mut self, node: usize) -> bool {
+        let Some(ambush) = &mut self.processes[node].ambush else {
+            return false;
+        };
+        if !ambush.begun || ambush.effects > 0 {
+            ambush.effects -= u64::from(ambush.begun);
+            return false;
+        }
+        let ambush = *ambush;
+        self.delivered.note(Fault::ForgottenElection);
+        self.stop_for(node, true, ambush.back);
+        let kept = |other: &usize| *other == node || Some(*other) == ambush.leader;
+        self.processes[node].stalled_until = self.now;
+        if let Some(leader) = ambush.leader {
+            self.processes[leader].paused_until = self.now;
+            self.network.rejoin(leader);
+        }
+        let voters = self.processes.len();
+        let majority = voters / 2 + 1;
+        // As many as are needed stay with the old leader.
+        let others: Vec<usize> = (0..voters).filter(|other| !kept(other)).collect();
+        let cut_off = others.len().min(voters - majority);
+        for other in others.into_iter().take(cut_off) {
+            self.cut_off(other, ambush.away, Fault::ForgottenElection);
+        }
+        true
+    }
+
+    pub(super) fn majority_forgets(&mut self, planned: &Planned) {
+        let mut random = Random::new(planned.draw);
+        // The second time it comes here it is no longer to wait.
+        let waits = random.per_mille(500) && planned.lasts > 0;
+        if waits {
+            if let Some(leader) = self.leader() {
+                let silent = random.between(ELECTION.0, ELECTION.1);
+                self.processes[leader].paused_until = self.now + silent;
+            }
+            self.at_election = Some(planned.clone());
+            return;
+        }
+        self.delivered.note(Fault::ForgetfulMajority);
+        let voters = self.processes.len();
+        let mut nodes: Vec<usize> = (0..voters).collect();
+        random.shuffle(&mut nodes);
+        if let Some(leader) = self.leader()
+            && random.per_mille(500)
+        {
+            nodes.sort_by_key(|node| *node != leader);
+        }
+        let forget = random.per_mille(800);
+        // Until then their disks stand still: what they tell is not there.
+        let moment = random.between_powers(LATE.0, LATE.1);
+        let (minority, majority) = nodes.split_at((voters - 1) / 2);
+        for node in minority {
+            let away = random.between(AWAY.0, AWAY.1);
+            self.after(moment, Event::CutOff(*node, away));
+        }
+        for node in majority {
+            let back = random.between_powers(BACK.0, BACK.1);
+            if forget {
+                self.processes[*node].stalled_until = self.now + moment;
+                self.after(moment, Event::PowerFails(*node, back));
+            }
+        }
+    }
+
+    /// Somebody was elected.
+    pub(super) fn elected(&mut self) {
+        if let Some(mut planned) = self.at_election.take() {
+            planned.lasts = 0;
+            let late = Random::new(planned.draw ^ 1).between_powers(LATE.0, LATE.1);
+            self.after(late, Event::Fault(planned));
+        }
+    }
+
+    pub(super) fn cut_off(&mut self, node: usize, lasts: u64, fault: Fault) {
+        for other in (0..self.processes.len()).filter(|other| *other != node) {
+            self.cut_link(node, other, lasts, fault);
+            self.cut_link(other, node, lasts, fault);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Faults.
+
+use consensus::Role;
+use replica::disk::MemoryDisk;
+use replica::driver::Event as Input;
+use replica::open::OpenError;
+use replica::superblock::SuperblockError;
+
+use super::clients::Waiting;
+use super::{Event, World};
+use crate::fault::{Fault, Planned};
+
+/// A fault that meets nobody is tried again after this time, so often.
+const AGAIN: u64 = 100_000;
+const TRIES: usize = 100;
+/// How many effects a process has before it ends between two, at most.
+const EFFECTS_MAX: u64 = 40;
+/// The same for the operations of its disk, and those of a start.
+const OPERATIONS_MAX: u64 = 12;
+/// How far a wall clock jumps, either way, in microseconds.
+const WALL_JUMP_MAX: u64 = 3_600_000_000;
+/// How far the ticks of a process jump.
+const TICK_JUMP_MAX: u64 = 10_000;
+
+impl World {
+    pub(super) fn fault(&mut self, mut planned: Planned) -> Result<(), String> {
+        if !self.faulty {
+            return Ok(());
+        }
+        let Some(node) = self.target(&planned) else {
+            self.after(AGAIN, Event::Fault(planned));
+            return Ok(());
+        };
+        if planned.other == node {
+            planned.other = planned.node;
+        }
+        planned.node = node;
+        self.trace.line(
+            self.now,
+            format_args!(
+                "fault {}: {} at {}",
+                planned.number,
+                planned.fault.name(),
+                node + 1
+            ),
+        );
+        self.trace.fact(self.now, 4, node, &[planned.fault as u8]);
+        self.strike(&planned)
+    }
+
+    /// Whom a fault meets: the replica that it was drawn for, or the next that it
+    /// can do something to.
+    fn target(&self, planned: &Planned) -> Option<usize> {
+        let count = self.processes.len();
+        // Every fourth is for the leader, whoever that is by then.
+        let aimed = planned.draw >> 40 & 3 == 0 && planned.fault != Fault::ForgottenElection;
+        let leader = self.leader().filter(|_| aimed);
+        let first = leader.unwrap_or(planned.node);
+        let mut nodes = (first..first + count).map(|node| node % count);
+        nodes.find(|node| match &self.processes[*node].running {
+            Some(_) => match planned.fault {
+                Fault::Transfer => self.leads(*node),
+                Fault::ForgottenElection => !self.leads(*node),
+                _ => true,
+            },
+            None => false,
+        })
+    }
+
+    pub(super) fn leader(&self) -> Option<usize> {
+        (0..self.processes.len()).find(|node| self.leads(*node))
+    }
+
+    fn leads(&self, node: usize) -> bool {
+        let running = self.processes[node].running.as_ref();
+        running.is_some_and(|running| running.replica.status().core.role == Role::Leader)
+    }
+
+    fn strike(&mut self, planned: &Planned) -> Result<(), String> {
+        let Planned {
+            fault,
+            node,
+            other,
+            lasts,
+            draw,
+            ..
+        } = *planned;
+        let until = self.now + lasts;
+        match fault {
+            Fault::Kill | Fault::PowerLoss => {
+                if self.stop(node, fault == Fault::PowerLoss) {
+                    self.delivered.note(fault);
+                }
+            }
+            Fault::KillAll | Fault::PowerLossEverywhere => {
+                let power = fault == Fault::PowerLossEverywhere;
+                let stopped = (0..self.processes.len()).filter(|node| self.stop(*node, power));
+                if stopped.count() > 0 {
+                    self.delivered.note(fault);
+                }
+            }
+            Fault::CrashBetweenEffects => {
+                let power = draw >> 32 & 1 == 1;
+                self.processes[node].ends_after = Some((draw % EFFECTS_MAX, power));
+            }
+            Fault::ForgottenElection => self.set_ambush(node, draw),
+            Fault::ForgetfulMajority => self.majority_forgets(planned),
+            Fault::CrashInDiskWork => {
+                self.processes[node].power_fails_with_disk = true;
+                self.disk_errors(node, draw);
+            }
+            Fault::CrashWhileStarting => {
+                self.stop(node, draw >> 32 & 1 == 1);
+                self.processes[node].start_fails_at = Some(1 + draw % OPERATIONS_MAX);
+            }
+            Fault::Pause => self.processes[node].paused_until = until,
+            Fault::WipedDisk => return self.wipe(node),
+            Fault::RestartsInTurn => self.after(0, Event::Turn(0)),
+            Fault::Isolate => self.cut_off(node, lasts, fault),
+            Fault::CutPair => {
+                self.cut_link(node, other, lasts, fault);
+                self.cut_link(other, node, lasts, fault);
+            }
+            Fault::CutOneWay => self.cut_link(node, other, lasts, fault),
+            Fault::Clog => self.clog(node, other, lasts),
+            Fault::Replay => self.replay(lasts),
+            Fault::Stall => self.processes[node].stalled_until = until,
+            Fault::DiskError => self.disk_errors(node, draw),
+            Fault::DiskFull => {
+                self.processes[node].set_full(true);
+                self.after(lasts, Event::Room(node));
+            }
+            Fault::ClockJump => self.clocks_jump(node, draw),
+            Fault::Transfer => {
+                let to = self.processes[other].id;
+                let ticket = self.ticket(Waiting::Setup);
+                return self.input(node, Input::Transfer { ticket, to });
+            }
+            // Of the network and the clocks, all the time.
+            Fault::Loss | Fault::Duplicates | Fault::Reordering | Fault::ClockRate => {}
+        }
+        Ok(())
+    }
+
+    fn disk_errors(&mut self, node: usize, draw: u64) {
+        self.processes[node]
+            .disk
+            .fail_after(Some(1 + draw % OPERATIONS_MAX));
+    }
+
+    fn clocks_jump(&mut self, node: usize, draw: u64) {
+        let jump = (draw >> 8) % (2 * WALL_JUMP_MAX);
+        let process = &mut self.processes[node];
+        process.wall_offset = jump as i64 - WALL_JUMP_MAX as i64;
+        if let Some(running) = &mut process.running {
+            running.ticked(draw % TICK_JUMP_MAX);
+        }
+        self.delivered.note(Fault::ClockJump);
+    }
+
+    /// The replica is started on an empty disk, which it has to refuse; then its
+    /// own comes back.
+    fn wipe(&mut self, node: usize) -> Result<(), String> {
+        self.stop(node, false);
+        let process = &mut self.processes[node];
+        let own = std::mem::replace(&mut process.disk, MemoryDisk::new());
+        let started = process.start(&self.plan, &self.checks.history);
+        process.running = None;
+        process.disk = own;
+        match started {
+            Err(OpenError::Superblock(SuperblockError::Blank)) => {
+                self.delivered.note(Fault::WipedDisk);
+                Ok(())
+            }
+            Err(error) => Err(format!("an empty disk is refused otherwise: {error}")),
+            Ok(()) => Err(format!(
+                "replica {} takes an empty disk for its own",
+                node + 1
+            )),
+        }
+    }
+
+    /// The operator restarts this replica when all are up, and goes on to the next.
+    pub(super) fn turn(&mut self, node: usize) {
+        if !self.faulty {
+            return;
+        }
+        if self
+            .processes
+            .iter()
+            .any(|process| process.running.is_none())
+        {
+            self.after(AGAIN, Event::Turn(node));
+        } else if node == self.processes.len() {
+            self.delivered.note(Fault::RestartsInTurn);
+        } else {
+            let back = self.random.between(10_000, 200_000);
+            self.stop_for(node, false, back);
+            self.after(back + 1, Event::Turn(node + 1));
+        }
+    }
+
+    /// Whatever was drawn has to have done something.
+    pub(super) fn deliver_the_rest(&mut self) -> Result<(), String> {
+        if !self.plan.all_delivered {
+            return Ok(());
+        }
+        let kinds = self.plan.kinds();
+        if kinds.contains(&Fault::ClockRate) {
+            self.delivered.note(Fault::ClockRate);
+        }
+        let mut number = self.plan.schedule.len();
+        for _ in 0..TRIES {
+            let missing: Vec<_> = kinds
+                .iter()
+                .filter(|kind| self.delivered.of(**kind) == 0)
+                .collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            for kind in missing {
+                let voters = self.plan.voters;
+                let planned = Planned::draw(&mut self.random, number, 0, *kind, voters);
+                number += 1;
+                self.after(0, Event::Fault(planned));
+            }
+            self.run_for(5 * AGAIN)?;
+        }
+        let missing = kinds.iter().find(|kind| self.delivered.of(**kind) == 0);
+        missing.map_or(Ok(()), |kind| {
+            Err(format!("{} was drawn and did nothing", kind.name()))
+        })
+    }
+
+    pub(super) fn end_faults(&mut self) {
+        self.faulty = false;
+        self.at_election = None;
+        self.network.mend();
+        for process in &mut self.processes {
+            process.paused_until = self.now;
+            process.stalled_until = self.now;
+            process.ends_after = None;
+            process.ambush = None;
+            process.start_fails_at = None;
+            process.power_fails_with_disk = false;
+            process.disk.fail_after(None);
+            process.set_full(false);
+        }
+    }
+}

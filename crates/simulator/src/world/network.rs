@@ -1,0 +1,163 @@
+//! The network.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use replica::driver::Event as Input;
+
+use super::{Event, World};
+use crate::fault::Fault;
+
+/// Messages that may be sent once more later.
+const MESSAGES_KEPT: usize = 64;
+/// A message that is overtaken is late by up to this.
+const LATE: u64 = 100_000;
+/// A copy of a message arrives within this time.
+const COPY_LATE: u64 = 500_000;
+
+type Link = (usize, usize);
+
+#[derive(Default)]
+pub(super) struct Network {
+    /// Links that are cut, until when, and by which fault.
+    cut: BTreeMap<Link, (u64, Fault)>,
+    clogged: BTreeMap<Link, u64>,
+    /// When the last message of a link arrives: links keep their order, each lane
+    /// its own.
+    arrivals: BTreeMap<(Link, bool), u64>,
+    /// When a message arrives that others may overtake.
+    late: BTreeMap<Link, u64>,
+    recent: Vec<(Link, Bytes)>,
+}
+
+impl Network {
+    pub(super) fn join(&mut self, from: usize, to: usize, now: u64) {
+        let link = (from, to);
+        if self.cut.get(&link).is_some_and(|(until, _)| *until <= now) {
+            self.cut.remove(&link);
+        }
+    }
+
+    /// A replica is no longer cut off.
+    pub(super) fn rejoin(&mut self, node: usize) {
+        self.cut
+            .retain(|(from, to), _| *from != node && *to != node);
+    }
+
+    /// All faults of it end.
+    pub(super) fn mend(&mut self) {
+        self.cut.clear();
+        self.clogged.clear();
+    }
+}
+
+impl World {
+    pub(super) fn send(&mut self, from: usize, to: usize, bulk: bool, message: Bytes) {
+        let link = (from, to);
+        self.keep(link, &message);
+        if let Some((_, fault)) = self.network.cut.get(&link) {
+            self.delivered.note(*fault);
+            return;
+        }
+        if self.noise(self.plan.noise.loss) {
+            self.delivered.note(Fault::Loss);
+            return;
+        }
+        let (low, high) = self.plan.latency;
+        let mut arrives = self.now + self.random.between(low, high);
+        if let Some(until) = self.network.clogged.get(&link)
+            && *until > arrives
+        {
+            arrives = *until;
+            self.delivered.note(Fault::Clog);
+        }
+        if self.noise(self.plan.noise.duplicates) {
+            self.delivered.note(Fault::Duplicates);
+            let again = arrives - self.now + self.random.below(COPY_LATE);
+            self.arrive(again, link, message.clone(), false);
+        }
+        if self.noise(self.plan.noise.reordering) {
+            arrives += self.random.below(LATE);
+            self.network.late.insert(link, arrives);
+        } else {
+            let last = self.network.arrivals.entry((link, bulk)).or_default();
+            arrives = arrives.max(*last);
+            *last = arrives;
+            if self.network.late.get(&link).is_some_and(|at| arrives < *at) {
+                self.delivered.note(Fault::Reordering);
+                self.network.late.remove(&link);
+            }
+        }
+        self.arrive(arrives - self.now, link, message, false);
+    }
+
+    fn noise(&mut self, per_mille: u64) -> bool {
+        self.faulty && per_mille > 0 && self.random.per_mille(per_mille)
+    }
+
+    fn arrive(&mut self, after: u64, (from, to): Link, message: Bytes, replayed: bool) {
+        let event = Event::Deliver {
+            from,
+            to,
+            message,
+            replayed,
+        };
+        self.after(after, event);
+    }
+
+    fn keep(&mut self, link: Link, message: &Bytes) {
+        let recent = &mut self.network.recent;
+        if recent.len() < MESSAGES_KEPT {
+            recent.push((link, message.clone()));
+        } else {
+            let at = self.random.below(MESSAGES_KEPT as u64) as usize;
+            recent[at] = (link, message.clone());
+        }
+    }
+
+    pub(super) fn deliver(
+        &mut self,
+        from: usize,
+        to: usize,
+        message: Bytes,
+        replayed: bool,
+    ) -> Result<(), String> {
+        if let Some((_, fault)) = self.network.cut.get(&(from, to)) {
+            self.delivered.note(*fault);
+            return Ok(());
+        }
+        if self.processes[to].running.is_none() {
+            return Ok(());
+        }
+        if let Some(rest) = self.is_paused(to) {
+            self.arrive(rest, (from, to), message, replayed);
+            return Ok(());
+        }
+        if replayed {
+            self.delivered.note(Fault::Replay);
+        }
+        let from = self.processes[from].id;
+        self.trace.fact(self.now, 3, to, &message);
+        self.input(to, Input::Peer { from, message })
+    }
+
+    pub(super) fn cut_link(&mut self, from: usize, to: usize, lasts: u64, fault: Fault) {
+        let until = self.now + lasts;
+        let cut = self.network.cut.entry((from, to)).or_insert((0, fault));
+        if cut.0 < until {
+            *cut = (until, fault);
+            self.after(lasts, Event::Join(from, to));
+        }
+    }
+
+    pub(super) fn clog(&mut self, from: usize, to: usize, lasts: u64) {
+        self.network.clogged.insert((from, to), self.now + lasts);
+    }
+
+    pub(super) fn replay(&mut self, within: u64) {
+        for (link, message) in self.network.recent.clone() {
+            let late = self.random.below(within);
+            self.arrive(late, link, message, true);
+        }
+    }
+}

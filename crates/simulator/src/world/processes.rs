@@ -1,0 +1,317 @@
+//! Processes and their disks.
+
+use consensus::Role;
+use replica::driver::{Event as Input, FileEvent, Lane, Output};
+
+use super::{Event, World};
+use crate::fault::Fault;
+
+/// A process that ended is started again within this time.
+const BACK: (u64, u64) = (1_000, 3_000_000);
+/// A start that failed is tried again after so long.
+const START_AGAIN: (u64, u64) = (50_000, 500_000);
+
+impl World {
+    pub(super) fn start(&mut self, node: usize) -> Result<(), String> {
+        let process = &mut self.processes[node];
+        if process.running.is_some() {
+            return Ok(());
+        }
+        let failed_before = process.disk.failed();
+        let interrupted = process.start_fails_at.take();
+        process.power_fails_with_disk = false;
+        process.disk.fail_after(interrupted);
+        let started = process.start(&self.plan, &self.checks.history);
+        let failed = process.disk.failed() > failed_before;
+        process.disk.fail_after(None);
+        match started {
+            Ok(()) => {
+                self.trace
+                    .line(self.now, format_args!("replica {} starts", node + 1));
+                let life = self.processes[node].life;
+                self.after(1, Event::Tick { node, life });
+                Ok(())
+            }
+            Err(error) if failed => {
+                self.trace.line(
+                    self.now,
+                    format_args!("replica {} cannot start: {error}", node + 1),
+                );
+                if interrupted.is_some() {
+                    self.delivered.note(Fault::CrashWhileStarting);
+                    self.power_fails(node);
+                } else {
+                    self.delivered.note(Fault::DiskFull);
+                }
+                let again = self.random.between(START_AGAIN.0, START_AGAIN.1);
+                self.after(again, Event::Start(node));
+                Ok(())
+            }
+            Err(error) => Err(format!("replica {} cannot start: {error}", node + 1)),
+        }
+    }
+
+    /// The process is gone; with power loss, so is what was not synced. Whether it
+    /// was there.
+    pub(super) fn stop(&mut self, node: usize, power: bool) -> bool {
+        let back = self.random.between_powers(BACK.0, BACK.1);
+        self.stop_for(node, power, back)
+    }
+
+    pub(super) fn stop_for(&mut self, node: usize, power: bool, back: u64) -> bool {
+        if self.processes[node].running.take().is_none() {
+            return false;
+        }
+        let how = if power { "loses power" } else { "is killed" };
+        self.trace
+            .line(self.now, format_args!("replica {} {how}", node + 1));
+        if power {
+            self.power_fails(node);
+        }
+        let process = &mut self.processes[node];
+        process.ends_after = None;
+        process.ambush = None;
+        process.power_fails_with_disk = false;
+        self.after(back, Event::Start(node));
+        true
+    }
+
+    fn power_fails(&mut self, node: usize) {
+        let random = &mut self.random;
+        self.processes[node].disk.crash(&mut || random.next());
+    }
+
+    fn lives(&self, node: usize, life: u64) -> bool {
+        let process = &self.processes[node];
+        process.life == life && process.running.is_some()
+    }
+
+    /// Whether the process stands still; then the event comes again later.
+    pub(super) fn is_paused(&mut self, node: usize) -> Option<u64> {
+        let rest = self.processes[node]
+            .paused_until
+            .checked_sub(self.now + 1)?;
+        self.delivered.note(Fault::Pause);
+        Some(rest + 1)
+    }
+
+    pub(super) fn tick(&mut self, node: usize, life: u64) -> Result<(), String> {
+        if !self.lives(node, life) {
+            return Ok(());
+        }
+        if let Some(rest) = self.is_paused(node) {
+            self.after(rest, Event::Tick { node, life });
+            return Ok(());
+        }
+        let again = self.processes[node].tick_micros();
+        if let Some(running) = &mut self.processes[node].running {
+            running.ticked(1);
+        }
+        self.after(again, Event::Tick { node, life });
+        self.input(node, Input::Tick)
+    }
+
+    /// Gives a replica an event, and carries out what it wants.
+    pub(super) fn input(&mut self, node: usize, input: Input) -> Result<(), String> {
+        let now = self.now;
+        let process = &mut self.processes[node];
+        let (id, wall_offset) = (process.id, process.wall_offset);
+        let Some(running) = &mut process.running else {
+            return Ok(());
+        };
+        let before = running.replica.status();
+        running.replica.handle(running.now(now, wall_offset), input);
+        running
+            .replica
+            .flush()
+            .map_err(|error| format!("replica {id} must stop: {error}"))?;
+        let status = running.replica.status();
+        let mut outputs = Vec::new();
+        while let Some(output) = running.replica.poll() {
+            outputs.push(output);
+        }
+        if status.core.term != before.core.term
+            && let Some(ambush) = &mut process.ambush
+        {
+            ambush.begun = true;
+        }
+        if status.core.role == Role::Leader && before.core.role != Role::Leader {
+            self.elected();
+        }
+        if status.applied != before.applied {
+            let Some(running) = &self.processes[node].running else {
+                return Ok(());
+            };
+            let digest = running.reader.digest();
+            self.checks.state(id, status.applied.0, digest)?;
+            self.trace
+                .fact(now, 1, node, &status.applied.0.to_le_bytes());
+        }
+        self.checks.replica(id, &status)?;
+        for output in outputs {
+            if self.ends_here(node) {
+                return Ok(());
+            }
+            self.carry_out(node, output)?;
+        }
+        self.pump(node)
+    }
+
+    /// Whether the process ends before its next effect.
+    fn ends_here(&mut self, node: usize) -> bool {
+        if self.springs(node) {
+            return true;
+        }
+        let Some((effects, power)) = self.processes[node].ends_after else {
+            return false;
+        };
+        if effects > 0 {
+            self.processes[node].ends_after = Some((effects - 1, power));
+            return false;
+        }
+        self.delivered.note(Fault::CrashBetweenEffects);
+        self.stop(node, power);
+        true
+    }
+
+    fn carry_out(&mut self, node: usize, output: Output) -> Result<(), String> {
+        let Some(running) = &mut self.processes[node].running else {
+            return Ok(());
+        };
+        match output {
+            Output::Write(batch) => running.write(batch),
+            Output::Compact(through) => running.compact(through),
+            Output::File(job) => running.file_jobs.push_back(job),
+            Output::Send { to, lane, message } => {
+                self.send(node, (to.0 - 1) as usize, lane == Lane::Bulk, message);
+            }
+            Output::Replied { ticket, result } => self.replied(ticket, result)?,
+            Output::ReadDone { ticket, result } => self.read_done(node, ticket, result.is_ok())?,
+            Output::TransferBegun { result, .. } => {
+                if result.is_ok() {
+                    self.delivered.note(Fault::Transfer);
+                }
+            }
+            Output::LeaderChanged { term, leader } => {
+                self.trace.fact(self.now, 2, node, &term.0.to_le_bytes());
+                self.trace.line(
+                    self.now,
+                    format_args!(
+                        "replica {}: term {term}, leader {:?}",
+                        node + 1,
+                        leader.map(|id| id.0)
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins disk work that waits.
+    fn pump(&mut self, node: usize) -> Result<(), String> {
+        let life = self.processes[node].life;
+        let Some(running) = &mut self.processes[node].running else {
+            return Ok(());
+        };
+        match running.begin_write() {
+            Ok(true) => {
+                let takes = self.disk_time(node);
+                self.after(takes, Event::Written { node, life });
+            }
+            Ok(false) => {}
+            Err(error) => return self.disk_failed(node, &error.to_string()),
+        }
+        if let Some(running) = &mut self.processes[node].running
+            && !running.filing
+            && !running.file_jobs.is_empty()
+        {
+            running.filing = true;
+            let takes = self.disk_time(node);
+            self.after(takes, Event::Filed { node, life });
+        }
+        Ok(())
+    }
+
+    fn disk_time(&mut self, node: usize) -> u64 {
+        let (low, high) = self.plan.disk;
+        let takes = self.random.between(low, high);
+        match self.processes[node].stalled_until.checked_sub(self.now) {
+            Some(rest) if rest > 0 => {
+                self.delivered.note(Fault::Stall);
+                takes + rest
+            }
+            _ => takes,
+        }
+    }
+
+    pub(super) fn written(&mut self, node: usize, life: u64) -> Result<(), String> {
+        if !self.lives(node, life) {
+            return Ok(());
+        }
+        if let Some(rest) = self.is_paused(node) {
+            self.after(rest, Event::Written { node, life });
+            return Ok(());
+        }
+        let Some(running) = &mut self.processes[node].running else {
+            return Ok(());
+        };
+        match running.end_write() {
+            Ok(Some(last)) => self.input(node, Input::Persisted(last)),
+            Ok(None) => Ok(()),
+            Err(error) => self.disk_failed(node, &error.to_string()),
+        }
+    }
+
+    pub(super) fn filed(&mut self, node: usize, life: u64) -> Result<(), String> {
+        if !self.lives(node, life) {
+            return Ok(());
+        }
+        if let Some(rest) = self.is_paused(node) {
+            self.after(rest, Event::Filed { node, life });
+            return Ok(());
+        }
+        let process = &mut self.processes[node];
+        let failed_before = process.disk.failed();
+        let Some(running) = &mut process.running else {
+            return Ok(());
+        };
+        running.filing = false;
+        let Some(job) = running.file_jobs.pop_front() else {
+            return Ok(());
+        };
+        let done: FileEvent = running.files.execute(job);
+        if process.disk.failed() > failed_before {
+            if process.power_fails_with_disk {
+                return self.disk_failed(node, "power fails while a snapshot is stored");
+            }
+            // It goes on without the snapshot.
+            self.note_disk_fault(node);
+        }
+        self.input(node, Input::File(done))
+    }
+
+    fn note_disk_fault(&mut self, node: usize) {
+        let full = self.processes[node].full;
+        self.delivered.note(match full {
+            true => Fault::DiskFull,
+            false => Fault::DiskError,
+        });
+    }
+
+    /// A replica whose log's disk fails stops: what is on it is unknown.
+    fn disk_failed(&mut self, node: usize, error: &str) -> Result<(), String> {
+        if !self.faulty {
+            return Err(format!("replica {}: {error}", node + 1));
+        }
+        self.trace
+            .line(self.now, format_args!("replica {}: {error}", node + 1));
+        let power = self.processes[node].power_fails_with_disk;
+        if power {
+            self.delivered.note(Fault::CrashInDiskWork);
+        } else {
+            self.note_disk_fault(node);
+        }
+        self.stop(node, power);
+        Ok(())
+    }
+}
