@@ -9,7 +9,6 @@
 //!
 //! Gathered entries are bounded by what a primary lets be uncommitted.
 
-use consensus::mutants::broken;
 use std::collections::BTreeMap;
 
 use consensus::{Entry, EntryKind, Index, ReplicaId, StepError};
@@ -52,7 +51,7 @@ impl CatchUp {
     pub(crate) fn skip_to(&mut self, op: Index) {
         self.next = op.next();
         self.gathered.clear();
-        if self.target.head.op < op && !broken("vr-cut-back-to-beginning") {
+        if self.target.head.op < op {
             // The view has gone on since it began.
             let checksum = None;
             self.target = Target {
@@ -173,7 +172,7 @@ impl VrCore {
             if here {
                 continue;
             }
-            if entry.index > catch_up.target.commit && !broken("vr-uncommitted-in-place") {
+            if entry.index > catch_up.target.commit {
                 catch_up.gathered.push(entry);
                 continue;
             }

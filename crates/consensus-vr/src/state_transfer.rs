@@ -5,7 +5,6 @@
 //! the snapshot's last op needs no snapshot, and one that differs from it there or
 //! ends before it has nothing behind it that may be committed.
 
-use consensus::mutants::broken;
 use consensus::{Effect, Index, ReplicaId, SnapshotMeta, StepError};
 
 use crate::core::{Phase, VrCore};
@@ -79,7 +78,7 @@ impl VrCore {
     fn holds(&self, snapshot: &SnapshotMeta) -> bool {
         self.log
             .view(snapshot.index)
-            .is_some_and(|view| view.term() == snapshot.term && !broken("vr-snapshot-over-log"))
+            .is_some_and(|view| view.term() == snapshot.term)
     }
 
     fn committed_by_snapshot(&mut self, index: Index) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::{ReplicaId, Role, Term};
+use consensus::{Index, ReplicaId, Role, Status, Term};
 use replica::driver::ReplicaStatus;
 
 use crate::history::History;
@@ -17,6 +17,11 @@ pub(crate) struct Checks {
     /// The state after each applied entry, by index.
     digests: BTreeMap<u64, u128>,
     leaders: BTreeMap<Term, ReplicaId>,
+    /// What replicas have acknowledged to the leader of the newest term that
+    /// counts on them.
+    acknowledged: BTreeMap<ReplicaId, (Term, Index)>,
+    /// The term that each replica was last in.
+    terms: BTreeMap<ReplicaId, Term>,
     /// The highest index that any client has seen the effect of.
     seen: u64,
 }
@@ -53,9 +58,12 @@ impl Checks {
                 status.batches_in_flight
             ));
         }
+        self.kept(id, &status.core)?;
+        self.known(id, &status.core)?;
         if status.core.role != Role::Leader {
             return Ok(());
         }
+        self.count(&status.core);
         let known = *self.leaders.entry(status.core.term).or_insert(id);
         if known != id {
             return Err(format!(
@@ -64,6 +72,52 @@ impl Checks {
             ));
         }
         Ok(())
+    }
+
+    /// Whoever has acknowledged something has it, or knows that its term is over.
+    pub(crate) fn kept(&self, id: ReplicaId, status: &Status) -> Result<(), String> {
+        let Some((term, index)) = self.acknowledged.get(&id) else {
+            return Ok(());
+        };
+        if status.term < *term || status.term == *term && status.last < *index {
+            return Err(format!(
+                "replica {id} has acknowledged {index} in term {term}, and its log ends at {} in term {}",
+                status.last, status.term
+            ));
+        }
+        Ok(())
+    }
+
+    /// A majority has voted for whoever leads, and does not forget it.
+    fn known(&mut self, id: ReplicaId, status: &Status) -> Result<(), String> {
+        if self.terms.insert(id, status.term) == Some(status.term) {
+            return Ok(());
+        }
+        let Some((newest, _)) = self.leaders.last_key_value() else {
+            return Ok(());
+        };
+        let voters = status.membership.voters();
+        let term_of = |voter| self.terms.get(voter).copied().unwrap_or_default();
+        let know = voters.iter().filter(|voter| term_of(voter) >= *newest);
+        if know.count() < status.membership.quorum() {
+            return Err(format!(
+                "term {newest} had a leader, and most replicas do not know it: {:?}",
+                self.terms
+            ));
+        }
+        Ok(())
+    }
+
+    /// Notes what a leader counts on.
+    fn count(&mut self, leader: &Status) {
+        for peer in leader
+            .peers
+            .iter()
+            .filter(|peer| peer.matched > Index::ZERO)
+        {
+            let known = self.acknowledged.entry(peer.id).or_default();
+            *known = (*known).max((leader.term, peer.matched));
+        }
     }
 
     /// What whatever a client begins now has to come behind.

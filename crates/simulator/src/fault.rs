@@ -42,10 +42,17 @@ pub enum Fault {
     Clog,
     /// Old messages arrive once more.
     Replay,
+    /// A replica gets again what it was sent before, when it may take that for
+    /// news: it has been replaced and does not know, it leads anew, or it was just
+    /// started again.
+    Echo,
     /// A disk takes very long.
     Stall,
     /// A disk gives errors: the replica stops.
     DiskError,
+    /// A replica is away until only a snapshot helps; while that arrives, its disk
+    /// gives an error, and sometimes power fails soon after.
+    BrokenTransfer,
     /// A disk has no room left.
     DiskFull,
     /// A replica's clocks jump: the wall clock either way, its ticks ahead.
@@ -64,7 +71,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Kill,
         Self::KillAll,
         Self::PowerLoss,
@@ -82,8 +89,10 @@ impl Fault {
         Self::CutOneWay,
         Self::Clog,
         Self::Replay,
+        Self::Echo,
         Self::Stall,
         Self::DiskError,
+        Self::BrokenTransfer,
         Self::DiskFull,
         Self::ClockJump,
         Self::Transfer,
@@ -92,6 +101,14 @@ impl Fault {
         Self::Reordering,
         Self::ClockRate,
     ];
+
+    /// Whether it waits for a moment in which several things come together.
+    pub(crate) fn is_ambush(self) -> bool {
+        matches!(
+            self,
+            Self::ForgottenElection | Self::ForgetfulMajority | Self::BrokenTransfer | Self::Echo
+        )
+    }
 
     /// Its name for people.
     #[must_use]
@@ -114,8 +131,10 @@ impl Fault {
             Self::CutOneWay => "one-way cut",
             Self::Clog => "clogged link",
             Self::Replay => "replay",
+            Self::Echo => "echo",
             Self::Stall => "stalled disk",
             Self::DiskError => "disk error",
+            Self::BrokenTransfer => "broken transfer",
             Self::DiskFull => "full disk",
             Self::ClockJump => "clock jump",
             Self::Transfer => "leadership transfer",

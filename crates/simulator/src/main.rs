@@ -350,6 +350,8 @@ fn hunt(backends: &[Backend], name: Option<&str>, seeds: &Range<u64>, jobs: u64)
             let (seeds, what) = match mutants::hunt(*backend, mutant, seeds.start, count, jobs) {
                 Verdict::Caught { seeds, what, .. } => {
                     caught += 1;
+                    // An assertion has more lines.
+                    let what = what.lines().collect::<Vec<_>>().join(" ");
                     (seeds.to_string(), what)
                 }
                 Verdict::Survived { broken_in } => {

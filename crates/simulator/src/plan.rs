@@ -37,6 +37,8 @@ pub struct Plan {
     pub(crate) clients: u64,
     /// How long a client waits between operations, at most.
     pub(crate) thinks: u64,
+    /// A client repeats a request that is not answered for so long.
+    pub(crate) patience: u64,
     /// Of what clients do, in thousandths.
     pub(crate) reads_per_mille: u64,
     /// What makes the names in commands longer.
@@ -46,6 +48,8 @@ pub struct Plan {
     /// The faults, in the order of their times.
     pub(crate) schedule: Vec<Planned>,
     pub(crate) latency: (u64, u64),
+    /// Pieces of snapshots take up to so much longer.
+    pub(crate) bulk_latency: u64,
     pub(crate) noise: Noise,
     pub(crate) disk: (u64, u64),
     pub(crate) clock_rate_percent: (u64, u64),
@@ -69,7 +73,7 @@ pub(crate) struct Noise {
 /// do little by themselves.
 const AMBUSHES: usize = 3;
 /// Kinds of faults that are drawn one by one, each in so many of a thousand runs.
-const SCHEDULED: [(Fault, u64); 22] = [
+const SCHEDULED: [(Fault, u64); 24] = [
     (Fault::Kill, 350),
     (Fault::KillAll, 200),
     (Fault::PowerLoss, 350),
@@ -87,8 +91,10 @@ const SCHEDULED: [(Fault, u64); 22] = [
     (Fault::CutOneWay, 400),
     (Fault::Clog, 400),
     (Fault::Replay, 400),
+    (Fault::Echo, 450),
     (Fault::Stall, 400),
     (Fault::DiskError, 300),
+    (Fault::BrokenTransfer, 300),
     (Fault::DiskFull, 250),
     (Fault::ClockJump, 300),
     (Fault::Transfer, 350),
@@ -128,11 +134,16 @@ impl Plan {
             voters,
             clients: random.between(2, 8),
             thinks: random.between_powers(500, 20_000),
+            patience: random.between_powers(100_000, 1_600_000),
             reads_per_mille: random.between(100, 800),
             padding: random.below(200),
             faults_for: at_least.max(last + 500_000),
             schedule,
             latency: (random.between(20, 200), slow),
+            bulk_latency: match random.per_mille(300) {
+                true => random.between_powers(10_000, 500_000),
+                false => 0,
+            },
             noise,
             disk: (random.between(50, 500), random.between(500, 30_000)),
             clock_rate_percent: if random.per_mille(300) && !calm {
@@ -233,7 +244,7 @@ fn draw_schedule(
             }
             rounds += 1;
             for kind in kinds {
-                let ambush = matches!(kind, Fault::ForgottenElection | Fault::ForgetfulMajority);
+                let ambush = kind.is_ambush();
                 let cards = if ambush { AMBUSHES } else { 1 };
                 deck.extend(std::iter::repeat_n(*kind, cards));
             }

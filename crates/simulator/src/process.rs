@@ -26,6 +26,8 @@ pub(crate) const TICK_MICROS: u64 = 10_000;
 const HEARTBEAT_TICKS: u64 = 5;
 const ELECTION_TICKS: u64 = 20;
 const GROUP: u128 = 77;
+/// A segment of the log holds so many of the largest batches.
+const BATCHES_IN_SEGMENT: usize = 4;
 /// Wall clocks begin here.
 const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
@@ -47,8 +49,20 @@ pub(crate) struct Process {
     pub(crate) ambush: Option<Ambush>,
     /// The machine loses power when its disk gives the next error.
     pub(crate) power_fails_with_disk: bool,
+    pub(crate) files_fail: Option<FilesFail>,
     /// While it starts, this operation of its disk is the last.
     pub(crate) start_fails_at: Option<u64>,
+}
+
+/// An error of the disk in the next work on snapshot files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FilesFail {
+    /// Which operation fails.
+    pub(crate) at: u64,
+    /// Only in work on one that a peer sends.
+    pub(crate) receiving: bool,
+    /// Power fails so long after it, if at all.
+    pub(crate) power: Option<u64>,
 }
 
 pub(crate) struct Running {
@@ -80,6 +94,7 @@ impl Process {
             ends_after: None,
             ambush: None,
             power_fails_with_disk: false,
+            files_fail: None,
             start_fails_at: None,
         }
     }
@@ -148,6 +163,7 @@ impl Process {
             },
             replica: ReplicaConfig {
                 snapshot_entries: plan.snapshot_entries,
+                batch_bytes_max: plan.segment_bytes as usize / BATCHES_IN_SEGMENT,
                 ..ReplicaConfig::new(self.id)
             },
         };

@@ -17,6 +17,13 @@ const AWAY: (u64, u64) = (300_000, 1_500_000);
 const BACK: (u64, u64) = (1_000, 30_000);
 /// So long after the moment, at most.
 const LATE: (u64, u64) = (64, 32_000);
+/// How long a replica is away that is to need a snapshot, at most, and how often it
+/// is looked whether it does.
+const LEFT_BEHIND_MAX: u64 = 3_000_000;
+const LOOK: u64 = 20_000;
+/// How long disks stand still before power fails: somebody may hear meanwhile of
+/// what they do not hold.
+const MOMENT: (u64, u64) = (500, 128_000);
 /// Effects that a process still has in a new term, at most.
 const EFFECTS_MAX: u64 = 24;
 
@@ -99,14 +106,14 @@ impl World {
         let voters = self.processes.len();
         let mut nodes: Vec<usize> = (0..voters).collect();
         random.shuffle(&mut nodes);
-        if let Some(leader) = self.leader()
-            && random.per_mille(500)
-        {
-            nodes.sort_by_key(|node| *node != leader);
+        // Cut off is the leader, or somebody to whom it was the leader.
+        if let Some(leader) = self.leader() {
+            let first = random.per_mille(500);
+            nodes.sort_by_key(|node| (*node == leader) != first);
         }
         let forget = random.per_mille(800);
         // Until then their disks stand still: what they tell is not there.
-        let moment = random.between_powers(LATE.0, LATE.1);
+        let moment = random.between_powers(MOMENT.0, MOMENT.1);
         let (minority, majority) = nodes.split_at((voters - 1) / 2);
         for node in minority {
             let away = random.between(AWAY.0, AWAY.1);
@@ -121,11 +128,41 @@ impl World {
         }
     }
 
+    pub(super) fn break_transfer(&mut self, node: usize, draw: u64) {
+        self.files_fail(node, draw, true);
+        self.cut_off(node, LEFT_BEHIND_MAX, Fault::BrokenTransfer);
+        self.leave_behind(node);
+    }
+
+    /// Brings a replica back when the leader's log begins behind the end of its own.
+    pub(super) fn leave_behind(&mut self, node: usize) {
+        let log = |node: usize| {
+            let running = self.processes[node].running.as_ref()?;
+            let core = running.replica.status().core;
+            Some((core.first, core.last))
+        };
+        let leaders = self.leader().and_then(log).map(|(first, _)| first);
+        match (log(node), leaders) {
+            (Some((_, last)), Some(first)) if first > last.next() => self.network.rejoin(node),
+            _ if self.network.is_cut_off(node) => {
+                self.after(LOOK, Event::LeaveBehind(node));
+            }
+            _ => {}
+        }
+    }
+
     /// Somebody was elected.
-    pub(super) fn elected(&mut self) {
+    pub(super) fn elected(&mut self, node: usize) {
+        if std::mem::take(&mut self.echo_at_election) {
+            self.send_again(node);
+        }
         if let Some(mut planned) = self.at_election.take() {
             planned.lasts = 0;
-            let late = Random::new(planned.draw ^ 1).between_powers(LATE.0, LATE.1);
+            let mut random = Random::new(planned.draw ^ 1);
+            let late = match random.per_mille(500) {
+                true => 0,
+                false => random.between_powers(LATE.0, LATE.1),
+            };
             self.after(late, Event::Fault(planned));
         }
     }

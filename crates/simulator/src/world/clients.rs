@@ -7,8 +7,6 @@ use replica::driver::{Applied, Event as Input, SubmitError, Ticket};
 use super::{Event, World};
 use crate::client::{Client, Read};
 
-/// A client repeats a request that is not answered for so long.
-const PATIENCE: u64 = 1_500_000;
 /// Forming takes at most this long.
 const FORMING: u64 = 30_000_000;
 
@@ -134,7 +132,7 @@ impl World {
         self.clients[client].waits_for = Some(ticket.0);
         let ticket_number = ticket.0;
         self.after(
-            PATIENCE,
+            self.plan.patience,
             Event::Impatient {
                 client,
                 ticket: ticket_number,
@@ -145,7 +143,10 @@ impl World {
 
     fn begin_read(&mut self, number: usize) -> Result<(), String> {
         let ticket = self.wait(number, Waiting::Read(number));
-        let node = self.random.below(self.processes.len() as u64) as usize;
+        let node = match self.random.per_mille(500) {
+            true => self.asked,
+            false => self.random.below(self.processes.len() as u64) as usize,
+        };
         let register = self.random.below(self.clients.len() as u64) as usize;
         let oldest = self.clients[register].oldest();
         let behind = self.checks.seen();

@@ -9,6 +9,7 @@ use replica::superblock::SuperblockError;
 use super::clients::Waiting;
 use super::{Event, World};
 use crate::fault::{Fault, Planned};
+use crate::process::FilesFail;
 
 /// A fault that meets nobody is tried again after this time, so often.
 const AGAIN: u64 = 100_000;
@@ -17,6 +18,10 @@ const TRIES: usize = 100;
 const EFFECTS_MAX: u64 = 40;
 /// The same for the operations of its disk, and those of a start.
 const OPERATIONS_MAX: u64 = 12;
+/// The same for work on snapshot files.
+const FILE_OPERATIONS_MAX: u64 = 4;
+/// Power fails within this time after a disk error.
+const POWER_LATE_MAX: u64 = 300_000;
 /// How far a wall clock jumps, either way, in microseconds.
 const WALL_JUMP_MAX: u64 = 3_600_000_000;
 /// How far the ticks of a process jump.
@@ -124,8 +129,13 @@ impl World {
             Fault::CutOneWay => self.cut_link(node, other, lasts, fault),
             Fault::Clog => self.clog(node, other, lasts),
             Fault::Replay => self.replay(lasts),
+            Fault::Echo => self.set_echo(planned),
             Fault::Stall => self.processes[node].stalled_until = until,
-            Fault::DiskError => self.disk_errors(node, draw),
+            Fault::DiskError => match draw >> 34 & 1 == 0 {
+                true => self.disk_errors(node, draw),
+                false => self.files_fail(node, draw, false),
+            },
+            Fault::BrokenTransfer => self.break_transfer(node, draw),
             Fault::DiskFull => {
                 self.processes[node].set_full(true);
                 self.after(lasts, Event::Room(node));
@@ -146,6 +156,16 @@ impl World {
         self.processes[node]
             .disk
             .fail_after(Some(1 + draw % OPERATIONS_MAX));
+    }
+
+    /// The disk gives an error with snapshot files, after which a replica goes on;
+    /// sometimes until power fails.
+    pub(super) fn files_fail(&mut self, node: usize, draw: u64, receiving: bool) {
+        self.processes[node].files_fail = Some(FilesFail {
+            at: 1 + draw % FILE_OPERATIONS_MAX,
+            receiving,
+            power: (draw >> 35 & 1 == 0).then_some((draw >> 8) % POWER_LATE_MAX),
+        });
     }
 
     fn clocks_jump(&mut self, node: usize, draw: u64) {
@@ -235,6 +255,7 @@ impl World {
     pub(super) fn end_faults(&mut self) {
         self.faulty = false;
         self.at_election = None;
+        self.echo_at_election = false;
         self.network.mend();
         for process in &mut self.processes {
             process.paused_until = self.now;
@@ -242,6 +263,7 @@ impl World {
             process.ends_after = None;
             process.ambush = None;
             process.start_fails_at = None;
+            process.files_fail = None;
             process.power_fails_with_disk = false;
             process.disk.fail_after(None);
             process.set_full(false);

@@ -2,6 +2,7 @@
 
 mod ambush;
 mod clients;
+mod echo;
 mod faults;
 mod network;
 mod processes;
@@ -23,6 +24,7 @@ use crate::random::Random;
 use crate::trace::Trace;
 pub(crate) use ambush::Ambush;
 use clients::Waiting;
+use echo::Moment;
 use network::Network;
 
 /// After the faults, everything has come together within this time.
@@ -103,7 +105,8 @@ enum Event {
         from: usize,
         to: usize,
         message: Bytes,
-        replayed: bool,
+        /// The fault that brings it once more.
+        again: Option<Fault>,
     },
     Written {
         node: usize,
@@ -123,6 +126,10 @@ enum Event {
     CutOff(usize, u64),
     /// A machine loses power, and has it again after this time.
     PowerFails(usize, u64),
+    /// A replica gets again what it was sent before.
+    Echo(usize, Moment),
+    /// Whether a replica that is cut off needs a snapshot by now.
+    LeaveBehind(usize),
     /// The operator turns to this replica.
     Turn(usize),
     Act(usize),
@@ -149,6 +156,9 @@ struct World {
     resting: bool,
     /// What happens when the next leader is elected.
     at_election: Option<Planned>,
+    echo_at_election: bool,
+    /// Where most reads go.
+    asked: usize,
     delivered: Delivered,
     checks: Checks,
     trace: Trace,
@@ -176,6 +186,8 @@ impl World {
             faulty: false,
             resting: false,
             at_election: None,
+            echo_at_election: false,
+            asked: 0,
             delivered: Delivered::default(),
             checks: Checks::default(),
             trace: Trace::new(keep_trace),
@@ -227,8 +239,8 @@ impl World {
                 from,
                 to,
                 message,
-                replayed,
-            } => self.deliver(from, to, message, replayed),
+                again,
+            } => self.deliver(from, to, message, again),
             Event::Written { node, life } => self.written(node, life),
             Event::Filed { node, life } => self.filed(node, life),
             Event::Start(node) => self.start(node),
@@ -251,6 +263,14 @@ impl World {
                 if self.faulty {
                     self.stop_for(node, true, back);
                 }
+                Ok(())
+            }
+            Event::Echo(node, moment) => {
+                self.echo(node, moment);
+                Ok(())
+            }
+            Event::LeaveBehind(node) => {
+                self.leave_behind(node);
                 Ok(())
             }
             Event::Turn(node) => {

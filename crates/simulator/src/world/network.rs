@@ -1,6 +1,6 @@
 //! The network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use replica::driver::Event as Input;
@@ -10,6 +10,8 @@ use crate::fault::Fault;
 
 /// Messages that may be sent once more later.
 const MESSAGES_KEPT: usize = 64;
+/// The same for the last to one replica.
+const LAST_KEPT: usize = 32;
 /// A message that is overtaken is late by up to this.
 const LATE: u64 = 100_000;
 /// A copy of a message arrives within this time.
@@ -28,6 +30,8 @@ pub(super) struct Network {
     /// When a message arrives that others may overtake.
     late: BTreeMap<Link, u64>,
     recent: Vec<(Link, Bytes)>,
+    /// The last messages to each replica.
+    last: BTreeMap<usize, VecDeque<(usize, Bytes)>>,
 }
 
 impl Network {
@@ -42,6 +46,19 @@ impl Network {
     pub(super) fn rejoin(&mut self, node: usize) {
         self.cut
             .retain(|(from, to), _| *from != node && *to != node);
+    }
+
+    /// Whether nothing passes from this replica to some other.
+    pub(super) fn is_cut_off(&self, node: usize) -> bool {
+        self.cut.keys().any(|(from, _)| *from == node)
+    }
+
+    /// What is still known of the messages to a replica.
+    pub(super) fn sent_to(&self, node: usize) -> Vec<(usize, Bytes)> {
+        let recent = self.recent.iter().filter(|((_, to), _)| *to == node);
+        let recent = recent.map(|((from, _), message)| (*from, message.clone()));
+        let last = self.last.get(&node).into_iter().flatten().cloned();
+        last.chain(recent).collect()
     }
 
     /// All faults of it end.
@@ -65,6 +82,9 @@ impl World {
         }
         let (low, high) = self.plan.latency;
         let mut arrives = self.now + self.random.between(low, high);
+        if bulk {
+            arrives += self.random.below(self.plan.bulk_latency);
+        }
         if let Some(until) = self.network.clogged.get(&link)
             && *until > arrives
         {
@@ -74,7 +94,7 @@ impl World {
         if self.noise(self.plan.noise.duplicates) {
             self.delivered.note(Fault::Duplicates);
             let again = arrives - self.now + self.random.below(COPY_LATE);
-            self.arrive(again, link, message.clone(), false);
+            self.arrive(again, link, message.clone(), None);
         }
         if self.noise(self.plan.noise.reordering) {
             arrives += self.random.below(LATE);
@@ -88,24 +108,35 @@ impl World {
                 self.network.late.remove(&link);
             }
         }
-        self.arrive(arrives - self.now, link, message, false);
+        self.arrive(arrives - self.now, link, message, None);
     }
 
     fn noise(&mut self, per_mille: u64) -> bool {
         self.faulty && per_mille > 0 && self.random.per_mille(per_mille)
     }
 
-    fn arrive(&mut self, after: u64, (from, to): Link, message: Bytes, replayed: bool) {
+    pub(super) fn arrive(
+        &mut self,
+        after: u64,
+        (from, to): Link,
+        message: Bytes,
+        again: Option<Fault>,
+    ) {
         let event = Event::Deliver {
             from,
             to,
             message,
-            replayed,
+            again,
         };
         self.after(after, event);
     }
 
     fn keep(&mut self, link: Link, message: &Bytes) {
+        let last = self.network.last.entry(link.1).or_default();
+        if last.len() == LAST_KEPT {
+            last.pop_front();
+        }
+        last.push_back((link.0, message.clone()));
         let recent = &mut self.network.recent;
         if recent.len() < MESSAGES_KEPT {
             recent.push((link, message.clone()));
@@ -120,9 +151,12 @@ impl World {
         from: usize,
         to: usize,
         message: Bytes,
-        replayed: bool,
+        again: Option<Fault>,
     ) -> Result<(), String> {
-        if let Some((_, fault)) = self.network.cut.get(&(from, to)) {
+        // What arrives again was on its way before the link was cut.
+        if let Some((_, fault)) = self.network.cut.get(&(from, to))
+            && again.is_none()
+        {
             self.delivered.note(*fault);
             return Ok(());
         }
@@ -130,11 +164,11 @@ impl World {
             return Ok(());
         }
         if let Some(rest) = self.is_paused(to) {
-            self.arrive(rest, (from, to), message, replayed);
+            self.arrive(rest, (from, to), message, again);
             return Ok(());
         }
-        if replayed {
-            self.delivered.note(Fault::Replay);
+        if let Some(fault) = again {
+            self.delivered.note(fault);
         }
         let from = self.processes[from].id;
         self.trace.fact(self.now, 3, to, &message);
@@ -157,7 +191,7 @@ impl World {
     pub(super) fn replay(&mut self, within: u64) {
         for (link, message) in self.network.recent.clone() {
             let late = self.random.below(within);
-            self.arrive(late, link, message, true);
+            self.arrive(late, link, message, Some(Fault::Replay));
         }
     }
 }

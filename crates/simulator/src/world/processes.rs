@@ -1,7 +1,7 @@
 //! Processes and their disks.
 
 use consensus::Role;
-use replica::driver::{Event as Input, FileEvent, Lane, Output};
+use replica::driver::{Event as Input, FileEvent, FileJob, Lane, Output};
 
 use super::{Event, World};
 use crate::fault::Fault;
@@ -136,7 +136,7 @@ impl World {
             ambush.begun = true;
         }
         if status.core.role == Role::Leader && before.core.role != Role::Leader {
-            self.elected();
+            self.elected(node);
         }
         if status.applied != before.applied {
             let Some(running) = &self.processes[node].running else {
@@ -279,13 +279,29 @@ impl World {
         let Some(job) = running.file_jobs.pop_front() else {
             return Ok(());
         };
+        let receives = matches!(job, FileJob::Receive { .. });
+        let fails = process.files_fail.filter(|it| receives || !it.receiving);
+        if let Some(fails) = fails {
+            process.disk.fail_after(Some(fails.at));
+        }
         let done: FileEvent = running.files.execute(job);
+        if fails.is_some() {
+            process.disk.fail_after(None);
+        }
         if process.disk.failed() > failed_before {
+            process.files_fail = None;
             if process.power_fails_with_disk {
                 return self.disk_failed(node, "power fails while a snapshot is stored");
             }
             // It goes on without the snapshot.
-            self.note_disk_fault(node);
+            match fails.is_some_and(|it| it.receiving) {
+                true => self.delivered.note(Fault::BrokenTransfer),
+                false => self.note_disk_fault(node),
+            }
+            if let Some(late) = fails.and_then(|it| it.power) {
+                let back = self.random.between_powers(BACK.0, BACK.1);
+                self.after(late, Event::PowerFails(node, back));
+            }
         }
         self.input(node, Input::File(done))
     }

@@ -1,0 +1,86 @@
+//! Messages that arrive again when they may be taken for news.
+//!
+//! A network that duplicates and delays may bring anything at any time; most of it
+//! is old in an obvious way. What confuses is the answer to a question that is
+//! asked again, or to somebody who has the same part in another term.
+
+use super::{Event, World};
+use crate::fault::{Fault, Planned};
+use crate::random::Random;
+
+/// A leader that is silent for so long is replaced.
+const REPLACED: (u64, u64) = (220_000, 500_000);
+/// A process that ends is back within this time.
+const BACK: (u64, u64) = (1_000, 10_000);
+/// How long it lives before it ends once more.
+const LIFE: (u64, u64) = (20_000, 300_000);
+/// How long the old messages take to arrive, at most.
+const WITHIN: (u64, u64) = (500, 60_000);
+
+/// When a replica gets again what it was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Moment {
+    Now,
+    /// It was started again.
+    Started,
+    /// It leads again.
+    Elected,
+}
+
+impl World {
+    pub(super) fn set_echo(&mut self, planned: &Planned) {
+        let mut random = Random::new(planned.draw);
+        let node = self.leader().unwrap_or(planned.node);
+        match random.below(3) {
+            0 => {
+                // Another is elected, and nobody tells it.
+                let silent = random.between(REPLACED.0, REPLACED.1);
+                self.processes[node].paused_until = self.now + silent;
+                self.cut_off(node, 2 * silent, Fault::Echo);
+                self.after(silent, Event::Echo(node, Moment::Now));
+            }
+            1 => {
+                // What it was asked in its last life is asked again in the next.
+                let node = planned.node;
+                let (back, life) = (
+                    random.between(BACK.0, BACK.1),
+                    random.between(LIFE.0, LIFE.1),
+                );
+                self.stop_for(node, false, back);
+                self.asked = node;
+                self.after(back + life, Event::Echo(node, Moment::Started));
+            }
+            _ => {
+                self.after(0, Event::Echo(node, Moment::Elected));
+            }
+        }
+    }
+
+    pub(super) fn echo(&mut self, node: usize, moment: Moment) {
+        if !self.faulty {
+            return;
+        }
+        match moment {
+            Moment::Now => {
+                self.asked = node;
+                self.send_again(node);
+            }
+            Moment::Started => {
+                let back = self.random.between(BACK.0, BACK.1);
+                if self.stop_for(node, false, back) {
+                    self.after(back + 1, Event::Echo(node, Moment::Now));
+                }
+            }
+            Moment::Elected => self.echo_at_election = true,
+        }
+    }
+
+    /// Everything that is still known of what a replica was sent arrives again.
+    pub(super) fn send_again(&mut self, node: usize) {
+        let within = self.random.between_powers(WITHIN.0, WITHIN.1);
+        for (from, message) in self.network.sent_to(node) {
+            let late = 1 + self.random.below(within);
+            self.arrive(late, (from, node), message, Some(Fault::Echo));
+        }
+    }
+}
