@@ -51,7 +51,7 @@ pub enum Fault {
     /// A disk gives errors: the replica stops.
     DiskError,
     /// A replica is away until only a snapshot helps; while that arrives, its disk
-    /// gives an error, and sometimes power fails soon after.
+    /// gives an error, and power fails soon after.
     BrokenTransfer,
     /// A disk has no room left.
     DiskFull,

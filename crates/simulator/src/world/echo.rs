@@ -10,10 +10,14 @@ use crate::random::Random;
 
 /// A leader that is silent for so long is replaced.
 const REPLACED: (u64, u64) = (220_000, 500_000);
+/// Others ask it for so long before.
+const ASKS: (u64, u64) = (5_000, 150_000);
 /// A process that ends is back within this time.
 const BACK: (u64, u64) = (1_000, 10_000);
 /// How long it lives before it ends once more.
 const LIFE: (u64, u64) = (20_000, 300_000);
+/// How often each message arrives: a question should come before its answer.
+const COPIES: usize = 2;
 /// How long the old messages take to arrive, at most.
 const WITHIN: (u64, u64) = (500, 60_000);
 
@@ -21,6 +25,8 @@ const WITHIN: (u64, u64) = (500, 60_000);
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Moment {
     Now,
+    /// It has been replaced and does not know.
+    Replaced,
     /// It was started again.
     Started,
     /// It leads again.
@@ -31,13 +37,13 @@ impl World {
     pub(super) fn set_echo(&mut self, planned: &Planned) {
         let mut random = Random::new(planned.draw);
         let node = self.leader().unwrap_or(planned.node);
-        match random.below(3) {
+        match random.below(4) {
             0 => {
-                // Another is elected, and nobody tells it.
-                let silent = random.between(REPLACED.0, REPLACED.1);
-                self.processes[node].paused_until = self.now + silent;
-                self.cut_off(node, 2 * silent, Fault::Echo);
-                self.after(silent, Event::Echo(node, Moment::Now));
+                // Others ask it, before it is replaced.
+                let count = self.processes.len();
+                self.asked = (node + 1 + random.below(count as u64 - 1) as usize) % count;
+                let asks = random.between(ASKS.0, ASKS.1);
+                self.after(asks, Event::Echo(node, Moment::Replaced));
             }
             1 => {
                 // What it was asked in its last life is asked again in the next.
@@ -50,9 +56,8 @@ impl World {
                 self.asked = node;
                 self.after(back + life, Event::Echo(node, Moment::Started));
             }
-            _ => {
-                self.after(0, Event::Echo(node, Moment::Elected));
-            }
+            2 => self.after(0, Event::Echo(node, Moment::Elected)),
+            _ => self.after(0, Event::Echo(planned.node, Moment::Now)),
         }
     }
 
@@ -64,6 +69,13 @@ impl World {
             Moment::Now => {
                 self.asked = node;
                 self.send_again(node);
+            }
+            Moment::Replaced => {
+                // Another is elected, and nobody tells it.
+                let silent = self.random.between(REPLACED.0, REPLACED.1);
+                self.processes[node].paused_until = self.now + silent;
+                self.cut_off(node, 2 * silent, Fault::Echo);
+                self.after(silent, Event::Echo(node, Moment::Now));
             }
             Moment::Started => {
                 let back = self.random.between(BACK.0, BACK.1);
@@ -79,8 +91,10 @@ impl World {
     pub(super) fn send_again(&mut self, node: usize) {
         let within = self.random.between_powers(WITHIN.0, WITHIN.1);
         for (from, message) in self.network.sent_to(node) {
-            let late = 1 + self.random.below(within);
-            self.arrive(late, (from, node), message, Some(Fault::Echo));
+            for _ in 0..COPIES {
+                let late = 1 + self.random.below(within);
+                self.arrive(late, (from, node), message.clone(), Some(Fault::Echo));
+            }
         }
     }
 }

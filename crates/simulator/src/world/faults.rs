@@ -164,7 +164,7 @@ impl World {
         self.processes[node].files_fail = Some(FilesFail {
             at: 1 + draw % FILE_OPERATIONS_MAX,
             receiving,
-            power: (draw >> 35 & 1 == 0).then_some((draw >> 8) % POWER_LATE_MAX),
+            power: (receiving || draw >> 35 & 1 == 0).then_some((draw >> 8) % POWER_LATE_MAX),
         });
     }
 

@@ -71,7 +71,6 @@ impl Network {
 impl World {
     pub(super) fn send(&mut self, from: usize, to: usize, bulk: bool, message: Bytes) {
         let link = (from, to);
-        self.keep(link, &message);
         if let Some((_, fault)) = self.network.cut.get(&link) {
             self.delivered.note(*fault);
             return;
@@ -80,6 +79,7 @@ impl World {
             self.delivered.note(Fault::Loss);
             return;
         }
+        self.keep(link, &message);
         let (low, high) = self.plan.latency;
         let mut arrives = self.now + self.random.between(low, high);
         if bulk {
