@@ -210,6 +210,10 @@ pub const MUTANTS: &[Mutant] = &[
         "snapshot-without-sync",
         "a snapshot gets its name before its bytes are durable",
     ),
+    shared(
+        "snapshot-name-trusted",
+        "a snapshot counts as durable because it is listed (found by the simulator)",
+    ),
     // On Raft a transfer that failed begins anew with a newer snapshot.
     vr(
         "snapshot-page-cache-trusted",

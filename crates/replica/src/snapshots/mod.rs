@@ -95,7 +95,7 @@ impl SnapshotStore {
     }
 
     /// The newest snapshot that is whole, when from there the log reaches at least
-    /// as far as the damaged ones did: nothing is forgotten then.
+    /// as far as the damaged ones did: nothing is forgotten then. It is durable.
     ///
     /// # Errors
     /// When the newest is damaged and the log does not make up for it, or the disk
@@ -110,6 +110,7 @@ impl SnapshotStore {
             match self.read(&path(*index)) {
                 Ok((meta, state)) => {
                     if base.damaged.is_empty() || makes_up(log, &meta, Index(*newest)) {
+                        self.secure(&meta, &state)?;
                         base.snapshot = Some((meta, state));
                         return Ok(base);
                     }
@@ -143,6 +144,16 @@ impl SnapshotStore {
         }
         written?;
         self.name(&tmp, meta.index.0)
+    }
+
+    /// Stores a snapshot that was read once more, before anything counts on it. It
+    /// may be in the page cache only: where the directory could not be synced, the
+    /// name is still listed, and no later sync takes it to the disk.
+    fn secure(&self, meta: &SnapshotMeta, state: &[u8]) -> Result<(), SnapshotError> {
+        if broken("snapshot-name-trusted") {
+            return Ok(());
+        }
+        self.save(meta, state)
     }
 
     fn write(&self, path: &str, meta: &SnapshotMeta, state: &[u8]) -> Result<(), DiskError> {
@@ -194,6 +205,7 @@ impl SnapshotStore {
             && let Ok((found, state)) = self.read(&whole)
             && found == *meta
         {
+            self.secure(meta, &state)?;
             return Ok((0, Some(state)));
         }
         let part = part_path(meta.index.0);

@@ -172,10 +172,37 @@ fn a_transfer_that_goes_on_after_an_error_of_the_disk_is_durable() {
             let (piece, total) = sender.chunk(Index(5), next).unwrap().unwrap();
             (next, whole) = receiver.receive(&meta(5), next, total, &piece).unwrap();
         }
-        far.crash(&mut draws(fail_at));
-        let (newest, bytes) = store(&far).newest().unwrap().unwrap();
-        assert!((newest, bytes.to_vec()) == (meta(5), state(5)), "{fail_at}");
+        stays(&far, 5);
         if !failed {
+            return;
+        }
+    }
+}
+
+/// Whatever a crash leaves of what was not synced.
+fn stays(disk: &MemoryDisk, index: u64) {
+    for seed in 0..8 {
+        let disk = disk.copy();
+        disk.crash(&mut draws(seed));
+        let (newest, bytes) = store(&disk).newest().unwrap().unwrap();
+        assert!((newest, bytes.to_vec()) == (meta(index), state(index)));
+    }
+}
+
+/// A process ends after an error of its disk, and the next starts from what it left
+/// in the page cache.
+#[test]
+fn a_snapshot_that_a_replica_starts_from_is_durable() {
+    for fail_at in 1.. {
+        let disk = MemoryDisk::new();
+        let snapshots = store(&disk);
+        snapshots.save(&meta(5), &state(5)).unwrap();
+        disk.fail_after(Some(fail_at));
+        let saved = snapshots.save(&meta(10), &state(10));
+        disk.fail_after(None);
+        let base = store(&disk).base(&RecoveredLog::default()).unwrap();
+        stays(&disk, base.snapshot.unwrap().0.index.0);
+        if saved.is_ok() {
             return;
         }
     }
