@@ -17,10 +17,13 @@ use adapters::metadata::{
 };
 use bytes::Bytes;
 
+use crate::random::Random;
+
 /// A client and its register.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(crate) number: usize,
+    pub(crate) random: Random,
     pub(crate) session: u64,
     /// The operation under way, or the last.
     pub(crate) begun: u64,
@@ -46,9 +49,10 @@ pub(crate) struct Read {
 }
 
 impl Client {
-    pub(crate) fn new(number: usize, session: u64) -> Self {
+    pub(crate) fn new(number: usize, session: u64, random: Random) -> Self {
         Self {
             number,
+            random,
             session,
             begun: 0,
             begun_behind: 0,

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use simulator::mutants::{self, MUTANTS, Mutant, Part, Verdict};
+use simulator::mutants::{self, MUTANTS, Mutant, Verdict};
 use simulator::shrink::shrink;
 use simulator::{Backend, Delivered, Failure, Fault, Outcome, Plan, simulate};
 
@@ -46,6 +46,9 @@ enum Command {
         /// Without loss, duplicates, reordering, and clocks that run wrong
         #[arg(long)]
         quiet: bool,
+        /// Delays, and all that is not planned, drawn in another way
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        variation: u64,
         /// Write the trace here instead of showing its end
         #[arg(long)]
         trace: Option<PathBuf>,
@@ -132,8 +135,20 @@ fn main() -> anyhow::Result<ExitCode> {
             run,
             faults,
             quiet,
+            variation,
             trace,
-        } => replay(&run, faults.as_deref(), quiet, trace.as_deref())?,
+        } => {
+            let change = |mut plan: Plan| {
+                if quiet {
+                    plan = plan.quiet();
+                }
+                if let Some(faults) = &faults {
+                    plan = plan.only(faults);
+                }
+                plan.varied(variation)
+            };
+            replay(&run, change, trace.as_deref())?
+        }
         Command::Shrink { run } => shrink_seed(&run),
         Command::Mutants {
             backend,
@@ -164,12 +179,14 @@ struct Sums {
     operations: u64,
     reads: u64,
     terms: u64,
+    planned: usize,
     faults: Delivered,
 }
 
 impl Sums {
-    fn add(&mut self, outcome: &Outcome) {
+    fn add(&mut self, plan: &Plan, outcome: &Outcome) {
         self.passed += 1;
+        self.planned += plan.faults();
         self.micros += outcome.micros;
         self.entries += outcome.entries;
         self.operations += outcome.operations;
@@ -181,13 +198,14 @@ impl Sums {
     fn print(&self, backend: Backend, seconds: f64) {
         let runs = self.passed.max(1) as f64;
         println!(
-            "{}: a run has {:.1} simulated seconds, {:.0} entries, {:.0} writes and {:.0} reads of clients, {:.1} leaderships, {:.0} effects of faults",
+            "{}: a run has {:.1} simulated seconds, {:.0} entries, {:.0} writes and {:.0} reads of clients, {:.1} leaderships, {:.0} faults, with {:.0} effects",
             backend.name(),
             self.micros as f64 / 1e6 / runs,
             self.entries as f64 / runs,
             self.operations as f64 / runs,
             self.reads as f64 / runs,
             self.terms as f64 / runs,
+            self.planned as f64 / runs,
             self.faults.total() as f64 / runs,
         );
         let kinds = Fault::ALL.map(|fault| format!("{} {}", fault.name(), self.faults.of(fault)));
@@ -216,10 +234,11 @@ fn run(backends: &[Backend], seeds: &Range<u64>, jobs: u64) -> bool {
                 if seed >= seeds.end {
                     return;
                 }
-                let result = simulate(&Plan::new(*backend, seed), false);
+                let plan = Plan::new(*backend, seed);
+                let result = simulate(&plan, false);
                 let mut sums = sums.lock().unwrap_or_else(|it| it.into_inner());
                 match result {
-                    Ok(outcome) => sums.add(&outcome),
+                    Ok(outcome) => sums.add(&plan, &outcome),
                     Err(failure) => {
                         sums.failed += 1;
                         print_failure(*backend, seed, &failure);
@@ -259,20 +278,13 @@ fn said(failure: &Failure) -> String {
 
 fn replay(
     run: &OneRun,
-    faults: Option<&[usize]>,
-    quiet: bool,
+    change: impl Fn(Plan) -> Plan,
     file: Option<&Path>,
 ) -> anyhow::Result<bool> {
     const SHOWN: usize = 200;
     let mut passed = true;
     for backend in run.backend.backends() {
-        let mut plan = Plan::new(*backend, run.seed);
-        if quiet {
-            plan = plan.quiet();
-        }
-        if let Some(faults) = faults {
-            plan = plan.only(faults);
-        }
+        let plan = change(Plan::new(*backend, run.seed));
         let (trace, verdict) = match mutants::simulate(&plan, run.mutant, true) {
             Ok(outcome) => {
                 let verdict = format!("passed, trace {:016x}", outcome.hash);
@@ -296,6 +308,16 @@ fn replay(
         println!("{} seed {}: {verdict}", backend.name(), run.seed);
     }
     Ok(passed)
+}
+
+/// The beginning, on one line.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 100;
+    let line = text.lines().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}...", &line[..at]),
+        None => line,
+    }
 }
 
 /// Whether every seed passes, so that there is nothing to shrink.
@@ -325,14 +347,18 @@ fn shrink_seed(run: &OneRun) -> bool {
         }
         println!("{}", said(&shrunk.failure));
         let numbers: Vec<_> = shrunk.faults.iter().map(usize::to_string).collect();
-        let mutant = run
-            .mutant
-            .map(|mutant| format!(" --mutant {}", mutant.name));
+        let mut options = format!(" --faults={}", numbers.join(","));
+        if shrunk.quiet {
+            options += " --quiet";
+        }
+        if shrunk.plan.variation() > 0 {
+            options += &format!(" --variation {}", shrunk.plan.variation());
+        }
+        if let Some(mutant) = run.mutant {
+            options += &format!(" --mutant {}", mutant.name);
+        }
         println!(
-            "  cargo run --release -p simulator -- replay --backend {name} --seed {seed} --faults={}{}{}",
-            numbers.join(","),
-            if shrunk.quiet { " --quiet" } else { "" },
-            mutant.unwrap_or_default()
+            "  cargo run --release -p simulator -- replay --backend {name} --seed {seed}{options}"
         );
     }
     passed
@@ -350,9 +376,7 @@ fn hunt(backends: &[Backend], name: Option<&str>, seeds: &Range<u64>, jobs: u64)
             let (seeds, what) = match mutants::hunt(*backend, mutant, seeds.start, count, jobs) {
                 Verdict::Caught { seeds, what, .. } => {
                     caught += 1;
-                    // An assertion has more lines.
-                    let what = what.lines().collect::<Vec<_>>().join(" ");
-                    (seeds.to_string(), what)
+                    (seeds.to_string(), shortened(&what))
                 }
                 Verdict::Survived { broken_in } => {
                     survived += 1;
@@ -360,12 +384,8 @@ fn hunt(backends: &[Backend], name: Option<&str>, seeds: &Range<u64>, jobs: u64)
                     (format!("not in {count}"), what)
                 }
             };
-            let part = match mutant.part {
-                Part::Shared => "shared",
-                Part::Backend(_) => "own",
-            };
             println!(
-                "| `{}`: {} | {} ({part}) | {seeds} | {what} |",
+                "| `{}`: {} | {} | {seeds} | {what} |",
                 mutant.name,
                 mutant.what,
                 backend.name()

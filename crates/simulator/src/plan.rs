@@ -59,6 +59,8 @@ pub struct Plan {
     /// A fault that was drawn and did nothing is a failure; not where somebody
     /// has picked the faults.
     pub(crate) all_delivered: bool,
+    /// Another number draws delays, and all that is not planned, in another way.
+    pub(crate) variation: u64,
 }
 
 /// What happens to messages all the time, in thousandths of them.
@@ -160,6 +162,7 @@ impl Plan {
                 ..Limits::default()
             },
             all_delivered: true,
+            variation: 0,
         }
     }
 
@@ -185,6 +188,25 @@ impl Plan {
         self.clock_rate_percent = (100, 100);
         self.all_delivered = false;
         self
+    }
+
+    /// The same plan, with delays and all that is not planned drawn in another way.
+    #[must_use]
+    pub fn varied(mut self, variation: u64) -> Self {
+        self.variation = variation;
+        self.all_delivered &= variation == 0;
+        self
+    }
+
+    /// Which way that is.
+    #[must_use]
+    pub fn variation(&self) -> u64 {
+        self.variation
+    }
+
+    /// What the world draws from.
+    pub(crate) fn chance(&self) -> u64 {
+        self.seed ^ 0x0073_696d ^ self.variation.rotate_left(56)
     }
 
     /// The planned faults, a line each: number, time, what.

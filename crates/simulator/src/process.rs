@@ -19,6 +19,7 @@ use replica::wal::{Wal, WalConfig, WalError};
 
 use crate::history::History;
 use crate::plan::{Backend, Plan};
+use crate::random::Random;
 use crate::world::Ambush;
 
 /// What a tick is on a clock that runs right, in microseconds.
@@ -33,6 +34,8 @@ const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
 pub(crate) struct Process {
     pub(crate) id: ReplicaId,
+    /// Of its machine: how long disks take, what a crash leaves.
+    pub(crate) random: Random,
     pub(crate) disk: MemoryDisk,
     pub(crate) full: bool,
     pub(crate) running: Option<Running>,
@@ -80,9 +83,10 @@ pub(crate) struct Running {
 }
 
 impl Process {
-    pub(crate) fn new(id: ReplicaId, clock_rate_percent: u64) -> Self {
+    pub(crate) fn new(id: ReplicaId, clock_rate_percent: u64, random: Random) -> Self {
         Self {
             id,
+            random,
             disk: MemoryDisk::new(),
             full: false,
             running: None,

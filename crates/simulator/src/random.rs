@@ -17,6 +17,14 @@ impl Random {
         x ^ (x >> 31)
     }
 
+    /// One of many generators of a seed: what is drawn from it does not depend on
+    /// how often the others were asked.
+    pub(crate) fn of(seed: u64, part: u64, number: u64) -> Self {
+        let mut random = Self(seed ^ part.rotate_left(48) ^ number.rotate_left(24));
+        random.next();
+        random
+    }
+
     /// In `[0, bound)`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)

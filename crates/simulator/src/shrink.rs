@@ -20,71 +20,83 @@ pub struct Shrunk {
     pub runs: u64,
 }
 
+/// In so many ways is chance tried with fewer faults: what is left out changes the
+/// moments of all that is behind it.
+const VARIATIONS: u64 = 8;
+
 /// Takes faults out of a run, as long as it fails: ever smaller parts of them, as
 /// delta debugging does. `None` when the run passes.
 #[must_use]
 pub fn shrink(plan: &Plan, mutant: Option<&Mutant>) -> Option<Shrunk> {
-    let mut runs = 0;
-    let mut fails = |plan: &Plan| {
-        runs += 1;
-        simulate_broken(plan, mutant.map(|it| it.name), false)
-            .0
-            .err()
+    let mut search = Search { mutant, runs: 0 };
+    let failure = search.run(plan)?;
+    let all: Vec<usize> = (0..plan.faults()).collect();
+    let mut found = Found {
+        plan: plan.clone(),
+        faults: all.clone(),
+        failure,
     };
-    let mut failure = *fails(plan)?;
-    let mut faults: Vec<usize> = (0..plan.faults()).collect();
     let mut base = plan.clone();
-    // Faults that did nothing can be left out only where nobody asks for them.
-    if let Some(without) = fails(&plan.clone().only(&faults)) {
-        failure = *without;
-    } else {
-        return Some(Shrunk {
-            plan: base,
-            faults,
-            quiet: false,
-            failure,
-            runs,
-        });
-    }
-    let mut quiet = false;
-    if let Some(still) = fails(&base.clone().quiet().only(&faults)) {
+    let quiet = search.fails(&base.clone().quiet(), &all);
+    let quiet = quiet.map(|it| found = it).is_some();
+    if quiet {
         base = base.quiet();
-        failure = *still;
-        quiet = true;
-    }
-    if let Some(still) = fails(&base.clone().only(&[])) {
-        faults.clear();
-        failure = *still;
     }
     let mut parts = 2;
-    while faults.len() > 1 {
-        let size = faults.len().div_ceil(parts);
-        let without = (0..faults.len()).step_by(size).find_map(|from| {
-            let mut rest = faults.clone();
-            rest.drain(from..(from + size).min(faults.len()));
-            Some((fails(&base.clone().only(&rest))?, rest))
+    while !found.faults.is_empty() {
+        let size = found.faults.len().div_ceil(parts);
+        let smaller = (0..found.faults.len()).step_by(size).find_map(|from| {
+            let mut rest = found.faults.clone();
+            rest.drain(from..(from + size).min(found.faults.len()));
+            search.fails(&base, &rest)
         });
-        match without {
-            Some((still, rest)) => {
-                failure = *still;
-                faults = rest;
+        match smaller {
+            Some(smaller) => {
+                found = smaller;
                 parts = parts.saturating_sub(1).max(2);
             }
             None if size == 1 => break,
-            None => parts = (2 * parts).min(faults.len()),
+            None => parts = (2 * parts).min(found.faults.len()),
         }
     }
-    if faults.len() == 1
-        && let Some(still) = fails(&base.clone().only(&[]))
-    {
-        failure = *still;
-        faults.clear();
-    }
     Some(Shrunk {
-        plan: base.only(&faults),
-        faults,
+        plan: found.plan,
+        faults: found.faults,
         quiet,
-        failure,
-        runs,
+        failure: found.failure,
+        runs: search.runs,
     })
+}
+
+struct Found {
+    plan: Plan,
+    faults: Vec<usize>,
+    failure: Failure,
+}
+
+struct Search<'a> {
+    mutant: Option<&'a Mutant>,
+    runs: u64,
+}
+
+impl Search<'_> {
+    fn run(&mut self, plan: &Plan) -> Option<Failure> {
+        self.runs += 1;
+        let (result, _) = simulate_broken(plan, self.mutant.map(|it| it.name), false);
+        result.err().map(|failure| *failure)
+    }
+
+    /// Whether it fails with these faults only, whatever else happens.
+    fn fails(&mut self, base: &Plan, faults: &[usize]) -> Option<Found> {
+        (0..VARIATIONS).find_map(|variation| {
+            let plan = base.clone().only(faults).varied(variation);
+            let failure = self.run(&plan)?;
+            let faults = faults.to_vec();
+            Some(Found {
+                plan,
+                faults,
+                failure,
+            })
+        })
+    }
 }

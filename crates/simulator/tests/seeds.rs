@@ -1,57 +1,59 @@
-//! Seeds that once failed, and fresh ones.
+//! Seeds that once failed, fresh ones, and that a seed is a run.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use simulator::mutants::{self, Mutant};
+use simulator::shrink::shrink;
 use simulator::{Backend, Plan, simulate};
 
-/// Found by the simulator, with what it was.
-const CORPUS: &[(Backend, &[u64])] = &[
-    // A replica that alone had moved to a view waited there for ever.
-    (
-        Backend::Vr,
-        &[1834, 1911, 2673, 3626, 3867, 4306, 4313, 4790],
-    ),
-    // A snapshot took a replica beyond the log with which its view began.
-    (Backend::Vr, &[3390, 4653]),
-    // A question that arrived twice confirmed reads of a replaced leader.
-    (Backend::Raft, &[5962, 12392]),
+/// What the simulator has found: each fault lives on as a mutant, with seeds on
+/// which it shows.
+const CORPUS: &[(Backend, &str, &[u64])] = &[
+    (Backend::Vr, "vr-alone-in-view", &[]),
+    (Backend::Vr, "snapshot-page-cache-trusted", &[]),
+    (Backend::Raft, "raft-question-twice", &[]),
 ];
 const FRESH: u64 = 300;
+/// Away from those of the corpus.
+const FRESH_FROM: u64 = 1_000_000;
 
 fn passes(backend: Backend, seed: u64) {
     if let Err(failure) = simulate(&Plan::new(backend, seed), false) {
+        let name = backend.name();
         panic!(
-            "{} seed {seed} after {} us: {}; cargo run --release -p simulator -- replay --backend {} --seed {seed}",
-            backend.name(),
-            failure.micros,
-            failure.what,
-            backend.name()
+            "{name} seed {seed} after {} us: {}; cargo run --release -p simulator -- replay --backend {name} --seed {seed}",
+            failure.micros, failure.what,
         );
     }
 }
 
 fn all_pass(backend: Backend) {
     let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= FRESH {
+                return;
+            }
+            passes(backend, FRESH_FROM + seed);
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= FRESH {
-                        return;
-                    }
-                    // Away from those that are in the corpus.
-                    passes(backend, 1_000_000 + seed);
-                }
-            });
+            scope.spawn(work);
         }
     });
 }
 
+/// With the fault that it found a seed fails, without it passes.
 #[test]
-fn what_once_failed_passes() {
-    for (backend, seeds) in CORPUS {
+fn what_was_found_is_still_found_and_no_longer_there() {
+    for (backend, mutant, seeds) in CORPUS {
+        let mutant = Mutant::named(mutant).unwrap();
         for seed in *seeds {
+            let (failure, _) = mutants::run(*backend, mutant, *seed);
+            assert!(failure.is_some(), "{} seed {seed}", mutant.name);
             passes(*backend, *seed);
         }
     }
@@ -67,12 +69,53 @@ fn fresh_seeds_pass_on_vr() {
     all_pass(Backend::Vr);
 }
 
+/// Runs a seed in a process of its own and returns the last line, which has the
+/// hash of all that happened.
+fn replayed(backend: Backend, seed: u64) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_simulator"))
+        .args(["replay", "--backend", backend.name(), "--seed"])
+        .arg(seed.to_string())
+        .output()
+        .expect("the simulator");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().last().expect("a verdict").to_owned()
+}
+
 #[test]
-fn equal_seeds_give_equal_runs() {
+fn a_seed_gives_the_same_run_in_two_processes() {
     for backend in [Backend::Raft, Backend::Vr] {
-        for seed in 0..20 {
-            let hash = || simulate(&Plan::new(backend, seed), false).unwrap().hash;
-            assert_eq!(hash(), hash(), "{} seed {seed}", backend.name());
+        for seed in 0..10 {
+            let said = replayed(backend, seed);
+            assert_eq!(said, replayed(backend, seed));
+            let here = simulate(&Plan::new(backend, seed), false).unwrap().hash;
+            assert!(said.ends_with(&format!("{here:016x}")), "{said}");
         }
     }
+}
+
+#[test]
+fn different_seeds_give_different_runs() {
+    let hash = |seed| simulate(&Plan::new(Backend::Vr, seed), false).unwrap().hash;
+    assert_ne!(hash(0), hash(1));
+}
+
+/// Few faults are left, and every one of them is needed.
+#[test]
+fn a_seed_that_fails_is_shrunk_to_the_faults_that_it_needs() {
+    let mutant = Mutant::named("vr-begin-without-quorum").unwrap();
+    let fails = |plan: &Plan| mutants::simulate(plan, Some(mutant), false).is_err();
+    let plan = (0..500)
+        .map(|seed| Plan::new(Backend::Vr, seed))
+        .find(fails)
+        .unwrap();
+    let shrunk = shrink(&plan, Some(mutant)).unwrap();
+    assert!(fails(&shrunk.plan));
+    assert!(shrunk.faults.len() < plan.faults());
+    for left_out in &shrunk.faults {
+        let rest = shrunk.faults.iter().filter(|number| *number != left_out);
+        let rest: Vec<_> = rest.copied().collect();
+        assert!(!fails(&shrunk.plan.clone().only(&rest)), "{left_out}");
+    }
+    assert!(shrink(&plan, None).is_none());
 }

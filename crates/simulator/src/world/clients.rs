@@ -4,8 +4,9 @@ use adapters::metadata::{Command, Name, NodeInfo, Reply};
 use consensus::ReplicaId;
 use replica::driver::{Applied, Event as Input, SubmitError, Ticket};
 
-use super::{Event, World};
+use super::{CLIENTS, Event, World};
 use crate::client::{Client, Read};
+use crate::random::Random;
 
 /// Forming takes at most this long.
 const FORMING: u64 = 30_000_000;
@@ -60,7 +61,10 @@ impl World {
                 registration,
             };
             match self.settle(&register)? {
-                Reply::Registered { session } => self.clients.push(Client::new(number, session)),
+                Reply::Registered { session } => {
+                    let own = Random::of(self.plan.chance(), CLIENTS, number as u64);
+                    self.clients.push(Client::new(number, session, own));
+                }
                 reply => return Err(format!("no session: {reply:?}")),
             }
         }
@@ -112,7 +116,8 @@ impl World {
         if self.resting && !open {
             return Ok(());
         }
-        if !open && self.random.per_mille(self.plan.reads_per_mille) {
+        let reads = self.plan.reads_per_mille;
+        if !open && self.clients[number].random.per_mille(reads) {
             return self.begin_read(number);
         }
         let (seen, padding) = (self.checks.seen(), self.plan.padding as usize);
@@ -143,11 +148,13 @@ impl World {
 
     fn begin_read(&mut self, number: usize) -> Result<(), String> {
         let ticket = self.wait(number, Waiting::Read(number));
-        let node = match self.random.per_mille(500) {
+        let (nodes, registers) = (self.processes.len() as u64, self.clients.len() as u64);
+        let random = &mut self.clients[number].random;
+        let node = match random.per_mille(500) {
             true => self.asked,
-            false => self.random.below(self.processes.len() as u64) as usize,
+            false => random.below(nodes) as usize,
         };
-        let register = self.random.below(self.clients.len() as u64) as usize;
+        let register = random.below(registers) as usize;
         let oldest = self.clients[register].oldest();
         let behind = self.checks.seen();
         self.clients[number].read = Some(Read {
@@ -172,7 +179,7 @@ impl World {
             return;
         }
         client.waits_for = None;
-        client.node = self.random.below(nodes) as usize;
+        client.node = client.random.below(nodes) as usize;
         self.after(1, Event::Act(number));
     }
 
@@ -222,7 +229,7 @@ impl World {
                 20_000
             }
         };
-        let thinks = pause + self.random.below(self.plan.thinks);
+        let thinks = pause + client.random.below(self.plan.thinks);
         self.after(thinks, Event::Act(number));
         Ok(())
     }
@@ -258,7 +265,7 @@ impl World {
             drop(state);
             self.clients[number].reads_done += 1;
         }
-        let thinks = self.random.below(self.plan.thinks);
+        let thinks = self.clients[number].random.below(self.plan.thinks);
         self.after(thinks, Event::Act(number));
         Ok(())
     }

@@ -33,6 +33,10 @@ const RECOVERY: u64 = 60_000_000;
 const ENTRIES_MORE: u64 = 500;
 /// The same in segments: every start begins one.
 const SEGMENTS_MORE: u64 = 40;
+/// Generators of the seed: of machines, clients, and links.
+const PROCESSES: u64 = 1;
+const CLIENTS: u64 = 2;
+const LINKS: u64 = 3;
 /// Operations that are acknowledged in a run that shows anything.
 const OPERATIONS_MIN: u64 = 4;
 
@@ -166,10 +170,14 @@ struct World {
 
 impl World {
     fn new(plan: Plan, keep_trace: bool) -> Self {
-        let mut random = Random::new(plan.seed ^ 0x0073_696d);
+        let chance = plan.chance();
+        let mut random = Random::new(chance);
         let (low, high) = plan.clock_rate_percent;
         let processes = (1..=plan.voters)
-            .map(|id| Process::new(ReplicaId(id), random.between(low, high)))
+            .map(|id| {
+                let own = Random::of(chance, PROCESSES, id);
+                Process::new(ReplicaId(id), random.between(low, high), own)
+            })
             .collect();
         Self {
             plan,

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use replica::driver::Event as Input;
 
-use super::{Event, World};
+use super::{Event, LINKS, World};
 use crate::fault::Fault;
+use crate::random::Random;
 
 /// Messages that may be sent once more later.
 const MESSAGES_KEPT: usize = 64;
@@ -29,6 +30,7 @@ pub(super) struct Network {
     arrivals: BTreeMap<(Link, bool), u64>,
     /// When a message arrives that others may overtake.
     late: BTreeMap<Link, u64>,
+    chance: BTreeMap<Link, Random>,
     recent: Vec<(Link, Bytes)>,
     /// The last messages to each replica.
     last: BTreeMap<usize, VecDeque<(usize, Bytes)>>,
@@ -75,15 +77,16 @@ impl World {
             self.delivered.note(*fault);
             return;
         }
-        if self.noise(self.plan.noise.loss) {
+        if self.noise(link, self.plan.noise.loss) {
             self.delivered.note(Fault::Loss);
             return;
         }
         self.keep(link, &message);
         let (low, high) = self.plan.latency;
-        let mut arrives = self.now + self.random.between(low, high);
+        let mut arrives = self.now + self.chance(link).between(low, high);
         if bulk {
-            arrives += self.random.below(self.plan.bulk_latency);
+            let late = self.plan.bulk_latency;
+            arrives += self.chance(link).below(late);
         }
         if let Some(until) = self.network.clogged.get(&link)
             && *until > arrives
@@ -91,13 +94,13 @@ impl World {
             arrives = *until;
             self.delivered.note(Fault::Clog);
         }
-        if self.noise(self.plan.noise.duplicates) {
+        if self.noise(link, self.plan.noise.duplicates) {
             self.delivered.note(Fault::Duplicates);
-            let again = arrives - self.now + self.random.below(COPY_LATE);
+            let again = arrives - self.now + self.chance(link).below(COPY_LATE);
             self.arrive(again, link, message.clone(), None);
         }
-        if self.noise(self.plan.noise.reordering) {
-            arrives += self.random.below(LATE);
+        if self.noise(link, self.plan.noise.reordering) {
+            arrives += self.chance(link).below(LATE);
             self.network.late.insert(link, arrives);
         } else {
             let last = self.network.arrivals.entry((link, bulk)).or_default();
@@ -111,8 +114,15 @@ impl World {
         self.arrive(arrives - self.now, link, message, None);
     }
 
-    fn noise(&mut self, per_mille: u64) -> bool {
-        self.faulty && per_mille > 0 && self.random.per_mille(per_mille)
+    /// What chance does to the messages of a link.
+    fn chance(&mut self, link: Link) -> &mut Random {
+        let seed = self.plan.chance();
+        let own = || Random::of(seed, LINKS, (16 * link.0 + link.1) as u64);
+        self.network.chance.entry(link).or_insert_with(own)
+    }
+
+    fn noise(&mut self, link: Link, per_mille: u64) -> bool {
+        self.faulty && per_mille > 0 && self.chance(link).per_mille(per_mille)
     }
 
     pub(super) fn arrive(
@@ -132,6 +142,7 @@ impl World {
     }
 
     fn keep(&mut self, link: Link, message: &Bytes) {
+        let place = self.chance(link).below(MESSAGES_KEPT as u64) as usize;
         let last = self.network.last.entry(link.1).or_default();
         if last.len() == LAST_KEPT {
             last.pop_front();
@@ -141,8 +152,7 @@ impl World {
         if recent.len() < MESSAGES_KEPT {
             recent.push((link, message.clone()));
         } else {
-            let at = self.random.below(MESSAGES_KEPT as u64) as usize;
-            recent[at] = (link, message.clone());
+            recent[place] = (link, message.clone());
         }
     }
 

@@ -43,7 +43,9 @@ impl World {
                 } else {
                     self.delivered.note(Fault::DiskFull);
                 }
-                let again = self.random.between(START_AGAIN.0, START_AGAIN.1);
+                let again = self.processes[node]
+                    .random
+                    .between(START_AGAIN.0, START_AGAIN.1);
                 self.after(again, Event::Start(node));
                 Ok(())
             }
@@ -54,7 +56,7 @@ impl World {
     /// The process is gone; with power loss, so is what was not synced. Whether it
     /// was there.
     pub(super) fn stop(&mut self, node: usize, power: bool) -> bool {
-        let back = self.random.between_powers(BACK.0, BACK.1);
+        let back = self.processes[node].random.between_powers(BACK.0, BACK.1);
         self.stop_for(node, power, back)
     }
 
@@ -77,8 +79,9 @@ impl World {
     }
 
     fn power_fails(&mut self, node: usize) {
-        let random = &mut self.random;
-        self.processes[node].disk.crash(&mut || random.next());
+        let process = &mut self.processes[node];
+        let random = &mut process.random;
+        process.disk.crash(&mut || random.next());
     }
 
     fn lives(&self, node: usize, life: u64) -> bool {
@@ -234,7 +237,7 @@ impl World {
 
     fn disk_time(&mut self, node: usize) -> u64 {
         let (low, high) = self.plan.disk;
-        let takes = self.random.between(low, high);
+        let takes = self.processes[node].random.between(low, high);
         match self.processes[node].stalled_until.checked_sub(self.now) {
             Some(rest) if rest > 0 => {
                 self.delivered.note(Fault::Stall);
@@ -299,7 +302,7 @@ impl World {
                 false => self.note_disk_fault(node),
             }
             if let Some(late) = fails.and_then(|it| it.power) {
-                let back = self.random.between_powers(BACK.0, BACK.1);
+                let back = self.processes[node].random.between_powers(BACK.0, BACK.1);
                 self.after(late, Event::PowerFails(node, back));
             }
         }

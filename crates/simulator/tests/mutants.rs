@@ -1,0 +1,52 @@
+//! The table of mutants in docs/testing.md is true.
+
+use std::collections::BTreeMap;
+
+use simulator::Backend;
+use simulator::mutants::{self, MUTANTS};
+
+/// Every mutant is caught within so many seeds.
+const SEEDS_MAX: u64 = 500;
+const DOCUMENT: &str = include_str!("../../../docs/testing.md");
+
+/// The rows of the table: mutant and backend, and the seeds that it took.
+fn table() -> BTreeMap<(String, String), u64> {
+    let rows = DOCUMENT.lines().filter(|line| line.starts_with("| `"));
+    rows.filter_map(|row| {
+        let mut cells = row.split('|').map(str::trim).skip(1);
+        let (name, backend, seeds) = (cells.next()?, cells.next()?, cells.next()?);
+        let name = name.strip_prefix('`')?.split('`').next()?;
+        Some(((name.to_owned(), backend.to_owned()), seeds.parse().ok()?))
+    })
+    .collect()
+}
+
+/// The last of the seeds that a mutant took is the one that fails: that is run
+/// again, so the whole list takes one run each.
+#[test]
+fn every_mutant_is_in_the_table_and_caught_by_the_seed_that_it_names() {
+    let mut table = table();
+    let mut wrong = Vec::new();
+    for mutant in MUTANTS {
+        for backend in [Backend::Raft, Backend::Vr] {
+            if !mutant.concerns(backend) {
+                continue;
+            }
+            let key = (mutant.name.to_owned(), backend.name().to_owned());
+            match table.remove(&key) {
+                Some(seeds) if (1..=SEEDS_MAX).contains(&seeds) => {
+                    if mutants::run(backend, mutant, seeds - 1).0.is_none() {
+                        wrong.push(format!("{key:?} survives seed {}", seeds - 1));
+                    }
+                }
+                Some(seeds) => wrong.push(format!("{key:?} takes {seeds} seeds")),
+                None => wrong.push(format!("{key:?} is not in docs/testing.md")),
+            }
+        }
+    }
+    wrong.extend(table.keys().map(|key| format!("{key:?} is no mutant")));
+    assert!(
+        wrong.is_empty(),
+        "{wrong:#?}\n`cargo run --release -p simulator -- mutants` prints the table"
+    );
+}
