@@ -11,10 +11,10 @@
 //! one whose name a quorum repeats: a question that arrives twice, and an answer to
 //! it that was given long ago, would confirm what was asked in between.
 
-use consensus::mutants::broken;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{ReadToken, Tick};
 
 /// Seed and counter, little-endian.

@@ -6,9 +6,9 @@
 //! replicas never prepared it that no quorum can have committed it; as long as
 //! that is open, the view waits.
 
-use consensus::mutants::broken;
 use std::collections::BTreeMap;
 
+use consensus::mutants::broken;
 use consensus::{Index, ReplicaId};
 
 use crate::ids::{Checksum, Head, Header, View};

@@ -5,10 +5,10 @@
 //! commits. So what a driver hands over together becomes one batch and few
 //! messages.
 
-use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{
     Committed, Consensus, CoreConfig, Effect, Index, Input, Limits, Membership, PersistId,
     ProposalId, RecoverError, Recovered, RejectReason, ReplicaId, Role, SnapshotMeta, Status,

@@ -3,10 +3,10 @@
 //! Everything that a step changes leaves in one batch, entries together with the
 //! hard state that describes them: a crash leaves both or neither.
 
-use consensus::mutants::broken;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{Index, PersistBatch, PersistId, Term};
 
 use crate::log::Log;

@@ -10,10 +10,10 @@
 //! what is open as unknown, falls silent, and asks for the next view. The paper
 //! lets it go on; here nobody may claim to lead whom a quorum may have left.
 
-use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{
     EntryKind, Index, PeerProgress, PeerState, ProposalId, RejectReason, ReplicaId, StepError,
 };

@@ -6,9 +6,9 @@
 //! seed and a counter, so that an answer to an earlier life confirms nothing.
 //! Every read is answered: confirmed, or rejected at its deadline.
 
-use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
+use consensus::mutants::broken;
 use consensus::{Effect, Index, ReadToken, RejectReason, ReplicaId, StepError};
 
 use crate::core::{Phase, VrCore};

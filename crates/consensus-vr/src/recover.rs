@@ -10,9 +10,9 @@
 //! E8: what is not known to be committed is not delivered. The commit number of
 //! the disk is a lower bound; the primary of a view tells the rest.
 
-use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
+use consensus::mutants::broken;
 use consensus::{CoreConfig, Index, PersistId, RecoverError, Recovered, Term, Tick};
 
 use crate::backup::Backup;

@@ -10,9 +10,9 @@
 //! The timers are a function of the order: the next primary's ends first, so that
 //! there is no duel.
 
-use consensus::mutants::broken;
 use std::collections::BTreeMap;
 
+use consensus::mutants::broken;
 use consensus::{Index, ReplicaId, StepError};
 
 use crate::catch_up::{CatchUp, Target};

@@ -13,11 +13,11 @@
 //! An incarnation is never used twice, not even when a slot is damaged: the one
 //! that may have been in it is skipped.
 
-use consensus::mutants::broken;
 use std::io;
 
 use bytes::{Buf, BufMut};
 use consensus::ReplicaId;
+use consensus::mutants::broken;
 use crc32c::crc32c;
 use thiserror::Error;
 

@@ -7,11 +7,11 @@
 //! The table is bounded: when it is full, the session that was used least
 //! recently, by position in the log, makes room.
 
-use consensus::mutants::broken;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use consensus::ReplicaId;
+use consensus::mutants::broken;
 
 use super::error::MetadataError;
 use crate::codec::{Malformed, Reader, Result, Writer};

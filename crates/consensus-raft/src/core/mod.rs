@@ -17,10 +17,10 @@
 mod ready;
 mod recover;
 
-use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{
     Consensus, CoreConfig, Effect, Index, Input, Limits, Membership, PeerProgress, PersistId,
     ProposalId, ReadToken, RecoverError, Recovered, RejectReason, ReplicaId, SnapshotMeta, Status,

@@ -13,10 +13,10 @@ mod batching;
 mod events;
 mod transfer;
 
-use consensus::mutants::broken;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{
     ApplyContext, Batch, BatchError, Committed, Consensus, Effect, EntryKind, Index, Input,
     PersistId, ReadToken, RejectReason, ReplicaId, RestoreError, SnapshotMeta, StateMachine,

@@ -52,11 +52,11 @@ mod replay;
 mod segment;
 mod spares;
 
-use consensus::mutants::broken;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{Entry, Index, PersistBatch, Term};
 
 pub use error::WalError;

@@ -1,10 +1,10 @@
 //! Reading the log after a stop of any kind.
 
-use consensus::mutants::broken;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use consensus::Index;
+use consensus::mutants::broken;
 
 use super::error::WalError;
 use super::record::{self, ReadBody};
