@@ -1,6 +1,7 @@
 //! What must hold at every step.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use consensus::{Index, ReplicaId, Role, Status, Term};
 use replica::driver::ReplicaStatus;
@@ -22,6 +23,7 @@ pub(crate) struct Checks {
     acknowledged: BTreeMap<ReplicaId, (Term, Index)>,
     /// The term that each replica was last in.
     terms: BTreeMap<ReplicaId, Term>,
+    committed: u64,
     /// The highest index that any client has seen the effect of.
     seen: u64,
 }
@@ -72,6 +74,13 @@ impl Checks {
             ));
         }
         Ok(())
+    }
+
+    /// The places of the log that nobody had committed before.
+    pub(crate) fn newly_committed(&mut self, commit: u64) -> RangeInclusive<u64> {
+        let before = self.committed;
+        self.committed = before.max(commit);
+        before + 1..=self.committed
     }
 
     /// Whoever has acknowledged something has it, or knows that its term is over.

@@ -129,7 +129,8 @@ impl Client {
     /// Another answer to an operation, from another way that it took. One that was
     /// followed by others may be refused by now.
     pub(crate) fn answered_again(&self, operation: u64, answer: &Bytes) -> Result<(), String> {
-        if operation == self.acknowledged && *answer != self.answer {
+        let newest = operation == self.acknowledged && operation == self.begun;
+        if newest && *answer != self.answer {
             return Err(format!(
                 "client {}: operation {operation} was answered in two ways",
                 self.number

@@ -16,6 +16,7 @@
 
 mod check;
 mod client;
+mod durable;
 mod fault;
 mod history;
 pub mod mutants;

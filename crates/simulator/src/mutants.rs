@@ -210,11 +210,11 @@ pub const MUTANTS: &[Mutant] = &[
         "snapshot-without-sync",
         "a snapshot gets its name before its bytes are durable",
     ),
-    shared(
+    // On Raft a transfer that failed mostly begins anew with a newer snapshot.
+    vr(
         "snapshot-name-trusted",
         "a snapshot counts as durable because it is listed (found by the simulator)",
     ),
-    // On Raft a transfer that failed begins anew with a newer snapshot.
     vr(
         "snapshot-page-cache-trusted",
         "a piece of a snapshot whose sync failed counts as durable (found by the simulator)",

@@ -93,7 +93,7 @@ const SCHEDULED: [(Fault, u64); 24] = [
     (Fault::CutOneWay, 400),
     (Fault::Clog, 400),
     (Fault::Replay, 400),
-    (Fault::Echo, 450),
+    (Fault::Echo, 550),
     (Fault::Stall, 400),
     (Fault::DiskError, 300),
     (Fault::BrokenTransfer, 300),

@@ -10,13 +10,15 @@ use consensus::{
 };
 use consensus_raft::RaftCore;
 use consensus_vr::VrCore;
-use replica::disk::{Disk, MemoryDisk};
+use replica::disk::{self, Disk, MemoryDisk};
 use replica::driver::{FileJob, Now, Replica, ReplicaConfig};
 use replica::open::{OpenConfig, OpenError};
 use replica::snapshots::FileWorker;
 use replica::superblock::{self, Superblock, SuperblockError};
 use replica::wal::{Wal, WalConfig, WalError};
+use thiserror::Error;
 
+use crate::durable::Durable;
 use crate::history::History;
 use crate::plan::{Backend, Plan};
 use crate::random::Random;
@@ -37,6 +39,7 @@ pub(crate) struct Process {
     /// Of its machine: how long disks take, what a crash leaves.
     pub(crate) random: Random,
     pub(crate) disk: MemoryDisk,
+    pub(crate) durable: Durable,
     pub(crate) full: bool,
     pub(crate) running: Option<Running>,
     /// Counts starts, so that what an earlier life left under way is told apart.
@@ -62,10 +65,24 @@ pub(crate) struct Process {
 pub(crate) struct FilesFail {
     /// Which operation fails.
     pub(crate) at: u64,
-    /// Only in work on one that a peer sends.
-    pub(crate) receiving: bool,
+    /// Only in work on one that a peer sends, behind so many pieces of it.
+    pub(crate) receiving: Option<u64>,
     /// Power fails so long after it, if at all.
     pub(crate) power: Option<u64>,
+}
+
+impl FilesFail {
+    /// Whether the disk is to fail in this work.
+    pub(crate) fn meets(&mut self, job: &FileJob) -> bool {
+        match (&mut self.receiving, job) {
+            (None, _) | (Some(0), FileJob::Receive { .. }) => true,
+            (Some(pieces), FileJob::Receive { .. }) => {
+                *pieces -= 1;
+                false
+            }
+            (Some(_), _) => false,
+        }
+    }
 }
 
 pub(crate) struct Running {
@@ -88,6 +105,7 @@ impl Process {
             id,
             random,
             disk: MemoryDisk::new(),
+            durable: Durable::default(),
             full: false,
             running: None,
             life: 0,
@@ -148,12 +166,25 @@ impl Process {
         superblock::format(&self.disk, &self.identity(plan))
     }
 
+    /// Whether a power loss at this moment leaves the snapshot as it is.
+    pub(crate) fn keeps_snapshot(&self, index: Index) -> bool {
+        let path = format!("snapshots/{:020}.snap", index.0);
+        let read = |disk: &MemoryDisk| {
+            let file = disk.open(&path).ok()?;
+            disk::read_all(file.as_ref()).ok()
+        };
+        let after = self.disk.copy();
+        after.crash(&mut || 0_u64);
+        let kept = read(&after);
+        kept.is_some() && kept == read(&self.disk)
+    }
+
     pub(crate) fn set_full(&mut self, full: bool) {
         self.full = full;
         self.disk.set_full(full);
     }
 
-    pub(crate) fn start(&mut self, plan: &Plan, history: &History) -> Result<(), OpenError> {
+    pub(crate) fn start(&mut self, plan: &Plan, history: &History) -> Result<(), StartError> {
         self.life += 1;
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let (machine, reader) = MetadataMachine::new(Box::new(drop));
@@ -171,9 +202,15 @@ impl Process {
                 ..ReplicaConfig::new(self.id)
             },
         };
-        let id = self.id;
-        let build = |incarnation, recovered| build(plan, id, incarnation, recovered);
-        let opened = replica::open::open(&disk, config, machine, build)?;
+        let (id, durable) = (self.id, &mut self.durable);
+        let mut lost = Ok(());
+        let build = |incarnation, recovered: Recovered| {
+            lost = durable.recovered(&recovered);
+            build(plan, id, incarnation, recovered)
+        };
+        let opened = replica::open::open(&disk, config, machine, build);
+        lost.map_err(StartError::Lost)?;
+        let opened = opened?;
         self.running = Some(Running {
             replica: opened.replica,
             reader,
@@ -188,6 +225,15 @@ impl Process {
         });
         Ok(())
     }
+}
+
+/// Why a process does not run.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("{0}")]
+    Lost(String),
 }
 
 fn build(
@@ -239,7 +285,7 @@ impl Running {
     }
 
     /// Begins the next write, of everything that waits. Whether there is one.
-    pub(crate) fn begin_write(&mut self) -> Result<bool, WalError> {
+    pub(crate) fn begin_write(&mut self, durable: &mut Durable) -> Result<bool, WalError> {
         if self.writing.is_some() {
             return Ok(false);
         }
@@ -250,17 +296,22 @@ impl Running {
             }
             return Ok(false);
         };
+        durable.begin(&batches);
         self.wal.append(&batches)?;
         self.writing = Some(last);
         Ok(true)
     }
 
     /// The write under way has had its time: it is synced, and durable.
-    pub(crate) fn end_write(&mut self) -> Result<Option<PersistId>, WalError> {
+    pub(crate) fn end_write(
+        &mut self,
+        durable: &mut Durable,
+    ) -> Result<Option<PersistId>, WalError> {
         let Some(last) = self.writing.take() else {
             return Ok(None);
         };
         self.wal.sync()?;
+        durable.end();
         if let Some(through) = self.compact.take() {
             self.wal.compact(through)?;
         }

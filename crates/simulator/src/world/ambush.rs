@@ -153,6 +153,7 @@ impl World {
 
     /// Somebody was elected.
     pub(super) fn elected(&mut self, node: usize) {
+        self.echo_at_term = false;
         if std::mem::take(&mut self.echo_at_election) {
             self.send_again(node);
         }

@@ -8,6 +8,8 @@ use super::{CLIENTS, Event, World};
 use crate::client::{Client, Read};
 use crate::random::Random;
 
+/// Of a thousand requests so many are long on their way to a node.
+const LATE_PER_MILLE: u64 = 50;
 /// Forming takes at most this long.
 const FORMING: u64 = 30_000_000;
 
@@ -129,6 +131,14 @@ impl World {
         }
         let (node, operation, command) = (client.node, client.begun, client.command(padding));
         let ticket = self.wait(number, Waiting::Operation(number, operation));
+        let random = &mut self.clients[number].random;
+        if self.faulty && random.per_mille(LATE_PER_MILLE) {
+            // It may be answered elsewhere long before it gets there.
+            let late = random.below(2 * self.plan.patience);
+            let command = command.encode();
+            self.after(late, Event::Submit(node, ticket, command));
+            return Ok(());
+        }
         self.submit(node, ticket, &command)
     }
 

@@ -37,15 +37,15 @@ impl World {
     pub(super) fn set_echo(&mut self, planned: &Planned) {
         let mut random = Random::new(planned.draw);
         let node = self.leader().unwrap_or(planned.node);
-        match random.below(4) {
-            0 => {
+        match random.below(5) {
+            0 | 1 => {
                 // Others ask it, before it is replaced.
                 let count = self.processes.len();
                 self.asked = (node + 1 + random.below(count as u64 - 1) as usize) % count;
                 let asks = random.between(ASKS.0, ASKS.1);
                 self.after(asks, Event::Echo(node, Moment::Replaced));
             }
-            1 => {
+            2 => {
                 // What it was asked in its last life is asked again in the next.
                 let node = planned.node;
                 let (back, life) = (
@@ -56,7 +56,8 @@ impl World {
                 self.asked = node;
                 self.after(back + life, Event::Echo(node, Moment::Started));
             }
-            2 => self.after(0, Event::Echo(node, Moment::Elected)),
+            3 if random.per_mille(500) => self.after(0, Event::Echo(node, Moment::Elected)),
+            3 => self.echo_at_term = true,
             _ => self.after(0, Event::Echo(planned.node, Moment::Now)),
         }
     }

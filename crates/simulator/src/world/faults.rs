@@ -9,7 +9,8 @@ use replica::superblock::SuperblockError;
 use super::clients::Waiting;
 use super::{Event, World};
 use crate::fault::{Fault, Planned};
-use crate::process::FilesFail;
+use crate::process::{FilesFail, StartError};
+use crate::random::Random;
 
 /// A fault that meets nobody is tried again after this time, so often.
 const AGAIN: u64 = 100_000;
@@ -20,8 +21,10 @@ const EFFECTS_MAX: u64 = 40;
 const OPERATIONS_MAX: u64 = 12;
 /// The same for work on snapshot files.
 const FILE_OPERATIONS_MAX: u64 = 4;
+/// Snapshots of these runs travel in so many pieces.
+const PIECES: u64 = 2;
 /// Power fails within this time after a disk error.
-const POWER_LATE_MAX: u64 = 300_000;
+const POWER_LATE: (u64, u64) = (10_000, 1_000_000);
 /// How far a wall clock jumps, either way, in microseconds.
 const WALL_JUMP_MAX: u64 = 3_600_000_000;
 /// How far the ticks of a process jump.
@@ -161,10 +164,18 @@ impl World {
     /// The disk gives an error with snapshot files, after which a replica goes on;
     /// sometimes until power fails.
     pub(super) fn files_fail(&mut self, node: usize, draw: u64, receiving: bool) {
+        let mut random = Random::new(draw);
+        let pieces = random.below(PIECES);
+        // The last operation, which makes a name durable, as often as all others.
+        let at = match random.per_mille(500) {
+            true => FILE_OPERATIONS_MAX,
+            false => random.between(1, FILE_OPERATIONS_MAX),
+        };
+        let late = random.between_powers(POWER_LATE.0, POWER_LATE.1);
         self.processes[node].files_fail = Some(FilesFail {
-            at: 1 + draw % FILE_OPERATIONS_MAX,
-            receiving,
-            power: (receiving || draw >> 35 & 1 == 0).then_some((draw >> 8) % POWER_LATE_MAX),
+            at,
+            receiving: receiving.then_some(pieces),
+            power: (receiving || random.per_mille(500)).then_some(late),
         });
     }
 
@@ -188,7 +199,7 @@ impl World {
         process.running = None;
         process.disk = own;
         match started {
-            Err(OpenError::Superblock(SuperblockError::Blank)) => {
+            Err(StartError::Open(OpenError::Superblock(SuperblockError::Blank))) => {
                 self.delivered.note(Fault::WipedDisk);
                 Ok(())
             }
@@ -256,6 +267,7 @@ impl World {
         self.faulty = false;
         self.at_election = None;
         self.echo_at_election = false;
+        self.echo_at_term = false;
         self.network.mend();
         for process in &mut self.processes {
             process.paused_until = self.now;

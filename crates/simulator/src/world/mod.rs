@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use adapters::metadata::Reply;
 use bytes::Bytes;
 use consensus::{ReplicaId, mutants};
-use replica::driver::SubmitError;
+use replica::driver::{Event as Input, SubmitError, Ticket};
 
 use crate::check::Checks;
 use crate::client::Client;
@@ -137,6 +137,8 @@ enum Event {
     /// The operator turns to this replica.
     Turn(usize),
     Act(usize),
+    /// A request arrives at a node.
+    Submit(usize, Ticket, Bytes),
     Impatient {
         client: usize,
         ticket: u64,
@@ -161,6 +163,8 @@ struct World {
     /// What happens when the next leader is elected.
     at_election: Option<Planned>,
     echo_at_election: bool,
+    /// The same for everybody who enters another term until then.
+    echo_at_term: bool,
     /// Where most reads go.
     asked: usize,
     delivered: Delivered,
@@ -195,6 +199,7 @@ impl World {
             resting: false,
             at_election: None,
             echo_at_election: false,
+            echo_at_term: false,
             asked: 0,
             delivered: Delivered::default(),
             checks: Checks::default(),
@@ -286,6 +291,9 @@ impl World {
                 Ok(())
             }
             Event::Act(client) => self.act(client),
+            Event::Submit(node, ticket, command) => {
+                self.input(node, Input::Submit { ticket, command })
+            }
             Event::Impatient { client, ticket } => {
                 self.impatient(client, ticket);
                 Ok(())

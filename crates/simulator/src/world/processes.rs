@@ -1,10 +1,12 @@
 //! Processes and their disks.
 
-use consensus::Role;
-use replica::driver::{Event as Input, FileEvent, FileJob, Lane, Output};
+use consensus::{ReplicaId, Role};
+use replica::driver::{Event as Input, FileEvent, Lane, Output, ReplicaStatus};
 
 use super::{Event, World};
+use crate::durable::quorum_holds;
 use crate::fault::Fault;
+use crate::process::StartError;
 
 /// A process that ended is started again within this time.
 const BACK: (u64, u64) = (1_000, 3_000_000);
@@ -32,7 +34,7 @@ impl World {
                 self.after(1, Event::Tick { node, life });
                 Ok(())
             }
-            Err(error) if failed => {
+            Err(StartError::Open(error)) if failed => {
                 self.trace.line(
                     self.now,
                     format_args!("replica {} cannot start: {error}", node + 1),
@@ -133,13 +135,20 @@ impl World {
         while let Some(output) = running.replica.poll() {
             outputs.push(output);
         }
-        if status.core.term != before.core.term
-            && let Some(ambush) = &mut process.ambush
-        {
-            ambush.begun = true;
+        if status.core.term != before.core.term {
+            if let Some(ambush) = &mut process.ambush {
+                ambush.begun = true;
+            }
+            if self.echo_at_term {
+                self.send_again(node);
+            }
         }
         if status.core.role == Role::Leader && before.core.role != Role::Leader {
             self.elected(node);
+        }
+        if status.core.commit < before.core.commit {
+            let commit = status.core.commit;
+            return Err(format!("replica {id} takes its commit back to {commit}"));
         }
         if status.applied != before.applied {
             let Some(running) = &self.processes[node].running else {
@@ -150,7 +159,17 @@ impl World {
             self.trace
                 .fact(now, 1, node, &status.applied.0.to_le_bytes());
         }
+        if let Some(index) = status
+            .snapshot
+            .filter(|_| status.snapshot != before.snapshot)
+            && !self.processes[node].keeps_snapshot(index)
+        {
+            return Err(format!(
+                "replica {id} counts on snapshot {index}, which is not durable"
+            ));
+        }
         self.checks.replica(id, &status)?;
+        self.committed(id, &status)?;
         for output in outputs {
             if self.ends_here(node) {
                 return Ok(());
@@ -158,6 +177,20 @@ impl World {
             self.carry_out(node, output)?;
         }
         self.pump(node)
+    }
+
+    /// What is committed is durable at a majority.
+    fn committed(&mut self, id: ReplicaId, status: &ReplicaStatus) -> Result<(), String> {
+        let quorum = status.core.membership.quorum();
+        for index in self.checks.newly_committed(status.core.commit.0) {
+            let disks = self.processes.iter().map(|process| &process.durable);
+            if !quorum_holds(disks, quorum, index) {
+                return Err(format!(
+                    "replica {id} has committed {index}, which is durable at fewer than {quorum}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the process ends before its next effect.
@@ -213,10 +246,11 @@ impl World {
     /// Begins disk work that waits.
     fn pump(&mut self, node: usize) -> Result<(), String> {
         let life = self.processes[node].life;
-        let Some(running) = &mut self.processes[node].running else {
+        let process = &mut self.processes[node];
+        let Some(running) = &mut process.running else {
             return Ok(());
         };
-        match running.begin_write() {
+        match running.begin_write(&mut process.durable) {
             Ok(true) => {
                 let takes = self.disk_time(node);
                 self.after(takes, Event::Written { node, life });
@@ -255,10 +289,11 @@ impl World {
             self.after(rest, Event::Written { node, life });
             return Ok(());
         }
-        let Some(running) = &mut self.processes[node].running else {
+        let process = &mut self.processes[node];
+        let Some(running) = &mut process.running else {
             return Ok(());
         };
-        match running.end_write() {
+        match running.end_write(&mut process.durable) {
             Ok(Some(last)) => self.input(node, Input::Persisted(last)),
             Ok(None) => Ok(()),
             Err(error) => self.disk_failed(node, &error.to_string()),
@@ -282,8 +317,8 @@ impl World {
         let Some(job) = running.file_jobs.pop_front() else {
             return Ok(());
         };
-        let receives = matches!(job, FileJob::Receive { .. });
-        let fails = process.files_fail.filter(|it| receives || !it.receiving);
+        let planned = process.files_fail.as_mut();
+        let fails = planned.and_then(|fails| fails.meets(&job).then_some(*fails));
         if let Some(fails) = fails {
             process.disk.fail_after(Some(fails.at));
         }
@@ -297,7 +332,7 @@ impl World {
                 return self.disk_failed(node, "power fails while a snapshot is stored");
             }
             // It goes on without the snapshot.
-            match fails.is_some_and(|it| it.receiving) {
+            match fails.is_some_and(|it| it.receiving.is_some()) {
                 true => self.delivered.note(Fault::BrokenTransfer),
                 false => self.note_disk_fault(node),
             }

@@ -1,0 +1,161 @@
+//! What a disk has to give back.
+//!
+//! A write counts when its sync has returned: from then on every start has to find
+//! it, and what is committed has to have been written so by a majority. What was
+//! under way when a process ended may be there or not, batch by batch.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use consensus::{Index, PersistBatch, Recovered, Term};
+use twox_hash::XxHash3_64;
+
+/// An entry of the log, told apart from others at its place.
+type Content = (Term, u64);
+
+/// The log and hard state of one disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durable {
+    log: Log,
+    /// Begun, and not known to be there.
+    under_way: Vec<Written>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Log {
+    entries: BTreeMap<u64, Content>,
+    /// Everything up to here is in a snapshot.
+    base: u64,
+    hard_state: Option<Bytes>,
+}
+
+#[derive(Clone, Debug)]
+struct Written {
+    reset_to: Option<Index>,
+    entries: Vec<(u64, Content)>,
+    hard_state: Option<Bytes>,
+}
+
+fn content(term: Term, payload: &[u8]) -> Content {
+    (term, XxHash3_64::oneshot(payload))
+}
+
+impl Written {
+    fn new(batch: &PersistBatch) -> Self {
+        let entries = batch.entries.iter();
+        Self {
+            reset_to: batch.reset_to.map(|(index, _)| index),
+            entries: entries
+                .map(|entry| (entry.index.0, content(entry.term, &entry.payload)))
+                .collect(),
+            hard_state: batch.hard_state.clone(),
+        }
+    }
+}
+
+impl Log {
+    fn apply(&mut self, written: &Written) {
+        if let Some(index) = written.reset_to {
+            self.entries.clear();
+            self.base = index.0;
+        }
+        if let Some((first, _)) = written.entries.first() {
+            self.entries.split_off(first);
+            self.entries.extend(written.entries.iter().copied());
+        }
+        if written.hard_state.is_some() {
+            self.hard_state.clone_from(&written.hard_state);
+        }
+    }
+
+    /// Whether a start that found this found all of it.
+    fn is(&self, recovered: &Recovered) -> bool {
+        let snapshot = recovered.snapshot.as_ref();
+        let base = snapshot.map_or(0, |meta| meta.index.0);
+        let replaced = snapshot.is_some_and(|meta| {
+            let held = self.entries.get(&base);
+            held.map_or(base > self.last(), |(term, _)| *term != meta.term)
+        });
+        let mut found = recovered.entries.iter().filter(|it| it.index.0 > base);
+        let mut wanted = self.entries.range(base + 1..);
+        let same = replaced
+            || wanted.all(|(index, wanted)| {
+                found.next().is_some_and(|entry| {
+                    entry.index.0 == *index && content(entry.term, &entry.payload) == *wanted
+                })
+            });
+        same && found.next().is_none() && recovered.hard_state == self.hard_state
+    }
+
+    fn last(&self) -> u64 {
+        let last = self.entries.last_key_value();
+        last.map_or(self.base, |(index, _)| *index)
+    }
+}
+
+impl Durable {
+    /// These are written, and not synced.
+    pub(crate) fn begin(&mut self, batches: &[PersistBatch]) {
+        self.under_way.extend(batches.iter().map(Written::new));
+    }
+
+    /// All that is under way is synced.
+    pub(crate) fn end(&mut self) {
+        for written in std::mem::take(&mut self.under_way) {
+            self.log.apply(&written);
+        }
+    }
+
+    /// A start has found this. An error when something durable is missing.
+    pub(crate) fn recovered(&mut self, recovered: &Recovered) -> Result<(), String> {
+        let mut possible = vec![self.log.clone()];
+        for written in &self.under_way {
+            let mut next = possible[possible.len() - 1].clone();
+            next.apply(written);
+            possible.push(next);
+        }
+        let Some(found) = possible.into_iter().rev().find(|log| log.is(recovered)) else {
+            let last = recovered.entries.last().map(|entry| entry.index);
+            return Err(format!(
+                "the disk gives back a log to {last:?} behind snapshot {:?}, and not what was durable: to {}, {} writes under way",
+                recovered.snapshot.as_ref().map(|meta| meta.index),
+                self.log.last(),
+                self.under_way.len()
+            ));
+        };
+        self.log = found;
+        self.under_way.clear();
+        if recovered.entries.is_empty()
+            && let Some(meta) = &recovered.snapshot
+        {
+            // The log begins anew behind it.
+            self.log.entries.clear();
+            self.log.base = meta.index.0;
+        }
+        Ok(())
+    }
+
+    /// What is durable at this place of the log. `None` in it: all that is known is
+    /// that a snapshot covers it.
+    fn at(&self, index: u64) -> Option<Option<Content>> {
+        match self.log.entries.get(&index) {
+            Some(content) => Some(Some(*content)),
+            None => (index <= self.log.base).then_some(None),
+        }
+    }
+}
+
+/// Whether a quorum of disks holds the same at this place.
+pub(crate) fn quorum_holds<'a>(
+    disks: impl Iterator<Item = &'a Durable>,
+    quorum: usize,
+    index: u64,
+) -> bool {
+    let held: Vec<_> = disks.filter_map(|disk| disk.at(index)).collect();
+    held.iter().any(|one| {
+        let same = held
+            .iter()
+            .filter(|other| other.is_none() || one.is_none() || *other == one);
+        same.count() >= quorum
+    })
+}
