@@ -10,9 +10,10 @@ use simulator::{Backend, Plan, simulate};
 /// What the simulator has found: each fault lives on as a mutant, with seeds on
 /// which it shows.
 const CORPUS: &[(Backend, &str, &[u64])] = &[
-    (Backend::Vr, "vr-alone-in-view", &[]),
-    (Backend::Vr, "snapshot-page-cache-trusted", &[]),
-    (Backend::Raft, "raft-question-twice", &[]),
+    (Backend::Vr, "vr-alone-in-view", &[72, 5247, 10097]),
+    (Backend::Raft, "raft-question-twice", &[62, 5203, 10003]),
+    (Backend::Vr, "snapshot-page-cache-trusted", &[155, 5027, 10212]),
+    (Backend::Vr, "snapshot-name-trusted", &[26, 5014, 10080]),
 ];
 const FRESH: u64 = 300;
 /// Away from those of the corpus.
