@@ -18,3 +18,4 @@ mod server;
 pub use adapters::storage;
 pub use config::ClusterConfig;
 pub use node::{Leadership, Node, OpenError, ReplicatedLog, StartError};
+pub use server::TlsError;

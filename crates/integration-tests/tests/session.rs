@@ -7,6 +7,7 @@
 use std::str::FromStr;
 
 use iggy::prelude::*;
+use iggy_cluster::ClusterConfig;
 use integration_tests::{Backend, Cluster, on_each_backend};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
@@ -370,8 +371,35 @@ async fn wrong_credentials_are_refused(backend: Backend) {
     }
 }
 
+/// With a certificate that each node made for itself, and that the client trusts.
+async fn a_stock_client_works_over_tls(backend: Backend) {
+    let tls = |config: &mut ClusterConfig| config.tcp.tls.enabled = true;
+    let cluster = Cluster::start_with(NODE, backend, 1, tls).await.unwrap();
+    let certificate = cluster.data(0).join("tls/iggy_cert.pem");
+    let trusting = format!(
+        "iggy://iggy:iggy@{}?tls=true&tls_ca_file={}",
+        cluster.tcp(0),
+        certificate.display()
+    );
+    let client = IggyClient::from_connection_string(&trusting).unwrap();
+    client.connect().await.unwrap();
+    client.create_stream("s").await.unwrap();
+    assert_eq!(client.get_streams().await.unwrap().len(), 1);
+    // Without TLS there is no answer.
+    let plain = TcpClient::create(std::sync::Arc::new(TcpClientConfig {
+        server_address: cluster.tcp(0),
+        ..TcpClientConfig::default()
+    }))
+    .unwrap();
+    Client::connect(&plain).await.unwrap();
+    assert!(plain.login_user("iggy", "iggy").await.is_err());
+    let refused = cluster.counter(0, "connections_refused").await.unwrap();
+    assert_ne!(refused, 0);
+}
+
 on_each_backend! {
     a_stock_client_works_through_every_node
+    a_stock_client_works_over_tls
     streams_and_topics_are_renamed_grown_shrunk_and_deleted
     wrong_credentials_are_refused
 }

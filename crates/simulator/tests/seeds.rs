@@ -12,7 +12,11 @@ use simulator::{Backend, Plan, simulate};
 const CORPUS: &[(Backend, &str, &[u64])] = &[
     (Backend::Vr, "vr-alone-in-view", &[72, 5247, 10097]),
     (Backend::Raft, "raft-question-twice", &[62, 5203, 10003]),
-    (Backend::Vr, "snapshot-page-cache-trusted", &[155, 5027, 10212]),
+    (
+        Backend::Vr,
+        "snapshot-page-cache-trusted",
+        &[155, 5027, 10212],
+    ),
     (Backend::Vr, "snapshot-name-trusted", &[26, 5014, 10080]),
 ];
 const FRESH: u64 = 300;

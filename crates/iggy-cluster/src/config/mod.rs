@@ -149,6 +149,23 @@ pub struct TcpSection {
     /// A request that cannot be served within this time is answered with a
     /// transient error.
     pub request_timeout: HumanDuration,
+    /// Encryption.
+    pub tls: TlsSection,
+}
+
+/// `[tcp.tls]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSection {
+    /// Whether clients are served over TLS, and only so.
+    pub enabled: bool,
+    /// Where `cert_file` does not exist, the node makes a certificate for itself
+    /// and keeps it below its data directory, in `tls/iggy_cert.pem`.
+    pub self_signed: bool,
+    /// The certificate, with those that vouch for it, as PEM.
+    pub cert_file: PathBuf,
+    /// Its key, as PEM.
+    pub key_file: PathBuf,
 }
 
 /// `[storage]`.
@@ -236,6 +253,18 @@ impl Default for TcpSection {
             frame_size_max: HumanSize::from_mib(64),
             frame_timeout: HumanDuration::from_millis(30_000),
             request_timeout: HumanDuration::from_millis(10_000),
+            tls: TlsSection::default(),
+        }
+    }
+}
+
+impl Default for TlsSection {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            self_signed: true,
+            cert_file: PathBuf::from("iggy_cert.pem"),
+            key_file: PathBuf::from("iggy_key.pem"),
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::peers::{
     Identity, Lane, LinkCounters, LinkLimits, OneWayLink, PeerListener, RpcHandler, RpcLink,
     RpcReply, Services, Target,
 };
-use crate::server::Server;
+use crate::server::{Server, TlsError};
 use admission::Registered;
 use consensus_thread::{ConsensusThread, PeerLinks};
 use handle::{Answers, Inbox, LocalLog, Message};
@@ -81,6 +81,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Clients cannot be served over TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -205,7 +208,8 @@ impl Node {
             Arc::clone(&metadata),
             partitions,
             Arc::clone(&metrics),
-        ));
+            tls_names(&section),
+        )?);
 
         let mut tasks = JoinSet::new();
         tasks.spawn(
@@ -322,6 +326,17 @@ async fn listen(ip: &str, port: u16, purpose: &'static str) -> Result<TcpListene
             purpose,
             source,
         })
+}
+
+/// The names under which clients know this node.
+fn tls_names(section: &NodeSection) -> Vec<String> {
+    let mut names = vec![
+        section.client_host().to_owned(),
+        section.ip.clone(),
+        "localhost".to_owned(),
+    ];
+    names.dedup();
+    names
 }
 
 fn node_info(section: &NodeSection, incarnation: u64) -> NodeInfo {

@@ -8,9 +8,7 @@ use std::time::Duration;
 use adapters::metadata::{Command, code};
 use adapters::wire::v0_11::{FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches};
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tracing::debug;
 
 use super::Server;
@@ -56,8 +54,11 @@ impl Connection {
         }
     }
 
-    pub(super) async fn run(mut self, stream: TcpStream) {
-        let (reader, writer) = stream.into_split();
+    pub(super) async fn run(
+        mut self,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Unpin,
+    ) {
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
         let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
         if let Err(error) = self.serve(&mut reader, &mut writer).await {
@@ -82,8 +83,8 @@ impl Connection {
 
     async fn serve(
         &mut self,
-        reader: &mut BufReader<OwnedReadHalf>,
-        writer: &mut BufWriter<OwnedWriteHalf>,
+        reader: &mut BufReader<impl AsyncRead + Unpin>,
+        writer: &mut BufWriter<impl AsyncWrite + Unpin>,
     ) -> io::Result<()> {
         let frame_bytes_max = self.server.config.tcp.frame_size_max.bytes() as usize;
         let frame_timeout = self.server.config.tcp.frame_timeout.duration();
@@ -140,7 +141,10 @@ async fn in_time<T>(at_most: Duration, work: impl Future<Output = io::Result<T>>
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn read_body(reader: &mut BufReader<OwnedReadHalf>, length: usize) -> io::Result<Bytes> {
+async fn read_body(
+    reader: &mut BufReader<impl AsyncRead + Unpin>,
+    length: usize,
+) -> io::Result<Bytes> {
     let mut body = BytesMut::with_capacity(length.min(BODY_STEP_BYTES));
     while body.len() < length {
         let missing = length - body.len();
@@ -157,7 +161,7 @@ async fn read_body(reader: &mut BufReader<OwnedReadHalf>, length: usize) -> io::
 }
 
 async fn skip_body(
-    reader: &mut BufReader<OwnedReadHalf>,
+    reader: &mut BufReader<impl AsyncRead + Unpin>,
     length: usize,
     at_most: Duration,
 ) -> io::Result<()> {

@@ -5,6 +5,7 @@ mod connection;
 mod handlers;
 mod login;
 mod system;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use adapters::wire::v0_11::NodeView;
 use consensus::ReplicaId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::cluster::Metadata;
@@ -23,6 +26,7 @@ use crate::partitions::Partitions;
 
 pub(crate) use clients::Clients;
 pub(crate) use login::Credentials;
+pub use tls::TlsError;
 
 /// What every connection needs.
 pub(crate) struct Server {
@@ -33,6 +37,7 @@ pub(crate) struct Server {
     pub(crate) credentials: Credentials,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) system: system::System,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Server {
@@ -41,8 +46,10 @@ impl Server {
         metadata: Arc<Metadata>,
         partitions: Arc<Partitions>,
         metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
+        hosts: Vec<String>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            tls: tls::acceptor(&config.tcp.tls, &config.storage.path, hosts)?,
             system: system::System::new(config.storage.path.clone()),
             config,
             metadata,
@@ -50,7 +57,7 @@ impl Server {
             clients: Clients::default(),
             credentials: Credentials::new(),
             metrics,
-        }
+        })
     }
 
     /// Accepts until the task is aborted.
@@ -81,10 +88,41 @@ impl Server {
     async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let _ = stream.set_nodelay(true);
         self.metrics.connections.inc();
-        connection::Connection::new(Arc::clone(&self), address)
-            .run(stream)
-            .await;
+        match &self.tls {
+            None => {
+                let (reader, writer) = stream.into_split();
+                self.converse(reader, writer, address).await;
+            }
+            Some(acceptor) => {
+                let at_most = self.config.tcp.frame_timeout.duration();
+                match tokio::time::timeout(at_most, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let (reader, writer) = tokio::io::split(stream);
+                        self.converse(reader, writer, address).await;
+                    }
+                    Ok(Err(error)) => {
+                        self.metrics.connections_refused.inc();
+                        debug!(%address, %error, "a client's TLS handshake failed");
+                    }
+                    Err(_) => {
+                        self.metrics.connections_refused.inc();
+                        debug!(%address, "a client's TLS handshake took too long");
+                    }
+                }
+            }
+        }
         self.metrics.connections.dec();
+    }
+
+    async fn converse(
+        self: &Arc<Self>,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Unpin,
+        address: SocketAddr,
+    ) {
+        connection::Connection::new(Arc::clone(self), address)
+            .run(reader, writer)
+            .await;
     }
 
     /// The roster, with what is true now.

@@ -36,7 +36,9 @@ impl Bench {
             metadata,
             Arc::new(partitions),
             Arc::new(Metrics::new()),
-        );
+            Vec::new(),
+        )
+        .unwrap();
         let mut connection = Connection::new(Arc::new(server), ([127, 0, 0, 1], 1).into());
         connection.bound = Some(Bound {
             client: CLIENT,
