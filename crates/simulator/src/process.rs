@@ -10,7 +10,7 @@ use consensus::{
 };
 use consensus_raft::RaftCore;
 use consensus_vr::VrCore;
-use replica::disk::{self, Disk, MemoryDisk};
+use replica::disk::{Disk, MemoryDisk};
 use replica::driver::{FileJob, Now, Replica, ReplicaConfig};
 use replica::open::{OpenConfig, OpenError};
 use replica::snapshots::FileWorker;
@@ -169,14 +169,7 @@ impl Process {
     /// Whether a power loss at this moment leaves the snapshot as it is.
     pub(crate) fn keeps_snapshot(&self, index: Index) -> bool {
         let path = format!("snapshots/{:020}.snap", index.0);
-        let read = |disk: &MemoryDisk| {
-            let file = disk.open(&path).ok()?;
-            disk::read_all(file.as_ref()).ok()
-        };
-        let after = self.disk.copy();
-        after.crash(&mut || 0_u64);
-        let kept = read(&after);
-        kept.is_some() && kept == read(&self.disk)
+        self.disk.is_durable(&path)
     }
 
     pub(crate) fn set_full(&mut self, full: bool) {

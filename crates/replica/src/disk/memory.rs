@@ -261,6 +261,21 @@ impl MemoryDisk {
         file.current[offset] ^= mask;
     }
 
+    /// Whether a file stays as it is read now, whatever a crash leaves of what was
+    /// not synced.
+    #[must_use]
+    pub fn is_durable(&self, path: &str) -> bool {
+        let state = self.lock();
+        let Some(file) = state.durable.get(path) else {
+            return false;
+        };
+        state.current.get(path) == Some(file)
+            && state
+                .files
+                .get(file)
+                .is_some_and(|content| content.durable == content.current)
+    }
+
     /// A copy of everything, as a disk of its own.
     #[must_use]
     pub fn copy(&self) -> Self {
@@ -498,8 +513,10 @@ mod tests {
         disk.fail_after(None);
         file.sync().unwrap();
         assert_eq!(content(&disk, "d/a"), b"lost");
+        assert!(!disk.is_durable("d/a"));
         disk.crash(&mut nothing);
         assert_eq!(content(&disk, "d/a"), [0; 4]);
+        assert!(disk.is_durable("d/a"));
     }
 
     #[test]
