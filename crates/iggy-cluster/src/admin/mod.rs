@@ -27,6 +27,8 @@ pub(crate) struct Admin {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) links: Arc<LinkCounters>,
+    /// Of this start.
+    pub(crate) incarnation: u64,
 }
 
 /// Serves until the task is aborted.
@@ -42,12 +44,14 @@ pub(crate) async fn run(admin: Admin, listener: TcpListener) {
     }
 }
 
-/// Ready is who can serve a request: the node is registered and knows a leader.
+/// Ready is who can serve a request: this start of the node is registered, as far
+/// as it has applied the log itself, and it knows a leader.
 async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let registered = {
         let state = admin.metadata.reader.read();
         let me = state.node(admin.metadata.me);
-        me.is_some_and(|node| node.live) && state.user_by_id(0).is_some()
+        me.is_some_and(|node| node.live && node.info.incarnation == admin.incarnation)
+            && state.user_by_id(0).is_some()
     };
     match (registered, admin.metadata.leadership().leader) {
         (true, Some(_)) => (StatusCode::OK, "ready\n"),

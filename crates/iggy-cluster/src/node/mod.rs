@@ -235,6 +235,7 @@ impl Node {
                 metadata,
                 metrics: Arc::clone(&metrics),
                 links: Arc::clone(&peers.counters),
+                incarnation: opened.incarnation,
             };
             tasks.spawn(admin::run(admin, listener));
         }
