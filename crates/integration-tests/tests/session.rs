@@ -371,6 +371,54 @@ async fn wrong_credentials_are_refused(backend: Backend) {
     }
 }
 
+/// Messages and offsets are gone, at every node; the topic begins again at 0.
+async fn a_purged_topic_is_empty_and_goes_on(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let client = cluster.client(0).await.unwrap();
+    client.create_stream("s").await.unwrap();
+    for topic in ["t", "u"] {
+        create_topic(&client, "s", topic).await;
+        for partition in 0..PARTITIONS {
+            send(&client, "s", topic, partition, 0, 10).await;
+        }
+    }
+    let consumer = Consumer::default();
+    let (stream, topic) = (named("s"), named("t"));
+    client
+        .store_consumer_offset(&consumer, &stream, &topic, Some(0), 5)
+        .await
+        .unwrap();
+    client.purge_topic(&stream, &topic).await.unwrap();
+    let read = async |topic: &str, partition| {
+        let first = PollingStrategy::first();
+        poll(
+            &client,
+            At("s", topic, partition),
+            &consumer,
+            first,
+            100,
+            false,
+        )
+        .await
+    };
+    for partition in 0..PARTITIONS {
+        assert_eq!(read("t", partition).await, []);
+        assert_eq!(read("u", partition).await, expected(partition, 0, 10));
+    }
+    let offset = client
+        .get_consumer_offset(&consumer, &stream, &topic, Some(0))
+        .await
+        .unwrap();
+    assert!(offset.is_none());
+    let topic = client.get_topic(&stream, &topic).await.unwrap().unwrap();
+    assert_eq!(topic.messages_count, 0);
+    send(&client, "s", "t", 1, 0, 3).await;
+    assert_eq!(read("t", 1).await, expected(1, 0, 3));
+    client.purge_stream(&stream).await.unwrap();
+    assert_eq!(read("t", 1).await, []);
+    assert_eq!(read("u", 0).await, []);
+}
+
 /// With a certificate that each node made for itself, and that the client trusts.
 async fn a_stock_client_works_over_tls(backend: Backend) {
     let tls = |config: &mut ClusterConfig| config.tcp.tls.enabled = true;
@@ -400,6 +448,7 @@ async fn a_stock_client_works_over_tls(backend: Backend) {
 on_each_backend! {
     a_stock_client_works_through_every_node
     a_stock_client_works_over_tls
+    a_purged_topic_is_empty_and_goes_on
     streams_and_topics_are_renamed_grown_shrunk_and_deleted
     wrong_credentials_are_refused
 }

@@ -96,6 +96,11 @@ pub enum ClientOperation {
         /// Which.
         stream: Identifier,
     },
+    /// Deletes all messages and offsets of a stream, and nothing else.
+    PurgeStream {
+        /// Which.
+        stream: Identifier,
+    },
     /// Creates a topic.
     CreateTopic {
         /// In which stream.
@@ -122,6 +127,13 @@ pub enum ClientOperation {
     },
     /// Deletes a topic with all in it.
     DeleteTopic {
+        /// In which stream.
+        stream: Identifier,
+        /// Which.
+        topic: Identifier,
+    },
+    /// Deletes all messages and offsets of a topic, and nothing else.
+    PurgeTopic {
         /// In which stream.
         stream: Identifier,
         /// Which.
@@ -368,6 +380,15 @@ impl ClientOperation {
                 stream.write(out);
                 topic.write(out);
             }
+            Self::PurgeStream { stream } => {
+                out.put_u8(9);
+                stream.write(out);
+            }
+            Self::PurgeTopic { stream, topic } => {
+                out.put_u8(10);
+                stream.write(out);
+                topic.write(out);
+            }
             Self::CreatePartitions {
                 stream,
                 topic,
@@ -434,6 +455,13 @@ impl ClientOperation {
                 stream: Identifier::read(reader)?,
                 topic: Identifier::read(reader)?,
                 partitions: reader.u32()?,
+            },
+            9 => Self::PurgeStream {
+                stream: Identifier::read(reader)?,
+            },
+            10 => Self::PurgeTopic {
+                stream: Identifier::read(reader)?,
+                topic: Identifier::read(reader)?,
             },
             _ => return Err(Malformed("unknown operation")),
         })

@@ -207,6 +207,8 @@ impl Apply<'_> {
                 return Ok(Reply::Done);
             }
             ClientOperation::DeleteStream { stream } => state.delete_stream(&stream)?,
+            ClientOperation::PurgeStream { stream } => state.purge_stream(&stream)?,
+            ClientOperation::PurgeTopic { stream, topic } => state.purge_topic(&stream, &topic)?,
             ClientOperation::CreateTopic {
                 stream,
                 name,

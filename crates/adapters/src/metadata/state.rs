@@ -54,8 +54,8 @@ pub struct Topic {
 /// A partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// Index of the log entry that created it and, above its bits, the position
-    /// of the command in that entry.
+    /// Index of the log entry that created it, or purged it last, and, above its
+    /// bits, the position of the command in that entry.
     pub created_index: u64,
     /// When it was created, in microseconds since the Unix epoch.
     pub created_at: u64,
@@ -259,6 +259,16 @@ impl Topic {
         })
     }
 
+    /// All partitions begin another life, in which they are empty: whatever is under
+    /// way to the former one finds it gone. Returns that one's keys.
+    fn purge(&mut self, stream_id: u32, life: u64) -> Removed {
+        let former = self.keys(stream_id).collect();
+        for partition in &mut self.partitions {
+            partition.created_index = life;
+        }
+        former
+    }
+
     /// The keys of all partitions.
     pub fn keys(&self, stream_id: u32) -> impl Iterator<Item = PartitionKey> + '_ {
         (0..self.partitions.len() as u32).filter_map(move |id| self.key(stream_id, id))
@@ -344,6 +354,26 @@ impl MetadataState {
             self.disown(&topic.partitions);
         }
         Ok(stream.keys())
+    }
+
+    pub(super) fn purge_stream(&mut self, stream: &Identifier) -> Result<Removed, MetadataError> {
+        let id = self.stream_id(stream)?;
+        let life = self.life;
+        let stream = self.stream_mut(id)?;
+        let topics = stream.topics.values_mut();
+        Ok(topics
+            .flat_map(|topic| Arc::make_mut(topic).purge(id, life))
+            .collect())
+    }
+
+    pub(super) fn purge_topic(
+        &mut self,
+        stream: &Identifier,
+        topic: &Identifier,
+    ) -> Result<Removed, MetadataError> {
+        let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
+        let life = self.life;
+        Ok(self.topic_mut(stream_id, topic_id)?.purge(stream_id, life))
     }
 
     pub(super) fn create_topic(

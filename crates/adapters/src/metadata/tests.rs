@@ -386,6 +386,50 @@ fn partitions_are_balanced_over_live_nodes() {
     assert_eq!(placed, Err(PlacementError::NoLiveNode));
 }
 
+/// The partitions stay where they are, and what was in them is gone.
+#[test]
+fn a_purge_gives_partitions_another_life_and_leaves_the_rest() {
+    let mut bench = Bench::new();
+    bench.create_stream("s");
+    bench.create_topic(named("s"), "t", 2);
+    bench.create_topic(named("s"), "u", 1);
+    let keys = |bench: &Bench, topic: &str| -> Vec<PartitionKey> {
+        let state = bench.reader.read();
+        let (stream, topic) = state.topic(&named("s"), &named(topic)).unwrap();
+        topic.keys(stream.id).collect()
+    };
+    let lives = |bench: &Bench| (keys(bench, "t"), keys(bench, "u"));
+    let owners = |bench: &Bench| {
+        let state = bench.reader.read();
+        let nodes = state.nodes().map(|node| node.partitions);
+        (nodes.collect::<Vec<_>>(), state.partitions_count())
+    };
+    let (before, (t, u)) = (owners(&bench), lives(&bench));
+    let purged = bench.client(ClientOperation::PurgeTopic {
+        stream: named("s"),
+        topic: named("t"),
+    });
+    assert_eq!(purged, Reply::Done);
+    let (t2, u2) = lives(&bench);
+    assert_eq!((&u2, owners(&bench)), (&u, before.clone()));
+    for (old, new) in t.iter().zip(&t2) {
+        assert!(bench.reader.read().partition(old).is_none());
+        assert!(new.created_at > old.created_at);
+    }
+    let removed = bench.events.lock().unwrap().pop();
+    assert_eq!(removed, Some(MetadataEvent::PartitionsRemoved(t)));
+    bench.client(ClientOperation::PurgeStream { stream: named("s") });
+    let gone = [t2, u2].concat();
+    let removed = bench.events.lock().unwrap().pop();
+    assert_eq!(removed, Some(MetadataEvent::PartitionsRemoved(gone)));
+    assert_eq!(owners(&bench), before);
+    let missing = bench.client(ClientOperation::PurgeTopic {
+        stream: named("s"),
+        topic: named("none"),
+    });
+    assert_eq!(missing, Reply::Refused(2010));
+}
+
 #[test]
 fn unplaced_or_misplaced_partitions_are_refused() {
     let mut bench = Bench::new();
@@ -586,6 +630,8 @@ fn operation() -> impl Strategy<Value = ClientOperation> {
         1 => (stream(), text()).prop_map(move |(stream, name)| ClientOperation::UpdateStream { stream, name, options: options() }),
         3 => (stream(), text(), 0..5_u32).prop_map(move |(stream, name, partitions)| ClientOperation::CreateTopic { stream, name, options: options(), partitions, owners: vec![] }),
         1 => (stream(), stream()).prop_map(|(stream, topic)| ClientOperation::DeleteTopic { stream, topic }),
+        1 => stream().prop_map(|stream| ClientOperation::PurgeStream { stream }),
+        1 => (stream(), stream()).prop_map(|(stream, topic)| ClientOperation::PurgeTopic { stream, topic }),
         1 => (stream(), stream(), text()).prop_map(move |(stream, topic, name)| ClientOperation::UpdateTopic { stream, topic, name, options: options() }),
         1 => (stream(), stream(), 0..4_u32).prop_map(|(stream, topic, partitions)| ClientOperation::CreatePartitions { stream, topic, partitions, owners: vec![] }),
         1 => (stream(), stream(), 0..4_u32).prop_map(|(stream, topic, partitions)| ClientOperation::DeletePartitions { stream, topic, partitions }),

@@ -11,13 +11,15 @@ use iggy_binary_protocol::requests::partitions::{
     CreatePartitionsRequest, DeletePartitionsRequest,
 };
 use iggy_binary_protocol::requests::streams::{
-    CreateStreamRequest, DeleteStreamRequest, GetStreamRequest, UpdateStreamRequest,
+    CreateStreamRequest, DeleteStreamRequest, GetStreamRequest, PurgeStreamRequest,
+    UpdateStreamRequest,
 };
 use iggy_binary_protocol::requests::system::{
     AttachConsumerSessionRequest, DescribeOptionsRequest, GetClientRequest,
 };
 use iggy_binary_protocol::requests::topics::{
-    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, GetTopicsRequest, UpdateTopicRequest,
+    CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, GetTopicsRequest, PurgeTopicRequest,
+    UpdateTopicRequest,
 };
 use iggy_binary_protocol::requests::users::{LoginRegisterRequest, LoginRegisterWithPatRequest};
 use iggy_binary_protocol::version::ClientVersionInfo;
@@ -129,6 +131,9 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
         DELETE_STREAM_CODE => ClientOperation::DeleteStream {
             stream: identifier(&read::<DeleteStreamRequest>(body)?.stream_id)?,
         },
+        PURGE_STREAM_CODE => ClientOperation::PurgeStream {
+            stream: identifier(&read::<PurgeStreamRequest>(body)?.stream_id)?,
+        },
         CREATE_TOPIC_CODE => {
             let create: CreateTopicRequest = read(body)?;
             ClientOperation::CreateTopic {
@@ -153,6 +158,13 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
             ClientOperation::DeleteTopic {
                 stream: identifier(&delete.stream_id)?,
                 topic: identifier(&delete.topic_id)?,
+            }
+        }
+        PURGE_TOPIC_CODE => {
+            let purge: PurgeTopicRequest = read(body)?;
+            ClientOperation::PurgeTopic {
+                stream: identifier(&purge.stream_id)?,
+                topic: identifier(&purge.topic_id)?,
             }
         }
         CREATE_PARTITIONS_CODE => {
