@@ -126,7 +126,8 @@ impl VrCore {
         if self.reads.count == 0 {
             return;
         }
-        for token in self.reads.expire(self.clock) {
+        let expired = self.reads.expire(self.clock).into_iter();
+        for token in expired.filter(|_| !broken("vr-reads-unanswered")) {
             let reason = RejectReason::Unconfirmed;
             self.effects
                 .push_back(Effect::ReadRejected { token, reason });

@@ -91,6 +91,10 @@ pub const MUTANTS: &[Mutant] = &[
         "vr-read-of-earlier-beat",
         "a beat that left before the read confirms it",
     ),
+    vr(
+        "vr-reads-unanswered",
+        "a read that is not confirmed in time is never answered",
+    ),
     vr("vr-asks-once", "a vote for a view is not repeated"),
     vr(
         "vr-brings-once",
@@ -171,6 +175,10 @@ pub const MUTANTS: &[Mutant] = &[
         "proposals of a lost leadership are never answered",
     ),
     raft(
+        "raft-reads-unanswered",
+        "a read that is not confirmed in time is never answered",
+    ),
+    raft(
         "raft-lease-read",
         "reads trust the leader's clock instead of a quorum",
     ),
@@ -231,6 +239,10 @@ pub const MUTANTS: &[Mutant] = &[
     shared(
         "wal-suffix-kept",
         "recovery keeps a suffix that was replaced",
+    ),
+    shared(
+        "wal-page-cache-trusted",
+        "what recovery has read counts as durable without being written again",
     ),
     shared(
         "wal-segment-without-sync",

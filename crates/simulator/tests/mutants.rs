@@ -1,6 +1,11 @@
 //! The table of mutants in docs/testing.md is true.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use simulator::Backend;
 use simulator::mutants::{self, MUTANTS};
@@ -19,6 +24,34 @@ fn table() -> BTreeMap<(String, String), u64> {
         Some(((name.to_owned(), backend.to_owned()), seeds.parse().ok()?))
     })
     .collect()
+}
+
+/// Names of rules that the code asks for.
+fn asked_for(dir: &Path, names: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            asked_for(&path, names);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let asked = text.split("broken(\"").skip(1);
+            names.extend(asked.filter_map(|rest| Some(rest.split_once("\")")?.0.to_owned())));
+        }
+    }
+}
+
+#[test]
+fn every_rule_that_can_be_broken_is_a_mutant_and_the_other_way_round() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut asked = BTreeSet::new();
+    for name in ["adapters", "consensus-raft", "consensus-vr", "replica"] {
+        asked_for(&crates.join(name).join("src"), &mut asked);
+    }
+    let listed: BTreeSet<_> = MUTANTS
+        .iter()
+        .map(|mutant| mutant.name.to_owned())
+        .collect();
+    assert_eq!(asked, listed);
 }
 
 /// The last of the seeds that a mutant took is the one that fails: that is run

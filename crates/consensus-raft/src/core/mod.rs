@@ -147,7 +147,8 @@ impl RaftCore {
                 self.elections_started += 1;
             }
         }
-        for token in self.reads.expire(self.now) {
+        let expired = self.reads.expire(self.now).into_iter();
+        for token in expired.filter(|_| !broken("raft-reads-unanswered")) {
             self.effects.push_back(Effect::ReadRejected {
                 token,
                 reason: RejectReason::Unconfirmed,

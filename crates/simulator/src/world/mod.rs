@@ -328,11 +328,12 @@ impl World {
         ))
     }
 
-    /// Whether all replicas run and have applied the same.
+    /// Whether all replicas run, have applied the same, and owe nobody an answer.
     fn agree(&self) -> bool {
         let mut applied = self.processes.iter().map(|process| {
-            let running = process.running.as_ref()?;
-            Some(running.replica.status().applied)
+            let status = process.running.as_ref()?.replica.status();
+            let open = status.reads_waiting + status.batches_in_flight + status.commands_waiting;
+            (open == 0).then_some(status.applied)
         });
         let first = applied.next().flatten();
         first.is_some() && applied.all(|other| other == first)
