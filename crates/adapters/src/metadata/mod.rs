@@ -8,6 +8,7 @@
 //! request takes effect at most once; time never goes back; nothing on a
 //! request's path is linear in partitions, nodes or sessions.
 
+mod apply;
 mod commands;
 mod credentials;
 mod error;

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
-use adapters::metadata::{Name, Options};
+use adapters::metadata::{ClientOperation, Command, Name, Options};
 use adapters::storage::{EmbeddedStorage, EmbeddedStorageConfig};
 use tempfile::TempDir;
 
 use super::super::Server;
+use super::super::connection::Bound;
 use super::*;
 use crate::cluster::testing::{FakeLog, Fate};
 use crate::config::ClusterConfig;

@@ -1,0 +1,249 @@
+//! Applying commands.
+
+use bytes::Bytes;
+use consensus::ReplicaId;
+
+use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo};
+use super::error::MetadataError;
+use super::machine::MetadataEvent;
+use super::reply::{Reply, TopicInfo};
+use super::sessions::Admission;
+use super::state::{MetadataState, Node, User};
+use super::types::Name;
+
+/// One command on its way into the state.
+pub(super) struct Apply<'a> {
+    pub(super) state: &'a mut MetadataState,
+    pub(super) events: Vec<MetadataEvent>,
+}
+
+impl Apply<'_> {
+    pub(super) fn command(&mut self, command: Command) -> Bytes {
+        let reply = match command {
+            Command::Client(request) => return self.request(request),
+            Command::Register {
+                client,
+                user_id,
+                credential_version,
+                node,
+                registration,
+            } => self.register(client, user_id, credential_version, node, registration),
+            Command::Unregister { client, session } => {
+                if self.state.sessions.close(client, session) {
+                    self.sessions_ended(vec![client]);
+                }
+                Ok(Reply::Done)
+            }
+            Command::RegisterNode(info) => self.register_node(info),
+            Command::FenceNode { node, registration } => {
+                self.fence_node(node, registration);
+                Ok(Reply::Done)
+            }
+            Command::BootstrapRoot {
+                username,
+                password_hash,
+            } => {
+                self.bootstrap_root(username, password_hash);
+                Ok(Reply::Done)
+            }
+        };
+        reply.unwrap_or_else(Reply::from).encode()
+    }
+
+    /// Executes a request once; a repetition gets the first reply.
+    fn request(&mut self, request: ClientRequest) -> Bytes {
+        let ClientRequest {
+            client,
+            session,
+            request,
+            checksum,
+            operation,
+        } = request;
+        let sessions = &mut self.state.sessions;
+        match sessions.admit(client, session, request, checksum) {
+            Err(error) => Reply::from(error).encode(),
+            Ok(Admission::Repeat(reply)) => reply,
+            Ok(Admission::Execute) => {
+                let reply = self.operation(operation).unwrap_or_else(Reply::from);
+                let reply = reply.encode();
+                self.state
+                    .sessions
+                    .record(client, request, checksum, &reply);
+                reply
+            }
+        }
+    }
+
+    fn operation(&mut self, operation: ClientOperation) -> Result<Reply, MetadataError> {
+        let state = &mut *self.state;
+        let removed = match operation {
+            ClientOperation::CreateStream { name, options } => {
+                let stream = state.create_stream(name, options)?;
+                return Ok(Reply::StreamCreated {
+                    id: stream.id,
+                    created_at: stream.created_at,
+                    name: stream.name.clone(),
+                    options: stream.options.clone(),
+                });
+            }
+            ClientOperation::UpdateStream {
+                stream,
+                name,
+                options,
+            } => {
+                state.update_stream(&stream, name, &options)?;
+                return Ok(Reply::Done);
+            }
+            ClientOperation::DeleteStream { stream } => state.delete_stream(&stream)?,
+            ClientOperation::PurgeStream { stream } => state.purge_stream(&stream)?,
+            ClientOperation::PurgeTopic { stream, topic } => state.purge_topic(&stream, &topic)?,
+            ClientOperation::CreateTopic {
+                stream,
+                name,
+                options,
+                partitions,
+                owners,
+            } => {
+                check_placed(partitions, &owners)?;
+                let (_, topic) = state.create_topic(&stream, name, options, &owners)?;
+                return Ok(Reply::TopicCreated(TopicInfo {
+                    id: topic.id,
+                    created_at: topic.created_at,
+                    name: topic.name.clone(),
+                    options: topic.options.clone(),
+                    partitions: (0..partitions).collect(),
+                }));
+            }
+            ClientOperation::UpdateTopic {
+                stream,
+                topic,
+                name,
+                options,
+            } => {
+                state.update_topic(&stream, &topic, name, &options)?;
+                return Ok(Reply::Done);
+            }
+            ClientOperation::DeleteTopic { stream, topic } => {
+                state.delete_topic(&stream, &topic)?
+            }
+            ClientOperation::CreatePartitions {
+                stream,
+                topic,
+                partitions,
+                owners,
+            } => {
+                check_placed(partitions, &owners)?;
+                state.create_partitions(&stream, &topic, &owners)?;
+                return Ok(Reply::Done);
+            }
+            ClientOperation::DeletePartitions {
+                stream,
+                topic,
+                partitions,
+            } => state.delete_partitions(&stream, &topic, partitions)?,
+        };
+        if !removed.is_empty() {
+            self.events.push(MetadataEvent::PartitionsRemoved(removed));
+        }
+        Ok(Reply::Done)
+    }
+
+    fn register(
+        &mut self,
+        client: u128,
+        user_id: u32,
+        credential_version: u64,
+        node: ReplicaId,
+        registration: u64,
+    ) -> Result<Reply, MetadataError> {
+        let user = self.state.users.get(&user_id);
+        if user.is_none_or(|user| user.credential_version != credential_version) {
+            return Err(MetadataError::InvalidCredentials);
+        }
+        let host = self.state.nodes.get(&node);
+        if host.is_none_or(|host| !host.live || host.registration != registration) {
+            return Err(MetadataError::NodeFenced);
+        }
+        let (session, evicted) = self
+            .state
+            .sessions
+            .open(client, user_id, node, registration);
+        self.sessions_ended(evicted.into_iter().collect());
+        Ok(Reply::Registered { session })
+    }
+
+    /// A node that starts again ends what its former life left: its sessions.
+    fn register_node(&mut self, info: NodeInfo) -> Result<Reply, MetadataError> {
+        let id = info.node;
+        let registration = self.state.applied;
+        let mut partitions = 0;
+        if let Some(known) = self.state.nodes.get(&id) {
+            if info.incarnation < known.info.incarnation {
+                return Err(MetadataError::NodeFenced);
+            }
+            partitions = known.partitions;
+            if known.live && known.info == info {
+                // The same node once more: a repeated request.
+                return Ok(Reply::NodeRegistered {
+                    registration: known.registration,
+                });
+            }
+            let former = known.registration;
+            self.close_sessions_of(id, former);
+        }
+        let node = Node {
+            info,
+            registration,
+            live: true,
+            partitions,
+        };
+        self.state.nodes.insert(id, node);
+        self.events.push(MetadataEvent::NodeRegistered(id));
+        Ok(Reply::NodeRegistered { registration })
+    }
+
+    fn fence_node(&mut self, id: ReplicaId, registration: u64) {
+        let Some(node) = self.state.nodes.get_mut(&id) else {
+            return;
+        };
+        if !node.live || node.registration != registration {
+            return;
+        }
+        node.live = false;
+        self.close_sessions_of(id, registration);
+        self.events.push(MetadataEvent::NodeFenced(id));
+    }
+
+    fn close_sessions_of(&mut self, node: ReplicaId, registration: u64) {
+        let closed = self.state.sessions.close_of(node, registration);
+        self.sessions_ended(closed);
+    }
+
+    /// What these clients held goes with their sessions.
+    fn sessions_ended(&mut self, clients: Vec<u128>) {
+        if !clients.is_empty() {
+            self.events.push(MetadataEvent::SessionsClosed(clients));
+        }
+    }
+
+    fn bootstrap_root(&mut self, name: Name, password_hash: String) {
+        if !self.state.users.is_empty() {
+            return;
+        }
+        let user = User {
+            id: 0,
+            name,
+            password_hash,
+            credential_version: 1,
+            created_at: self.state.now,
+        };
+        self.state.users.insert(user.id, user);
+    }
+}
+
+fn check_placed(partitions: u32, owners: &[ReplicaId]) -> Result<(), MetadataError> {
+    match owners.len() == partitions as usize {
+        true => Ok(()),
+        false => Err(MetadataError::InvalidCommand),
+    }
+}

@@ -1,0 +1,61 @@
+//! Changes of metadata.
+
+use adapters::metadata::{ClientOperation, ClientRequest, Command, Reply as Answer, code};
+use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader};
+
+use crate::cluster::Failure;
+use crate::server::connection::{Connection, Outcome};
+
+impl Connection {
+    /// A change of metadata, once. A client that is told that it has no session,
+    /// or that its request was not accepted, sends it again in a new session: both
+    /// are denied to a request that may have taken effect.
+    pub(super) async fn change(
+        &mut self,
+        header: &RequestHeader,
+        operation: ClientOperation,
+    ) -> Outcome {
+        let open = self.open.take() == Some(header.request);
+        let command = Command::Client(ClientRequest {
+            client: header.client,
+            session: header.session,
+            request: header.request,
+            checksum: header.checksum as u64,
+            operation,
+        });
+        let (index, answer) = match self.server.metadata.replicate(command).await {
+            Ok(done) => done,
+            Err(failure) => {
+                let failure = match failure.code() {
+                    code::TRANSIENT_NOT_ACCEPTED if open => Failure::NotCommitted,
+                    _ => failure,
+                };
+                let unknown = failure.code() == code::TRANSIENT_NOT_COMMITTED;
+                self.open = unknown.then_some(header.request);
+                return self.reply(header, Err(failure));
+            }
+        };
+        self.commit = self.commit.max(index);
+        let body = match answer {
+            Answer::Refused(code::UNAUTHENTICATED) => {
+                let reason = match open {
+                    true => Eviction::StaleClient,
+                    false => Eviction::NoSession,
+                };
+                return Outcome::Evict(reason.encode(header.client));
+            }
+            Answer::Refused(code) => Err(Failure::Refused(code)),
+            Answer::StreamCreated {
+                id,
+                created_at,
+                name,
+                options,
+            } => Ok(vec![wire::created_stream(id, created_at, &name, &options)]),
+            Answer::TopicCreated(topic) => Ok(vec![wire::created_topic(&topic)]),
+            Answer::Done | Answer::Registered { .. } | Answer::NodeRegistered { .. } => {
+                Ok(Vec::new())
+            }
+        };
+        self.reply(header, body)
+    }
+}

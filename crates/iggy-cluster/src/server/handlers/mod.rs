@@ -1,0 +1,127 @@
+//! What each request does.
+
+mod change;
+mod data;
+mod session;
+mod views;
+
+use std::time::Duration;
+
+use adapters::metadata::code;
+use adapters::wire::Request;
+use adapters::wire::v0_11::{self as wire, Eviction, Reply, RequestHeader};
+use bytes::Bytes;
+use iggy_binary_protocol::consensus::Operation;
+
+use super::connection::{Connection, Outcome};
+use crate::cluster::Failure;
+
+/// A client that looks for the leader waits for an election rather than to be
+/// told that there is none.
+const LEADER_WAIT: Duration = Duration::from_secs(2);
+
+type Body = Result<Vec<Bytes>, Failure>;
+
+impl Connection {
+    pub(super) async fn handle(&mut self, header: &RequestHeader, body: Bytes) -> Outcome {
+        let request = match wire::decode(header, &body) {
+            Ok(request) => request,
+            Err(_) if header.operation == Operation::Register => {
+                return Outcome::Evict(Eviction::MalformedLogin.encode(header.client));
+            }
+            Err(code) if self.is_bound(header) => {
+                return Outcome::Reply(Reply::denied(header, self.commit, code));
+            }
+            Err(_) => return self.not_bound(header),
+        };
+        match request {
+            Request::Ping => self.reply(header, Ok(Vec::new())),
+            Request::Login {
+                version,
+                credentials,
+            } => self.login(header, version, credentials).await,
+            _ if !self.is_bound(header) => self.not_bound(header),
+            Request::Logout => self.logout(header).await,
+            Request::Change(operation) => self.change(header, operation).await,
+            request => {
+                let body = self.serve_request(header, request).await;
+                self.reply(header, body)
+            }
+        }
+    }
+
+    /// A request speaks for the session of its connection or for none.
+    fn is_bound(&self, header: &RequestHeader) -> bool {
+        let Some(bound) = self.bound else {
+            return false;
+        };
+        header.operation == Operation::NonReplicated
+            || (bound.client == header.client && bound.session == header.session)
+    }
+
+    fn not_bound(&mut self, header: &RequestHeader) -> Outcome {
+        match header.operation {
+            Operation::NonReplicated => {
+                Outcome::Reply(Reply::denied(header, self.commit, code::UNAUTHENTICATED))
+            }
+            // Whoever sends this believes to have a session, and has none.
+            _ => Outcome::Evict(Eviction::NoSession.encode(header.client)),
+        }
+    }
+
+    fn reply(&mut self, header: &RequestHeader, body: Body) -> Outcome {
+        self.commit = self.commit.max(self.server.metadata.applied());
+        Outcome::Reply(match body {
+            Ok(body) => Reply::ok(header, self.commit, body),
+            Err(failure) => Reply::refused(header, self.commit, failure.code()),
+        })
+    }
+
+    async fn serve_request(&mut self, header: &RequestHeader, request: Request) -> Body {
+        match request {
+            Request::ClusterMetadata => {
+                self.server.metadata.leader_known(LEADER_WAIT).await;
+                let roster = self.server.roster();
+                Ok(vec![wire::cluster(
+                    &self.server.config.cluster.name,
+                    &roster,
+                )])
+            }
+            Request::DescribeOptions { scope } => {
+                let described = wire::describe_options(scope);
+                described.map(|body| vec![body]).map_err(Failure::Refused)
+            }
+            Request::Me => {
+                let me = self.server.clients.get(self.id);
+                Ok(me.iter().map(wire::client).collect())
+            }
+            Request::Client { id } => {
+                let client = self.server.clients.get(id);
+                Ok(client.iter().map(wire::client).collect())
+            }
+            Request::Clients => Ok(vec![wire::clients(&self.server.clients.all())]),
+            Request::AttachConsumerSession { watermark, .. } => self.attach(watermark).await,
+            Request::Stats => self.stats().await,
+            Request::Stream(stream) => self.stream(&stream).await,
+            Request::Streams => self.streams().await,
+            Request::Topic { stream, topic } => self.topic(&stream, &topic).await,
+            Request::Topics(stream) => self.topics(&stream).await,
+            Request::Send(send) => self.send(send).await,
+            Request::Poll(poll) => self.poll(poll).await,
+            Request::PollOnPrimary(poll) => self.poll_on_primary(poll).await,
+            Request::PollRouting(target) | Request::OffsetRouting(target) => {
+                self.routing(header, &target).await
+            }
+            Request::Offset(target) => self.offset(&target).await,
+            Request::StoreOffset { target, offset } => self.store_offset(&target, offset).await,
+            Request::DeleteOffset(target) => self.delete_offset(&target).await,
+            Request::Unserved => Err(Failure::Refused(code::FEATURE_UNAVAILABLE)),
+            Request::Ping | Request::Login { .. } | Request::Logout | Request::Change(_) => {
+                Err(Failure::Refused(code::INVALID_COMMAND))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! Sessions: who a client is, and which session a connection speaks for.
+
+use std::sync::Arc;
+
+use adapters::metadata::{Command, Reply as Answer, code};
+use adapters::wire::Credentials;
+use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader, is_protocol_compatible};
+
+use super::Body;
+use crate::cluster::Failure;
+use crate::server::connection::{Bound, Connection, Outcome};
+
+impl Connection {
+    pub(super) async fn login(
+        &mut self,
+        header: &RequestHeader,
+        version: u32,
+        credentials: Credentials,
+    ) -> Outcome {
+        let evict = |reason: Eviction| Outcome::Evict(reason.encode(header.client));
+        if !is_protocol_compatible(version) {
+            return evict(Eviction::IncompatibleProtocol);
+        }
+        let Credentials::Password { username, password } = credentials else {
+            return evict(Eviction::InvalidToken);
+        };
+        self.close_session();
+        let metadata = Arc::clone(&self.server.metadata);
+        let registration = {
+            let state = metadata.reader.read();
+            let node = state.node(metadata.me);
+            node.filter(|node| node.live).map(|node| node.registration)
+        };
+        // Until this node is registered, it speaks for nobody and may not
+        // know the users yet; clients repeat.
+        let Some(registration) = registration else {
+            return self.reply(header, Err(Failure::NotCommitted));
+        };
+        let verified = self
+            .server
+            .credentials
+            .verify(&metadata, &username, &password)
+            .await;
+        let verified = match verified {
+            Ok(Some(verified)) => verified,
+            Ok(None) => {
+                self.server.metrics.logins_refused.inc();
+                return evict(Eviction::InvalidCredentials);
+            }
+            Err(failure) => return self.reply(header, Err(failure)),
+        };
+        let command = Command::Register {
+            client: header.client,
+            user_id: verified.user_id,
+            credential_version: verified.credential_version,
+            node: metadata.me,
+            registration,
+        };
+        match metadata.replicate(command).await {
+            Ok((index, Answer::Registered { session })) => {
+                self.bound = Some(Bound {
+                    client: header.client,
+                    session,
+                });
+                self.commit = self.commit.max(index);
+                self.server
+                    .clients
+                    .set_user(self.id, Some(verified.user_id));
+                self.reply(header, Ok(vec![wire::login(verified.user_id, session)]))
+            }
+            Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) => {
+                evict(Eviction::InvalidCredentials)
+            }
+            // Fenced in the meantime: it will register again.
+            Ok(_) => self.reply(header, Err(Failure::NotCommitted)),
+            Err(failure) => self.reply(header, Err(failure)),
+        }
+    }
+
+    pub(super) async fn logout(&mut self, header: &RequestHeader) -> Outcome {
+        let Some(Bound { client, session }) = self.bound else {
+            return self.not_bound(header);
+        };
+        let command = Command::Unregister { client, session };
+        let result = self.server.metadata.replicate(command).await;
+        if result.is_ok() {
+            self.bound = None;
+            self.server.clients.set_user(self.id, None);
+        }
+        self.reply(header, result.map(|_| Vec::new()))
+    }
+
+    /// This connection carries a consumer of a session that another node opened.
+    /// What that client has seen of the metadata must be seen here too.
+    pub(super) async fn attach(&mut self, watermark: u64) -> Body {
+        if self.server.metadata.applied() < watermark
+            && self.server.metadata.barrier().await? < watermark
+        {
+            return Err(Failure::NotAccepted);
+        }
+        Ok(Vec::new())
+    }
+}
