@@ -46,6 +46,18 @@ impl Apply<'_> {
                 self.bootstrap_root(username, password_hash);
                 Ok(Reply::Done)
             }
+            Command::CompleteRevocation {
+                group,
+                partition,
+                id,
+            } => {
+                self.state.complete_revocation(&group, partition, id);
+                Ok(Reply::Done)
+            }
+            Command::ExpireRevocations { timeout_micros } => {
+                self.state.expire_revocations(timeout_micros);
+                Ok(Reply::Done)
+            }
         };
         reply.unwrap_or_else(Reply::from).encode()
     }
@@ -64,7 +76,9 @@ impl Apply<'_> {
             Err(error) => Reply::from(error).encode(),
             Ok(Admission::Repeat(reply)) => reply,
             Ok(Admission::Execute) => {
-                let reply = self.operation(operation).unwrap_or_else(Reply::from);
+                let reply = self
+                    .operation(client, operation)
+                    .unwrap_or_else(Reply::from);
                 let reply = reply.encode();
                 self.state
                     .sessions
@@ -74,7 +88,11 @@ impl Apply<'_> {
         }
     }
 
-    fn operation(&mut self, operation: ClientOperation) -> Result<Reply, MetadataError> {
+    fn operation(
+        &mut self,
+        client: u128,
+        operation: ClientOperation,
+    ) -> Result<Reply, MetadataError> {
         let state = &mut *self.state;
         let removed = match operation {
             ClientOperation::CreateStream { name, options } => {
@@ -141,6 +159,11 @@ impl Apply<'_> {
                 topic,
                 partitions,
             } => state.delete_partitions(&stream, &topic, partitions)?,
+            ClientOperation::Group(operation) => {
+                let (reply, removed) = state.change_group(client, operation)?;
+                self.events.extend(removed.map(MetadataEvent::GroupRemoved));
+                return Ok(reply);
+            }
         };
         if !removed.is_empty() {
             self.events.push(MetadataEvent::PartitionsRemoved(removed));
@@ -164,6 +187,8 @@ impl Apply<'_> {
         if host.is_none_or(|host| !host.live || host.registration != registration) {
             return Err(MetadataError::NodeFenced);
         }
+        // A session that is replaced ends like any other.
+        self.state.end_memberships(client);
         let (session, evicted) = self
             .state
             .sessions
@@ -221,6 +246,9 @@ impl Apply<'_> {
 
     /// What these clients held goes with their sessions.
     fn sessions_ended(&mut self, clients: Vec<u128>) {
+        for client in &clients {
+            self.state.end_memberships(*client);
+        }
         if !clients.is_empty() {
             self.events.push(MetadataEvent::SessionsClosed(clients));
         }

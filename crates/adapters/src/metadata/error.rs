@@ -63,6 +63,15 @@ pub enum MetadataError {
     /// No more partitions fit.
     #[error("partition id space exhausted")]
     PartitionIdSpaceExhausted = 3013,
+    /// No such consumer group.
+    #[error("consumer group not found")]
+    GroupNotFound = 5000,
+    /// The name is taken.
+    #[error("consumer group name already exists")]
+    GroupNameAlreadyExists = 5004,
+    /// The client is not in the group.
+    #[error("consumer group member not found")]
+    MemberNotFound = 5006,
 }
 
 impl MetadataError {

@@ -8,6 +8,7 @@ use consensus::{ApplyContext, FrozenState, ReplicaId, RestoreError, StateMachine
 use super::apply::Apply;
 use super::commands::Command;
 use super::error::MetadataError;
+use super::memberships::RemovedGroup;
 use super::reply::Reply;
 use super::snapshot;
 use super::state::MetadataState;
@@ -28,6 +29,10 @@ pub enum MetadataEvent {
     NodeFenced(ReplicaId),
     /// These clients have no session any more.
     SessionsClosed(Vec<u128>),
+    /// A consumer group is gone.
+    GroupRemoved(RemovedGroup),
+    /// Partitions are to change hands in a consumer group.
+    Revoking,
     /// The whole state was replaced.
     Restored,
 }
@@ -88,7 +93,10 @@ impl StateMachine for MetadataMachine {
             Ok(command) => apply.command(command),
             Err(_) => Reply::from(MetadataError::InvalidCommand).encode(),
         };
-        let events = std::mem::take(&mut apply.events);
+        let mut events = std::mem::take(&mut apply.events);
+        if std::mem::take(&mut state.memberships.stirred) {
+            events.push(MetadataEvent::Revoking);
+        }
         drop(state);
         for event in events {
             (self.observer)(event);

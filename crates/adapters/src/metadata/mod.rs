@@ -12,7 +12,9 @@ mod apply;
 mod commands;
 mod credentials;
 mod error;
+mod groups;
 mod machine;
+mod memberships;
 mod options;
 mod placement;
 mod reply;
@@ -21,10 +23,14 @@ mod snapshot;
 mod state;
 mod types;
 
-pub use commands::{ClientOperation, ClientRequest, Command, NodeInfo};
+pub use commands::{
+    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, NodeInfo,
+};
 pub use credentials::{CredentialError, hash_password, verify_password};
 pub use error::{MetadataError, code};
+pub use groups::{Group, GroupKey, Member, Revocation};
 pub use machine::{MetadataEvent, MetadataMachine, MetadataReader, Observer};
+pub use memberships::RemovedGroup;
 pub use options::{OptionEntry, Options};
 pub use placement::{PlacementError, place};
 pub use reply::{Reply, TopicInfo};

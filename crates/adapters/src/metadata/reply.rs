@@ -39,6 +39,15 @@ pub enum Reply {
         /// The number of the registration, above zero.
         registration: u64,
     },
+    /// The consumer group as created.
+    GroupCreated {
+        /// Its id.
+        id: u32,
+        /// How many partitions the topic has.
+        partitions: u32,
+        /// Its name.
+        name: Name,
+    },
 }
 
 /// A topic as created.
@@ -105,6 +114,16 @@ impl Reply {
                     out.put_u8(5);
                     out.put_u64_le(*registration);
                 }
+                Self::GroupCreated {
+                    id,
+                    partitions,
+                    name,
+                } => {
+                    out.put_u8(8);
+                    out.put_u32_le(*id);
+                    out.put_u32_le(*partitions);
+                    out.put_text(name.as_str());
+                }
             }
         })
     }
@@ -142,6 +161,11 @@ impl Reply {
             },
             5 => Self::NodeRegistered {
                 registration: reader.u64()?,
+            },
+            8 => Self::GroupCreated {
+                id: reader.u32()?,
+                partitions: reader.u32()?,
+                name: Name::read(&mut reader)?,
             },
             _ => return Err(Malformed("unknown reply")),
         };

@@ -5,7 +5,7 @@
 //! (requests to partitions share the counter) but never go back.
 //!
 //! The table is bounded: when it is full, the session that was used least
-//! recently, by position in the log, makes room.
+//! recently, by position in the log, makes room; members of groups last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +38,8 @@ pub struct Session {
     last_checksum: u64,
     last_reply: Bytes,
     used: u64,
+    /// Whether more than requests depend on it: a membership of a group.
+    held: bool,
 }
 
 /// What to do with a request.
@@ -55,7 +57,8 @@ pub struct Sessions {
     /// Counts uses; orders sessions by recency.
     uses: u64,
     by_client: BTreeMap<u128, Session>,
-    by_use: BTreeSet<(u64, u128)>,
+    /// Those that nothing depends on come first.
+    by_use: BTreeSet<(bool, u64, u128)>,
     by_registration: BTreeSet<(ReplicaId, u64, u128)>,
 }
 
@@ -90,7 +93,7 @@ impl Sessions {
         self.remove(client);
         let mut evicted = None;
         if self.by_client.len() >= SESSIONS_MAX
-            && let Some((_, oldest)) = self.by_use.first().copied()
+            && let Some((_, _, oldest)) = self.by_use.first().copied()
         {
             self.remove(oldest);
             evicted = Some(oldest);
@@ -108,13 +111,14 @@ impl Sessions {
                 last_checksum: 0,
                 last_reply: Bytes::new(),
                 used: self.uses,
+                held: false,
             },
         );
         (self.next, evicted)
     }
 
     fn insert(&mut self, client: u128, session: Session) {
-        self.by_use.insert((session.used, client));
+        self.by_use.insert((session.held, session.used, client));
         self.by_registration
             .insert((session.node, session.registration, client));
         self.by_client.insert(client, session);
@@ -122,7 +126,7 @@ impl Sessions {
 
     fn remove(&mut self, client: u128) -> Option<Session> {
         let session = self.by_client.remove(&client)?;
-        self.by_use.remove(&(session.used, client));
+        self.by_use.remove(&(session.held, session.used, client));
         self.by_registration
             .remove(&(session.node, session.registration, client));
         Some(session)
@@ -147,6 +151,16 @@ impl Sessions {
         clients
     }
 
+    /// Says whether more than requests depend on a client's session: then others
+    /// make room first.
+    pub(super) fn hold(&mut self, client: u128, held: bool) {
+        if let Some(session) = self.by_client.get_mut(&client) {
+            self.by_use.remove(&(session.held, session.used, client));
+            session.held = held;
+            self.by_use.insert((held, session.used, client));
+        }
+    }
+
     pub(super) fn admit(
         &mut self,
         client: u128,
@@ -160,10 +174,10 @@ impl Sessions {
         if found.session != session {
             return Err(MetadataError::SessionExpired);
         }
-        self.by_use.remove(&(found.used, client));
+        self.by_use.remove(&(found.held, found.used, client));
         self.uses += 1;
         found.used = self.uses;
-        self.by_use.insert((found.used, client));
+        self.by_use.insert((found.held, found.used, client));
         if request > found.last_request || broken("session-executes-again") {
             return Ok(Admission::Execute);
         }
@@ -203,6 +217,7 @@ impl Sessions {
                 last_checksum: reader.u64()?,
                 used: reader.u64()?,
                 last_reply: Bytes::copy_from_slice(reader.bytes(REPLY_BYTES_MAX)?),
+                held: false,
             };
             if session.used > sessions.uses || session.session > sessions.next {
                 return Err(Malformed("a session from the future"));

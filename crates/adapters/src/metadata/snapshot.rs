@@ -11,13 +11,15 @@ use consensus::{ReplicaId, RestoreError};
 use twox_hash::XxHash3_64;
 
 use super::commands::NodeInfo;
+use super::groups::{Group, Member, Revocation};
+use super::memberships::Groups;
 use super::options::Options;
 use super::sessions::Sessions;
 use super::state::{MetadataState, Node, Partition, Stream, Topic, User};
 use super::types::Name;
 use crate::codec::{Malformed, Reader, Result, Writer};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HASH_BYTES_MAX: usize = 1024;
 
 pub(super) fn digest(state: &MetadataState) -> u128 {
@@ -72,6 +74,33 @@ fn write_stream(out: &mut Vec<u8>, stream: &Stream) {
             out.put_u64_le(partition.owner.0);
             out.put_u32_le(partition.epoch);
         }
+        write_groups(out, topic);
+    }
+}
+
+fn write_groups(out: &mut Vec<u8>, topic: &Topic) {
+    out.put_u32_le(topic.groups.next);
+    out.put_u32_le(topic.groups().len() as u32);
+    for group in topic.groups() {
+        out.put_u32_le(group.id);
+        out.put_text(group.name.as_str());
+        out.put_u64_le(group.generation);
+        out.put_u32_le(group.members().len() as u32);
+        for (slot, member) in group.members() {
+            out.put_u32_le(slot);
+            out.put_u128_le(member.client);
+            out.put_u32_le(member.owned.len() as u32);
+            for id in &member.owned {
+                out.put_u32_le(*id);
+            }
+            out.put_u32_le(member.revoking.len() as u32);
+            for (id, revocation) in &member.revoking {
+                out.put_u32_le(*id);
+                out.put_u32_le(revocation.to);
+                out.put_u64_le(revocation.since);
+                out.put_u64_le(revocation.id);
+            }
+        }
     }
 }
 
@@ -119,6 +148,9 @@ fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
         .adopt(streams)
         .ok_or(Malformed("streams contradict each other"))?;
     state.sessions = Sessions::read(reader)?;
+    state
+        .adopt_groups()
+        .ok_or(Malformed("a member without a session"))?;
     reader.end()?;
     Ok(state)
 }
@@ -137,7 +169,7 @@ fn read_stream(reader: &mut Reader<'_>) -> Result<Stream> {
 }
 
 fn read_topic(reader: &mut Reader<'_>) -> Result<Topic> {
-    Ok(Topic {
+    let mut topic = Topic {
         id: reader.u32()?,
         name: Name::read(reader)?,
         created_at: reader.u64()?,
@@ -155,5 +187,50 @@ fn read_topic(reader: &mut Reader<'_>) -> Result<Topic> {
                 })
                 .collect::<Result<_>>()?
         },
+        groups: Groups::default(),
+    };
+    topic.groups = read_groups(reader, topic.partitions.len() as u32)?;
+    Ok(topic)
+}
+
+fn read_groups(reader: &mut Reader<'_>, partitions: u32) -> Result<Groups> {
+    let next = reader.u32()?;
+    let count = reader.count(20)?;
+    let groups = (0..count)
+        .map(|_| {
+            let id = reader.u32()?;
+            let name = Name::read(reader)?;
+            let generation = reader.u64()?;
+            let count = reader.count(28)?;
+            let members = (0..count)
+                .map(|_| Ok((reader.u32()?, read_member(reader)?)))
+                .collect::<Result<_>>()?;
+            Group::restored(id, name, generation, members, partitions)
+                .ok_or(Malformed("a consumer group contradicts itself"))
+        })
+        .collect::<Result<_>>()?;
+    Groups::restored(next, groups).ok_or(Malformed("consumer groups contradict each other"))
+}
+
+fn read_member(reader: &mut Reader<'_>) -> Result<Member> {
+    let client = reader.u128()?;
+    let count = reader.count(4)?;
+    let owned = (0..count).map(|_| reader.u32()).collect::<Result<_>>()?;
+    let count = reader.count(24)?;
+    let revoking = (0..count)
+        .map(|_| {
+            let id = reader.u32()?;
+            let revocation = Revocation {
+                to: reader.u32()?,
+                since: reader.u64()?,
+                id: reader.u64()?,
+            };
+            Ok((id, revocation))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Member {
+        client,
+        owned,
+        revoking,
     })
 }

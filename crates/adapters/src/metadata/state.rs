@@ -10,6 +10,7 @@ use consensus::ReplicaId;
 
 use super::commands::NodeInfo;
 use super::error::MetadataError;
+use super::memberships::{Groups, Memberships};
 use super::options::Options;
 use super::sessions::Sessions;
 use super::types::{Identifier, Name, PartitionKey};
@@ -49,6 +50,7 @@ pub struct Topic {
     pub options: Options,
     /// Its partitions, by id, without gaps from zero.
     pub partitions: Vec<Partition>,
+    pub(super) groups: Groups,
 }
 
 /// A partition.
@@ -107,6 +109,7 @@ pub struct MetadataState {
     pub(super) nodes: BTreeMap<ReplicaId, Node>,
     pub(super) users: BTreeMap<u32, User>,
     pub(super) sessions: Sessions,
+    pub(super) memberships: Memberships,
     partitions: u64,
     free_stream_ids: BTreeSet<u32>,
 }
@@ -353,6 +356,7 @@ impl MetadataState {
         for topic in stream.topics() {
             self.disown(&topic.partitions);
         }
+        self.forget_groups(id, stream.topics());
         Ok(stream.keys())
     }
 
@@ -406,6 +410,7 @@ impl MetadataState {
                 .iter()
                 .map(|owner| new_partition(*owner, life, now))
                 .collect(),
+            groups: Groups::default(),
         });
         stream.topic_names.insert(name, id);
         stream.topics.insert(id, Arc::clone(&topic));
@@ -454,6 +459,7 @@ impl MetadataState {
             .ok_or(MetadataError::TopicNotFound)?;
         stream.topic_names.remove(&topic.name);
         self.disown(&topic.partitions);
+        self.forget_groups(stream_id, std::iter::once(&topic));
         Ok(topic.keys(stream_id).collect())
     }
 
@@ -478,6 +484,7 @@ impl MetadataState {
         topic.partitions.extend_from_slice(&added);
         let keys = topic.keys(stream_id).skip(first).collect();
         self.own(&added);
+        self.resize_groups(stream_id, topic_id);
         Ok(keys)
     }
 
@@ -497,6 +504,7 @@ impl MetadataState {
         let keys = topic.keys(stream_id).skip(keep).collect();
         let removed = topic.partitions.split_off(keep);
         self.disown(&removed);
+        self.resize_groups(stream_id, topic_id);
         Ok(keys)
     }
 
@@ -561,7 +569,7 @@ impl MetadataState {
         Ok(stream.id)
     }
 
-    fn topic_ids(
+    pub(super) fn topic_ids(
         &self,
         stream: &Identifier,
         topic: &Identifier,
@@ -578,7 +586,11 @@ impl MetadataState {
         Ok(Arc::make_mut(stream))
     }
 
-    fn topic_mut(&mut self, stream: u32, topic: u32) -> Result<&mut Topic, MetadataError> {
+    pub(super) fn topic_mut(
+        &mut self,
+        stream: u32,
+        topic: u32,
+    ) -> Result<&mut Topic, MetadataError> {
         let stream = self.stream_mut(stream)?;
         let topic = stream
             .topics

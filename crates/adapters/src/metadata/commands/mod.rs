@@ -4,14 +4,17 @@
 //! version u8 | tag u8 | body
 //! ```
 
+mod group;
 mod operation;
 
 use bytes::{BufMut, Bytes};
 use consensus::ReplicaId;
 
+use super::groups::GroupKey;
 use super::types::Name;
 use crate::codec::{self, Malformed, Reader, Result, Writer};
 
+pub use group::{GroupChange, GroupOperation};
 pub use operation::ClientOperation;
 
 const VERSION: u8 = 1;
@@ -57,6 +60,20 @@ pub enum Command {
         username: Name,
         /// Argon2 hash in PHC format.
         password_hash: String,
+    },
+    /// What was served of a partition to its holder in a group is committed.
+    CompleteRevocation {
+        /// The group.
+        group: GroupKey,
+        /// The partition.
+        partition: u32,
+        /// Names the revocation; another one goes on.
+        id: u64,
+    },
+    /// Revocations that have lasted so long end.
+    ExpireRevocations {
+        /// In microseconds.
+        timeout_micros: u64,
     },
 }
 
@@ -174,6 +191,22 @@ impl Command {
                 out.put_text(username.as_str());
                 out.put_text(password_hash);
             }
+            Self::CompleteRevocation {
+                group,
+                partition,
+                id,
+            } => {
+                out.put_u8(8);
+                out.put_u32_le(group.stream_id);
+                out.put_u32_le(group.topic_id);
+                out.put_u32_le(group.group_id);
+                out.put_u32_le(*partition);
+                out.put_u64_le(*id);
+            }
+            Self::ExpireRevocations { timeout_micros } => {
+                out.put_u8(9);
+                out.put_u64_le(*timeout_micros);
+            }
         }
     }
 
@@ -219,6 +252,18 @@ impl Command {
             6 => Self::BootstrapRoot {
                 username: Name::read(reader)?,
                 password_hash: reader.text(TEXT_BYTES_MAX)?.into(),
+            },
+            8 => Self::CompleteRevocation {
+                group: GroupKey {
+                    stream_id: reader.u32()?,
+                    topic_id: reader.u32()?,
+                    group_id: reader.u32()?,
+                },
+                partition: reader.u32()?,
+                id: reader.u64()?,
+            },
+            9 => Self::ExpireRevocations {
+                timeout_micros: reader.u64()?,
             },
             _ => return Err(Malformed("unknown command")),
         })

@@ -3,6 +3,7 @@
 use bytes::BufMut;
 use consensus::ReplicaId;
 
+use super::group::GroupOperation;
 use crate::codec::{Malformed, Reader, Result, Writer};
 use crate::metadata::options::Options;
 use crate::metadata::types::{Identifier, Name};
@@ -94,6 +95,8 @@ pub enum ClientOperation {
         /// How many.
         partitions: u32,
     },
+    /// Changes a topic's consumer groups.
+    Group(GroupOperation),
 }
 
 impl ClientOperation {
@@ -196,6 +199,10 @@ impl ClientOperation {
                 topic.write(out);
                 out.put_u32_le(*partitions);
             }
+            Self::Group(operation) => {
+                out.put_u8(12);
+                operation.write(out);
+            }
         }
     }
 
@@ -248,6 +255,7 @@ impl ClientOperation {
                 stream: Identifier::read(reader)?,
                 topic: Identifier::read(reader)?,
             },
+            12 => Self::Group(GroupOperation::read(reader)?),
             _ => return Err(Malformed("unknown operation")),
         })
     }
