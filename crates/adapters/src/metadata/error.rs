@@ -8,6 +8,12 @@ pub mod code {
     pub const INVALID_COMMAND: u32 = 3;
     /// The feature is not served.
     pub const FEATURE_UNAVAILABLE: u32 = 5;
+    /// A consumer, a partition or another thing is not named as it must be.
+    pub const INVALID_IDENTIFIER: u32 = 6;
+    /// The session that a connection speaks for is gone.
+    pub const STALE_CLIENT: u32 = 30;
+    /// The member of the group does not hold the partition.
+    pub const PARTITION_NOT_OWNED: u32 = 5009;
     /// The outcome is unknown: repeat the same request in the same session.
     pub const TRANSIENT_NOT_COMMITTED: u32 = 57;
     /// Certainly without effect: repeat it anywhere.

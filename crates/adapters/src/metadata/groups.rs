@@ -108,6 +108,13 @@ impl Group {
         })
     }
 
+    /// The client that holds a partition.
+    #[must_use]
+    pub fn holder(&self, partition: u32) -> Option<u128> {
+        let holder = self.members.values().find(|member| member.holds(partition));
+        holder.map(|member| member.client)
+    }
+
     /// What is held, and by which client.
     pub fn held(&self) -> impl Iterator<Item = (u32, u128)> + '_ {
         let members = self.members.values();

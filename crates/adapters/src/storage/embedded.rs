@@ -21,6 +21,7 @@ use twox_hash::XxHash3_64;
 
 use super::error::failed;
 use super::files::{Disk, Files, OsDisk, lock};
+use super::offsets::NewOffset;
 use super::partition::{End, Partition, Shared, blocking};
 use super::{
     Appended, BATCH_BYTES_MAX, ConsumerKey, PartitionKey, PartitionOptions, PartitionStats,
@@ -332,7 +333,24 @@ impl PartitionStorage for EmbeddedStorage {
         offset: u64,
     ) -> Result<(), StorageError> {
         self.with(key, options, |partition| async move {
-            partition.store_offset(options, consumer, offset).await
+            partition
+                .store_offset(options, consumer, offset, NewOffset::Exactly)
+                .await
+        })
+        .await
+    }
+
+    async fn advance_offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+        offset: u64,
+    ) -> Result<(), StorageError> {
+        self.with(key, options, |partition| async move {
+            partition
+                .store_offset(options, consumer, offset, NewOffset::AtLeast)
+                .await
         })
         .await
     }
@@ -354,7 +372,9 @@ impl PartitionStorage for EmbeddedStorage {
         consumer: ConsumerKey,
     ) -> Result<(), StorageError> {
         self.with(key, options, |partition| async move {
-            partition.change_offset(options, consumer, None).await
+            partition
+                .change_offset(options, consumer, NewOffset::None)
+                .await
         })
         .await
     }

@@ -176,6 +176,18 @@ pub trait PartitionStorage: Send + Sync {
         offset: u64,
     ) -> Result<(), StorageError>;
 
+    /// Stores a consumer's offset unless a later one is stored.
+    ///
+    /// # Errors
+    /// When it lies beyond the last message, or the disk fails.
+    async fn advance_offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+        offset: u64,
+    ) -> Result<(), StorageError>;
+
     /// A consumer's offset, when it has stored one.
     ///
     /// # Errors

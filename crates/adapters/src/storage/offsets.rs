@@ -55,9 +55,20 @@ struct OffsetsFile {
     records: u64,
 }
 
+/// What becomes of a consumer's offset.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NewOffset {
+    /// It is this one.
+    Exactly(u64),
+    /// It is this one unless it is a later one.
+    AtLeast(u64),
+    /// There is none.
+    None,
+}
+
 struct Change {
     consumer: ConsumerKey,
-    offset: Option<u64>,
+    to: NewOffset,
     durability: Durability,
     answer: oneshot::Sender<Result<(), StorageError>>,
 }
@@ -124,11 +135,16 @@ impl Offsets {
         for change in group {
             let before = after.get(&change.consumer).copied();
             let before = before.unwrap_or_else(|| self.get(change.consumer));
-            if change.offset.is_none() && before.is_none() {
-                results.push(Err(StorageError::OffsetNotFound));
-                continue;
-            }
-            after.insert(change.consumer, change.offset);
+            let to = match change.to {
+                NewOffset::Exactly(offset) => Some(offset),
+                NewOffset::AtLeast(offset) => Some(offset.max(before.unwrap_or(0))),
+                NewOffset::None if before.is_none() => {
+                    results.push(Err(StorageError::OffsetNotFound));
+                    continue;
+                }
+                NewOffset::None => None,
+            };
+            after.insert(change.consumer, to);
             results.push(Ok(()));
         }
         if !after.is_empty() {
@@ -204,17 +220,17 @@ impl Offsets {
 }
 
 impl Partition {
-    /// Stores or, without one, forgets a consumer's offset.
+    /// Changes a consumer's offset.
     pub(super) async fn change_offset(
         self: &Arc<Self>,
         options: PartitionOptions,
         consumer: ConsumerKey,
-        offset: Option<u64>,
+        to: NewOffset,
     ) -> Result<(), StorageError> {
         let (answer, answered) = oneshot::channel();
         let begin = self.offsets.changes.add(Change {
             consumer,
-            offset,
+            to,
             durability: options.offset_durability,
             answer,
         })?;

@@ -17,7 +17,7 @@ use super::error::failed;
 use super::files::{Files, lock};
 use super::lane::Lane;
 use super::log::Log;
-use super::offsets::Offsets;
+use super::offsets::{NewOffset, Offsets};
 use super::recovery::recover;
 use super::writer::Append;
 use super::{
@@ -120,6 +120,7 @@ impl Partition {
         options: PartitionOptions,
         consumer: ConsumerKey,
         offset: u64,
+        to: impl Fn(u64) -> NewOffset,
     ) -> Result<(), StorageError> {
         let next = lock(&self.log).next_offset();
         if offset >= next {
@@ -128,7 +129,7 @@ impl Partition {
                 current: next.saturating_sub(1),
             });
         }
-        self.change_offset(options, consumer, Some(offset)).await
+        self.change_offset(options, consumer, to(offset)).await
     }
 
     /// Makes the partition's directory. Returns the directories that have new

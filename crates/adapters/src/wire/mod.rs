@@ -7,5 +7,6 @@ mod request;
 pub mod v0_11;
 
 pub use request::{
-    Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, Request, SendRequest,
+    Consumer, Credentials, GroupTarget, OffsetTarget, Partitioning, PollRequest, PollStart,
+    Request, SendRequest,
 };

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use secrecy::SecretString;
 
 use crate::metadata::{ClientOperation, Identifier};
-use crate::storage::ConsumerKey;
 
 /// A client's request.
 #[derive(Clone, Debug)]
@@ -83,6 +82,17 @@ pub enum Request {
     },
     /// Forgets a consumer's offset.
     DeleteOffset(OffsetTarget),
+    /// One consumer group.
+    Group(GroupTarget),
+    /// All consumer groups of a topic.
+    Groups {
+        /// Its stream.
+        stream: Identifier,
+        /// The topic.
+        topic: Identifier,
+    },
+    /// What the client reads as a member of a group.
+    SyncGroup(GroupTarget),
     /// A command of the protocol that is not served.
     Unserved,
 }
@@ -125,6 +135,26 @@ pub enum Partitioning {
     Key(Vec<u8>),
 }
 
+/// A consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupTarget {
+    /// The stream.
+    pub stream: Identifier,
+    /// The topic.
+    pub topic: Identifier,
+    /// The group.
+    pub group: Identifier,
+}
+
+/// Who reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Consumer {
+    /// A consumer of its own, by number.
+    Single(u32),
+    /// The members of a group.
+    Group(Identifier),
+}
+
 /// Whose offset, in which partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetTarget {
@@ -135,7 +165,7 @@ pub struct OffsetTarget {
     /// The partition.
     pub partition: u32,
     /// The consumer.
-    pub consumer: ConsumerKey,
+    pub consumer: Consumer,
 }
 
 /// Messages from a partition.

@@ -140,6 +140,17 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
             config.cluster.fencing_timeout, consensus.election_timeout
         ));
     }
+    for (key, value) in [
+        (
+            "consumer_group.rebalancing_timeout",
+            config.consumer_group.rebalancing_timeout,
+        ),
+        ("heartbeat.interval", config.heartbeat.interval),
+    ] {
+        if value.duration().is_zero() {
+            wrong.push(format!("{key} must be longer than nothing"));
+        }
+    }
     let bounds = [
         (
             "batch_commands_max",

@@ -2,9 +2,8 @@
 //!
 //! `IGGY_<SECTION>_<KEY>` overrides a key, with an index for a node:
 //! `IGGY_CLUSTER_NODES_0_PORTS_TCP`. Values have the type that the key has in the
-//! file. Variables that begin with `IGGY_CLUSTER_`, `IGGY_TCP_`, `IGGY_STORAGE_`
-//! or `IGGY_ADMIN_` and name no key are errors; others that begin with `IGGY_`
-//! are somebody else's.
+//! file. Variables that begin with the name of a section, as `IGGY_TCP_`, and name
+//! no key are errors; others that begin with `IGGY_` are somebody else's.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,14 @@ use super::{ClusterConfig, NodeSection, RootUser, check};
 /// Where the file is, when `--config` does not say.
 const PATH_VARIABLE: &str = "IGGY_CONFIG_PATH";
 const PREFIX: &str = "IGGY_";
-const SECTIONS: [&str; 4] = ["cluster", "tcp", "storage", "admin"];
+const SECTIONS: [&str; 6] = [
+    "cluster",
+    "tcp",
+    "storage",
+    "consumer_group",
+    "heartbeat",
+    "admin",
+];
 
 /// Why a configuration is refused.
 #[derive(Debug, Error)]

@@ -52,6 +52,10 @@ pub struct ClusterConfig {
     pub tcp: TcpSection,
     /// Where data is kept.
     pub storage: StorageSection,
+    /// Consumer groups.
+    pub consumer_group: ConsumerGroupSection,
+    /// Signs of life from members of consumer groups.
+    pub heartbeat: HeartbeatSection,
     /// Health, status and metrics.
     pub admin: AdminSection,
 }
@@ -176,6 +180,25 @@ pub struct StorageSection {
     pub path: PathBuf,
 }
 
+/// `[consumer_group]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsumerGroupSection {
+    /// A member that is to give up a partition has this long to commit what it was
+    /// served of it.
+    pub rebalancing_timeout: HumanDuration,
+}
+
+/// `[heartbeat]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeartbeatSection {
+    /// Whether a member of a consumer group that is silent is removed from it.
+    pub enabled: bool,
+    /// A member that sent nothing for 1.2 times as long is silent.
+    pub interval: HumanDuration,
+}
+
 /// `[admin]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -274,6 +297,32 @@ impl Default for StorageSection {
         Self {
             path: PathBuf::from("data"),
         }
+    }
+}
+
+impl Default for ConsumerGroupSection {
+    fn default() -> Self {
+        Self {
+            rebalancing_timeout: HumanDuration::from_millis(30_000),
+        }
+    }
+}
+
+impl Default for HeartbeatSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: HumanDuration::from_millis(30_000),
+        }
+    }
+}
+
+impl HeartbeatSection {
+    /// How long a member may be silent; `None` for ever.
+    #[must_use]
+    pub fn silence_max(&self) -> Option<Duration> {
+        let interval = self.interval.duration();
+        self.enabled.then(|| interval + interval / 5)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::admin::{self, Admin};
 use crate::cluster::{self, LastHeard, Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
 use crate::metrics::Metrics;
-use crate::partitions::{LocalPartitions, Partitions};
+use crate::partitions::{self, LocalPartitions, Partitions};
 use crate::peers::{
     Identity, Lane, LinkCounters, LinkLimits, OneWayLink, PeerListener, RpcHandler, RpcLink,
     RpcReply, Services, Target,
@@ -218,6 +218,11 @@ impl Node {
                 .run(listeners.replica),
         );
         tasks.spawn(server.run(listeners.tcp));
+        let rebalancing_timeout = config.consumer_group.rebalancing_timeout.duration();
+        tasks.spawn(partitions::end_hand_overs(
+            Arc::clone(&local),
+            rebalancing_timeout,
+        ));
         tasks.spawn(clean_up(Arc::clone(&metadata), local, removed));
         tasks.spawn(
             Members {
@@ -508,7 +513,8 @@ impl RpcHandler for Requests {
     }
 }
 
-/// Removes the files of partitions that are gone, now and from earlier lives.
+/// Follows what changes: removes what partitions and groups that are gone left
+/// behind, now and from earlier lives, and wakes who waits for changes.
 async fn clean_up(
     metadata: Arc<Metadata>,
     local: Arc<LocalPartitions>,
@@ -519,6 +525,14 @@ async fn clean_up(
     while let Some(event) = events.recv().await {
         let keys: Vec<PartitionKey> = match event {
             MetadataEvent::PartitionsRemoved(keys) => keys,
+            MetadataEvent::GroupRemoved(group) => {
+                local.remove_group(group).await;
+                continue;
+            }
+            MetadataEvent::Revoking => {
+                local.hand_overs.notify_one();
+                continue;
+            }
             MetadataEvent::Restored => {
                 local.remove_strangers().await;
                 continue;

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::{MetadataError, PartitionKey, code};
+use adapters::metadata::{MetadataError, PartitionKey, RemovedGroup, code};
 use adapters::storage::{
     ConsumerKey, PartitionOptions, PartitionStorage, PolledBatches, ReadFrom, StorageError,
 };
 use adapters::wire::PollStart;
 use bytes::Bytes;
 use consensus::ReplicaId;
+use tokio::sync::Notify;
 use tracing::error;
 
+use super::readers::{Denied, Reader, Right, Served, group_of};
 use super::{DataReply, DataRequest, PARTITION_NOT_FOUND, settings};
 use crate::cluster::Metadata;
 
@@ -26,13 +28,21 @@ const IO_ERROR: u32 = 13_000;
 
 /// Serves requests for partitions of this node.
 pub(crate) struct LocalPartitions {
-    metadata: Arc<Metadata>,
+    pub(super) metadata: Arc<Metadata>,
     storage: Arc<dyn PartitionStorage>,
+    served: Served,
+    /// Told when a hand-over in a group may have become possible.
+    pub(crate) hand_overs: Notify,
 }
 
 impl LocalPartitions {
     pub(crate) fn new(metadata: Arc<Metadata>, storage: Arc<dyn PartitionStorage>) -> Self {
-        Self { metadata, storage }
+        Self {
+            metadata,
+            storage,
+            served: Served::default(),
+            hand_overs: Notify::new(),
+        }
     }
 
     /// Serves a peer's request.
@@ -49,18 +59,19 @@ impl LocalPartitions {
             DataRequest::Append { key, batch } => self.append(key, batch).await,
             DataRequest::Poll {
                 key,
-                consumer,
+                reader,
                 start,
                 count,
                 auto_commit,
-            } => self.poll(key, consumer, start, count, auto_commit).await,
+            } => self.poll(key, reader, start, count, auto_commit).await,
             DataRequest::Offset { key, consumer } => self.offset(key, consumer).await,
             DataRequest::StoreOffset {
                 key,
-                consumer,
+                reader,
                 offset,
-            } => self.store_offset(key, consumer, offset).await,
-            DataRequest::DeleteOffset { key, consumer } => self.delete_offset(key, consumer).await,
+            } => self.store_offset(key, reader, offset).await,
+            DataRequest::DeleteOffset { key, reader } => self.delete_offset(key, reader).await,
+            DataRequest::Idle { group, keys } => Ok(self.idle(group, keys).await),
             DataRequest::Stats(keys) => self.stats(keys).await,
         };
         served.unwrap_or_else(DataReply::Refused)
@@ -90,6 +101,123 @@ impl LocalPartitions {
         state.partition(key).map(|partition| partition.owner)
     }
 
+    /// Whether a reader may. A refusal is final: this node's state is brought up to
+    /// date before it.
+    async fn admit(
+        &self,
+        key: &PartitionKey,
+        reader: Reader,
+        right: Right,
+    ) -> Result<Result<(), Denied>, u32> {
+        let here = self.check(key, reader, right);
+        if here.is_ok() {
+            return Ok(here);
+        }
+        self.metadata
+            .barrier()
+            .await
+            .map_err(|_| code::TRANSIENT_NOT_ACCEPTED)?;
+        Ok(self.check(key, reader, right))
+    }
+
+    fn check(&self, key: &PartitionKey, reader: Reader, right: Right) -> Result<(), Denied> {
+        reader.check(&self.metadata.reader.read(), key, right)
+    }
+
+    /// What a member is served counts as served while it still holds the partition.
+    /// Whoever sees the hand-over sees this too: both look under the state's lock.
+    fn note_served(&self, key: PartitionKey, reader: Reader, last: u64) -> Result<(), Denied> {
+        let state = self.metadata.reader.read();
+        reader.check(&state, &key, Right::Read)?;
+        self.served.note(key, reader, last);
+        Ok(())
+    }
+
+    fn offset_changed(&self, reader: Reader) {
+        if matches!(reader, Reader::Member { .. })
+            && self.metadata.reader.read().revoking_groups().len() > 0
+        {
+            self.hand_overs.notify_one();
+        }
+    }
+
+    /// Whether something that was served to this member is not committed.
+    pub(super) async fn is_busy(&self, key: PartitionKey, group: u32, holder: u128) -> bool {
+        let Some(served) = self.served.to(key, group, holder) else {
+            return false;
+        };
+        let Some(settings) = settings(&self.metadata, &key) else {
+            return false;
+        };
+        let consumer = ConsumerKey {
+            group: true,
+            id: group,
+        };
+        let stored = self
+            .storage
+            .offset(key, settings.partitions, consumer)
+            .await;
+        match stored {
+            Ok(stored) => stored.is_none_or(|stored| stored < served),
+            Err(_) => true,
+        }
+    }
+
+    async fn idle(&self, group: u32, keys: Vec<PartitionKey>) -> DataReply {
+        let mut idle = Vec::with_capacity(keys.len());
+        for key in keys {
+            let holder = {
+                let state = self.metadata.reader.read();
+                let found = state.group(&group_of(&key, group));
+                found.and_then(|(_, group)| group.holder(key.partition_id))
+            };
+            let busy = match holder {
+                Some(holder) => self.is_busy(key, group, holder).await,
+                None => false,
+            };
+            if !busy {
+                idle.push(key.partition_id);
+            }
+        }
+        DataReply::Idle(idle)
+    }
+
+    /// Forgets what a group left behind.
+    pub(crate) async fn remove_group(&self, removed: RemovedGroup) {
+        let RemovedGroup {
+            group_id,
+            partitions,
+        } = removed;
+        self.forget_served();
+        let consumer = ConsumerKey {
+            group: true,
+            id: group_id,
+        };
+        for key in partitions {
+            if self.owner(&key) != Some(self.metadata.me) {
+                continue;
+            }
+            let Some(settings) = settings(&self.metadata, &key) else {
+                continue;
+            };
+            let deleted = self
+                .storage
+                .delete_offset(key, settings.partitions, consumer)
+                .await;
+            match deleted {
+                Ok(()) | Err(StorageError::OffsetNotFound) => {}
+                Err(error) => error!(?key, %error, "cannot remove a deleted group's offset"),
+            }
+        }
+    }
+
+    fn forget_served(&self) {
+        let state = self.metadata.reader.read();
+        self.served.retain(|key, group| {
+            state.partition(key).is_some() && state.group(&group_of(key, group)).is_some()
+        });
+    }
+
     async fn append(&self, key: PartitionKey, batch: Bytes) -> Result<DataReply, u32> {
         let options = self.owned(&key).await?;
         let appended = self.storage.append(key, options, batch, now_micros()).await;
@@ -101,12 +229,16 @@ impl LocalPartitions {
     async fn poll(
         &self,
         key: PartitionKey,
-        consumer: ConsumerKey,
+        reader: Reader,
         start: PollStart,
         count: u32,
         auto_commit: bool,
     ) -> Result<DataReply, u32> {
         let options = self.owned(&key).await?;
+        let consumer = reader.key();
+        if let Err(denied) = self.admit(&key, reader, Right::Read).await? {
+            return denial(denied);
+        }
         let failed = |error: StorageError| refusal(&key, &error);
         let from = match start {
             PollStart::Offset(offset) => ReadFrom::Offset(offset),
@@ -126,12 +258,16 @@ impl LocalPartitions {
             .read(key, options, from, count, POLL_BYTES_MAX)
             .await;
         let polled: PolledBatches = read.map_err(failed)?;
-        if auto_commit && let Some(last) = polled.last_offset {
-            let stored = self
-                .storage
-                .store_offset(key, options, consumer, last)
-                .await;
-            stored.map_err(failed)?;
+        let Some(last) = polled.last_offset else {
+            return Ok(DataReply::Polled(polled));
+        };
+        if let Err(denied) = self.note_served(key, reader, last) {
+            return denial(denied);
+        }
+        if auto_commit {
+            // Of two polls at once, the later one counts.
+            let stored = self.storage.advance_offset(key, options, consumer, last);
+            stored.await.map_err(failed)?;
         }
         Ok(DataReply::Polled(polled))
     }
@@ -150,26 +286,29 @@ impl LocalPartitions {
     async fn store_offset(
         &self,
         key: PartitionKey,
-        consumer: ConsumerKey,
+        reader: Reader,
         offset: u64,
     ) -> Result<DataReply, u32> {
         let options = self.owned(&key).await?;
+        if let Err(denied) = self.admit(&key, reader, Right::Store).await? {
+            return Err(denied.code());
+        }
         let stored = self
             .storage
-            .store_offset(key, options, consumer, offset)
+            .store_offset(key, options, reader.key(), offset)
             .await;
+        self.offset_changed(reader);
         stored
             .map(|()| DataReply::Done)
             .map_err(|error| refusal(&key, &error))
     }
 
-    async fn delete_offset(
-        &self,
-        key: PartitionKey,
-        consumer: ConsumerKey,
-    ) -> Result<DataReply, u32> {
+    async fn delete_offset(&self, key: PartitionKey, reader: Reader) -> Result<DataReply, u32> {
         let options = self.owned(&key).await?;
-        let deleted = self.storage.delete_offset(key, options, consumer).await;
+        if let Err(denied) = self.admit(&key, reader, Right::Store).await? {
+            return Err(denied.code());
+        }
+        let deleted = self.storage.delete_offset(key, options, reader.key()).await;
         deleted
             .map(|()| DataReply::Done)
             .map_err(|error| refusal(&key, &error))
@@ -189,6 +328,7 @@ impl LocalPartitions {
 
     /// Removes the files of partitions that are gone.
     pub(crate) async fn remove(&self, keys: Vec<PartitionKey>) {
+        self.forget_served();
         for key in keys {
             if let Err(error) = self.storage.remove(key).await {
                 error!(?key, %error, "cannot remove a deleted partition's files");
@@ -207,6 +347,14 @@ impl LocalPartitions {
             .filter(|key| self.owner(key).is_none())
             .collect();
         self.remove(strangers).await;
+    }
+}
+
+/// The answer to a poll that a member may not make.
+fn denial(denied: Denied) -> Result<DataReply, u32> {
+    match denied {
+        Denied::Fenced => Ok(DataReply::Fenced),
+        Denied::Stale => Err(denied.code()),
     }
 }
 

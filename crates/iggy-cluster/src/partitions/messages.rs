@@ -8,6 +8,8 @@ use adapters::storage::{Appended, ConsumerKey, PartitionStats, PolledBatches};
 use adapters::wire::PollStart;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::readers::Reader;
+
 /// The only kind of request on the data lane.
 pub(crate) const REQUEST: u8 = 1;
 
@@ -20,7 +22,7 @@ pub(crate) enum DataRequest {
     },
     Poll {
         key: PartitionKey,
-        consumer: ConsumerKey,
+        reader: Reader,
         start: PollStart,
         count: u32,
         auto_commit: bool,
@@ -31,14 +33,20 @@ pub(crate) enum DataRequest {
     },
     StoreOffset {
         key: PartitionKey,
-        consumer: ConsumerKey,
+        reader: Reader,
         offset: u64,
     },
     DeleteOffset {
         key: PartitionKey,
-        consumer: ConsumerKey,
+        reader: Reader,
     },
     Stats(Vec<PartitionKey>),
+    /// Which of these have everything committed that was served to their holders
+    /// in the group?
+    Idle {
+        group: u32,
+        keys: Vec<PartitionKey>,
+    },
 }
 
 /// What an owner answers.
@@ -48,15 +56,22 @@ pub(crate) enum DataReply {
     Refused(u32),
     Appended(Appended),
     Polled(PolledBatches),
-    Offset { stored: Option<u64>, current: u64 },
+    Offset {
+        stored: Option<u64>,
+        current: u64,
+    },
     Stats(Vec<PartitionStats>),
+    /// The member does not hold the partition.
+    Fenced,
+    /// The ids of partitions.
+    Idle(Vec<u32>),
 }
 
 impl DataRequest {
     pub(crate) fn is_read_only(&self) -> bool {
         match self {
             Self::Poll { auto_commit, .. } => !auto_commit,
-            Self::Offset { .. } | Self::Stats(_) => true,
+            Self::Offset { .. } | Self::Stats(_) | Self::Idle { .. } => true,
             // Storing or deleting an offset twice is storing it once.
             Self::StoreOffset { .. } | Self::DeleteOffset { .. } => false,
             Self::Append { .. } => false,
@@ -74,14 +89,14 @@ impl DataRequest {
             }
             Self::Poll {
                 key,
-                consumer,
+                reader,
                 start,
                 count,
                 auto_commit,
             } => {
                 out.put_u8(2);
                 put_key(&mut out, &key);
-                put_consumer(&mut out, consumer);
+                put_reader(&mut out, reader);
                 let (kind, value) = match start {
                     PollStart::Offset(offset) => (1, offset),
                     PollStart::Timestamp(timestamp) => (2, timestamp),
@@ -101,21 +116,28 @@ impl DataRequest {
             }
             Self::StoreOffset {
                 key,
-                consumer,
+                reader,
                 offset,
             } => {
                 out.put_u8(4);
                 put_key(&mut out, &key);
-                put_consumer(&mut out, consumer);
+                put_reader(&mut out, reader);
                 out.put_u64_le(offset);
             }
-            Self::DeleteOffset { key, consumer } => {
+            Self::DeleteOffset { key, reader } => {
                 out.put_u8(5);
                 put_key(&mut out, &key);
-                put_consumer(&mut out, consumer);
+                put_reader(&mut out, reader);
             }
             Self::Stats(keys) => {
                 out.put_u8(6);
+                for key in &keys {
+                    put_key(&mut out, key);
+                }
+            }
+            Self::Idle { group, keys } => {
+                out.put_u8(7);
+                out.put_u32_le(group);
                 for key in &keys {
                     put_key(&mut out, key);
                 }
@@ -134,7 +156,7 @@ impl DataRequest {
             }
             2 => Self::Poll {
                 key: get_key(&mut bytes)?,
-                consumer: get_consumer(&mut bytes)?,
+                reader: get_reader(&mut bytes)?,
                 start: {
                     let kind = bytes.try_get_u8().ok()?;
                     let value = bytes.try_get_u64_le().ok()?;
@@ -156,20 +178,18 @@ impl DataRequest {
             },
             4 => Self::StoreOffset {
                 key: get_key(&mut bytes)?,
-                consumer: get_consumer(&mut bytes)?,
+                reader: get_reader(&mut bytes)?,
                 offset: bytes.try_get_u64_le().ok()?,
             },
             5 => Self::DeleteOffset {
                 key: get_key(&mut bytes)?,
-                consumer: get_consumer(&mut bytes)?,
+                reader: get_reader(&mut bytes)?,
             },
-            6 => {
-                let mut keys = Vec::with_capacity(bytes.len() / 20);
-                while !bytes.is_empty() {
-                    keys.push(get_key(&mut bytes)?);
-                }
-                Self::Stats(keys)
-            }
+            6 => Self::Stats(get_keys(&mut bytes)?),
+            7 => Self::Idle {
+                group: bytes.try_get_u32_le().ok()?,
+                keys: get_keys(&mut bytes)?,
+            },
             _ => return None,
         };
         bytes.is_empty().then_some(request)
@@ -214,6 +234,13 @@ impl DataReply {
                     out.put_u64_le(stats.next_offset);
                 }
             }
+            Self::Fenced => out.put_u8(6),
+            Self::Idle(ids) => {
+                out.put_u8(7);
+                for id in ids {
+                    out.put_u32_le(id);
+                }
+            }
         }
         let mut parts = vec![out.freeze()];
         parts.extend(batches);
@@ -255,6 +282,14 @@ impl DataReply {
                 }
                 Self::Stats(stats)
             }
+            6 => Self::Fenced,
+            7 => {
+                let mut ids = Vec::with_capacity(bytes.len() / 4);
+                while !bytes.is_empty() {
+                    ids.push(bytes.try_get_u32_le().ok()?);
+                }
+                Self::Idle(ids)
+            }
             _ => return None,
         };
         bytes.is_empty().then_some(reply)
@@ -274,6 +309,37 @@ fn get_key(bytes: &mut Bytes) -> Option<PartitionKey> {
         topic_id: bytes.try_get_u32_le().ok()?,
         partition_id: bytes.try_get_u32_le().ok()?,
         created_at: bytes.try_get_u64_le().ok()?,
+    })
+}
+
+fn get_keys(bytes: &mut Bytes) -> Option<Vec<PartitionKey>> {
+    let mut keys = Vec::with_capacity(bytes.len() / 20);
+    while !bytes.is_empty() {
+        keys.push(get_key(bytes)?);
+    }
+    Some(keys)
+}
+
+fn put_reader(out: &mut BytesMut, reader: Reader) {
+    put_consumer(out, reader.key());
+    if let Reader::Member {
+        client, session, ..
+    } = reader
+    {
+        out.put_u128_le(client);
+        out.put_u64_le(session);
+    }
+}
+
+fn get_reader(bytes: &mut Bytes) -> Option<Reader> {
+    let key = get_consumer(bytes)?;
+    Some(match key.group {
+        false => Reader::Single(key.id),
+        true => Reader::Member {
+            group: key.id,
+            client: bytes.try_get_u128_le().ok()?,
+            session: bytes.try_get_u64_le().ok()?,
+        },
     })
 }
 

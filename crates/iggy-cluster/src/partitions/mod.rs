@@ -6,25 +6,29 @@
 //! for the rest. An owner that cannot be reached is a transient error, never an
 //! empty answer.
 
+mod hand_over;
 mod local;
 mod messages;
+mod readers;
 mod stats;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use adapters::metadata::{Identifier, MetadataError, PartitionKey, code};
-use adapters::wire::Partitioning;
 use adapters::wire::v0_11::TopicSettings;
+use adapters::wire::{GroupTarget, Partitioning};
 use consensus::ReplicaId;
 
 use crate::cluster::{Failure, Metadata};
 use crate::peers::{RpcError, RpcLink};
 
+pub(crate) use hand_over::run as end_hand_overs;
 pub(crate) use local::LocalPartitions;
 pub(crate) use messages::{DataReply, DataRequest, REQUEST};
+pub(crate) use readers::{Reader, Right, has_session};
 
 /// No such partition, as Iggy has it.
 const PARTITION_NOT_FOUND: u32 = 3007;
@@ -32,6 +36,9 @@ const PARTITION_NOT_FOUND: u32 = 3007;
 const INVALID_IDENTIFIER: u32 = 6;
 /// An owner answers within this time, or is lost.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A member that joins a group waits for owners this long.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where a partition is.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +130,78 @@ impl Partitions {
             Err(RpcError::Unknown) if read_only => Err(Failure::NotAccepted),
             Err(RpcError::Unknown) => Err(Failure::NotCommitted),
         }
+    }
+
+    /// Where a partition is, and which group of its topic is meant; `None` when
+    /// there is no such partition or group.
+    pub(crate) async fn find_of_group(
+        &self,
+        target: &GroupTarget,
+        partition: u32,
+        seen: u64,
+    ) -> Result<Option<(Place, u32)>, Failure> {
+        if self.metadata.applied() >= seen
+            && let Some(found) = self.look_up_of_group(target, partition)
+        {
+            return Ok(Some(found));
+        }
+        self.metadata.barrier().await?;
+        Ok(self.look_up_of_group(target, partition))
+    }
+
+    fn look_up_of_group(&self, target: &GroupTarget, partition: u32) -> Option<(Place, u32)> {
+        let state = self.metadata.reader.read();
+        let (stream, topic) = state.topic(&target.stream, &target.topic).ok()?;
+        let key = topic.key(stream.id, partition)?;
+        let owner = topic.partitions[partition as usize].owner;
+        let group = topic.group(&target.group)?;
+        Some((Place { key, owner }, group.id))
+    }
+
+    /// The partitions of a group of which something served is not committed. Where
+    /// an owner does not answer in time, its partitions are among them.
+    pub(crate) async fn busy(&self, target: &GroupTarget) -> BTreeSet<u32> {
+        let (group_id, by_owner) = {
+            let state = self.metadata.reader.read();
+            let Ok((stream, topic)) = state.topic(&target.stream, &target.topic) else {
+                return BTreeSet::new();
+            };
+            let Some(group) = topic.group(&target.group) else {
+                return BTreeSet::new();
+            };
+            let mut by_owner: BTreeMap<ReplicaId, Vec<PartitionKey>> = BTreeMap::new();
+            for (id, _) in group.held() {
+                if let Some(key) = topic.key(stream.id, id) {
+                    let owner = topic.partitions[id as usize].owner;
+                    by_owner.entry(owner).or_default().push(key);
+                }
+            }
+            (group.id, by_owner)
+        };
+        let mut asked = tokio::task::JoinSet::new();
+        let mut busy = BTreeSet::new();
+        for (owner, keys) in by_owner {
+            busy.extend(keys.iter().map(|key| key.partition_id));
+            let request = DataRequest::Idle {
+                group: group_id,
+                keys,
+            };
+            if owner == self.metadata.me {
+                let local = Arc::clone(&self.local);
+                asked.spawn(async move { Some(local.serve(request).await) });
+            } else if let Some(link) = self.links.get(&owner).cloned() {
+                asked.spawn(async move {
+                    let answer = link.call(REQUEST, request.encode(), BUSY_TIMEOUT).await;
+                    answer.ok().and_then(DataReply::decode)
+                });
+            }
+        }
+        while let Some(answered) = asked.join_next().await {
+            if let Ok(Some(DataReply::Idle(idle))) = answered {
+                busy.retain(|id| !idle.contains(id));
+            }
+        }
+        busy
     }
 
     /// Sizes of partitions, from their owners; of an owner that does not answer,

@@ -15,7 +15,14 @@ pub(crate) struct Clients {
 #[derive(Default)]
 struct Inner {
     next: u32,
-    connected: BTreeMap<u32, (SocketAddr, Option<u32>)>,
+    connected: BTreeMap<u32, Connected>,
+}
+
+/// A connection, and who is behind it: the user and the client's id.
+#[derive(Clone, Copy)]
+struct Connected {
+    address: SocketAddr,
+    user: Option<(u32, u128)>,
 }
 
 impl Clients {
@@ -24,14 +31,18 @@ impl Clients {
         let mut inner = self.lock();
         inner.next = inner.next.wrapping_add(1);
         let id = inner.next;
-        inner.connected.insert(id, (address, None));
+        let connected = Connected {
+            address,
+            user: None,
+        };
+        inner.connected.insert(id, connected);
         id
     }
 
-    /// Says who the connection's user is.
-    pub(super) fn set_user(&self, id: u32, user_id: Option<u32>) {
-        if let Some((_, user)) = self.lock().connected.get_mut(&id) {
-            *user = user_id;
+    /// Says who the connection's user is, and the client's id.
+    pub(super) fn set_user(&self, id: u32, user: Option<(u32, u128)>) {
+        if let Some(connected) = self.lock().connected.get_mut(&id) {
+            connected.user = user;
         }
     }
 
@@ -42,8 +53,7 @@ impl Clients {
     /// One connection.
     pub(super) fn get(&self, id: u32) -> Option<ConnectedClient> {
         let inner = self.lock();
-        let (address, user_id) = inner.connected.get(&id)?;
-        Some(view(id, *address, *user_id))
+        Some(view(id, *inner.connected.get(&id)?))
     }
 
     /// All connections.
@@ -51,7 +61,7 @@ impl Clients {
         self.lock()
             .connected
             .iter()
-            .map(|(id, (address, user_id))| view(*id, *address, *user_id))
+            .map(|(id, connected)| view(*id, *connected))
             .collect()
     }
 
@@ -60,10 +70,11 @@ impl Clients {
     }
 }
 
-fn view(id: u32, address: SocketAddr, user_id: Option<u32>) -> ConnectedClient {
+fn view(id: u32, connected: Connected) -> ConnectedClient {
     ConnectedClient {
         id,
-        user_id,
-        address: address.to_string(),
+        user_id: connected.user.map(|(user_id, _)| user_id),
+        address: connected.address.to_string(),
+        client: connected.user.map(|(_, client)| client),
     }
 }

@@ -23,6 +23,7 @@ const BODY_STEP_BYTES: usize = 1 << 20;
 pub(super) struct Bound {
     pub(super) client: u128,
     pub(super) session: u64,
+    pub(super) user_id: u32,
 }
 
 /// One connection's state.
@@ -30,6 +31,9 @@ pub(super) struct Connection {
     pub(super) server: Arc<Server>,
     pub(super) id: u32,
     pub(super) bound: Option<Bound>,
+    /// The session, opened through another connection, whose consumer this one
+    /// carries.
+    pub(super) attached: Option<Bound>,
     /// The session's request whose outcome the client was told last is unknown.
     pub(super) open: Option<u64>,
     /// The metadata position that this client was told last; it never goes back.
@@ -49,6 +53,7 @@ impl Connection {
             id: server.clients.add(address),
             server,
             bound: None,
+            attached: None,
             open: None,
             commit: 0,
         }
@@ -71,7 +76,11 @@ impl Connection {
     /// The client is gone, and its session with it: nobody else may use it.
     pub(super) fn close_session(&mut self) {
         self.open = None;
-        let Some(Bound { client, session }) = self.bound.take() else {
+        self.attached = None;
+        let Some(Bound {
+            client, session, ..
+        }) = self.bound.take()
+        else {
             return;
         };
         let server = Arc::clone(&self.server);

@@ -3,12 +3,14 @@
 //! Everything that depends on this generation is in here.
 
 mod frame;
+mod groups;
 mod options;
 mod reply;
 mod request;
 mod views;
 
 pub use frame::{FrameError, HEADER_BYTES, RequestHeader, body_matches};
+pub use groups::{assignment, created_group, fenced, group, groups};
 pub use iggy_binary_protocol::version::{
     IGGY_PROTOCOL_VERSION, IGGY_PROTOCOL_VERSION_MIN, is_protocol_compatible,
 };

@@ -28,13 +28,13 @@ use iggy_common::calculate_32;
 use secrecy::ExposeSecret;
 
 use super::frame::RequestHeader;
+use super::groups;
 use super::options::{
     check_partitions_change, create_stream_options, create_topic_options, update_topic_options,
 };
 use crate::metadata::{ClientOperation, Identifier, Name, code};
-use crate::storage::ConsumerKey;
 use crate::wire::{
-    Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, Request, SendRequest,
+    Consumer, Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, Request, SendRequest,
 };
 
 type Result<T> = std::result::Result<T, u32>;
@@ -80,8 +80,21 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
         SEND_MESSAGES_CODE => send(body)?,
         POLL_MESSAGES_CODE => Request::Poll(poll(body)?),
         POLL_MESSAGES_ON_PRIMARY_CODE => Request::PollOnPrimary(poll(body)?),
-        GET_POLL_ROUTING_CODE => Request::PollRouting(poll(body)?.target),
-        GET_CONSUMER_OFFSET_CODE => Request::Offset(offset_target(body)?),
+        GET_POLL_ROUTING_CODE => match poll(body)? {
+            poll if poll.auto_commit => Request::PollRouting(poll.target),
+            // Whoever commits elsewhere polls through its own node.
+            _ => return Err(code::INVALID_COMMAND),
+        },
+        GET_CONSUMER_OFFSET_CODE => {
+            let get: GetConsumerOffsetRequest = read(body)?;
+            let partition = get.partition_id.or(Some(0));
+            Request::Offset(target(
+                &get.consumer,
+                &get.stream_id,
+                &get.topic_id,
+                partition,
+            )?)
+        }
         GET_CONSUMER_OFFSET_ROUTING_CODE => Request::OffsetRouting(offset_target(body)?),
         STORE_CONSUMER_OFFSET_CODE => {
             let store: StoreConsumerOffsetRequest = read(body)?;
@@ -106,7 +119,7 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
         }
         _ => match change(header.code, body)? {
             Some(operation) => Request::Change(operation),
-            None => Request::Unserved,
+            None => groups::decode(header.code, body)?.unwrap_or(Request::Unserved),
         },
     })
 }
@@ -186,7 +199,7 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
                 partitions: delete.partitions_count,
             }
         }
-        _ => return Ok(None),
+        _ => return groups::change(command, body),
     }))
 }
 
@@ -273,42 +286,42 @@ fn offset_target(body: &[u8]) -> Result<OffsetTarget> {
     )
 }
 
-/// An omitted partition is partition 0, as on Iggy's server.
+/// An omitted partition is partition 0, as on Iggy's server; a member of a group
+/// must say which, since it alone knows what it holds.
 fn target(
     consumer: &WireConsumer,
     stream: &WireIdentifier,
     topic: &WireIdentifier,
     partition: Option<u32>,
 ) -> Result<OffsetTarget> {
-    if consumer.kind == KIND_CONSUMER_GROUP {
-        return Err(code::FEATURE_UNAVAILABLE);
-    }
+    let group = consumer.kind == KIND_CONSUMER_GROUP;
     Ok(OffsetTarget {
         stream: identifier(stream)?,
         topic: identifier(topic)?,
-        partition: partition.unwrap_or(0),
-        consumer: ConsumerKey {
-            group: false,
-            id: match &consumer.id {
-                WireIdentifier::Numeric(id) => *id,
-                WireIdentifier::String(name) => calculate_32(name.as_bytes()),
-            },
+        partition: match partition {
+            None if group => return Err(code::INVALID_IDENTIFIER),
+            partition => partition.unwrap_or(0),
+        },
+        consumer: match &consumer.id {
+            id if group => Consumer::Group(identifier(id)?),
+            WireIdentifier::Numeric(id) => Consumer::Single(*id),
+            WireIdentifier::String(name) => Consumer::Single(calculate_32(name.as_bytes())),
         },
     })
 }
 
-fn read<T: WireDecode>(body: &[u8]) -> Result<T> {
+pub(super) fn read<T: WireDecode>(body: &[u8]) -> Result<T> {
     match T::decode(body) {
         Ok((request, used)) if used == body.len() => Ok(request),
         _ => Err(code::INVALID_COMMAND),
     }
 }
 
-fn name(name: &WireName) -> Result<Name> {
+pub(super) fn name(name: &WireName) -> Result<Name> {
     Name::new(name.as_str()).map_err(|_| code::INVALID_COMMAND)
 }
 
-fn identifier(id: &WireIdentifier) -> Result<Identifier> {
+pub(super) fn identifier(id: &WireIdentifier) -> Result<Identifier> {
     Ok(match id {
         WireIdentifier::Numeric(id) => Identifier::Id(*id),
         WireIdentifier::String(text) => Identifier::Name(name(text)?),

@@ -22,9 +22,12 @@ use iggy_binary_protocol::responses::users::LoginRegisterResponse;
 use iggy_binary_protocol::version::IGGY_PROTOCOL_VERSION;
 use iggy_binary_protocol::{WireEncode, WireName, WireOptions};
 
+use super::groups;
 use super::options::{self, TopicSettings};
 use super::reply::SERVER_VERSION;
-use crate::metadata::{MetadataState, Name, Options, PartitionKey, Stream, Topic, TopicInfo, code};
+use crate::metadata::{
+    GroupKey, MetadataState, Name, Options, PartitionKey, Stream, Topic, TopicInfo, code,
+};
 use crate::storage::{Appended, PartitionStats, PolledBatches};
 
 /// Iggy's numbers for roles and states of nodes.
@@ -62,6 +65,8 @@ pub struct ConnectedClient {
     pub user_id: Option<u32>,
     /// Where it comes from.
     pub address: String,
+    /// The client's id, when it is logged in.
+    pub client: Option<u128>,
 }
 
 /// Figures of the machine and the process.
@@ -156,30 +161,39 @@ pub fn routing(client: u128, session: u64, watermark: u64, owner: &NodeView) -> 
 
 /// One client, with its groups.
 #[must_use]
-pub fn client(client: &ConnectedClient) -> Bytes {
+pub fn client(state: &MetadataState, client: &ConnectedClient) -> Bytes {
     ClientDetailsResponse {
-        client: client_response(client),
-        consumer_groups: Vec::new(),
+        client: client_response(state, client),
+        consumer_groups: memberships(state, client).map(groups::membership).collect(),
     }
     .to_bytes()
 }
 
 /// All clients.
 #[must_use]
-pub fn clients(clients: &[ConnectedClient]) -> Bytes {
+pub fn clients(state: &MetadataState, clients: &[ConnectedClient]) -> Bytes {
+    let clients = clients.iter().map(|client| client_response(state, client));
     GetClientsResponse {
-        clients: clients.iter().map(client_response).collect(),
+        clients: clients.collect(),
     }
     .to_bytes()
 }
 
-fn client_response(client: &ConnectedClient) -> ClientResponse {
+fn memberships<'a>(
+    state: &'a MetadataState,
+    client: &ConnectedClient,
+) -> impl Iterator<Item = &'a GroupKey> {
+    let client = client.client.into_iter();
+    client.flat_map(|client| state.memberships(client))
+}
+
+fn client_response(state: &MetadataState, client: &ConnectedClient) -> ClientResponse {
     ClientResponse {
         client_id: client.id,
         user_id: client.user_id.unwrap_or(u32::MAX),
         transport: TCP,
         address: client.address.clone(),
-        consumer_groups_count: 0,
+        consumer_groups_count: memberships(state, client).count() as u32,
     }
 }
 
@@ -464,11 +478,12 @@ fn topic_options() -> Vec<OptionDescriptor> {
 /// Figures of the whole cluster, and of the machine that answers.
 #[must_use]
 pub fn stats(state: &MetadataState, system: SystemStats, stats: StatsOf<'_>) -> Bytes {
-    let (mut topics, mut segments) = (0, 0);
+    let (mut topics, mut segments, mut groups) = (0, 0, 0);
     let mut total = Sum::default();
     for stream in state.streams() {
         for topic in stream.topics() {
             topics += 1;
+            groups += topic.groups().len() as u32;
             for key in topic.keys(stream.id) {
                 let stats = stats(&key);
                 segments += stats.segments.max(1);
@@ -495,7 +510,7 @@ pub fn stats(state: &MetadataState, system: SystemStats, stats: StatsOf<'_>) -> 
         segments_count: segments,
         messages_count: total.messages,
         clients_count: system.clients,
-        consumer_groups_count: 0,
+        consumer_groups_count: groups,
         hostname: system.hostname,
         os_name: system.os_name,
         os_version: system.os_version,
@@ -518,6 +533,6 @@ fn wire_name(name: &Name) -> WireName {
     wire_text(name.as_str())
 }
 
-fn wire_text(text: &str) -> WireName {
+pub(super) fn wire_text(text: &str) -> WireName {
     WireName::new(text).expect("names have 1 to 255 bytes")
 }

@@ -52,6 +52,11 @@ impl Connection {
                 options,
             } => Ok(vec![wire::created_stream(id, created_at, &name, &options)]),
             Answer::TopicCreated(topic) => Ok(vec![wire::created_topic(&topic)]),
+            Answer::GroupCreated {
+                id,
+                partitions,
+                name,
+            } => Ok(vec![wire::created_group(id, partitions, &name)]),
             Answer::Done | Answer::Registered { .. } | Answer::NodeRegistered { .. } => {
                 Ok(Vec::new())
             }

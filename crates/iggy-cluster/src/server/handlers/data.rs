@@ -1,20 +1,72 @@
 //! Messages and consumers' offsets, wherever their partition is.
 
+use adapters::metadata::{Identifier, code};
+use adapters::storage::ConsumerKey;
 use adapters::wire::v0_11::{self as wire, RequestHeader};
-use adapters::wire::{OffsetTarget, Partitioning, PollRequest, SendRequest};
+use adapters::wire::{Consumer, GroupTarget, OffsetTarget, Partitioning, PollRequest, SendRequest};
 
 use super::Body;
 use crate::cluster::Failure;
-use crate::partitions::{DataReply, DataRequest, Place};
-use crate::server::connection::Connection;
+use crate::partitions::{DataReply, DataRequest, Place, Reader, Right, has_session};
+use crate::server::connection::{Bound, Connection};
+
+/// The member does not hold the partition.
+const FENCED: Failure = Failure::Refused(code::PARTITION_NOT_OWNED);
+
+/// A client that was sent to another node is sent there again rather than to
+/// repeat the request where it was.
+fn elsewhere(failure: Failure) -> Failure {
+    match failure {
+        Failure::NotCommitted => Failure::NotAccepted,
+        failure => failure,
+    }
+}
+
+fn group_target(target: &OffsetTarget, group: &Identifier) -> GroupTarget {
+    GroupTarget {
+        stream: target.stream.clone(),
+        topic: target.topic.clone(),
+        group: group.clone(),
+    }
+}
 
 impl Connection {
-    async fn find(&self, target: &OffsetTarget) -> Result<Place, Failure> {
-        let partition = Partitioning::Partition(target.partition);
+    /// Where the partition is, and who reads it.
+    async fn find(&self, target: &OffsetTarget) -> Result<(Place, Reader), Failure> {
         let partitions = &self.server.partitions;
-        partitions
-            .find(&target.stream, &target.topic, &partition, self.commit)
-            .await
+        match &target.consumer {
+            Consumer::Single(id) => {
+                let partition = Partitioning::Partition(target.partition);
+                let place = partitions
+                    .find(&target.stream, &target.topic, &partition, self.commit)
+                    .await?;
+                Ok((place, Reader::Single(*id)))
+            }
+            Consumer::Group(group) => {
+                let group = group_target(target, group);
+                let found = partitions
+                    .find_of_group(&group, target.partition, self.commit)
+                    .await?;
+                // Nobody is a member of what is not there.
+                let (place, group) = found.ok_or(FENCED)?;
+                let Bound {
+                    client, session, ..
+                } = self.speaker()?;
+                let reader = Reader::Member {
+                    group,
+                    client,
+                    session,
+                };
+                Ok((place, reader))
+            }
+        }
+    }
+
+    /// The session that reads and stores here: of the consumer that this
+    /// connection carries, or its own.
+    fn speaker(&self) -> Result<Bound, Failure> {
+        let speaker = self.attached.or(self.bound);
+        speaker.ok_or(Failure::Refused(code::UNAUTHENTICATED))
     }
 
     pub(super) async fn send(&self, send: SendRequest) -> Body {
@@ -45,23 +97,38 @@ impl Connection {
     }
 
     pub(super) async fn poll(&self, poll: PollRequest) -> Body {
-        let place = self.find(&poll.target).await?;
-        self.poll_at(place, poll).await
-    }
-
-    /// The client was told that this node owns the partition.
-    pub(super) async fn poll_on_primary(&self, poll: PollRequest) -> Body {
-        let place = self.find(&poll.target).await?;
-        if place.owner != self.server.metadata.me {
-            return Err(Failure::NotAccepted);
+        match self.find(&poll.target).await {
+            Ok((place, reader)) => self.poll_at(place, reader, poll).await,
+            Err(FENCED) => Ok(wire::fenced()),
+            Err(failure) => Err(failure),
         }
-        self.poll_at(place, poll).await
     }
 
-    async fn poll_at(&self, place: Place, poll: PollRequest) -> Body {
+    /// The client was told that this node owns the partition, and carries the
+    /// consumer's session here.
+    pub(super) async fn poll_on_primary(&self, poll: PollRequest) -> Body {
+        let attached = self
+            .attached
+            .ok_or(Failure::Refused(code::UNAUTHENTICATED))?;
+        let lives = {
+            let state = self.server.metadata.reader.read();
+            has_session(&state, attached.client, attached.session)
+        };
+        if !lives {
+            return Err(Failure::Refused(code::STALE_CLIENT));
+        }
+        match self.find(&poll.target).await {
+            Ok((place, _)) if place.owner != self.server.metadata.me => Err(Failure::NotAccepted),
+            Ok((place, reader)) => self.poll_at(place, reader, poll).await,
+            Err(FENCED) => Ok(wire::fenced()),
+            Err(failure) => Err(elsewhere(failure)),
+        }
+    }
+
+    async fn poll_at(&self, place: Place, reader: Reader, poll: PollRequest) -> Body {
         let request = DataRequest::Poll {
             key: place.key,
-            consumer: poll.target.consumer,
+            reader,
             start: poll.start,
             count: poll.count,
             auto_commit: poll.auto_commit,
@@ -72,13 +139,24 @@ impl Connection {
                 metrics.messages_out.inc_by(u64::from(polled.messages));
                 Ok(wire::polled(place.key.partition_id, polled))
             }
+            DataReply::Fenced => Ok(wire::fenced()),
             _ => Err(Failure::NotAccepted),
         }
     }
 
-    pub(super) async fn routing(&self, header: &RequestHeader, target: &OffsetTarget) -> Body {
-        let place = self.find(target).await?;
+    pub(super) async fn routing(
+        &self,
+        header: &RequestHeader,
+        target: &OffsetTarget,
+        right: Right,
+    ) -> Body {
+        let (place, reader) = self.find(target).await.map_err(elsewhere)?;
         let server = &self.server;
+        let check = || reader.check(&server.metadata.reader.read(), &place.key, right);
+        if check().is_err() {
+            server.metadata.barrier().await.map_err(elsewhere)?;
+            check().map_err(|denied| Failure::Refused(denied.code()))?;
+        }
         let owner = server.view(place.owner, server.metadata.leadership().leader);
         if !owner.healthy {
             return Err(Failure::NotAccepted);
@@ -94,10 +172,10 @@ impl Connection {
     }
 
     pub(super) async fn store_offset(&self, target: &OffsetTarget, offset: u64) -> Body {
-        let place = self.find(target).await?;
+        let (place, reader) = self.find(target).await?;
         let request = DataRequest::StoreOffset {
             key: place.key,
-            consumer: target.consumer,
+            reader,
             offset,
         };
         self.server.partitions.call(place, request).await?;
@@ -105,20 +183,38 @@ impl Connection {
     }
 
     pub(super) async fn delete_offset(&self, target: &OffsetTarget) -> Body {
-        let place = self.find(target).await?;
+        let (place, reader) = self.find(target).await?;
         let request = DataRequest::DeleteOffset {
             key: place.key,
-            consumer: target.consumer,
+            reader,
         };
         self.server.partitions.call(place, request).await?;
         Ok(Vec::new())
     }
 
     pub(super) async fn offset(&self, target: &OffsetTarget) -> Body {
-        let place = self.find(target).await?;
+        let partition = Partitioning::Partition(target.partition);
+        let partitions = &self.server.partitions;
+        let place = partitions
+            .find(&target.stream, &target.topic, &partition, self.commit)
+            .await?;
+        let consumer = match &target.consumer {
+            Consumer::Single(id) => Reader::Single(*id).key(),
+            // Whoever may poll the topic may see how far its groups are.
+            Consumer::Group(group) => {
+                let group = group_target(target, group);
+                let found = partitions
+                    .find_of_group(&group, target.partition, self.commit)
+                    .await?;
+                let Some((_, id)) = found else {
+                    return Ok(Vec::new());
+                };
+                ConsumerKey { group: true, id }
+            }
+        };
         let request = DataRequest::Offset {
             key: place.key,
-            consumer: target.consumer,
+            consumer,
         };
         match self.server.partitions.call(place, request).await? {
             DataReply::Offset { stored, current } => Ok(stored

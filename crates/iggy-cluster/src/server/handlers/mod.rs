@@ -2,6 +2,7 @@
 
 mod change;
 mod data;
+mod groups;
 mod session;
 mod views;
 
@@ -15,6 +16,7 @@ use iggy_binary_protocol::consensus::Operation;
 
 use super::connection::{Connection, Outcome};
 use crate::cluster::Failure;
+use crate::partitions::Right;
 
 /// A client that looks for the leader waits for an election rather than to be
 /// told that there is none.
@@ -42,7 +44,10 @@ impl Connection {
             } => self.login(header, version, credentials).await,
             _ if !self.is_bound(header) => self.not_bound(header),
             Request::Logout => self.logout(header).await,
-            Request::Change(operation) => self.change(header, operation).await,
+            Request::Change(mut operation) => match self.prepare(&mut operation).await {
+                Ok(()) => self.change(header, operation).await,
+                Err(failure) => self.reply(header, Err(failure)),
+            },
             request => {
                 let body = self.serve_request(header, request).await;
                 self.reply(header, body)
@@ -91,16 +96,18 @@ impl Connection {
                 let described = wire::describe_options(scope);
                 described.map(|body| vec![body]).map_err(Failure::Refused)
             }
-            Request::Me => {
-                let me = self.server.clients.get(self.id);
-                Ok(me.iter().map(wire::client).collect())
+            Request::Me => Ok(self.client(self.id)),
+            Request::Client { id } => Ok(self.client(id)),
+            Request::Clients => {
+                let clients = self.server.clients.all();
+                let state = self.server.metadata.reader.read();
+                Ok(vec![wire::clients(&state, &clients)])
             }
-            Request::Client { id } => {
-                let client = self.server.clients.get(id);
-                Ok(client.iter().map(wire::client).collect())
-            }
-            Request::Clients => Ok(vec![wire::clients(&self.server.clients.all())]),
-            Request::AttachConsumerSession { watermark, .. } => self.attach(watermark).await,
+            Request::AttachConsumerSession {
+                client,
+                session,
+                watermark,
+            } => self.attach(client, session, watermark).await,
             Request::Stats => self.stats().await,
             Request::Stream(stream) => self.stream(&stream).await,
             Request::Streams => self.streams().await,
@@ -109,12 +116,14 @@ impl Connection {
             Request::Send(send) => self.send(send).await,
             Request::Poll(poll) => self.poll(poll).await,
             Request::PollOnPrimary(poll) => self.poll_on_primary(poll).await,
-            Request::PollRouting(target) | Request::OffsetRouting(target) => {
-                self.routing(header, &target).await
-            }
+            Request::PollRouting(target) => self.routing(header, &target, Right::Read).await,
+            Request::OffsetRouting(target) => self.routing(header, &target, Right::Store).await,
             Request::Offset(target) => self.offset(&target).await,
             Request::StoreOffset { target, offset } => self.store_offset(&target, offset).await,
             Request::DeleteOffset(target) => self.delete_offset(&target).await,
+            Request::Group(target) => self.group(&target).await,
+            Request::Groups { stream, topic } => self.groups(&stream, &topic).await,
+            Request::SyncGroup(target) => self.sync_group(&target).await,
             Request::Unserved => Err(Failure::Refused(code::FEATURE_UNAVAILABLE)),
             Request::Ping | Request::Login { .. } | Request::Logout | Request::Change(_) => {
                 Err(Failure::Refused(code::INVALID_COMMAND))

@@ -61,11 +61,12 @@ impl Connection {
                 self.bound = Some(Bound {
                     client: header.client,
                     session,
+                    user_id: verified.user_id,
                 });
                 self.commit = self.commit.max(index);
                 self.server
                     .clients
-                    .set_user(self.id, Some(verified.user_id));
+                    .set_user(self.id, Some((verified.user_id, header.client)));
                 self.reply(header, Ok(vec![wire::login(verified.user_id, session)]))
             }
             Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) => {
@@ -78,13 +79,17 @@ impl Connection {
     }
 
     pub(super) async fn logout(&mut self, header: &RequestHeader) -> Outcome {
-        let Some(Bound { client, session }) = self.bound else {
+        let Some(Bound {
+            client, session, ..
+        }) = self.bound
+        else {
             return self.not_bound(header);
         };
         let command = Command::Unregister { client, session };
         let result = self.server.metadata.replicate(command).await;
         if result.is_ok() {
             self.bound = None;
+            self.attached = None;
             self.server.clients.set_user(self.id, None);
         }
         self.reply(header, result.map(|_| Vec::new()))
@@ -92,12 +97,30 @@ impl Connection {
 
     /// This connection carries a consumer of a session that another node opened.
     /// What that client has seen of the metadata must be seen here too.
-    pub(super) async fn attach(&mut self, watermark: u64) -> Body {
-        if self.server.metadata.applied() < watermark
-            && self.server.metadata.barrier().await? < watermark
-        {
-            return Err(Failure::NotAccepted);
+    pub(super) async fn attach(&mut self, client: u128, session: u64, watermark: u64) -> Body {
+        let metadata = &self.server.metadata;
+        if metadata.applied() < watermark {
+            let reached = metadata.barrier().await;
+            if reached.is_ok_and(|reached| reached < watermark) || reached.is_err() {
+                return Err(Failure::NotAccepted);
+            }
         }
+        let user_id = self.bound.map(|bound| bound.user_id);
+        let parent = {
+            let state = metadata.reader.read();
+            let found = state.sessions().get(client);
+            let found = found.filter(|found| found.session == session);
+            found.map(|found| found.user_id)
+        };
+        self.attached = match parent {
+            Some(parent) if user_id == Some(parent) => Some(Bound {
+                client,
+                session,
+                user_id: parent,
+            }),
+            _ => return Err(Failure::Refused(code::STALE_CLIENT)),
+        };
+        self.commit = self.commit.max(watermark);
         Ok(Vec::new())
     }
 }

@@ -44,6 +44,7 @@ impl Bench {
         connection.bound = Some(Bound {
             client: CLIENT,
             session: log.register(CLIENT),
+            user_id: 0,
         });
         Self {
             log,

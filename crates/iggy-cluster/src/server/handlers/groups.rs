@@ -1,0 +1,81 @@
+//! Consumer groups.
+
+use adapters::metadata::{ClientOperation, GroupChange, Identifier, MetadataError};
+use adapters::wire::GroupTarget;
+use adapters::wire::v0_11 as wire;
+use bytes::Bytes;
+
+use super::Body;
+use crate::cluster::Failure;
+use crate::server::connection::Connection;
+
+impl Connection {
+    /// Adds what a change needs and its client does not know.
+    pub(super) async fn prepare(&self, operation: &mut ClientOperation) -> Result<(), Failure> {
+        let ClientOperation::Group(operation) = operation else {
+            return Ok(());
+        };
+        if let GroupChange::Join { group, busy } = &mut operation.change {
+            let target = GroupTarget {
+                stream: operation.stream.clone(),
+                topic: operation.topic.clone(),
+                group: group.clone(),
+            };
+            self.server.metadata.barrier().await?;
+            *busy = self.server.partitions.busy(&target).await;
+        }
+        Ok(())
+    }
+
+    /// One group; nothing when there is none.
+    pub(super) async fn group(&self, target: &GroupTarget) -> Body {
+        self.server.metadata.barrier().await?;
+        let state = self.server.metadata.reader.read();
+        let (_, topic) = state
+            .topic(&target.stream, &target.topic)
+            .map_err(refused)?;
+        let group = topic.group(&target.group);
+        Ok(group
+            .map(|group| wire::group(topic, group))
+            .into_iter()
+            .collect())
+    }
+
+    /// All groups of a topic.
+    pub(super) async fn groups(&self, stream: &Identifier, topic: &Identifier) -> Body {
+        self.server.metadata.barrier().await?;
+        let state = self.server.metadata.reader.read();
+        let (_, topic) = state.topic(stream, topic).map_err(refused)?;
+        Ok(vec![wire::groups(topic)])
+    }
+
+    /// What this client may read as a member; nothing when it is none.
+    pub(super) async fn sync_group(&self, target: &GroupTarget) -> Body {
+        self.server.metadata.barrier().await?;
+        let Some(bound) = self.bound else {
+            return Ok(Vec::new());
+        };
+        let state = self.server.metadata.reader.read();
+        let topic = state.topic(&target.stream, &target.topic).ok();
+        let group = topic.and_then(|(_, topic)| topic.group(&target.group));
+        let assignment = group.and_then(|group| {
+            let member = group.member(bound.client)?;
+            Some(wire::assignment(group, member))
+        });
+        Ok(assignment.into_iter().collect())
+    }
+
+    /// A client of this node, as clients see it.
+    pub(super) fn client(&self, id: u32) -> Vec<Bytes> {
+        let client = self.server.clients.get(id);
+        let state = self.server.metadata.reader.read();
+        client
+            .map(|client| wire::client(&state, &client))
+            .into_iter()
+            .collect()
+    }
+}
+
+fn refused(error: MetadataError) -> Failure {
+    Failure::Refused(error.code())
+}

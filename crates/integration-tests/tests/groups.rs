@@ -1,0 +1,242 @@
+//! Consumer groups of stock clients, with partitions on all nodes.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+use iggy::prelude::*;
+use integration_tests::{Backend, Cluster, on_each_backend};
+
+const NODE: &str = env!("CARGO_BIN_EXE_node");
+const PARTITIONS: u32 = 6;
+
+fn named(name: &str) -> Identifier {
+    Identifier::named(name).unwrap()
+}
+
+async fn topic(client: &IggyClient) {
+    client.create_stream("s").await.unwrap();
+    let options = TopicCreateOptions {
+        partitions_count: Some(PARTITIONS),
+        ..TopicCreateOptions::default()
+    };
+    client
+        .create_topic(&named("s"), "t", &options)
+        .await
+        .unwrap();
+}
+
+async fn send(client: &IggyClient, partition: u32, from: u32, count: u32) {
+    let mut messages: Vec<_> = (from..from + count)
+        .map(|number| IggyMessage::from_str(&format!("{partition}/{number}")).unwrap())
+        .collect();
+    client
+        .send_messages(
+            &named("s"),
+            &named("t"),
+            &Partitioning::partition_id(partition),
+            &mut messages,
+        )
+        .await
+        .unwrap();
+}
+
+async fn join(client: &IggyClient) {
+    client
+        .join_consumer_group(&named("s"), &named("t"), &named("g"))
+        .await
+        .unwrap();
+}
+
+async fn group(client: &IggyClient) -> ConsumerGroupDetails {
+    client
+        .get_consumer_group(&named("s"), &named("t"), &named("g"))
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// How many partitions each member has; each partition is with one of them.
+fn shares(group: &ConsumerGroupDetails) -> Vec<u32> {
+    let all: Vec<u32> = group
+        .members
+        .iter()
+        .flat_map(|member| member.partitions.iter().copied())
+        .collect();
+    let distinct: BTreeSet<u32> = all.iter().copied().collect();
+    assert_eq!(distinct.len(), all.len(), "two members have one partition");
+    let mut shares: Vec<_> = group.members.iter().map(|m| m.partitions_count).collect();
+    shares.sort_unstable();
+    shares
+}
+
+/// Polls as a member until it has so many messages.
+async fn drain(client: &IggyClient, auto_commit: bool, count: usize) -> BTreeMap<u32, Vec<u64>> {
+    let mut read: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+    let mut total = 0;
+    while total < count {
+        let polled = client
+            .poll_messages(
+                &named("s"),
+                &named("t"),
+                None,
+                &Consumer::group(named("g")),
+                &PollingStrategy::next(),
+                1000,
+                auto_commit,
+            )
+            .await
+            .unwrap();
+        total += polled.messages.len();
+        let offsets = polled.messages.iter().map(|m| m.header.offset);
+        read.entry(polled.partition_id).or_default().extend(offsets);
+    }
+    read.retain(|_, offsets| !offsets.is_empty());
+    read
+}
+
+async fn members_share_the_partitions(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let admin = cluster.client(0).await.unwrap();
+    topic(&admin).await;
+    let created = admin
+        .create_consumer_group(&named("s"), &named("t"), "g")
+        .await
+        .unwrap();
+    assert_eq!((created.id, created.members_count), (0, 0));
+    assert_eq!(created.partitions_count, PARTITIONS);
+    let again = admin
+        .create_consumer_group(&named("s"), &named("t"), "g")
+        .await;
+    let taken = IggyError::ConsumerGroupNameAlreadyExists(String::new(), Identifier::default());
+    assert_eq!(again.unwrap_err().as_code(), taken.as_code());
+
+    let mut members = Vec::new();
+    for node in 0..3 {
+        let member = cluster.client(node).await.unwrap();
+        join(&member).await;
+        members.push(member);
+        let expected: &[u32] = match node {
+            0 => &[6],
+            1 => &[3, 3],
+            _ => &[2, 2, 2],
+        };
+        assert_eq!(shares(&group(&admin).await), expected);
+    }
+    join(&members[0]).await;
+    assert_eq!(shares(&group(&admin).await), [2, 2, 2]);
+    let me = members[0].get_me().await.unwrap();
+    assert_eq!(me.consumer_groups_count, 1);
+
+    // Each message goes to one member, wherever its partition is.
+    for partition in 0..PARTITIONS {
+        send(&admin, partition, 0, 10).await;
+    }
+    let mut read = BTreeMap::new();
+    for member in &members {
+        let mine = drain(member, true, 20).await;
+        assert_eq!(mine.len(), 2);
+        for (partition, offsets) in mine {
+            assert_eq!(offsets, (0..10).collect::<Vec<_>>());
+            assert!(read.insert(partition, offsets).is_none());
+        }
+    }
+    assert_eq!(read.len() as u32, PARTITIONS);
+
+    // What a member leaves, and what one that is gone had, others read on.
+    for partition in 0..PARTITIONS {
+        send(&admin, partition, 10, 10).await;
+    }
+    members[2]
+        .leave_consumer_group(&named("s"), &named("t"), &named("g"))
+        .await
+        .unwrap();
+    assert_eq!(shares(&group(&admin).await), [3, 3]);
+    members[1].logout_user().await.unwrap();
+    assert_eq!(shares(&group(&admin).await), [6]);
+    let rest = drain(&members[0], true, 60).await;
+    assert_eq!(rest.len() as u32, PARTITIONS);
+    for offsets in rest.values() {
+        assert_eq!(offsets, &(10..20).collect::<Vec<_>>());
+    }
+
+    admin
+        .delete_consumer_group(&named("s"), &named("t"), &named("g"))
+        .await
+        .unwrap();
+    let gone = admin
+        .get_consumer_group(&named("s"), &named("t"), &named("g"))
+        .await;
+    assert!(gone.unwrap().is_none());
+    // A group of the same name begins anew.
+    let anew = admin
+        .create_consumer_group(&named("s"), &named("t"), "g")
+        .await
+        .unwrap();
+    assert_eq!(anew.id, 1);
+    join(&members[0]).await;
+    assert_eq!(drain(&members[0], true, 120).await.len() as u32, PARTITIONS);
+}
+
+async fn what_is_not_committed_stays_with_its_reader(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let admin = cluster.client(0).await.unwrap();
+    topic(&admin).await;
+    for partition in 0..PARTITIONS {
+        send(&admin, partition, 0, 10).await;
+    }
+    admin
+        .create_consumer_group(&named("s"), &named("t"), "g")
+        .await
+        .unwrap();
+    let slow = cluster.client(1).await.unwrap();
+    join(&slow).await;
+    let mut read = BTreeMap::new();
+    while read.len() < PARTITIONS as usize {
+        read.extend(drain(&slow, false, 10).await);
+    }
+    let next = cluster.client(2).await.unwrap();
+    join(&next).await;
+    let before = group(&admin).await;
+    assert_eq!(shares(&before), [0, 6], "a hand-over waits for the commit");
+    // The slow member may still commit what it has read, also of what it loses.
+    let consumer = Consumer::group(named("g"));
+    for partition in 0..PARTITIONS {
+        slow.store_consumer_offset(&consumer, &named("s"), &named("t"), Some(partition), 9)
+            .await
+            .unwrap();
+    }
+    let mut shared = shares(&group(&admin).await);
+    while shared != [3, 3] {
+        assert_eq!(shared.iter().sum::<u32>(), 6);
+        tokio::task::yield_now().await;
+        shared = shares(&group(&admin).await);
+    }
+    for partition in 0..PARTITIONS {
+        send(&admin, partition, 10, 1).await;
+    }
+    let mut all = drain(&slow, true, 3).await;
+    all.extend(drain(&next, true, 3).await);
+    assert_eq!(all.len() as u32, PARTITIONS);
+    assert!(all.values().all(|offsets| offsets == &[10]));
+    // What is lost is lost: neither polled nor committed.
+    let lost: Vec<u32> = {
+        let state = group(&admin).await;
+        let of = |slot: u32| {
+            let member = state.members.iter().find(|member| member.id == slot);
+            member.unwrap().partitions.clone()
+        };
+        of(1)
+    };
+    let refused = slow
+        .store_consumer_offset(&consumer, &named("s"), &named("t"), Some(lost[0]), 10)
+        .await;
+    assert_eq!(refused.unwrap_err().as_code(), 5009);
+}
+on_each_backend! {
+    members_share_the_partitions
+    what_is_not_committed_stays_with_its_reader
+}
