@@ -17,8 +17,11 @@ struct Bench {
     position: u32,
     session: u64,
     request: u64,
+    /// The session of a second client.
+    other: u64,
 }
 
+const OTHER: u128 = 78;
 const CLIENT: u128 = 77;
 
 impl Bench {
@@ -52,6 +55,7 @@ impl Bench {
             position: 0,
             session: 0,
             request: 0,
+            other: 0,
         }
     }
 
@@ -75,14 +79,18 @@ impl Bench {
     }
 
     /// A client's request with the next number, its partitions placed.
-    fn client(&mut self, mut operation: ClientOperation) -> Reply {
+    fn client(&mut self, operation: ClientOperation) -> Reply {
+        self.request_of(CLIENT, self.session, operation)
+    }
+
+    fn request_of(&mut self, client: u128, session: u64, mut operation: ClientOperation) -> Reply {
         if let Some((count, owners)) = operation.placement() {
             *owners = place(&self.reader.read(), &BTreeMap::new(), count).unwrap();
         }
         self.request += 1;
         self.apply(&Command::Client(ClientRequest {
-            client: CLIENT,
-            session: self.session,
+            client,
+            session,
             request: self.request,
             checksum: self.request,
             operation,
@@ -94,6 +102,53 @@ impl Bench {
         self.index -= 1;
         self.position += 1;
         self.client(operation)
+    }
+
+    fn happen(&mut self, happening: Happening) -> Reply {
+        match happening {
+            Happening::Operation { operation, other } if other && self.other > 0 => {
+                self.request_of(OTHER, self.other, operation)
+            }
+            Happening::Operation { operation, .. } => self.client(operation),
+            Happening::Login => {
+                let reply = self.apply(&register(OTHER, 1, 1));
+                if let Reply::Registered { session } = reply {
+                    self.other = session;
+                }
+                reply
+            }
+            Happening::HandOver => {
+                let found = {
+                    let state = self.reader.read();
+                    let mut groups = state.revoking_groups();
+                    groups.next().map(|key| {
+                        let (_, group) = state.group(key).unwrap();
+                        (*key, group.revocations().next().unwrap())
+                    })
+                };
+                match found {
+                    Some((group, (partition, _, revocation))) => {
+                        self.apply(&Command::CompleteRevocation {
+                            group,
+                            partition,
+                            id: revocation.id,
+                        })
+                    }
+                    None => Reply::Done,
+                }
+            }
+            Happening::Expire(timeout_micros) => {
+                self.apply(&Command::ExpireRevocations { timeout_micros })
+            }
+        }
+    }
+
+    fn change_group(&mut self, change: GroupChange) -> Reply {
+        self.client(ClientOperation::Group(GroupOperation {
+            stream: named("s"),
+            topic: named("t"),
+            change,
+        }))
     }
 
     fn create_stream(&mut self, text: &str) -> Reply {
@@ -112,6 +167,41 @@ impl Bench {
             owners: Vec::new(),
         })
     }
+}
+
+/// Members have sessions, memberships are what the groups say, and so are the
+/// groups with hand-overs.
+fn check_groups(state: &MetadataState) {
+    let mut members: BTreeMap<u128, Vec<GroupKey>> = BTreeMap::new();
+    let mut revoking = Vec::new();
+    for stream in state.streams() {
+        for topic in stream.topics() {
+            for group in topic.groups() {
+                let key = GroupKey {
+                    stream_id: stream.id,
+                    topic_id: topic.id,
+                    group_id: group.id,
+                };
+                if group.revocations().next().is_some() {
+                    revoking.push(key);
+                }
+                for (_, member) in group.members() {
+                    assert!(state.sessions().get(member.client).is_some());
+                    members.entry(member.client).or_default().push(key);
+                }
+                assert!(group.is_sound(topic.partitions.len() as u32));
+            }
+        }
+    }
+    assert_eq!(
+        state.revoking_groups().copied().collect::<Vec<_>>(),
+        revoking
+    );
+    for client in [CLIENT, OTHER] {
+        let known: Vec<_> = state.memberships(client).copied().collect();
+        assert_eq!(known, members.remove(&client).unwrap_or_default());
+    }
+    assert!(members.is_empty());
 }
 
 fn name(text: &str) -> Name {
@@ -615,6 +705,127 @@ fn a_snapshot_with_an_id_that_is_never_given_is_refused() {
     }
 }
 
+#[test]
+fn a_membership_ends_with_its_session() {
+    let mut bench = Bench::new();
+    bench.create_stream("s");
+    bench.create_topic(named("s"), "t", 4);
+    bench.change_group(GroupChange::Create(name("g")));
+    let join = || GroupChange::Join {
+        group: named("g"),
+        busy: Default::default(),
+    };
+    let members = |bench: &Bench| {
+        let state = bench.reader.read();
+        let (_, topic) = state.topic(&named("s"), &named("t")).unwrap();
+        topic.group(&named("g")).unwrap().members().len()
+    };
+    bench.change_group(join());
+    assert_eq!(members(&bench), 1);
+    let session = bench.session;
+    bench.apply(&Command::Unregister {
+        client: CLIENT,
+        session,
+    });
+    assert_eq!(members(&bench), 0);
+
+    // A login anew replaces the session.
+    for _ in 0..2 {
+        let Reply::Registered { session } = bench.apply(&register(CLIENT, 1, 1)) else {
+            panic!("not registered");
+        };
+        bench.session = session;
+        assert_eq!(members(&bench), 0);
+        bench.change_group(join());
+        assert_eq!(members(&bench), 1);
+    }
+
+    bench.apply(&Command::FenceNode {
+        node: ReplicaId(1),
+        registration: 1,
+    });
+    assert_eq!(members(&bench), 0);
+}
+
+#[test]
+fn group_commands_are_refused_with_the_codes_of_iggy() {
+    let mut bench = Bench::new();
+    let create = || GroupChange::Create(name("g"));
+    assert_eq!(bench.change_group(create()), Reply::Refused(1009));
+    bench.create_stream("s");
+    assert_eq!(bench.change_group(create()), Reply::Refused(2010));
+    bench.create_topic(named("s"), "t", 2);
+    assert!(matches!(
+        bench.change_group(create()),
+        Reply::GroupCreated {
+            id: 0,
+            partitions: 2,
+            ..
+        }
+    ));
+    assert_eq!(bench.change_group(create()), Reply::Refused(5004));
+    for change in [
+        GroupChange::Delete(named("other")),
+        GroupChange::Leave(Identifier::Id(1)),
+        GroupChange::Join {
+            group: named("other"),
+            busy: Default::default(),
+        },
+    ] {
+        assert_eq!(bench.change_group(change), Reply::Refused(5000));
+    }
+    assert_eq!(
+        bench.change_group(GroupChange::Leave(named("g"))),
+        Reply::Refused(5006)
+    );
+    assert_eq!(
+        bench.change_group(GroupChange::Delete(Identifier::Id(0))),
+        Reply::Done
+    );
+    // Ids are not given again while the topic lives.
+    assert!(matches!(
+        bench.change_group(create()),
+        Reply::GroupCreated { id: 1, .. }
+    ));
+}
+
+fn group_change() -> impl Strategy<Value = GroupChange> {
+    let group = || {
+        prop_oneof![
+            (0..3_u32).prop_map(Identifier::Id),
+            "[a-b]".prop_map(|n| named(&n))
+        ]
+    };
+    let busy = prop::collection::btree_set(0..6_u32, 0..6);
+    prop_oneof![
+        2 => "[a-b]".prop_map(|n| GroupChange::Create(name(&n))),
+        1 => group().prop_map(GroupChange::Delete),
+        3 => (group(), busy).prop_map(|(group, busy)| GroupChange::Join { group, busy }),
+        1 => group().prop_map(GroupChange::Leave),
+    ]
+}
+
+/// What one of two clients does, or what happens to the groups.
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        8 => (operation(), any::<bool>()).prop_map(|(operation, other)| Happening::Operation { operation, other }),
+        1 => Just(Happening::Login),
+        1 => Just(Happening::HandOver),
+        1 => (0..10_000_u64).prop_map(Happening::Expire),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Operation {
+        operation: ClientOperation,
+        other: bool,
+    },
+    Login,
+    HandOver,
+    Expire(u64),
+}
+
 fn operation() -> impl Strategy<Value = ClientOperation> {
     let stream = || {
         prop_oneof![
@@ -635,6 +846,7 @@ fn operation() -> impl Strategy<Value = ClientOperation> {
         1 => (stream(), stream(), text()).prop_map(move |(stream, topic, name)| ClientOperation::UpdateTopic { stream, topic, name, options: options() }),
         1 => (stream(), stream(), 0..4_u32).prop_map(|(stream, topic, partitions)| ClientOperation::CreatePartitions { stream, topic, partitions, owners: vec![] }),
         1 => (stream(), stream(), 0..4_u32).prop_map(|(stream, topic, partitions)| ClientOperation::DeletePartitions { stream, topic, partitions }),
+        4 => (stream(), stream(), group_change()).prop_map(|(stream, topic, change)| ClientOperation::Group(GroupOperation { stream, topic, change })),
     ]
 }
 
@@ -643,22 +855,24 @@ proptest! {
     /// others do, and what is counted incrementally is what counting gives.
     #[test]
     fn snapshots_change_nothing(
-        before in prop::collection::vec(operation(), 0..40),
-        after in prop::collection::vec(operation(), 0..40),
+        before in prop::collection::vec(happening(), 0..60),
+        after in prop::collection::vec(happening(), 0..40),
     ) {
         let mut bench = Bench::new();
-        for operation in before {
-            bench.client(operation);
+        for happening in before {
+            bench.happen(happening);
         }
         let snapshot = bench.machine.freeze().encode();
         let mut restored = Bench::empty();
         restored.machine.restore(&snapshot).unwrap();
         prop_assert_eq!(restored.reader.digest(), bench.reader.digest());
         (restored.index, restored.session, restored.request) = (bench.index, bench.session, bench.request);
-        for operation in after {
-            let first = bench.client(operation.clone());
-            prop_assert_eq!(first, restored.client(operation));
+        restored.other = bench.other;
+        for happening in after {
+            let first = bench.happen(happening.clone());
+            prop_assert_eq!(first, restored.happen(happening));
         }
+        check_groups(&bench.reader.read());
         prop_assert_eq!(restored.machine.freeze().encode(), bench.machine.freeze().encode());
         let state = bench.reader.read();
         let mut owned = BTreeMap::new();

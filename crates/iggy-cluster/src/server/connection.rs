@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adapters::metadata::{Command, code};
-use adapters::wire::v0_11::{FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches};
+use adapters::wire::v0_11::{
+    Eviction, FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches,
+};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tracing::debug;
@@ -45,6 +47,16 @@ pub(super) enum Outcome {
     Reply(Reply),
     /// Send these bytes and end the connection's session.
     Evict(Bytes),
+}
+
+/// What came of waiting for a frame.
+enum Begun {
+    /// Its first byte is there.
+    Frame,
+    /// The client closed the connection.
+    End,
+    /// This client is a member of a group and silent for too long.
+    Silence(u128),
 }
 
 impl Connection {
@@ -90,6 +102,36 @@ impl Connection {
         });
     }
 
+    /// Waits for a frame. A client may be silent between frames, not within one; a
+    /// member of a group may not, because others wait for what it holds.
+    async fn begun(
+        &self,
+        reader: &mut BufReader<impl AsyncRead + Unpin>,
+        byte: &mut [u8],
+    ) -> io::Result<Begun> {
+        let silence_max = self.server.config.heartbeat.silence_max();
+        let read = loop {
+            let read = reader.read(byte);
+            let Some((bound, silence_max)) = self.bound.zip(silence_max) else {
+                break read.await?;
+            };
+            match tokio::time::timeout(silence_max, read).await {
+                Ok(read) => break read?,
+                Err(_) if self.is_member(bound) => return Ok(Begun::Silence(bound.client)),
+                Err(_) => {}
+            }
+        };
+        Ok(match read {
+            0 => Begun::End,
+            _ => Begun::Frame,
+        })
+    }
+
+    fn is_member(&self, bound: Bound) -> bool {
+        let state = self.server.metadata.reader.read();
+        state.memberships(bound.client).next().is_some()
+    }
+
     async fn serve(
         &mut self,
         reader: &mut BufReader<impl AsyncRead + Unpin>,
@@ -99,9 +141,16 @@ impl Connection {
         let frame_timeout = self.server.config.tcp.frame_timeout.duration();
         loop {
             let mut bytes = [0; HEADER_BYTES];
-            // A client may be silent between frames, not within one.
-            if reader.read(&mut bytes[..1]).await? == 0 {
-                return Ok(());
+            match self.begun(reader, &mut bytes[..1]).await? {
+                Begun::Frame => {}
+                Begun::End => return Ok(()),
+                Begun::Silence(client) => {
+                    // Whoever is told so on an open connection does not notice.
+                    writer
+                        .write_all(&Eviction::StaleClient.encode(client))
+                        .await?;
+                    return writer.flush().await;
+                }
             }
             let rest = reader.read_exact(&mut bytes[1..]);
             in_time(frame_timeout, rest).await?;
