@@ -27,9 +27,14 @@ struct HandOver {
 pub(crate) async fn run(local: Arc<LocalPartitions>, timeout: Duration) {
     loop {
         let _ = tokio::time::timeout(ROUND, local.hand_overs.notified()).await;
-        confirm(&local).await;
-        expire(&local, timeout).await;
+        round(&local, timeout).await;
     }
+}
+
+/// Ends what can end now.
+pub(super) async fn round(local: &LocalPartitions, timeout: Duration) {
+    confirm(local).await;
+    expire(local, timeout).await;
 }
 
 /// Confirms those of which everything served is committed.

@@ -11,9 +11,11 @@ use adapters::wire::PollStart;
 use bytes::Bytes;
 use consensus::ReplicaId;
 use tokio::sync::Notify;
-use tracing::error;
+use tracing::{debug, error};
 
+use super::messages::Poll;
 use super::readers::{Denied, Reader, Right, Served, group_of};
+use super::receipts::{Announced, Receipt};
 use super::{DataReply, DataRequest, PARTITION_NOT_FOUND, settings};
 use crate::cluster::Metadata;
 
@@ -31,6 +33,7 @@ pub(crate) struct LocalPartitions {
     pub(super) metadata: Arc<Metadata>,
     storage: Arc<dyn PartitionStorage>,
     served: Served,
+    announced: Announced,
     /// Told when a hand-over in a group may have become possible.
     pub(crate) hand_overs: Notify,
 }
@@ -41,6 +44,7 @@ impl LocalPartitions {
             metadata,
             storage,
             served: Served::default(),
+            announced: Announced::default(),
             hand_overs: Notify::new(),
         }
     }
@@ -57,13 +61,7 @@ impl LocalPartitions {
     pub(crate) async fn serve(&self, request: DataRequest) -> DataReply {
         let served = match request {
             DataRequest::Append { key, batch } => self.append(key, batch).await,
-            DataRequest::Poll {
-                key,
-                reader,
-                start,
-                count,
-                auto_commit,
-            } => self.poll(key, reader, start, count, auto_commit).await,
+            DataRequest::Poll(poll) => self.poll_at_once(poll).await,
             DataRequest::Offset { key, consumer } => self.offset(key, consumer).await,
             DataRequest::StoreOffset {
                 key,
@@ -226,14 +224,24 @@ impl LocalPartitions {
             .map_err(|error| refusal(&key, &error))
     }
 
-    async fn poll(
-        &self,
-        key: PartitionKey,
-        reader: Reader,
-        start: PollStart,
-        count: u32,
-        auto_commit: bool,
-    ) -> Result<DataReply, u32> {
+    /// Polls for a client of another node: what it commits is committed at once.
+    async fn poll_at_once(&self, poll: Poll) -> Result<DataReply, u32> {
+        let (reply, receipt) = self.poll(poll).await?;
+        if let Some(receipt) = receipt {
+            self.commit(receipt).await?;
+        }
+        Ok(reply)
+    }
+
+    /// What a poll finds, and what is to be committed when it has arrived.
+    pub(crate) async fn poll(&self, poll: Poll) -> Result<(DataReply, Option<Receipt>), u32> {
+        let Poll {
+            key,
+            reader,
+            start,
+            count,
+            auto_commit,
+        } = poll;
         let options = self.owned(&key).await?;
         let consumer = reader.key();
         if let Err(denied) = self.admit(&key, reader, Right::Read).await? {
@@ -247,7 +255,8 @@ impl LocalPartitions {
             PollStart::Last => ReadFrom::Last,
             PollStart::Next => {
                 let stored = self.storage.offset(key, options, consumer).await;
-                match stored.map_err(failed)? {
+                let stored = stored.map_err(failed)?;
+                match self.announced.latest(key, consumer, stored) {
                     Some(offset) => ReadFrom::Offset(offset + 1),
                     None => ReadFrom::First,
                 }
@@ -259,17 +268,59 @@ impl LocalPartitions {
             .await;
         let polled: PolledBatches = read.map_err(failed)?;
         let Some(last) = polled.last_offset else {
-            return Ok(DataReply::Polled(polled));
+            return Ok((DataReply::Polled(polled), None));
         };
         if let Err(denied) = self.note_served(key, reader, last) {
             return denial(denied);
         }
-        if auto_commit {
-            // Of two polls at once, the later one counts.
-            let stored = self.storage.advance_offset(key, options, consumer, last);
-            stored.await.map_err(failed)?;
+        let receipt = auto_commit.then_some(Receipt {
+            key,
+            reader,
+            offset: last,
+        });
+        if let Some(receipt) = &receipt {
+            self.announced.announce(receipt);
         }
-        Ok(DataReply::Polled(polled))
+        Ok((DataReply::Polled(polled), receipt))
+    }
+
+    /// The messages have arrived.
+    pub(crate) async fn confirm(&self, receipt: Receipt) {
+        // Without the commit the messages come again.
+        if let Err(code) = self.commit(receipt).await {
+            debug!(key = ?receipt.key, code, "a poll's commit failed");
+        }
+    }
+
+    /// Nobody knows whether the messages have arrived.
+    pub(crate) fn withdraw(&self, receipt: &Receipt) {
+        self.announced.settle(receipt);
+    }
+
+    /// Stores what was announced, unless the consumer has said otherwise since, or
+    /// does not hold the partition any more.
+    async fn commit(&self, receipt: Receipt) -> Result<(), u32> {
+        let Receipt {
+            key,
+            reader,
+            offset,
+        } = receipt;
+        let consumer = reader.key();
+        let announced = self.announced.latest(key, consumer, None);
+        if announced.is_none_or(|announced| announced < offset) {
+            return Ok(());
+        }
+        let committed = match self.check(&key, reader, Right::Store) {
+            Ok(()) => {
+                let options = self.owned(&key).await?;
+                let stored = self.storage.advance_offset(key, options, consumer, offset);
+                stored.await.map_err(|error| refusal(&key, &error))
+            }
+            Err(_) => Ok(()),
+        };
+        self.announced.settle(&receipt);
+        self.offset_changed(reader);
+        committed
     }
 
     async fn offset(&self, key: PartitionKey, consumer: ConsumerKey) -> Result<DataReply, u32> {
@@ -277,8 +328,9 @@ impl LocalPartitions {
         let failed = |error: StorageError| refusal(&key, &error);
         let stored = self.storage.offset(key, options, consumer).await;
         let stats = self.storage.stats(key, options).await;
+        let stored = stored.map_err(failed)?;
         Ok(DataReply::Offset {
-            stored: stored.map_err(failed)?,
+            stored: self.announced.latest(key, consumer, stored),
             current: stats.map_err(failed)?.current_offset(),
         })
     }
@@ -297,6 +349,7 @@ impl LocalPartitions {
             .storage
             .store_offset(key, options, reader.key(), offset)
             .await;
+        self.announced.forget(key, reader.key());
         self.offset_changed(reader);
         stored
             .map(|()| DataReply::Done)
@@ -309,6 +362,10 @@ impl LocalPartitions {
             return Err(denied.code());
         }
         let deleted = self.storage.delete_offset(key, options, reader.key()).await;
+        let announced = self.announced.forget(key, reader.key());
+        if announced && matches!(deleted, Err(StorageError::OffsetNotFound)) {
+            return Ok(DataReply::Done);
+        }
         deleted
             .map(|()| DataReply::Done)
             .map_err(|error| refusal(&key, &error))
@@ -351,9 +408,9 @@ impl LocalPartitions {
 }
 
 /// The answer to a poll that a member may not make.
-fn denial(denied: Denied) -> Result<DataReply, u32> {
+fn denial(denied: Denied) -> Result<(DataReply, Option<Receipt>), u32> {
     match denied {
-        Denied::Fenced => Ok(DataReply::Fenced),
+        Denied::Fenced => Ok((DataReply::Fenced, None)),
         Denied::Stale => Err(denied.code()),
     }
 }

@@ -20,13 +20,7 @@ pub(crate) enum DataRequest {
         key: PartitionKey,
         batch: Bytes,
     },
-    Poll {
-        key: PartitionKey,
-        reader: Reader,
-        start: PollStart,
-        count: u32,
-        auto_commit: bool,
-    },
+    Poll(Poll),
     Offset {
         key: PartitionKey,
         consumer: ConsumerKey,
@@ -47,6 +41,16 @@ pub(crate) enum DataRequest {
         group: u32,
         keys: Vec<PartitionKey>,
     },
+}
+
+/// A poll, as its owner gets it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Poll {
+    pub(crate) key: PartitionKey,
+    pub(crate) reader: Reader,
+    pub(crate) start: PollStart,
+    pub(crate) count: u32,
+    pub(crate) auto_commit: bool,
 }
 
 /// What an owner answers.
@@ -70,7 +74,7 @@ pub(crate) enum DataReply {
 impl DataRequest {
     pub(crate) fn is_read_only(&self) -> bool {
         match self {
-            Self::Poll { auto_commit, .. } => !auto_commit,
+            Self::Poll(poll) => !poll.auto_commit,
             Self::Offset { .. } | Self::Stats(_) | Self::Idle { .. } => true,
             // Storing or deleting an offset twice is storing it once.
             Self::StoreOffset { .. } | Self::DeleteOffset { .. } => false,
@@ -87,13 +91,14 @@ impl DataRequest {
                 put_key(&mut out, &key);
                 batch = Some(sent);
             }
-            Self::Poll {
-                key,
-                reader,
-                start,
-                count,
-                auto_commit,
-            } => {
+            Self::Poll(poll) => {
+                let Poll {
+                    key,
+                    reader,
+                    start,
+                    count,
+                    auto_commit,
+                } = poll;
                 out.put_u8(2);
                 put_key(&mut out, &key);
                 put_reader(&mut out, reader);
@@ -154,7 +159,7 @@ impl DataRequest {
                 let key = get_key(&mut bytes)?;
                 return Some(Self::Append { key, batch: bytes });
             }
-            2 => Self::Poll {
+            2 => Self::Poll(Poll {
                 key: get_key(&mut bytes)?,
                 reader: get_reader(&mut bytes)?,
                 start: {
@@ -171,7 +176,7 @@ impl DataRequest {
                 },
                 count: bytes.try_get_u32_le().ok()?,
                 auto_commit: bytes.try_get_u8().ok()? != 0,
-            },
+            }),
             3 => Self::Offset {
                 key: get_key(&mut bytes)?,
                 consumer: get_consumer(&mut bytes)?,

@@ -10,6 +10,7 @@ mod hand_over;
 mod local;
 mod messages;
 mod readers;
+mod receipts;
 mod stats;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,8 +28,9 @@ use crate::peers::{RpcError, RpcLink};
 
 pub(crate) use hand_over::run as end_hand_overs;
 pub(crate) use local::LocalPartitions;
-pub(crate) use messages::{DataReply, DataRequest, REQUEST};
+pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
 pub(crate) use readers::{Reader, Right, has_session};
+pub(crate) use receipts::Receipt;
 
 /// No such partition, as Iggy has it.
 const PARTITION_NOT_FOUND: u32 = 3007;
@@ -108,6 +110,17 @@ impl Partitions {
         let key = topic.key(stream.id, id).ok_or(PARTITION_NOT_FOUND)?;
         let owner = topic.partitions[id as usize].owner;
         Ok(Place { key, owner })
+    }
+
+    /// Polls a partition of this node. The receipt says what to commit once the
+    /// messages have arrived.
+    pub(crate) async fn poll_here(
+        &self,
+        poll: Poll,
+    ) -> Result<(DataReply, Option<Receipt>), Failure> {
+        let polled = self.local.poll(poll).await;
+        let (reply, receipt) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
+        Ok((reply.or_failure()?, receipt))
     }
 
     /// Has the owner serve a request.

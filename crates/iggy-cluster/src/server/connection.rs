@@ -11,12 +11,17 @@ use adapters::wire::v0_11::{
 };
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
+use tokio::time::error::Elapsed;
 use tracing::debug;
 
 use super::Server;
+use crate::partitions::Receipt;
 
 const READ_BUFFER_BYTES: usize = 16 << 10;
 const WRITE_BUFFER_BYTES: usize = 16 << 10;
+/// A reply that was written so long ago, on a connection that is still open, has
+/// arrived.
+const RECEIPT_TIME: Duration = Duration::from_millis(100);
 /// Memory for a body grows by this much at a time, as bytes arrive.
 const BODY_STEP_BYTES: usize = 1 << 20;
 
@@ -40,6 +45,8 @@ pub(super) struct Connection {
     pub(super) open: Option<u64>,
     /// The metadata position that this client was told last; it never goes back.
     pub(super) commit: u64,
+    /// What the last poll commits once its messages have arrived.
+    pub(super) receipt: Option<Receipt>,
 }
 
 /// What to do after a request.
@@ -68,6 +75,7 @@ impl Connection {
             attached: None,
             open: None,
             commit: 0,
+            receipt: None,
         }
     }
 
@@ -80,6 +88,9 @@ impl Connection {
         let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
         if let Err(error) = self.serve(&mut reader, &mut writer).await {
             debug!(client = self.id, %error, "a connection ended");
+        }
+        if let Some(receipt) = self.receipt.take() {
+            self.server.partitions.local.withdraw(&receipt);
         }
         self.server.clients.remove(self.id);
         self.close_session();
@@ -105,12 +116,19 @@ impl Connection {
     /// Waits for a frame. A client may be silent between frames, not within one; a
     /// member of a group may not, because others wait for what it holds.
     async fn begun(
-        &self,
+        &mut self,
         reader: &mut BufReader<impl AsyncRead + Unpin>,
         byte: &mut [u8],
     ) -> io::Result<Begun> {
         let silence_max = self.server.config.heartbeat.silence_max();
         let read = loop {
+            if let Some(receipt) = self.receipt.take() {
+                let read = tokio::time::timeout(RECEIPT_TIME, reader.read(byte)).await;
+                match self.arrived(receipt, read).await {
+                    Some(read) => break read?,
+                    None => continue,
+                }
+            }
             let read = reader.read(byte);
             let Some((bound, silence_max)) = self.bound.zip(silence_max) else {
                 break read.await?;
@@ -125,6 +143,24 @@ impl Connection {
             0 => Begun::End,
             _ => Begun::Frame,
         })
+    }
+
+    /// A client that goes on, that ends the connection in order, or that keeps it
+    /// open for a moment has got its last reply.
+    async fn arrived(
+        &self,
+        receipt: Receipt,
+        read: Result<io::Result<usize>, Elapsed>,
+    ) -> Option<io::Result<usize>> {
+        let local = &self.server.partitions.local;
+        match &read {
+            // Without a closing message of TLS, still in order.
+            Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                local.withdraw(&receipt);
+            }
+            _ => local.confirm(receipt).await,
+        }
+        read.ok()
     }
 
     fn is_member(&self, bound: Bound) -> bool {

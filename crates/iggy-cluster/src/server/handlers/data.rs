@@ -7,7 +7,7 @@ use adapters::wire::{Consumer, GroupTarget, OffsetTarget, Partitioning, PollRequ
 
 use super::Body;
 use crate::cluster::Failure;
-use crate::partitions::{DataReply, DataRequest, Place, Reader, Right, has_session};
+use crate::partitions::{DataReply, DataRequest, Place, Poll, Reader, Right, has_session};
 use crate::server::connection::{Bound, Connection};
 
 /// The member does not hold the partition.
@@ -96,7 +96,7 @@ impl Connection {
         }
     }
 
-    pub(super) async fn poll(&self, poll: PollRequest) -> Body {
+    pub(super) async fn poll(&mut self, poll: PollRequest) -> Body {
         match self.find(&poll.target).await {
             Ok((place, reader)) => self.poll_at(place, reader, poll).await,
             Err(FENCED) => Ok(wire::fenced()),
@@ -106,7 +106,7 @@ impl Connection {
 
     /// The client was told that this node owns the partition, and carries the
     /// consumer's session here.
-    pub(super) async fn poll_on_primary(&self, poll: PollRequest) -> Body {
+    pub(super) async fn poll_on_primary(&mut self, poll: PollRequest) -> Body {
         let attached = self
             .attached
             .ok_or(Failure::Refused(code::UNAUTHENTICATED))?;
@@ -125,15 +125,23 @@ impl Connection {
         }
     }
 
-    async fn poll_at(&self, place: Place, reader: Reader, poll: PollRequest) -> Body {
-        let request = DataRequest::Poll {
+    async fn poll_at(&mut self, place: Place, reader: Reader, poll: PollRequest) -> Body {
+        let request = Poll {
             key: place.key,
             reader,
             start: poll.start,
             count: poll.count,
             auto_commit: poll.auto_commit,
         };
-        match self.server.partitions.call(place, request).await? {
+        let partitions = &self.server.partitions;
+        let reply = if place.owner == self.server.metadata.me {
+            let (reply, receipt) = partitions.poll_here(request).await?;
+            self.receipt = receipt;
+            reply
+        } else {
+            partitions.call(place, DataRequest::Poll(request)).await?
+        };
+        match reply {
             DataReply::Polled(polled) => {
                 let metrics = &self.server.metrics;
                 metrics.messages_out.inc_by(u64::from(polled.messages));

@@ -5,6 +5,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::cluster::testing::{FakeLog, ME};
 
+mod groups;
+
 const CLIENT: u128 = 7;
 
 fn named(text: &str) -> Identifier {
