@@ -1,6 +1,7 @@
 //! Clusters of real processes, for tests and measurements.
 
 mod garbage;
+pub mod readers;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ macro_rules! on_each_backend {
 
 /// A cluster gets ready, or does what it is waited for, within this time.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(10);
+pub(crate) const POLL: Duration = Duration::from_millis(10);
 
 /// A cluster of child processes on loopback; they end with it.
 pub struct Cluster {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use iggy::prelude::*;
+use integration_tests::readers::{self, Readers};
 use integration_tests::{Backend, Cluster, on_each_backend};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
@@ -236,7 +237,72 @@ async fn what_is_not_committed_stays_with_its_reader(backend: Backend) {
         .await;
     assert_eq!(refused.unwrap_err().as_code(), 5009);
 }
+/// Stock consumers whose nodes die and come back, and a member that leaves.
+async fn a_group_reads_everything_while_nodes_die(backend: Backend) {
+    const MESSAGES: u32 = 1_000;
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let admin = cluster.client(0).await.unwrap();
+    readers::create_topic(&admin, PARTITIONS).await.unwrap();
+    let mut group = Readers::start(&cluster, &[0, 1, 2]).await.unwrap();
+    let round = || async {
+        for partition in 0..PARTITIONS {
+            readers::produce(&admin, partition, 1, MESSAGES)
+                .await
+                .unwrap();
+        }
+        readers::held(&admin).await.unwrap()
+    };
+    group.have_received(round().await).await.unwrap();
+    for follower in [true, false] {
+        let leader = cluster.leader().await.unwrap();
+        let victim = match follower {
+            true => (leader + 1) % 3,
+            false => leader,
+        };
+        cluster.kill(victim).unwrap();
+        cluster.run(victim).unwrap();
+        let held = round().await;
+        let received = group.have_received(held).await.unwrap();
+        assert_eq!(received.missing, 0, "{received:?}");
+    }
+    let late = cluster.client(1).await.unwrap();
+    group.add(late).await.unwrap();
+    let held = round().await;
+    group.have_received(held).await.unwrap();
+    let received = group.stop().await.unwrap();
+    assert_eq!((received.distinct, received.missing), (held, 0));
+}
+
+/// Nobody reads what a silent member holds; who is in no group may be silent.
+async fn a_silent_member_is_removed(backend: Backend) {
+    let cluster = Cluster::start_with(NODE, backend, 3, |config| {
+        // Clients send something every five seconds.
+        config.heartbeat.interval = "100ms".parse().unwrap();
+    })
+    .await
+    .unwrap();
+    let admin = cluster.client(0).await.unwrap();
+    let idle = cluster.client(1).await.unwrap();
+    let me = idle.get_me().await.unwrap().client_id;
+    topic(&admin).await;
+    admin
+        .create_consumer_group(&named("s"), &named("t"), "g")
+        .await
+        .unwrap();
+    let silent = cluster.client(2).await.unwrap();
+    join(&silent).await;
+    while group(&admin).await.members_count > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(idle.get_me().await.unwrap().client_id, me);
+    // The client notices with its next request, logs in anew, and may join again.
+    silent.get_me().await.unwrap();
+    join(&silent).await;
+}
+
 on_each_backend! {
+    a_group_reads_everything_while_nodes_die
+    a_silent_member_is_removed
     members_share_the_partitions
     what_is_not_committed_stays_with_its_reader
 }

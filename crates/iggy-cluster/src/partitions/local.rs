@@ -297,8 +297,7 @@ impl LocalPartitions {
         self.announced.settle(receipt);
     }
 
-    /// Stores what was announced, unless the consumer has said otherwise since, or
-    /// does not hold the partition any more.
+    /// Stores what was announced, unless the consumer has said otherwise since.
     async fn commit(&self, receipt: Receipt) -> Result<(), u32> {
         let Receipt {
             key,
@@ -307,17 +306,15 @@ impl LocalPartitions {
         } = receipt;
         let consumer = reader.key();
         let announced = self.announced.latest(key, consumer, None);
-        if announced.is_none_or(|announced| announced < offset) {
+        let lives = reader.lives(&self.metadata.reader.read(), &key);
+        if announced.is_none_or(|announced| announced < offset) || !lives {
+            self.announced.settle(&receipt);
             return Ok(());
         }
-        let committed = match self.check(&key, reader, Right::Store) {
-            Ok(()) => {
-                let options = self.owned(&key).await?;
-                let stored = self.storage.advance_offset(key, options, consumer, offset);
-                stored.await.map_err(|error| refusal(&key, &error))
-            }
-            Err(_) => Ok(()),
-        };
+        // Also of a member that is gone: who came after it went on behind this.
+        let options = self.owned(&key).await?;
+        let stored = self.storage.advance_offset(key, options, consumer, offset);
+        let committed = stored.await.map_err(|error| refusal(&key, &error));
         self.announced.settle(&receipt);
         self.offset_changed(reader);
         committed

@@ -67,6 +67,15 @@ impl Reader {
         }
     }
 
+    /// Whether there is still what its offset belongs to.
+    pub(super) fn lives(self, state: &MetadataState, key: &PartitionKey) -> bool {
+        state.partition(key).is_some()
+            && match self {
+                Self::Single(_) => true,
+                Self::Member { group, .. } => state.group(&group_of(key, group)).is_some(),
+            }
+    }
+
     /// Whether it may, by this state.
     pub(crate) fn check(
         self,

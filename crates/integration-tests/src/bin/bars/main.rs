@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use iggy::prelude::*;
+use integration_tests::readers::{self, Readers};
 use integration_tests::{Backend, Cluster, Garbage, PATIENCE, sibling};
 use load::{Expected, Load};
 
@@ -67,6 +68,13 @@ enum Bar {
         #[arg(long, default_value_t = 2_000)]
         batches: usize,
     },
+    /// A group of three stock consumers reads six partitions while a follower and
+    /// the leader are killed and come back
+    Groups {
+        /// How many messages
+        #[arg(long, default_value_t = 1_000_000)]
+        messages: u64,
+    },
     /// Random and mutated frames against the client port and the replica port
     Garbage {
         /// How many frames, over both ports
@@ -83,6 +91,7 @@ async fn main() -> anyhow::Result<()> {
         Bar::Failover { trials, clients } => failover(backend, trials, clients).await,
         Bar::Lagging { missed, clients } => lagging(backend, missed, clients).await,
         Bar::Messages { batches } => messages(backend, batches).await,
+        Bar::Groups { messages } => groups(backend, messages).await,
         Bar::Garbage { frames } => garbage(backend, frames).await,
     }
 }
@@ -239,6 +248,52 @@ async fn messages(backend: Backend, batches: usize) -> anyhow::Result<()> {
         anyhow::ensure!(polled.messages[0].header.offset == offset, "out of order");
     }
     report("polled", batches, MESSAGES, BYTES, begun);
+    Ok(())
+}
+
+async fn groups(backend: Backend, messages: u64) -> anyhow::Result<()> {
+    const PARTITIONS: u32 = 6;
+    const BATCH: u32 = 1_000;
+    let mut cluster = Cluster::start(sibling("node")?, backend, 3).await?;
+    let admin = cluster.client(0).await?;
+    readers::create_topic(&admin, PARTITIONS).await?;
+    let group = Readers::start(&cluster, &[0, 1, 2]).await?;
+    let batches = u32::try_from(messages.div_ceil(u64::from(PARTITIONS * BATCH)))?;
+    let begun = Instant::now();
+    let mut producers = tokio::task::JoinSet::new();
+    for partition in 0..PARTITIONS {
+        let client = cluster.client((partition % 3) as u8).await?;
+        producers.spawn(async move { readers::produce(&client, partition, batches, BATCH).await });
+    }
+    for (third, follower) in [(1, true), (2, false)] {
+        group.have_received(third * messages / 3).await?;
+        let leader = cluster.leader().await?;
+        let victim = match follower {
+            true => (leader + 1) % 3,
+            false => leader,
+        };
+        cluster.kill(victim)?;
+        println!(
+            "killed node {victim}, which {}, after {:.1} s",
+            if follower { "followed" } else { "led" },
+            begun.elapsed().as_secs_f64()
+        );
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        cluster.run(victim)?;
+        cluster.ready().await?;
+    }
+    while let Some(producer) = producers.join_next().await {
+        producer??;
+    }
+    let held = readers::held(&admin).await?;
+    group.have_received(held).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let received = group.stop().await?;
+    println!(
+        "{held} messages held, {} received in {seconds:.1} s, {} missing, {} received again, {} errors reported and survived",
+        received.distinct, received.missing, received.repeated, received.errors
+    );
+    anyhow::ensure!(received.missing == 0 && received.distinct == held, "a gap");
     Ok(())
 }
 
