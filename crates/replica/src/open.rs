@@ -78,8 +78,9 @@ pub fn open(
     mut machine: Box<dyn StateMachine>,
     build: impl FnOnce(u64, Recovered) -> Result<Box<dyn Consensus>, RecoverError>,
 ) -> Result<Opened, OpenError> {
-    let block = superblock::begin_incarnation(disk.as_ref(), &config.identity)?;
+    superblock::check(disk.as_ref(), &config.identity)?;
     let (mut wal, log) = Wal::open(Arc::clone(disk), "wal", config.wal)?;
+    let block = superblock::begin_incarnation(disk.as_ref(), &config.identity)?;
     let store = SnapshotStore::open(Arc::clone(disk))?;
     let base = store.base(&log)?;
     if let Some((_, state)) = &base.snapshot {

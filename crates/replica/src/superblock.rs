@@ -32,6 +32,7 @@ const SLOT_BYTES: usize = 4096;
 const CRC_AT: usize = SLOT_BYTES - 4;
 /// Where a log shows that the replica has been started before.
 const LOG_DIR: &str = "wal";
+const SNAPSHOT_DIR: &str = "snapshots";
 /// The cluster's name and the backend's have at most so many bytes.
 const NAME_BYTES_MAX: usize = 1024;
 
@@ -58,7 +59,7 @@ pub enum SuperblockError {
     Disk(#[from] DiskError),
     /// Nobody's disk yet, or nobody's any more.
     #[error(
-        "the data directory is empty: format it if this replica has never run; if it has, its disk is lost, and with it what it has acknowledged: bring the disk back, or replace the replica under a new id"
+        "the data directory is empty: format it if this replica has never run; if it has, its disk is lost, and with it what it has acknowledged: bring the disk back, but no older backup; the others go on without it"
     )]
     Blank,
     /// A replica's disk, which formatting would erase.
@@ -66,9 +67,14 @@ pub enum SuperblockError {
     Formatted,
     /// No slot can be read, but the replica has been started before.
     #[error(
-        "{PATH} is missing or damaged, and the directory holds data: whose it is cannot be told; restore the data directory, or replace the node under a new replica id"
+        "{PATH} is missing or damaged, and the directory holds data: whose it is cannot be told; bring the directory back as it was when the node stopped, but no older backup; the other nodes go on without this one"
     )]
     Corrupt,
+    /// The replica has been started before, and its log is gone.
+    #[error(
+        "{LOG_DIR} holds no log, but this replica has been started before: what it has acknowledged is lost; bring the directory back as it was when the node stopped, but no older backup; the other nodes go on without this one"
+    )]
+    LogLost,
     /// A name that does not fit.
     #[error("the {what} has {bytes} bytes, at most {NAME_BYTES_MAX} are possible; shorten it")]
     TooLong {
@@ -112,7 +118,7 @@ pub fn format(disk: &dyn Disk, identity: &Superblock) -> Result<(), SuperblockEr
     if exists(disk)? {
         return Err(SuperblockError::Formatted);
     }
-    if has_log(disk)? {
+    if has_data(disk)? {
         return Err(SuperblockError::Corrupt);
     }
     let mut block = identity.clone();
@@ -134,6 +140,44 @@ pub fn exists(disk: &dyn Disk) -> Result<bool, DiskError> {
     names(disk, "meta").map(|names| names.iter().any(|name| name == "superblock"))
 }
 
+/// Checks that a disk is this replica's and has what it must have, and changes
+/// nothing. The log has to be there from the first start on, so a start makes it
+/// before it begins its incarnation.
+///
+/// # Errors
+/// When the disk fails, is empty, has lost its log, or belongs to somebody else.
+pub fn check(disk: &dyn Disk, identity: &Superblock) -> Result<(), SuperblockError> {
+    let (found, _, slots_damaged) = inspect(disk, identity)?;
+    let started = found.incarnation > 0 || slots_damaged;
+    if started && !has_log(disk)? {
+        return Err(SuperblockError::LogLost);
+    }
+    Ok(())
+}
+
+/// The newest slot with its sequence, and whether another is damaged.
+fn inspect(
+    disk: &dyn Disk,
+    identity: &Superblock,
+) -> Result<(Superblock, u64, bool), SuperblockError> {
+    check_names(identity)?;
+    if !exists(disk)? && broken("superblock-takes-empty-disk") {
+        format(disk, identity)?;
+    }
+    if !exists(disk)? {
+        return Err(match has_data(disk)? {
+            true => SuperblockError::Corrupt,
+            false => SuperblockError::Blank,
+        });
+    }
+    let slots = read(disk)?;
+    let Some((found, newest)) = slots.newest else {
+        return Err(SuperblockError::Corrupt);
+    };
+    check_identity(&found, identity)?;
+    Ok((found, newest, slots.damaged))
+}
+
 /// Opens the superblock of a disk, checks that it is this replica's, and begins a
 /// new incarnation, durably.
 ///
@@ -143,23 +187,9 @@ pub fn begin_incarnation(
     disk: &dyn Disk,
     identity: &Superblock,
 ) -> Result<Superblock, SuperblockError> {
-    check_names(identity)?;
-    if !exists(disk)? && broken("superblock-takes-empty-disk") {
-        format(disk, identity)?;
-    }
-    if !exists(disk)? {
-        return Err(match has_log(disk)? {
-            true => SuperblockError::Corrupt,
-            false => SuperblockError::Blank,
-        });
-    }
-    let slots = read(disk)?;
-    let Some((found, newest)) = slots.newest else {
-        return Err(SuperblockError::Corrupt);
-    };
-    check(&found, identity)?;
+    let (found, newest, damaged) = inspect(disk, identity)?;
     let mut next = identity.clone();
-    next.incarnation = found.incarnation + 1 + u64::from(slots.damaged);
+    next.incarnation = found.incarnation + 1 + u64::from(damaged);
     let sequence = newest + 1;
     let file = disk.open(PATH)?;
     // It may have been read from the page cache of a start whose sync failed; it
@@ -168,6 +198,14 @@ pub fn begin_incarnation(
     file.sync()?;
     file.write_at(slot_of(sequence), &encode(&next, sequence))?;
     file.sync()?;
+    if damaged {
+        // The damaged slot was skipped by the one that is left. Were this one lost
+        // to damage later, that one would skip to the same again.
+        file.write_at(slot_of(sequence + 1), &encode(&next, sequence + 1))?;
+        file.sync()?;
+    }
+    // A crash may have come between the formatting and this.
+    disk.sync_dir("meta")?;
     Ok(next)
 }
 
@@ -193,6 +231,15 @@ fn has_log(disk: &dyn Disk) -> Result<bool, DiskError> {
     names(disk, LOG_DIR).map(|names| names.iter().any(|name| name.ends_with(".wal")))
 }
 
+/// Whether a replica has left anything here.
+///
+/// # Errors
+/// When the disk fails.
+pub fn has_data(disk: &dyn Disk) -> Result<bool, DiskError> {
+    let snapshots = names(disk, SNAPSHOT_DIR)?;
+    Ok(has_log(disk)? || snapshots.iter().any(|name| name.ends_with(".snap")))
+}
+
 /// The names in a directory; none when it is not there.
 fn names(disk: &dyn Disk, dir: &str) -> Result<Vec<String>, DiskError> {
     match disk.list(dir) {
@@ -201,7 +248,7 @@ fn names(disk: &dyn Disk, dir: &str) -> Result<Vec<String>, DiskError> {
     }
 }
 
-fn check(found: &Superblock, identity: &Superblock) -> Result<(), SuperblockError> {
+fn check_identity(found: &Superblock, identity: &Superblock) -> Result<(), SuperblockError> {
     let mismatch = |what, found: &dyn ToString, configured: &dyn ToString| {
         Err(SuperblockError::Mismatch {
             what,
@@ -237,8 +284,10 @@ struct Slots {
 fn read(disk: &dyn Disk) -> Result<Slots, SuperblockError> {
     let bytes = disk::read_all(disk.open(PATH)?.as_ref())?;
     let mut slots = Slots::default();
+    let mut blank = false;
     for slot in bytes.chunks(SLOT_BYTES) {
         if slot.iter().all(|byte| *byte == 0) {
+            blank = true;
             continue;
         }
         match decode(slot)? {
@@ -249,6 +298,9 @@ fn read(disk: &dyn Disk) -> Result<Slots, SuperblockError> {
             None => slots.damaged = true,
         }
     }
+    // Both are written from the first start on.
+    let started = slots.newest.as_ref();
+    slots.damaged |= blank && started.is_some_and(|(_, sequence)| *sequence > FIRST_SEQUENCE);
     Ok(slots)
 }
 
@@ -409,7 +461,7 @@ mod tests {
     /// every incarnation that was handed out is behind all before it.
     #[test]
     fn starts_that_fail_anywhere_never_hand_out_an_incarnation_twice() {
-        for fail_at in 1..=6 {
+        for fail_at in 1..=9 {
             for seed in 0..40_u64 {
                 let disk = formatted();
                 let mut newest = 0;
@@ -455,6 +507,45 @@ mod tests {
                 assert_eq!(block.incarnation, starts + 2);
             }
         }
+    }
+
+    /// A start is torn, the next one skips its number, and later the slot of that
+    /// one goes bad.
+    #[test]
+    fn damage_after_a_torn_start_does_not_bring_an_incarnation_back() {
+        for starts in 1..5_u64 {
+            for torn_to in [0, 1, 20, 100] {
+                let disk = formatted();
+                for _ in 0..starts {
+                    begin_incarnation(&disk, &identity()).unwrap();
+                }
+                let slot = slot_of(FIRST_SEQUENCE + starts + 1);
+                let file = disk.open(PATH).unwrap();
+                let mut torn = encode(&identity(), FIRST_SEQUENCE + starts + 1);
+                torn[torn_to..].fill(0);
+                file.write_at(slot, &torn).unwrap();
+                file.sync().unwrap();
+                let after = begin_incarnation(&disk, &identity()).unwrap();
+                for slot in [0, SLOT_BYTES] {
+                    let rotten = disk.copy();
+                    rotten.flip(PATH, slot + 20, 1);
+                    let next = begin_incarnation(&rotten, &identity()).unwrap();
+                    assert!(next.incarnation > after.incarnation);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_gone_is_missed_from_the_first_start_on() {
+        let disk = formatted();
+        check(&disk, &identity()).unwrap();
+        begin_incarnation(&disk, &identity()).unwrap();
+        let refused = check(&disk, &identity());
+        assert!(matches!(refused, Err(SuperblockError::LogLost)));
+        disk.create_dir("wal").unwrap();
+        disk.create("wal/0000000000000001.wal", 0).unwrap();
+        check(&disk, &identity()).unwrap();
     }
 
     #[test]

@@ -8,22 +8,31 @@
 //! that it was never registered, or when all voters are as empty as it is. Until
 //! then it waits; `iggy-cluster format` begins it regardless, by an operator who
 //! knows.
+//!
+//! A node may have voted and acknowledged before it was registered. So whoever
+//! answers first has something committed, after the question: the node that asks
+//! takes no part in that, so a majority of the others holds it, and with it all
+//! that was committed before, also with this node's help. They follow the leader
+//! whose term it is, so nobody can be elected in that term or an earlier one with
+//! a second vote of this node. What it had promised is thereby of no weight.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adapters::metadata::Command;
 use async_trait::async_trait;
 use consensus::{Index, ReplicaId, Term};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::cluster::Metadata;
+use crate::cluster::{Failure, Metadata};
 use crate::peers::{Standing, Target, Witness, ask};
 
-/// Between two questions to one peer.
+/// Between two questions to one peer; grows up to the longer one.
 const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A peer answers within this time, or is asked again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is said for whom the node waits.
@@ -41,7 +50,11 @@ enum Verdict {
 }
 
 /// Asks the peers until it is clear. The error is the peer that knows this node.
-pub(super) async fn admit(voters: Vec<Target>) -> Result<(), ReplicaId> {
+/// Ends as well when an operator has `formatted` the directory meanwhile.
+pub(super) async fn admit(
+    voters: Vec<Target>,
+    formatted: impl Fn() -> bool,
+) -> Result<(), ReplicaId> {
     let mut answers: BTreeMap<_, _> = voters.iter().map(|peer| (peer.replica, None)).collect();
     let (sender, mut answered) = mpsc::channel(voters.len().max(1));
     // They stop asking when this function returns.
@@ -49,6 +62,7 @@ pub(super) async fn admit(voters: Vec<Target>) -> Result<(), ReplicaId> {
     for target in voters {
         let sender = sender.clone();
         tasks.spawn(async move {
+            let mut pause = PAUSE;
             loop {
                 let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(&target)).await;
                 if let Ok(Some(standing)) = answer
@@ -56,7 +70,8 @@ pub(super) async fn admit(voters: Vec<Target>) -> Result<(), ReplicaId> {
                 {
                     return;
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = PAUSE_MAX.min(2 * pause);
             }
         });
     }
@@ -71,10 +86,13 @@ pub(super) async fn admit(voters: Vec<Target>) -> Result<(), ReplicaId> {
         tokio::select! {
             Some((peer, standing)) = answered.recv() => note(&mut answers, peer, standing),
             _ = reminder.tick() => {
+                if formatted() {
+                    return Ok(());
+                }
                 let missing: Vec<_> = missing.iter().map(|id| id.0 - 1).collect();
                 warn!(
                     waiting_for_replica_ids = ?missing,
-                    "the data directory is empty: asking the others whether this node has run before; `iggy-cluster format` begins it without them"
+                    "the data directory is empty: asking the others whether this node has run before; only if it never has, `iggy-cluster format` begins it without them"
                 );
             }
         }
@@ -113,6 +131,18 @@ impl Registered {
         self.0.reader.read().node(node).is_some()
     }
 
+    /// Commits something without the node that asks, which takes no part as long as
+    /// it waits. See the module's description.
+    async fn agree_without(&self, of: ReplicaId) -> Result<(), Failure> {
+        // Fences nobody: no registration has this number.
+        let nothing = Command::FenceNode {
+            node: of,
+            registration: 0,
+        };
+        self.0.replicate(nothing).await?;
+        self.0.barrier().await.map(drop)
+    }
+
     async fn is_empty(&self) -> bool {
         let status = self.0.log.status().await;
         status.is_some_and(|status| {
@@ -130,9 +160,9 @@ impl Witness for Registered {
         if self.is_empty().await {
             return Standing::Empty;
         }
-        match tokio::time::timeout(CURRENT_TIMEOUT, self.0.barrier()).await {
-            Ok(Ok(_)) if self.knows(of) => Standing::Known,
-            Ok(Ok(_)) => {
+        match tokio::time::timeout(CURRENT_TIMEOUT, self.agree_without(of)).await {
+            Ok(Ok(())) if self.knows(of) => Standing::Known,
+            Ok(Ok(())) => {
                 info!(replica_id = of.0 - 1, "a node that never ran begins");
                 Standing::Unknown
             }

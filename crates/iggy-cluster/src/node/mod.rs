@@ -58,7 +58,7 @@ pub enum StartError {
     },
     /// The disk of a node that has run is gone.
     #[error(
-        "{path} is empty, but replica id {peer} knows this node as one that has run: its disk is lost, and with it what it has acknowledged. Bring the directory back, or replace the node under a new replica id"
+        "{path} is empty, but replica id {peer} knows this node as one that has run: its disk is lost, and with it what it has acknowledged. Bring the directory back, but no older backup; the other nodes go on without this one"
     )]
     DiskLost {
         /// The directory.
@@ -152,8 +152,11 @@ impl Node {
             .ok_or(StartError::UnknownReplica(replica_id))?
             .clone();
         let me = section.replica();
-        let listeners = Listeners::bind(&config, &section).await?;
-        begin_if_empty(&config, &section, &listeners.replica).await?;
+        let replica_port = listen(&section.ip, section.ports.tcp_replica, "other nodes").await?;
+        let replica_port = Arc::new(replica_port);
+        begin_if_empty(&config, &section, &replica_port).await?;
+        // Whoever connects before finds nobody rather than silence.
+        let listeners = Listeners::bind(&config, &section, replica_port).await?;
         let (events, removed) = tokio_mpsc::unbounded_channel();
         let data = config.storage.path.clone();
         let observer = Box::new(move |event| drop(events.send(event)));
@@ -310,11 +313,15 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &ClusterConfig, section: &NodeSection) -> Result<Self, StartError> {
+    async fn bind(
+        config: &ClusterConfig,
+        section: &NodeSection,
+        replica: Arc<TcpListener>,
+    ) -> Result<Self, StartError> {
         let ports = section.ports;
         Ok(Self {
             tcp: listen(&section.ip, ports.tcp, "clients").await?,
-            replica: Arc::new(listen(&section.ip, ports.tcp_replica, "other nodes").await?),
+            replica,
             admin: match config.admin.enabled {
                 true => Some(listen(&config.admin.ip, ports.admin, "the admin endpoint").await?),
                 false => None,
@@ -487,14 +494,19 @@ async fn begin_if_empty(
     let peers = Peers::new(config, section, 0);
     let mut answering = JoinSet::new();
     answering.spawn(peers.listener_before_begin().run(Arc::clone(listener)));
-    admission::admit(peers.voters(config))
+    let formatted = || open::is_empty(path).is_ok_and(|empty| !empty);
+    admission::admit(peers.voters(config), formatted)
         .await
         .map_err(|peer| StartError::DiskLost {
             path: path.clone(),
             peer: peer.0 - 1,
         })?;
     answering.shutdown().await;
-    open::format(config, me, path).map_err(failed)
+    match open::format(config, me, path) {
+        // An operator was quicker.
+        Ok(()) | Err(SuperblockError::Formatted) => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Requests of other nodes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use adapters::metadata::{MetadataMachine, MetadataReader, Observer};
 use consensus::{Consensus, CoreConfig, RecoverError, Recovered, ReplicaId};
-use replica::disk::{Disk, RealDisk};
+use replica::disk::{Disk, DiskError, RealDisk};
 use replica::driver::ReplicaConfig;
 use replica::open::{OpenConfig, OpenError, Opened};
 use replica::superblock::{self, Superblock, SuperblockError};
@@ -52,16 +52,34 @@ pub(super) fn is_empty(data: &Path) -> Result<bool, SuperblockError> {
     if superblock::exists(&disk)? {
         return Ok(false);
     }
-    let partitions = std::fs::read_dir(data.join("partitions"));
-    let holds_some = partitions.is_ok_and(|entries| {
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        // The storage makes hidden ones before there is any partition.
-        names.into_iter().any(|name| !name.starts_with('.'))
-    });
+    let holds_some = superblock::has_data(&disk)? || holds_messages(data)?;
     match holds_some {
         true => Err(SuperblockError::Corrupt),
         false => Ok(true),
     }
+}
+
+fn holds_messages(data: &Path) -> Result<bool, SuperblockError> {
+    let path = data.join("partitions");
+    let unreadable = |source| {
+        SuperblockError::Disk(DiskError {
+            operation: "list",
+            path: path.display().to_string(),
+            source,
+        })
+    };
+    let entries = match std::fs::read_dir(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        entries => entries.map_err(unreadable)?,
+    };
+    for entry in entries {
+        // The storage makes hidden ones before there is any partition.
+        let name = entry.map_err(unreadable)?.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Begins the data directory of a node that has never run.

@@ -85,8 +85,10 @@ impl PeerListener {
         };
         debug!(peer = %peer.replica, lane = ?peer.lane, "a peer connected");
         let Some(services) = &self.services else {
-            if peer.lane == Lane::Standing {
-                standing::answer(stream, Standing::Empty).await;
+            match peer.lane {
+                Lane::Standing => standing::answer(stream, Standing::Empty).await,
+                // Held until the node begins; closed, it would be opened again at once.
+                _ => drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await),
             }
             return;
         };

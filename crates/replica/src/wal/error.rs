@@ -15,7 +15,7 @@ pub enum WalError {
     Poisoned,
     /// Acknowledged data is damaged.
     #[error(
-        "{path} is corrupt at byte {offset}: {what}. Acknowledged data is damaged, so this replica must not go on: restore its data directory, or replace the node under a new replica id"
+        "{path} is corrupt at byte {offset}: {what}. Acknowledged data is damaged, so this replica must not go on: bring its directory back as it was when the node stopped, but no older backup; the other nodes go on without this one"
     )]
     Corrupt {
         /// The segment.
