@@ -3,13 +3,12 @@
 use bytes::Bytes;
 use consensus::ReplicaId;
 
-use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo};
+use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo, Proof};
 use super::error::MetadataError;
 use super::machine::MetadataEvent;
 use super::reply::{Reply, TopicInfo};
 use super::sessions::Admission;
-use super::state::{MetadataState, Node, User};
-use super::types::Name;
+use super::state::{MetadataState, Node};
 
 /// One command on its way into the state.
 pub(super) struct Apply<'a> {
@@ -24,10 +23,10 @@ impl Apply<'_> {
             Command::Register {
                 client,
                 user_id,
-                credential_version,
+                proof,
                 node,
                 registration,
-            } => self.register(client, user_id, credential_version, node, registration),
+            } => self.register(client, user_id, proof, node, registration),
             Command::Unregister { client, session } => {
                 if self.state.sessions.close(client, session) {
                     self.sessions_ended(vec![client]);
@@ -43,7 +42,8 @@ impl Apply<'_> {
                 username,
                 password_hash,
             } => {
-                self.bootstrap_root(username, password_hash);
+                let now = self.state.now;
+                self.state.users.bootstrap(username, password_hash, now);
                 Ok(Reply::Done)
             }
             Command::CompleteRevocation {
@@ -52,6 +52,11 @@ impl Apply<'_> {
                 id,
             } => {
                 self.state.complete_revocation(&group, partition, id);
+                Ok(Reply::Done)
+            }
+            Command::ExpireTokens => {
+                let now = self.state.now;
+                self.state.users.expire_tokens(now);
                 Ok(Reply::Done)
             }
             Command::ExpireRevocations { timeout_micros } => {
@@ -94,6 +99,11 @@ impl Apply<'_> {
         operation: ClientOperation,
     ) -> Result<Reply, MetadataError> {
         let state = &mut *self.state;
+        let user_id = state.sessions.get(client).map(|session| session.user_id);
+        let user_id = user_id.ok_or(MetadataError::SessionExpired)?;
+        if !state.allows_change(user_id, &operation) {
+            return Err(MetadataError::Unauthorized);
+        }
         let removed = match operation {
             ClientOperation::CreateStream { name, options } => {
                 let stream = state.create_stream(name, options)?;
@@ -159,6 +169,14 @@ impl Apply<'_> {
                 topic,
                 partitions,
             } => state.delete_partitions(&stream, &topic, partitions)?,
+            ClientOperation::User(operation) => {
+                let (reply, ended) = state.change_user(user_id, operation)?;
+                if let Some(user_id) = ended {
+                    let ended = self.state.sessions.close_of_user(user_id);
+                    self.sessions_ended(ended);
+                }
+                return Ok(reply);
+            }
             ClientOperation::Group(operation) => {
                 let (reply, removed) = state.change_group(client, operation)?;
                 self.events.extend(removed.map(MetadataEvent::GroupRemoved));
@@ -175,12 +193,11 @@ impl Apply<'_> {
         &mut self,
         client: u128,
         user_id: u32,
-        credential_version: u64,
+        proof: Proof,
         node: ReplicaId,
         registration: u64,
     ) -> Result<Reply, MetadataError> {
-        let user = self.state.users.get(&user_id);
-        if user.is_none_or(|user| user.credential_version != credential_version) {
+        if !self.proven(user_id, proof) {
             return Err(MetadataError::InvalidCredentials);
         }
         let host = self.state.nodes.get(&node);
@@ -195,6 +212,22 @@ impl Apply<'_> {
             .open(client, user_id, node, registration);
         self.sessions_ended(evicted.into_iter().collect());
         Ok(Reply::Registered { session })
+    }
+
+    fn proven(&self, user_id: u32, proof: Proof) -> bool {
+        let users = &self.state.users;
+        let user = match proof {
+            Proof::Password(version) => {
+                let user = users.get(user_id);
+                user.filter(|user| user.credential_version == version)
+            }
+            Proof::Token(hash) => {
+                let found = users.by_token(&hash);
+                let usable = found.filter(|(_, token)| token.expires_at > self.state.now);
+                usable.map(|(user, _)| user)
+            }
+        };
+        user.is_some_and(|user| user.id == user_id && user.active)
     }
 
     /// A node that starts again ends what its former life left: its sessions.
@@ -252,20 +285,6 @@ impl Apply<'_> {
         if !clients.is_empty() {
             self.events.push(MetadataEvent::SessionsClosed(clients));
         }
-    }
-
-    fn bootstrap_root(&mut self, name: Name, password_hash: String) {
-        if !self.state.users.is_empty() {
-            return;
-        }
-        let user = User {
-            id: 0,
-            name,
-            password_hash,
-            credential_version: 1,
-            created_at: self.state.now,
-        };
-        self.state.users.insert(user.id, user);
     }
 }
 

@@ -22,6 +22,14 @@ pub mod code {
     pub const REQUEST_ALREADY_APPLIED: u32 = 59;
     /// Not logged in, or the session is gone.
     pub const UNAUTHENTICATED: u32 = 40;
+    /// The user has no permission.
+    pub const UNAUTHORIZED: u32 = 41;
+    /// A password has 3 to 100 bytes.
+    pub const INVALID_PASSWORD: u32 = 44;
+    /// No such status, or not for this user.
+    pub const INVALID_USER_STATUS: u32 = 45;
+    /// The user has a token of this name.
+    pub const TOKEN_ALREADY_EXISTS: u32 = 51;
     /// Wrong user name or password.
     pub const INVALID_CREDENTIALS: u32 = 42;
 }
@@ -36,6 +44,33 @@ pub enum MetadataError {
     /// The user is gone or its password changed.
     #[error("invalid credentials")]
     InvalidCredentials = code::INVALID_CREDENTIALS,
+    /// The user may not do this.
+    #[error("the user has no permission for this")]
+    Unauthorized = code::UNAUTHORIZED,
+    /// A user's name has 3 to 50 bytes.
+    #[error("a user's name has 3 to 50 bytes")]
+    InvalidUsername = 43,
+    /// The root user stays active.
+    #[error("invalid user status")]
+    InvalidUserStatus = code::INVALID_USER_STATUS,
+    /// The name is taken.
+    #[error("user already exists")]
+    UserAlreadyExists = 46,
+    /// The root user cannot be deleted.
+    #[error("the root user cannot be deleted")]
+    CannotDeleteUser = 48,
+    /// The root user may do everything.
+    #[error("the root user's permissions cannot be changed")]
+    CannotChangePermissions = 49,
+    /// The user has a token of this name.
+    #[error("token already exists")]
+    TokenAlreadyExists = code::TOKEN_ALREADY_EXISTS,
+    /// The user has as many tokens as it can have.
+    #[error("too many tokens")]
+    TokensLimitReached = 52,
+    /// No such user or token.
+    #[error("not found")]
+    ResourceNotFound = 20,
     /// No such session.
     #[error("the session has expired")]
     SessionExpired = code::UNAUTHENTICATED,

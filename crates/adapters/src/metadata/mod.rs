@@ -16,15 +16,18 @@ mod groups;
 mod machine;
 mod memberships;
 mod options;
+pub mod permissions;
 mod placement;
 mod reply;
 mod sessions;
 mod snapshot;
 mod state;
 mod types;
+mod users;
 
 pub use commands::{
-    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, NodeInfo,
+    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, NodeInfo, Proof,
+    TokenHash, UserOperation,
 };
 pub use credentials::{CredentialError, hash_password, verify_password};
 pub use error::{MetadataError, code};
@@ -32,13 +35,15 @@ pub use groups::{Group, GroupKey, Member, Revocation};
 pub use machine::{MetadataEvent, MetadataMachine, MetadataReader, Observer};
 pub use memberships::RemovedGroup;
 pub use options::{OptionEntry, Options};
+pub use permissions::{Permissions, Rule, StreamPermissions};
 pub use placement::{PlacementError, place};
 pub use reply::{Reply, TopicInfo};
 pub use sessions::{REPLY_BYTES_MAX, SESSIONS_MAX, Session, Sessions};
 pub use state::{
-    MetadataState, Node, PARTITIONS_MAX, Partition, STREAMS_MAX, Stream, TOPICS_MAX, Topic, User,
+    MetadataState, Node, PARTITIONS_MAX, Partition, STREAMS_MAX, Stream, TOPICS_MAX, Topic,
 };
 pub use types::{Identifier, NAME_BYTES_MAX, Name, NameError, PartitionKey};
+pub use users::{TOKENS_MAX, Token, User, Users};
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,10 @@
 
 use bytes::{BufMut, Bytes};
 
+use super::commands::{TokenHash, read_hash};
 use super::error::MetadataError;
 use super::options::Options;
+use super::permissions::Permissions;
 use super::types::Name;
 use crate::codec::{self, Malformed, Reader, Result, Writer};
 
@@ -38,6 +40,24 @@ pub enum Reply {
     NodeRegistered {
         /// The number of the registration, above zero.
         registration: u64,
+    },
+    /// The user as created.
+    UserCreated {
+        /// Its id.
+        id: u32,
+        /// When, in microseconds since the Unix epoch.
+        created_at: u64,
+        /// Its name.
+        name: Name,
+        /// Whether it may log in.
+        active: bool,
+        /// What it may do.
+        permissions: Option<Permissions>,
+    },
+    /// The token that was created.
+    TokenCreated {
+        /// Its hash.
+        hash: TokenHash,
     },
     /// The consumer group as created.
     GroupCreated {
@@ -114,6 +134,24 @@ impl Reply {
                     out.put_u8(5);
                     out.put_u64_le(*registration);
                 }
+                Self::UserCreated {
+                    id,
+                    created_at,
+                    name,
+                    active,
+                    permissions,
+                } => {
+                    out.put_u8(6);
+                    out.put_u32_le(*id);
+                    out.put_u64_le(*created_at);
+                    out.put_text(name.as_str());
+                    out.put_bool(*active);
+                    Permissions::write_option(permissions.as_ref(), out);
+                }
+                Self::TokenCreated { hash } => {
+                    out.put_u8(7);
+                    out.put_slice(hash);
+                }
                 Self::GroupCreated {
                     id,
                     partitions,
@@ -161,6 +199,16 @@ impl Reply {
             },
             5 => Self::NodeRegistered {
                 registration: reader.u64()?,
+            },
+            6 => Self::UserCreated {
+                id: reader.u32()?,
+                created_at: reader.u64()?,
+                name: Name::read(&mut reader)?,
+                active: reader.bool()?,
+                permissions: Permissions::read_option(&mut reader)?,
+            },
+            7 => Self::TokenCreated {
+                hash: read_hash(&mut reader)?,
             },
             8 => Self::GroupCreated {
                 id: reader.u32()?,

@@ -34,7 +34,8 @@ pub struct Session {
     pub node: ReplicaId,
     /// That node's registration when the session was opened.
     pub registration: u64,
-    last_request: u64,
+    /// The number of the last request that was executed.
+    pub last_request: u64,
     last_checksum: u64,
     last_reply: Bytes,
     used: u64,
@@ -60,6 +61,7 @@ pub struct Sessions {
     /// Those that nothing depends on come first.
     by_use: BTreeSet<(bool, u64, u128)>,
     by_registration: BTreeSet<(ReplicaId, u64, u128)>,
+    by_user: BTreeSet<(u32, u128)>,
 }
 
 impl Sessions {
@@ -121,6 +123,7 @@ impl Sessions {
         self.by_use.insert((session.held, session.used, client));
         self.by_registration
             .insert((session.node, session.registration, client));
+        self.by_user.insert((session.user_id, client));
         self.by_client.insert(client, session);
     }
 
@@ -129,6 +132,7 @@ impl Sessions {
         self.by_use.remove(&(session.held, session.used, client));
         self.by_registration
             .remove(&(session.node, session.registration, client));
+        self.by_user.remove(&(session.user_id, client));
         Some(session)
     }
 
@@ -159,6 +163,19 @@ impl Sessions {
             session.held = held;
             self.by_use.insert((held, session.used, client));
         }
+    }
+
+    /// Closes all sessions of a user and returns their clients.
+    pub(super) fn close_of_user(&mut self, user_id: u32) -> Vec<u128> {
+        let clients: Vec<u128> = self
+            .by_user
+            .range((user_id, 0)..=(user_id, u128::MAX))
+            .map(|(_, client)| *client)
+            .collect();
+        for client in &clients {
+            self.remove(*client);
+        }
+        clients
     }
 
     pub(super) fn admit(

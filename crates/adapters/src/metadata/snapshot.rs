@@ -15,12 +15,12 @@ use super::groups::{Group, Member, Revocation};
 use super::memberships::Groups;
 use super::options::Options;
 use super::sessions::Sessions;
-use super::state::{MetadataState, Node, Partition, Stream, Topic, User};
+use super::state::{MetadataState, Node, Partition, Stream, Topic};
 use super::types::Name;
+use super::users::Users;
 use crate::codec::{Malformed, Reader, Result, Writer};
 
 const VERSION: u32 = 2;
-const HASH_BYTES_MAX: usize = 1024;
 
 pub(super) fn digest(state: &MetadataState) -> u128 {
     let bytes = encode(state);
@@ -34,14 +34,7 @@ pub(super) fn encode(state: &MetadataState) -> Vec<u8> {
     out.put_u32_le(VERSION);
     out.put_u64_le(state.applied);
     out.put_u64_le(state.now);
-    out.put_u32_le(state.users.len() as u32);
-    for user in state.users.values() {
-        out.put_u32_le(user.id);
-        out.put_text(user.name.as_str());
-        out.put_text(&user.password_hash);
-        out.put_u64_le(user.credential_version);
-        out.put_u64_le(user.created_at);
-    }
+    state.users.write(&mut out);
     out.put_u32_le(state.nodes.len() as u32);
     for node in state.nodes.values() {
         node.info.write(&mut out);
@@ -121,16 +114,7 @@ fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
     let mut state = MetadataState::default();
     state.applied = reader.u64()?;
     state.now = reader.u64()?;
-    for _ in 0..reader.count(28)? {
-        let user = User {
-            id: reader.u32()?,
-            name: Name::read(reader)?,
-            password_hash: reader.text(HASH_BYTES_MAX)?.into(),
-            credential_version: reader.u64()?,
-            created_at: reader.u64()?,
-        };
-        state.users.insert(user.id, user);
-    }
+    state.users = Users::read(reader)?;
     for _ in 0..reader.count(40)? {
         let node = Node {
             info: NodeInfo::read(reader)?,

@@ -14,6 +14,7 @@ use super::memberships::{Groups, Memberships};
 use super::options::Options;
 use super::sessions::Sessions;
 use super::types::{Identifier, Name, PartitionKey};
+use super::users::{User, Users};
 
 /// Streams that fit, as on Iggy's server.
 pub const STREAMS_MAX: u32 = 1 << 20;
@@ -80,21 +81,6 @@ pub struct Node {
     pub partitions: u64,
 }
 
-/// A user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// Its id.
-    pub id: u32,
-    /// Its name.
-    pub name: Name,
-    /// Argon2 hash in PHC format.
-    pub password_hash: String,
-    /// Rises whenever the password or the status changes.
-    pub credential_version: u64,
-    /// When it was created, in microseconds since the Unix epoch.
-    pub created_at: u64,
-}
-
 /// All metadata at one position of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MetadataState {
@@ -107,7 +93,7 @@ pub struct MetadataState {
     pub(super) streams: BTreeMap<u32, Arc<Stream>>,
     pub(super) stream_names: BTreeMap<Name, u32>,
     pub(super) nodes: BTreeMap<ReplicaId, Node>,
-    pub(super) users: BTreeMap<u32, User>,
+    pub(super) users: Users,
     pub(super) sessions: Sessions,
     pub(super) memberships: Memberships,
     partitions: u64,
@@ -180,13 +166,19 @@ impl MetadataState {
     /// A user by name.
     #[must_use]
     pub fn user(&self, name: &str) -> Option<&User> {
-        self.users.values().find(|user| user.name.as_str() == name)
+        self.users.by_name(name)
     }
 
     /// A user by id.
     #[must_use]
     pub fn user_by_id(&self, id: u32) -> Option<&User> {
-        self.users.get(&id)
+        self.users.get(id)
+    }
+
+    /// The users.
+    #[must_use]
+    pub fn users(&self) -> &Users {
+        &self.users
     }
 
     /// The sessions.
@@ -357,6 +349,7 @@ impl MetadataState {
             self.disown(&topic.partitions);
         }
         self.forget_groups(id, stream.topics());
+        self.users.forget_stream(id);
         Ok(stream.keys())
     }
 
@@ -460,6 +453,7 @@ impl MetadataState {
         stream.topic_names.remove(&topic.name);
         self.disown(&topic.partitions);
         self.forget_groups(stream_id, std::iter::once(&topic));
+        self.users.forget_topic(stream_id, topic_id);
         Ok(topic.keys(stream_id).collect())
     }
 

@@ -8,5 +8,5 @@ pub mod v0_11;
 
 pub use request::{
     Consumer, Credentials, GroupTarget, OffsetTarget, Partitioning, PollRequest, PollStart,
-    Request, SendRequest,
+    Request, SendRequest, UserRequest,
 };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use secrecy::SecretString;
 
-use crate::metadata::{ClientOperation, Identifier};
+use crate::metadata::{ClientOperation, Identifier, Name, Permissions};
 
 /// A client's request.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub enum Request {
         /// Who it claims to be.
         credentials: Credentials,
     },
+    /// A login of earlier protocols, which opens no session.
+    LegacyLogin,
     /// Closes the session.
     Logout,
     /// One stream.
@@ -82,6 +84,14 @@ pub enum Request {
     },
     /// Forgets a consumer's offset.
     DeleteOffset(OffsetTarget),
+    /// One user.
+    User(Identifier),
+    /// All users.
+    Users,
+    /// The client's own tokens.
+    Tokens,
+    /// A change of users that holds a secret, or makes one.
+    ChangeUser(UserRequest),
     /// One consumer group.
     Group(GroupTarget),
     /// All consumer groups of a topic.
@@ -133,6 +143,39 @@ pub enum Partitioning {
     Partition(u32),
     /// By the hash of a key.
     Key(Vec<u8>),
+}
+
+/// A change of users that the node which serves the client turns into one that can
+/// be replicated.
+#[derive(Clone, Debug)]
+pub enum UserRequest {
+    /// Creates a user.
+    Create {
+        /// Its name.
+        name: Name,
+        /// Its password.
+        password: SecretString,
+        /// Whether it may log in.
+        active: bool,
+        /// What it may do.
+        permissions: Option<Permissions>,
+    },
+    /// Changes a password.
+    ChangePassword {
+        /// Whose.
+        user: Identifier,
+        /// The password until now.
+        current: SecretString,
+        /// The password from now on.
+        new: SecretString,
+    },
+    /// Makes a token of the client's user.
+    CreateToken {
+        /// Its name.
+        name: Name,
+        /// How long it can be used, in microseconds; 0 and `u64::MAX` for ever.
+        expiry_micros: u64,
+    },
 }
 
 /// A consumer group.

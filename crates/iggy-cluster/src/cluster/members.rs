@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::metadata::{Command, Name, NodeInfo, hash_password};
 use consensus::{ReplicaId, Term};
@@ -81,6 +81,7 @@ impl Members {
                 leading_since = Some((leadership.term, since));
                 self.bootstrap_root().await;
                 self.fence_silent(since).await;
+                self.expire_tokens().await;
             } else {
                 leading_since = None;
             }
@@ -143,6 +144,17 @@ impl Members {
         };
         if self.metadata.replicate(command).await.is_ok() {
             info!(username = self.root.username, "created the root user");
+        }
+    }
+
+    /// Whoever presents an expired token is refused anyway; this only tidies up.
+    async fn expire_tokens(&self) {
+        let next = self.metadata.reader.read().users().next_expiry();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        if next.is_some_and(|at| Duration::from_micros(at) <= now) {
+            let _ = self.metadata.replicate(Command::ExpireTokens).await;
         }
     }
 

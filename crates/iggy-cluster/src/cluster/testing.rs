@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adapters::metadata::{Command, MetadataMachine, Name, NodeInfo, Reply};
+use adapters::metadata::{Command, MetadataMachine, Name, NodeInfo, Proof, Reply};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{ApplyContext, Index, ReplicaId, StateMachine, Term};
@@ -93,7 +93,7 @@ impl FakeLog {
         let applied = self.apply(&Command::Register {
             client,
             user_id: 0,
-            credential_version: 1,
+            proof: Proof::Password(1),
             node: ME,
             registration: 1,
         });

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::metadata::{Command, code};
+use adapters::metadata::{Command, TokenHash, code};
 use adapters::wire::v0_11::{
     Eviction, FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches,
 };
 use bytes::{Bytes, BytesMut};
+use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
 use tokio::time::error::Elapsed;
 use tracing::debug;
@@ -47,6 +48,9 @@ pub(super) struct Connection {
     pub(super) commit: u64,
     /// What the last poll commits once its messages have arrived.
     pub(super) receipt: Option<Receipt>,
+    /// The token that the request under way makes.
+    pub(super) new_token: Option<(TokenHash, SecretString)>,
+    pub(super) address: SocketAddr,
 }
 
 /// What to do after a request.
@@ -76,6 +80,8 @@ impl Connection {
             open: None,
             commit: 0,
             receipt: None,
+            new_token: None,
+            address,
         }
     }
 

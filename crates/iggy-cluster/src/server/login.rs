@@ -6,34 +6,73 @@
 //! as a keyed hash, with a key that exists in this process alone, and only as long
 //! as the user's credentials stay. When a node fails and all its clients log in
 //! elsewhere at once, one of them pays for all.
+//!
+//! Who guesses pays: slow checks have few places, an address has one of them at a
+//! time, and after some wrong guesses it keeps that place for a while.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::verify_password;
+use adapters::metadata::{Proof, TokenHash, hash_password, verify_password};
+use adapters::wire::Credentials as Claim;
+use adapters::wire::v0_11::{Eviction, RequestHeader};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
+use super::handlers::hash_of;
 use crate::cluster::{Failure, Metadata};
 
 /// Passwords remembered; beyond it the memory begins anew.
 const REMEMBERED_MAX: usize = 10_000;
+/// Addresses remembered that guessed wrong; beyond it the memory begins anew.
+const ADDRESSES_MAX: usize = 10_000;
+/// Wrong guesses that cost an address nothing.
+const FREE_GUESSES: u32 = 10;
+/// After so long without one, an address is as good as new.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+/// How long an address that went on guessing waits for its next guess.
+const GUESS_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of a token before base64, as on Iggy's server.
+const TOKEN_BYTES: usize = 50;
 
 /// A user that has shown its credentials.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verified {
     pub(super) user_id: u32,
-    pub(super) credential_version: u64,
+    pub(super) proof: Proof,
 }
 
 type Digest = [u8; 32];
 
-/// Checks passwords.
+/// Checks passwords and tokens.
 pub(crate) struct Credentials {
     key: [u8; 32],
     remembered: Mutex<HashMap<(u32, u64), Digest>>,
     /// One slow check of a user's password at a time.
     checking: Mutex<HashMap<u32, Arc<AsyncMutex<()>>>>,
+    /// Slow checks at once.
+    places: Semaphore,
+    guessing: Mutex<HashMap<IpAddr, Guesses>>,
+}
+
+/// Wrong guesses from one address.
+#[derive(Clone, Default)]
+struct Guesses {
+    wrong: u32,
+    last: Option<Instant>,
+    turn: Arc<AsyncMutex<()>>,
+}
+
+/// What a local state says of a password.
+struct Known {
+    user_id: u32,
+    version: u64,
+    active: bool,
+    hash: String,
 }
 
 impl Credentials {
@@ -42,91 +81,250 @@ impl Credentials {
         // Without randomness nothing is remembered under a guessable key.
         let random = getrandom::fill(&mut key).is_ok();
         assert!(random, "the operating system has no randomness");
+        let places = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             key,
             remembered: Mutex::default(),
             checking: Mutex::default(),
+            places: Semaphore::new(places),
+            guessing: Mutex::default(),
         }
     }
 
-    /// The user with this name and password, or `None`.
+    /// The user behind a login, or how it is refused.
     pub(super) async fn verify(
+        &self,
+        metadata: &Metadata,
+        claim: &Claim,
+        from: IpAddr,
+    ) -> Result<Result<Verified, Eviction>, Failure> {
+        match claim {
+            Claim::Token(token) => self.verify_token(metadata, token, from).await,
+            Claim::Password { username, password } => {
+                self.verify_password(metadata, username, password, from)
+                    .await
+            }
+        }
+    }
+
+    async fn verify_password(
         &self,
         metadata: &Metadata,
         username: &str,
         password: &SecretString,
-    ) -> Result<Option<Verified>, Failure> {
-        if let Some(verified) = self.check(metadata, username, password).await {
-            return Ok(Some(verified));
+        from: IpAddr,
+    ) -> Result<Result<Verified, Eviction>, Failure> {
+        if let Some(known) = known(metadata, username)
+            && self.remembers(&known, password)
+        {
+            return Ok(verdict(&known));
         }
-        metadata.barrier().await?;
-        Ok(self.check(metadata, username, password).await)
+        let guesses = self.guesses_of(from);
+        let _turn = guesses.turn.lock().await;
+        let mut right = self.check(metadata, username, password).await;
+        if right.is_none() {
+            metadata.barrier().await?;
+            right = self.check(metadata, username, password).await;
+        }
+        match right {
+            Some(known) => Ok(verdict(&known)),
+            None => {
+                self.guessed_wrong(from).await;
+                Ok(Err(Eviction::InvalidCredentials))
+            }
+        }
     }
 
+    /// The user, when the password is right.
     async fn check(
         &self,
         metadata: &Metadata,
         username: &str,
         password: &SecretString,
-    ) -> Option<Verified> {
-        let (verified, hash) = {
-            let state = metadata.reader.read();
-            let user = state.user(username)?;
-            let verified = Verified {
-                user_id: user.id,
-                credential_version: user.credential_version,
-            };
-            (verified, user.password_hash.clone())
+    ) -> Option<Known> {
+        let Some(known) = known(metadata, username) else {
+            // As slow as a user that is there, so that nobody learns who is.
+            self.matches(password.clone(), nobodys_hash().clone()).await;
+            return None;
         };
-        let digest = self.digest(verified, password);
-        if self.remembers(verified, &digest) {
-            return Some(verified);
+        if self.remembers(&known, password) {
+            return Some(known);
         }
         let turn = {
-            let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(checking.entry(verified.user_id).or_default())
+            let mut checking = lock(&self.checking);
+            Arc::clone(checking.entry(known.user_id).or_default())
         };
         let _turn = turn.lock().await;
-        if self.remembers(verified, &digest) {
-            return Some(verified);
+        if self.remembers(&known, password) {
+            return Some(known);
         }
-        let password = password.clone();
-        let right =
-            tokio::task::spawn_blocking(move || verify_password(password.expose_secret(), &hash))
-                .await
-                .unwrap_or(false);
+        let right = self.matches(password.clone(), known.hash.clone()).await;
         right.then(|| {
-            self.remember(verified, digest);
-            verified
+            self.remember(&known, password);
+            known
         })
     }
 
-    fn digest(&self, user: Verified, password: &SecretString) -> Digest {
+    /// A token is as long as a key: it is not guessed, and looking it up is quick.
+    async fn verify_token(
+        &self,
+        metadata: &Metadata,
+        token: &SecretString,
+        from: IpAddr,
+    ) -> Result<Result<Verified, Eviction>, Failure> {
+        let hash = hash_of(token.expose_secret());
+        if let Some(verdict) = token_verdict(metadata, &hash) {
+            return Ok(verdict);
+        }
+        metadata.barrier().await?;
+        match token_verdict(metadata, &hash) {
+            Some(verdict) => Ok(verdict),
+            None => {
+                let guesses = self.guesses_of(from);
+                let _turn = guesses.turn.lock().await;
+                self.guessed_wrong(from).await;
+                Ok(Err(Eviction::InvalidToken))
+            }
+        }
+    }
+
+    /// Whether the password is the one that was hashed; slow.
+    pub(super) async fn matches(&self, password: SecretString, hash: String) -> bool {
+        let Ok(_place) = self.places.acquire().await else {
+            return false;
+        };
+        tokio::task::spawn_blocking(move || verify_password(password.expose_secret(), &hash))
+            .await
+            .unwrap_or(false)
+    }
+
+    /// The hash of a new password; slow.
+    pub(super) async fn hash(&self, password: SecretString) -> Option<String> {
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).ok()?;
+        let _place = self.places.acquire().await.ok()?;
+        let hashed = tokio::task::spawn_blocking(move || {
+            hash_password(password.expose_secret(), &salt).ok()
+        });
+        hashed.await.ok()?
+    }
+
+    /// The secret of the token that a request asks for: the same whenever it is
+    /// repeated to this process, and nobody else's.
+    pub(super) fn token(&self, header: &RequestHeader) -> SecretString {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&user.user_id.to_le_bytes());
-        hasher.update(&user.credential_version.to_le_bytes());
+        hasher.update(b"token");
+        hasher.update(&header.client.to_le_bytes());
+        hasher.update(&header.session.to_le_bytes());
+        hasher.update(&header.request.to_le_bytes());
+        hasher.update(&header.checksum.to_le_bytes());
+        let mut bytes = [0; TOKEN_BYTES];
+        hasher.finalize_xof().fill(&mut bytes);
+        STANDARD.encode(bytes).into()
+    }
+
+    fn guesses_of(&self, from: IpAddr) -> Guesses {
+        let mut guessing = lock(&self.guessing);
+        if guessing.len() >= ADDRESSES_MAX {
+            guessing.clear();
+        }
+        guessing.entry(from).or_default().clone()
+    }
+
+    /// Waits when there were too many; the caller keeps its address's turn.
+    async fn guessed_wrong(&self, from: IpAddr) {
+        let wrong = {
+            let mut guessing = lock(&self.guessing);
+            let guesses = guessing.entry(from).or_default();
+            let forgiven = guesses
+                .last
+                .is_some_and(|last| last.elapsed() >= FORGIVEN_AFTER);
+            guesses.wrong = if forgiven { 1 } else { guesses.wrong + 1 };
+            guesses.last = Some(Instant::now());
+            guesses.wrong
+        };
+        if wrong > FREE_GUESSES {
+            tokio::time::sleep(GUESS_PAUSE).await;
+        }
+    }
+
+    fn digest(&self, known: &Known, password: &SecretString) -> Digest {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&known.user_id.to_le_bytes());
+        hasher.update(&known.version.to_le_bytes());
         hasher.update(password.expose_secret().as_bytes());
         *hasher.finalize().as_bytes()
     }
 
-    fn remembers(&self, user: Verified, digest: &Digest) -> bool {
-        let remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let known = remembered.get(&(user.user_id, user.credential_version));
+    fn remembers(&self, known: &Known, password: &SecretString) -> bool {
+        let digest = self.digest(known, password);
+        let remembered = lock(&self.remembered);
+        let found = remembered.get(&(known.user_id, known.version));
         // Blake3's own comparison takes the same time for any difference.
-        known.is_some_and(|known| blake3::Hash::from(*known) == blake3::Hash::from(*digest))
+        found.is_some_and(|found| blake3::Hash::from(*found) == blake3::Hash::from(digest))
     }
 
-    fn remember(&self, user: Verified, digest: Digest) {
-        let mut remembered = self
-            .remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    fn remember(&self, known: &Known, password: &SecretString) {
+        let digest = self.digest(known, password);
+        let mut remembered = lock(&self.remembered);
         if remembered.len() >= REMEMBERED_MAX {
             remembered.clear();
         }
-        remembered.insert((user.user_id, user.credential_version), digest);
+        remembered.insert((known.user_id, known.version), digest);
     }
+}
+
+fn known(metadata: &Metadata, username: &str) -> Option<Known> {
+    let state = metadata.reader.read();
+    let user = state.user(username)?;
+    Some(Known {
+        user_id: user.id,
+        version: user.credential_version,
+        active: user.active,
+        hash: user.password_hash.clone(),
+    })
+}
+
+/// Nobody learns without the password that a user may not log in.
+fn verdict(known: &Known) -> Result<Verified, Eviction> {
+    match known.active {
+        true => Ok(Verified {
+            user_id: known.user_id,
+            proof: Proof::Password(known.version),
+        }),
+        false => Err(Eviction::InvalidCredentials),
+    }
+}
+
+/// `None` when there is no such token that can be used.
+fn token_verdict(metadata: &Metadata, hash: &TokenHash) -> Option<Result<Verified, Eviction>> {
+    let state = metadata.reader.read();
+    let (user, token) = state.users().by_token(hash)?;
+    if token.expires_at <= now_micros() {
+        return None;
+    }
+    Some(match user.active {
+        true => Ok(Verified {
+            user_id: user.id,
+            proof: Proof::Token(*hash),
+        }),
+        false => Err(Eviction::UserInactive),
+    })
+}
+
+/// A hash that no password has.
+fn nobodys_hash() -> &'static String {
+    static HASH: OnceLock<String> = OnceLock::new();
+    HASH.get_or_init(|| hash_password("nobody's", &[0; 16]).unwrap_or_default())
+}
+
+fn now_micros() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

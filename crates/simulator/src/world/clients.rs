@@ -1,6 +1,6 @@
 //! What clients do.
 
-use adapters::metadata::{Command, Name, NodeInfo, Reply};
+use adapters::metadata::{Command, Name, NodeInfo, Proof, Reply};
 use consensus::ReplicaId;
 use replica::driver::{Applied, Event as Input, SubmitError, Ticket};
 
@@ -58,7 +58,7 @@ impl World {
             let register = Command::Register {
                 client: Client::id(number),
                 user_id: 0,
-                credential_version: self.credential_version(),
+                proof: Proof::Password(self.credential_version()),
                 node: ReplicaId(1),
                 registration,
             };

@@ -6,6 +6,7 @@
 
 mod group;
 mod operation;
+mod user;
 
 use bytes::{BufMut, Bytes};
 use consensus::ReplicaId;
@@ -16,6 +17,8 @@ use crate::codec::{self, Malformed, Reader, Result, Writer};
 
 pub use group::{GroupChange, GroupOperation};
 pub use operation::ClientOperation;
+pub(super) use user::read_hash;
+pub use user::{TokenHash, UserOperation};
 
 const VERSION: u8 = 1;
 const TEXT_BYTES_MAX: usize = 1024;
@@ -31,8 +34,8 @@ pub enum Command {
         client: u128,
         /// The user it is.
         user_id: u32,
-        /// The version of the credentials that were checked.
-        credential_version: u64,
+        /// How it has shown that.
+        proof: Proof,
         /// The node that it is connected to.
         node: ReplicaId,
         /// That node's registration.
@@ -70,11 +73,23 @@ pub enum Command {
         /// Names the revocation; another one goes on.
         id: u64,
     },
+    /// Tokens that cannot be used any more are removed.
+    ExpireTokens,
     /// Revocations that have lasted so long end.
     ExpireRevocations {
         /// In microseconds.
         timeout_micros: u64,
     },
+}
+
+/// How a client has shown who it is. The node that it is connected to has looked
+/// at it; the log decides whether it still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// With the password of these credentials, by their version.
+    Password(u64),
+    /// With this token.
+    Token(TokenHash),
 }
 
 /// A client's request.
@@ -158,14 +173,20 @@ impl Command {
             Self::Register {
                 client,
                 user_id,
-                credential_version,
+                proof,
                 node,
                 registration,
             } => {
-                out.put_u8(2);
+                out.put_u8(match proof {
+                    Proof::Password(_) => 2,
+                    Proof::Token(_) => 7,
+                });
                 out.put_u128_le(*client);
                 out.put_u32_le(*user_id);
-                out.put_u64_le(*credential_version);
+                match proof {
+                    Proof::Password(version) => out.put_u64_le(*version),
+                    Proof::Token(hash) => out.put_slice(hash),
+                }
                 out.put_u64_le(node.0);
                 out.put_u64_le(*registration);
             }
@@ -203,6 +224,7 @@ impl Command {
                 out.put_u32_le(*partition);
                 out.put_u64_le(*id);
             }
+            Self::ExpireTokens => out.put_u8(10),
             Self::ExpireRevocations { timeout_micros } => {
                 out.put_u8(9);
                 out.put_u64_le(*timeout_micros);
@@ -233,10 +255,13 @@ impl Command {
                 checksum: reader.u64()?,
                 operation: ClientOperation::read(reader)?,
             }),
-            2 => Self::Register {
+            tag @ (2 | 7) => Self::Register {
                 client: reader.u128()?,
                 user_id: reader.u32()?,
-                credential_version: reader.u64()?,
+                proof: match tag {
+                    2 => Proof::Password(reader.u64()?),
+                    _ => Proof::Token(read_hash(reader)?),
+                },
                 node: ReplicaId(reader.u64()?),
                 registration: reader.u64()?,
             },
@@ -262,6 +287,7 @@ impl Command {
                 partition: reader.u32()?,
                 id: reader.u64()?,
             },
+            10 => Self::ExpireTokens,
             9 => Self::ExpireRevocations {
                 timeout_micros: reader.u64()?,
             },

@@ -4,6 +4,7 @@ use bytes::BufMut;
 use consensus::ReplicaId;
 
 use super::group::GroupOperation;
+use super::user::UserOperation;
 use crate::codec::{Malformed, Reader, Result, Writer};
 use crate::metadata::options::Options;
 use crate::metadata::types::{Identifier, Name};
@@ -95,6 +96,8 @@ pub enum ClientOperation {
         /// How many.
         partitions: u32,
     },
+    /// Changes users, or the client's own tokens.
+    User(UserOperation),
     /// Changes a topic's consumer groups.
     Group(GroupOperation),
 }
@@ -199,6 +202,10 @@ impl ClientOperation {
                 topic.write(out);
                 out.put_u32_le(*partitions);
             }
+            Self::User(operation) => {
+                out.put_u8(11);
+                operation.write(out);
+            }
             Self::Group(operation) => {
                 out.put_u8(12);
                 operation.write(out);
@@ -255,6 +262,7 @@ impl ClientOperation {
                 stream: Identifier::read(reader)?,
                 topic: Identifier::read(reader)?,
             },
+            11 => Self::User(UserOperation::read(reader)?),
             12 => Self::Group(GroupOperation::read(reader)?),
             _ => return Err(Malformed("unknown operation")),
         })

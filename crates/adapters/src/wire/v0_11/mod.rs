@@ -7,6 +7,7 @@ mod groups;
 mod options;
 mod reply;
 mod request;
+mod users;
 mod views;
 
 pub use frame::{FrameError, HEADER_BYTES, RequestHeader, body_matches};
@@ -19,6 +20,7 @@ pub use options::{
 };
 pub use reply::{Eviction, Reply, SERVER_VERSION};
 pub use request::decode;
+pub use users::{created_token, created_user, tokens, user, users};
 pub use views::{
     ConnectedClient, NodeView, StatsOf, SystemStats, client, clients, cluster, created_stream,
     created_topic, describe_options, login, offset, polled, routing, sent, stats, stream, streams,

@@ -117,6 +117,8 @@ pub enum Eviction {
     InvalidCredentials,
     /// Wrong token.
     InvalidToken,
+    /// The user of the token may not log in.
+    UserInactive,
     /// The client was silent for too long.
     StaleClient,
     /// The client speaks another version.
@@ -133,6 +135,7 @@ impl Eviction {
             Self::NoSession => EvictionReason::NoSession,
             Self::InvalidCredentials => EvictionReason::InvalidCredentials,
             Self::InvalidToken => EvictionReason::InvalidToken,
+            Self::UserInactive => EvictionReason::UserInactive,
             Self::StaleClient => EvictionReason::StaleClient,
             Self::IncompatibleProtocol => EvictionReason::IncompatibleProtocol,
             Self::MalformedLogin => EvictionReason::MalformedLogin,

@@ -28,10 +28,10 @@ use iggy_common::calculate_32;
 use secrecy::ExposeSecret;
 
 use super::frame::RequestHeader;
-use super::groups;
 use super::options::{
     check_partitions_change, create_stream_options, create_topic_options, update_topic_options,
 };
+use super::{groups, users};
 use crate::metadata::{ClientOperation, Identifier, Name, code};
 use crate::wire::{
     Consumer, Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, Request, SendRequest,
@@ -66,6 +66,7 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
         },
         GET_CLIENTS_CODE => Request::Clients,
         LOGIN_REGISTER_CODE => login(body)?,
+        LOGIN_USER_CODE | LOGIN_WITH_PERSONAL_ACCESS_TOKEN_CODE => Request::LegacyLogin,
         LOGOUT_USER_CODE => Request::Logout,
         GET_STREAM_CODE => Request::Stream(identifier(&read::<GetStreamRequest>(body)?.stream_id)?),
         GET_STREAMS_CODE => Request::Streams,
@@ -119,7 +120,10 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
         }
         _ => match change(header.code, body)? {
             Some(operation) => Request::Change(operation),
-            None => groups::decode(header.code, body)?.unwrap_or(Request::Unserved),
+            None => match groups::decode(header.code, body)? {
+                Some(request) => request,
+                None => users::decode(header.code, body)?.unwrap_or(Request::Unserved),
+            },
         },
     })
 }
@@ -199,7 +203,12 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
                 partitions: delete.partitions_count,
             }
         }
-        _ => return groups::change(command, body),
+        _ => {
+            return match groups::change(command, body)? {
+                None => users::change(command, body),
+                change => Ok(change),
+            };
+        }
     }))
 }
 

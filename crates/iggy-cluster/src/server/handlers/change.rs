@@ -15,6 +15,9 @@ impl Connection {
         header: &RequestHeader,
         operation: ClientOperation,
     ) -> Outcome {
+        if let Err(failure) = self.authorize_change(header, &operation).await {
+            return self.reply(header, Err(failure));
+        }
         let open = self.open.take() == Some(header.request);
         let command = Command::Client(ClientRequest {
             client: header.client,
@@ -52,6 +55,23 @@ impl Connection {
                 options,
             } => Ok(vec![wire::created_stream(id, created_at, &name, &options)]),
             Answer::TopicCreated(topic) => Ok(vec![wire::created_topic(&topic)]),
+            Answer::UserCreated {
+                id,
+                created_at,
+                name,
+                active,
+                permissions,
+            } => {
+                let permissions = permissions.as_ref();
+                Ok(vec![wire::created_user(
+                    id,
+                    created_at,
+                    &name,
+                    active,
+                    permissions,
+                )])
+            }
+            Answer::TokenCreated { hash } => self.created_token(&hash),
             Answer::GroupCreated {
                 id,
                 partitions,

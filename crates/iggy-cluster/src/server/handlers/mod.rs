@@ -1,9 +1,11 @@
 //! What each request does.
 
+mod authorize;
 mod change;
 mod data;
 mod groups;
 mod session;
+mod users;
 mod views;
 
 use std::time::Duration;
@@ -17,6 +19,8 @@ use iggy_binary_protocol::consensus::Operation;
 use super::connection::{Connection, Outcome};
 use crate::cluster::Failure;
 use crate::partitions::Right;
+
+pub(super) use users::hash_of;
 
 /// A client that looks for the leader waits for an election rather than to be
 /// told that there is none.
@@ -42,14 +46,20 @@ impl Connection {
                 version,
                 credentials,
             } => self.login(header, version, credentials).await,
+            Request::LegacyLogin => Outcome::Evict(Eviction::MalformedLogin.encode(header.client)),
+            Request::Logout if self.bound.is_none() => self.logout(header).await,
             _ if !self.is_bound(header) => self.not_bound(header),
             Request::Logout => self.logout(header).await,
             Request::Change(mut operation) => match self.prepare(&mut operation).await {
                 Ok(()) => self.change(header, operation).await,
                 Err(failure) => self.reply(header, Err(failure)),
             },
+            Request::ChangeUser(request) => self.change_user(header, request).await,
             request => {
-                let body = self.serve_request(header, request).await;
+                let body = match self.authorize(&request).await {
+                    Ok(()) => self.serve_request(header, request).await,
+                    Err(failure) => Err(failure),
+                };
                 self.reply(header, body)
             }
         }
@@ -121,13 +131,19 @@ impl Connection {
             Request::Offset(target) => self.offset(&target).await,
             Request::StoreOffset { target, offset } => self.store_offset(&target, offset).await,
             Request::DeleteOffset(target) => self.delete_offset(&target).await,
+            Request::User(user) => self.user(&user).await,
+            Request::Users => self.users().await,
+            Request::Tokens => self.tokens().await,
             Request::Group(target) => self.group(&target).await,
             Request::Groups { stream, topic } => self.groups(&stream, &topic).await,
             Request::SyncGroup(target) => self.sync_group(&target).await,
             Request::Unserved => Err(Failure::Refused(code::FEATURE_UNAVAILABLE)),
-            Request::Ping | Request::Login { .. } | Request::Logout | Request::Change(_) => {
-                Err(Failure::Refused(code::INVALID_COMMAND))
-            }
+            Request::Ping
+            | Request::Login { .. }
+            | Request::LegacyLogin
+            | Request::Logout
+            | Request::Change(_)
+            | Request::ChangeUser(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use adapters::metadata::{Command, Reply as Answer, code};
+use adapters::metadata::{Command, Proof, Reply as Answer, code};
 use adapters::wire::Credentials;
 use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader, is_protocol_compatible};
 
@@ -21,9 +21,6 @@ impl Connection {
         if !is_protocol_compatible(version) {
             return evict(Eviction::IncompatibleProtocol);
         }
-        let Credentials::Password { username, password } = credentials else {
-            return evict(Eviction::InvalidToken);
-        };
         self.close_session();
         let metadata = Arc::clone(&self.server.metadata);
         let registration = {
@@ -39,20 +36,20 @@ impl Connection {
         let verified = self
             .server
             .credentials
-            .verify(&metadata, &username, &password)
+            .verify(&metadata, &credentials, self.address.ip())
             .await;
         let verified = match verified {
-            Ok(Some(verified)) => verified,
-            Ok(None) => {
+            Ok(Ok(verified)) => verified,
+            Ok(Err(reason)) => {
                 self.server.metrics.logins_refused.inc();
-                return evict(Eviction::InvalidCredentials);
+                return evict(reason);
             }
             Err(failure) => return self.reply(header, Err(failure)),
         };
         let command = Command::Register {
             client: header.client,
             user_id: verified.user_id,
-            credential_version: verified.credential_version,
+            proof: verified.proof,
             node: metadata.me,
             registration,
         };
@@ -69,9 +66,10 @@ impl Connection {
                     .set_user(self.id, Some((verified.user_id, header.client)));
                 self.reply(header, Ok(vec![wire::login(verified.user_id, session)]))
             }
-            Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) => {
-                evict(Eviction::InvalidCredentials)
-            }
+            Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) => evict(match verified.proof {
+                Proof::Password(_) => Eviction::InvalidCredentials,
+                Proof::Token(_) => Eviction::InvalidToken,
+            }),
             // Fenced in the meantime: it will register again.
             Ok(_) => self.reply(header, Err(Failure::NotCommitted)),
             Err(failure) => self.reply(header, Err(failure)),
@@ -83,7 +81,7 @@ impl Connection {
             client, session, ..
         }) = self.bound
         else {
-            return self.not_bound(header);
+            return self.reply(header, Ok(Vec::new()));
         };
         let command = Command::Unregister { client, session };
         let result = self.server.metadata.replicate(command).await;

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod users;
+
 const NODES: u64 = 3;
 
 /// A machine with three nodes, the root user, and a client in session.
@@ -228,7 +230,7 @@ fn register(client: u128, node: u64, registration: u64) -> Command {
     Command::Register {
         client,
         user_id: 0,
-        credential_version: 1,
+        proof: Proof::Password(1),
         node: ReplicaId(node),
         registration,
     }
@@ -646,7 +648,7 @@ fn a_login_with_outdated_credentials_opens_no_session() {
         let reply = bench.apply(&Command::Register {
             client: 8,
             user_id,
-            credential_version,
+            proof: Proof::Password(credential_version),
             node: ReplicaId(1),
             registration: 1,
         });

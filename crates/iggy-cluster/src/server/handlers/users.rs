@@ -1,0 +1,137 @@
+//! Users and personal access tokens.
+
+use adapters::metadata::{ClientOperation, Identifier, Name, TokenHash, UserOperation, code};
+use adapters::wire::UserRequest;
+use adapters::wire::v0_11::{self as wire, RequestHeader};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::Body;
+use crate::cluster::Failure;
+use crate::server::connection::{Connection, Outcome};
+
+impl Connection {
+    /// One user; nothing when there is none.
+    pub(super) async fn user(&self, user: &Identifier) -> Body {
+        self.server.metadata.barrier().await?;
+        let state = self.server.metadata.reader.read();
+        let found = state.users().find(user);
+        Ok(found.map(wire::user).into_iter().collect())
+    }
+
+    /// All users.
+    pub(super) async fn users(&self) -> Body {
+        self.server.metadata.barrier().await?;
+        let state = self.server.metadata.reader.read();
+        Ok(vec![wire::users(state.users())])
+    }
+
+    /// The tokens of the client's user.
+    pub(super) async fn tokens(&self) -> Body {
+        self.server.metadata.barrier().await?;
+        let user_id = self.bound.map(|bound| bound.user_id);
+        let state = self.server.metadata.reader.read();
+        let user = user_id.and_then(|id| state.user_by_id(id));
+        Ok(user.map(wire::tokens).into_iter().collect())
+    }
+
+    /// Turns what holds a secret into what can be replicated, and replicates that.
+    pub(super) async fn change_user(
+        &mut self,
+        header: &RequestHeader,
+        request: UserRequest,
+    ) -> Outcome {
+        let operation = match request {
+            UserRequest::Create {
+                name,
+                password,
+                active,
+                permissions,
+            } => {
+                let Some(password_hash) = self.server.credentials.hash(password).await else {
+                    return self.reply(header, Err(Failure::NotAccepted));
+                };
+                UserOperation::Create {
+                    name,
+                    password_hash,
+                    active,
+                    permissions,
+                }
+            }
+            UserRequest::ChangePassword { user, current, new } => {
+                let verified = match self.verify_current(&user, current).await {
+                    Ok(verified) => verified,
+                    Err(failure) => return self.reply(header, Err(failure)),
+                };
+                let Some(password_hash) = self.server.credentials.hash(new).await else {
+                    return self.reply(header, Err(Failure::NotAccepted));
+                };
+                UserOperation::ChangePassword {
+                    user,
+                    verified,
+                    password_hash,
+                }
+            }
+            UserRequest::CreateToken {
+                name,
+                expiry_micros,
+            } => return self.create_token(header, name, expiry_micros).await,
+        };
+        self.change(header, ClientOperation::User(operation)).await
+    }
+
+    /// The version of the credentials for which the password is right.
+    async fn verify_current(
+        &self,
+        user: &Identifier,
+        current: SecretString,
+    ) -> Result<Option<u64>, Failure> {
+        self.server.metadata.barrier().await?;
+        let found = {
+            let state = self.server.metadata.reader.read();
+            let user = state.users().find(user);
+            user.map(|user| (user.credential_version, user.password_hash.clone()))
+        };
+        let Some((version, hash)) = found else {
+            return Ok(None);
+        };
+        let right = self.server.credentials.matches(current, hash).await;
+        Ok(right.then_some(version))
+    }
+
+    /// The secret is a function of the request as long as this process lives: who
+    /// repeats the request gets the same one, and only its hash is kept.
+    async fn create_token(
+        &mut self,
+        header: &RequestHeader,
+        name: Name,
+        expiry_micros: u64,
+    ) -> Outcome {
+        let secret = self.server.credentials.token(header);
+        let hash = hash_of(secret.expose_secret());
+        let operation = ClientOperation::User(UserOperation::CreateToken {
+            name,
+            hash,
+            expiry_micros,
+        });
+        self.new_token = Some((hash, secret));
+        let outcome = self.change(header, operation).await;
+        self.new_token = None;
+        outcome
+    }
+
+    /// The body of the answer to a token that was created with this hash.
+    pub(super) fn created_token(&self, created: &TokenHash) -> Body {
+        match &self.new_token {
+            Some((hash, secret)) if hash == created => {
+                Ok(vec![wire::created_token(secret.expose_secret())])
+            }
+            // Made before this process began; nobody knows its secret any more.
+            _ => Err(Failure::Refused(code::TOKEN_ALREADY_EXISTS)),
+        }
+    }
+}
+
+/// What is kept of a token.
+pub(in crate::server) fn hash_of(token: &str) -> TokenHash {
+    *blake3::hash(token.as_bytes()).as_bytes()
+}
