@@ -25,7 +25,7 @@ use super::offsets::NewOffset;
 use super::partition::{End, Partition, Shared, blocking};
 use super::{
     Appended, BATCH_BYTES_MAX, ConsumerKey, PartitionKey, PartitionOptions, PartitionStats,
-    PartitionStorage, PolledBatches, ReadFrom, StorageError,
+    PartitionStorage, PolledBatches, ReadFrom, StorageError, Trim,
 };
 
 const REMOVED: &str = ".removed";
@@ -363,6 +363,27 @@ impl PartitionStorage for EmbeddedStorage {
     ) -> Result<Option<u64>, StorageError> {
         let partition = self.inner.partition(key, options).await?;
         Ok(partition.offsets.get(consumer))
+    }
+
+    async fn offsets(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+    ) -> Result<Vec<(ConsumerKey, u64)>, StorageError> {
+        let partition = self.inner.partition(key, options).await?;
+        Ok(partition.offsets.all())
+    }
+
+    async fn trim(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        trim: Trim,
+    ) -> Result<u32, StorageError> {
+        self.with(key, options, |partition| async move {
+            partition.trim(trim).await
+        })
+        .await
     }
 
     async fn delete_offset(

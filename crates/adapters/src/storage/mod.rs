@@ -20,6 +20,7 @@ mod partition;
 mod reader;
 mod recovery;
 mod segment;
+mod trim;
 mod writer;
 
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use crate::metadata::PartitionKey;
 pub use batch::{BATCH_BYTES_MAX, BatchError};
 pub use embedded::{EmbeddedStorage, EmbeddedStorageConfig};
 pub use error::StorageError;
+pub use trim::Trim;
 
 /// How a partition is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +211,28 @@ pub trait PartitionStorage: Send + Sync {
         options: PartitionOptions,
         consumer: ConsumerKey,
     ) -> Result<(), StorageError>;
+
+    /// All consumers' offsets.
+    ///
+    /// # Errors
+    /// When the partition cannot be opened.
+    async fn offsets(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+    ) -> Result<Vec<(ConsumerKey, u64)>, StorageError>;
+
+    /// Removes the oldest segments, as far as they may go; returns how many went.
+    /// The last one always stays, and offsets go on from where they are.
+    ///
+    /// # Errors
+    /// When the disk fails; the partition has to be opened again then.
+    async fn trim(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        trim: Trim,
+    ) -> Result<u32, StorageError>;
 
     /// The partition's sizes.
     ///

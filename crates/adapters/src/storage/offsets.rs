@@ -104,6 +104,14 @@ impl Offsets {
         stored.get(&consumer).copied()
     }
 
+    pub(super) fn all(&self) -> Vec<(ConsumerKey, u64)> {
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        let stored = stored.iter();
+        stored
+            .map(|(consumer, offset)| (*consumer, *offset))
+            .collect()
+    }
+
     pub(super) fn shut(&self, error: &StorageError) {
         let waiting: VecDeque<_> = self.changes.shut(error.clone());
         for change in waiting {

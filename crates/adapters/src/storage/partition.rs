@@ -96,19 +96,25 @@ impl Partition {
         messages_max: u32,
         bytes_max: usize,
     ) -> Result<PolledBatches, StorageError> {
-        let plan = {
-            let log = lock(&self.log);
-            match log.plan(from, messages_max, bytes_max) {
-                Some(plan) => plan,
-                None => {
-                    return Ok(PolledBatches {
-                        current_offset: log.stats().current_offset(),
-                        ..PolledBatches::default()
-                    });
+        loop {
+            let (plan, first) = {
+                let log = lock(&self.log);
+                match log.plan(from, messages_max, bytes_max) {
+                    Some(plan) => (plan, log.first_offset()),
+                    None => {
+                        return Ok(PolledBatches {
+                            current_offset: log.stats().current_offset(),
+                            ..PolledBatches::default()
+                        });
+                    }
                 }
+            };
+            let read = blocking(move || plan.run()).await;
+            // What was to be read may have been removed meanwhile.
+            if read.is_ok() || lock(&self.log).first_offset() == first {
+                return read;
             }
-        };
-        blocking(move || plan.run()).await
+        }
     }
 
     pub(super) fn stats(&self) -> PartitionStats {

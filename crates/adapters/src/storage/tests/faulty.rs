@@ -13,6 +13,7 @@ pub(super) enum Operation {
     Sync,
     SyncDir,
     Rename,
+    Remove,
 }
 
 #[derive(Default)]
@@ -73,6 +74,11 @@ impl FaultyDisk {
         let state = lock(&self.state.state);
         let matches = |done: &&(Operation, String)| done.0 == operation && done.1.ends_with(file);
         state.done.iter().filter(matches).count()
+    }
+
+    /// All that was done, in order.
+    pub(super) fn operations(&self) -> Vec<(Operation, String)> {
+        lock(&self.state.state).done.clone()
     }
 
     pub(super) fn read_bytes(&self) -> u64 {
@@ -138,6 +144,7 @@ impl Disk for FaultyDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.state.check(Operation::Remove, path)?;
         OsDisk.remove(path)
     }
 

@@ -8,6 +8,7 @@ mod faulty;
 mod lives;
 mod model;
 mod recovery;
+mod trim;
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,0 +1,228 @@
+//! Removing the oldest segments.
+
+use super::faulty::Operation;
+use super::*;
+
+const MANY: u32 = 100;
+
+/// Five messages a batch, a batch a millisecond.
+async fn filled(storage: &EmbeddedStorage, batches: u64) {
+    for number in 0..batches {
+        let appended = storage
+            .append(
+                key(1),
+                written(),
+                numbered(5 * number, 5),
+                1_000 * (number + 1),
+            )
+            .await
+            .unwrap();
+        assert_eq!(appended.base_offset, 5 * number);
+    }
+}
+
+fn storage_at(dir: &std::path::Path) -> EmbeddedStorage {
+    EmbeddedStorage::new(dir, EmbeddedStorageConfig::default()).unwrap()
+}
+
+async fn trim(storage: &EmbeddedStorage, trim: Trim) -> u32 {
+    storage.trim(key(1), written(), trim).await.unwrap()
+}
+
+async fn stats(storage: &EmbeddedStorage) -> PartitionStats {
+    storage.stats(key(1), written()).await.unwrap()
+}
+
+fn any(count: u32) -> Trim {
+    Trim {
+        segments_max: MANY,
+        any: count,
+        ..Trim::default()
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_go_and_the_last_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage_at(dir.path());
+    filled(&storage, 100).await;
+    let before = stats(&storage).await;
+    assert!(before.segments > 4, "{before:?}");
+    assert_eq!(trim(&storage, any(0)).await, 0);
+    assert_eq!(trim(&storage, any(2)).await, 2);
+    let after = stats(&storage).await;
+    assert_eq!(after.segments, before.segments - 2);
+    assert_eq!(after.next_offset, before.next_offset);
+    assert!(after.bytes < before.bytes);
+    assert_eq!(after.messages, after.next_offset - after.first_offset);
+    // What is gone is passed over.
+    let offsets = read(&storage, ReadFrom::Offset(0), 3).await;
+    assert_eq!(offsets[0], after.first_offset);
+    assert_eq!(trim(&storage, any(MANY)).await, after.segments - 1);
+    let last = stats(&storage).await;
+    assert_eq!(last.segments, 1);
+    filled_on(&storage, last.next_offset).await;
+}
+
+async fn filled_on(storage: &EmbeddedStorage, next: u64) {
+    let appended = storage
+        .append(key(1), written(), numbered(next, 1), 1_000_000)
+        .await
+        .unwrap();
+    assert_eq!(appended.base_offset, next, "offsets are not given again");
+}
+
+#[tokio::test]
+async fn what_is_left_is_found_again_and_offsets_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = {
+        let storage = storage_at(dir.path());
+        filled(&storage, 100).await;
+        trim(&storage, any(3)).await;
+        let stats = stats(&storage).await;
+        storage.shutdown().await.unwrap();
+        stats
+    };
+    let storage = storage_at(dir.path());
+    assert_eq!(stats(&storage).await, before);
+    filled_on(&storage, before.next_offset).await;
+}
+
+#[tokio::test]
+async fn a_segment_that_a_consumer_has_not_read_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage_at(dir.path());
+    filled(&storage, 100).await;
+    trim(&storage, any(1)).await;
+    let first = stats(&storage).await.first_offset;
+    let needed = |offset| Trim {
+        needed_behind: Some(offset),
+        ..any(1)
+    };
+    assert_eq!(trim(&storage, needed(first)).await, 0);
+    let next_segment = {
+        let copy = tempfile::tempdir().unwrap();
+        let other = storage_at(copy.path());
+        filled(&other, 100).await;
+        trim(&other, any(2)).await;
+        stats(&other).await.first_offset
+    };
+    assert_eq!(trim(&storage, needed(next_segment - 2)).await, 0);
+    assert_eq!(trim(&storage, needed(next_segment - 1)).await, 1);
+}
+
+#[tokio::test]
+async fn sizes_and_times_are_reasons_and_the_bound_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage_at(dir.path());
+    filled(&storage, 100).await;
+    let old = Trim {
+        segments_max: MANY,
+        not_after: Some(0),
+        ..Trim::default()
+    };
+    assert_eq!(trim(&storage, old).await, 0);
+    let all_old = Trim {
+        segments_max: 1,
+        not_after: Some(1_000_000),
+        ..old
+    };
+    assert_eq!(trim(&storage, all_old).await, 1);
+    let first = stats(&storage).await.first_offset;
+    // The first batch of the next segment is old enough, its last is not.
+    let partly = Trim {
+        not_after: Some(1_000 * (first / 5 + 1)),
+        ..old
+    };
+    assert_eq!(trim(&storage, partly).await, 0);
+
+    let segments = stats(&storage).await.segments;
+    let large = |max| Trim {
+        segments_max: MANY,
+        sealed_bytes_max: Some(max),
+        ..Trim::default()
+    };
+    assert_eq!(trim(&storage, large(u64::MAX)).await, 0);
+    let removed = trim(&storage, large(2 * (8 << 10))).await;
+    assert!(removed > 0 && removed < segments - 1, "{removed}");
+    assert_eq!(trim(&storage, large(2 * (8 << 10))).await, 0);
+    assert_eq!(trim(&storage, large(0)).await, segments - 1 - removed);
+}
+
+/// Each removal is on the disk before the next one begins.
+#[tokio::test]
+async fn removals_cannot_overtake_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let storage = faulty(&disk, dir.path(), BOOT);
+    filled(&storage, 100).await;
+    trim(&storage, any(3)).await;
+    let removals: Vec<_> = disk
+        .operations()
+        .into_iter()
+        .filter(|(operation, file)| {
+            *operation == Operation::Remove && file.ends_with("log")
+                || *operation == Operation::SyncDir
+        })
+        .map(|(operation, _)| operation)
+        .collect();
+    let one = [Operation::Remove, Operation::SyncDir];
+    assert!(removals.ends_with(&[one, one, one].concat()));
+}
+
+#[tokio::test]
+async fn a_failure_anywhere_leaves_what_follows_some_offset() {
+    for (operation, file) in [
+        (Operation::Remove, "log"),
+        (Operation::SyncDir, ""),
+        (Operation::Remove, "idx"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FaultyDisk::default());
+        let storage = faulty(&disk, dir.path(), BOOT);
+        filled(&storage, 100).await;
+        let before = stats(&storage).await;
+        disk.fail(operation, file);
+        let trimmed = storage.trim(key(1), written(), any(3)).await;
+        disk.heal();
+        assert_eq!(trimmed.is_ok(), file == "idx", "hints are no loss");
+        let storage = faulty(&disk, dir.path(), NEXT_BOOT);
+        let after = stats(&storage).await;
+        assert_eq!(after.next_offset, before.next_offset);
+        assert!(after.segments + 3 >= before.segments);
+        let offsets = read(&storage, ReadFrom::First, 1_000).await;
+        let expected: Vec<u64> = (after.first_offset..after.next_offset).collect();
+        assert_eq!(offsets, expected);
+    }
+}
+
+fn faulty(disk: &Arc<FaultyDisk>, dir: &std::path::Path, boot: u64) -> EmbeddedStorage {
+    let disk = Arc::clone(disk) as Arc<dyn Disk>;
+    EmbeddedStorage::on(disk, dir.to_owned(), EmbeddedStorageConfig::default(), boot).unwrap()
+}
+
+/// A reader may have planned to read what is then removed.
+#[tokio::test]
+async fn a_read_of_what_goes_meanwhile_goes_on_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = EmbeddedStorageConfig {
+        // Every read opens the file it needs.
+        open_files_max: 1,
+        ..EmbeddedStorageConfig::default()
+    };
+    let storage = Arc::new(EmbeddedStorage::new(dir.path(), config).unwrap());
+    filled(&storage, 800).await;
+    let reader = {
+        let storage = Arc::clone(&storage);
+        tokio::spawn(async move {
+            for _ in 0..300 {
+                let polled = poll(&storage, ReadFrom::First, 3).await;
+                assert!(polled.last_offset.is_some());
+            }
+        })
+    };
+    while trim(&storage, any(1)).await > 0 {
+        tokio::task::yield_now().await;
+    }
+    reader.await.unwrap();
+}
