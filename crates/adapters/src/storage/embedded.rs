@@ -374,6 +374,16 @@ impl PartitionStorage for EmbeddedStorage {
         Ok(partition.offsets.all())
     }
 
+    async fn sealed_end(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        count: u32,
+    ) -> Result<Option<u64>, StorageError> {
+        let partition = self.inner.partition(key, options).await?;
+        Ok(lock(&partition.log).sealed_end(count))
+    }
+
     async fn trim(
         &self,
         key: PartitionKey,

@@ -222,6 +222,18 @@ pub trait PartitionStorage: Send + Sync {
         options: PartitionOptions,
     ) -> Result<Vec<(ConsumerKey, u64)>, StorageError>;
 
+    /// The last offset of the `count` oldest segments that nothing is written to any
+    /// more, of fewer when there are fewer.
+    ///
+    /// # Errors
+    /// When the partition cannot be opened.
+    async fn sealed_end(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        count: u32,
+    ) -> Result<Option<u64>, StorageError>;
+
     /// Removes the oldest segments, as far as they may go; returns how many went.
     /// The last one always stays, and offsets go on from where they are.
     ///

@@ -25,8 +25,8 @@ pub struct Trim {
     pub segments_max: u32,
     /// Those that end behind this offset are needed.
     pub needed_behind: Option<u64>,
-    /// Reason: it is one of so many that are to go in any case.
-    pub any: u32,
+    /// Reason: it ends at this offset or before.
+    pub through: Option<u64>,
     /// Reason: sealed segments take more bytes than this.
     pub sealed_bytes_max: Option<u64>,
     /// Reason: its newest batch arrived at this time or before, in microseconds
@@ -49,7 +49,7 @@ impl Partition {
             if self.retired.load(Ordering::SeqCst) {
                 return Err(StorageError::Closed);
             }
-            let Some(segment) = lock(&self.log).take_oldest(&trim, removed) else {
+            let Some(segment) = lock(&self.log).take_oldest(&trim) else {
                 break;
             };
             self.remove_file(&segment).inspect_err(|error| {
@@ -73,8 +73,16 @@ impl Partition {
 }
 
 impl Log {
+    /// The last offset of the `count` oldest segments that are not written to any
+    /// more; of fewer, when there are fewer.
+    pub(super) fn sealed_end(&self, count: u32) -> Option<u64> {
+        let (_, sealed) = self.segments.split_last()?;
+        let last = sealed[..sealed.len().min(count as usize)].last()?;
+        Some(last.end.next_offset.saturating_sub(1))
+    }
+
     /// The oldest segment, when it may go.
-    fn take_oldest(&mut self, trim: &Trim, removed: u32) -> Option<Segment> {
+    fn take_oldest(&mut self, trim: &Trim) -> Option<Segment> {
         let (_, sealed) = self.segments.split_last()?;
         let oldest = sealed.first()?;
         let last_offset = oldest.end.next_offset.saturating_sub(1);
@@ -85,7 +93,8 @@ impl Log {
         let too_large = trim.sealed_bytes_max.is_some_and(|max| bytes > max);
         let time = oldest.end.timestamp;
         let expired = trim.not_after.is_some_and(|at| time > 0 && time <= at);
-        let reason = removed < trim.any || too_large || expired;
+        let named = trim.through.is_some_and(|through| last_offset <= through);
+        let reason = named || too_large || expired;
         (reason && !needed).then(|| self.segments.remove(0))
     }
 }

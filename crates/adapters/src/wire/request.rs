@@ -84,6 +84,13 @@ pub enum Request {
     },
     /// Forgets a consumer's offset.
     DeleteOffset(OffsetTarget),
+    /// Removes the oldest segments of a partition.
+    DeleteSegments {
+        /// Which partition.
+        target: PartitionTarget,
+        /// How many segments.
+        count: u32,
+    },
     /// One user.
     User(Identifier),
     /// All users.
@@ -196,6 +203,17 @@ pub enum Consumer {
     Single(u32),
     /// The members of a group.
     Group(Identifier),
+}
+
+/// A partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionTarget {
+    /// The stream.
+    pub stream: Identifier,
+    /// The topic.
+    pub topic: Identifier,
+    /// The partition.
+    pub partition: u32,
 }
 
 /// Whose offset, in which partition.

@@ -146,6 +146,10 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
             config.consumer_group.rebalancing_timeout,
         ),
         ("heartbeat.interval", config.heartbeat.interval),
+        (
+            "data_maintenance.messages.interval",
+            config.data_maintenance.messages.interval,
+        ),
     ] {
         if value.duration().is_zero() {
             wrong.push(format!("{key} must be longer than nothing"));

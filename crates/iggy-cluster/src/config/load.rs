@@ -17,10 +17,11 @@ use super::{ClusterConfig, NodeSection, RootUser, check};
 /// Where the file is, when `--config` does not say.
 const PATH_VARIABLE: &str = "IGGY_CONFIG_PATH";
 const PREFIX: &str = "IGGY_";
-const SECTIONS: [&str; 6] = [
+const SECTIONS: [&str; 7] = [
     "cluster",
     "tcp",
     "storage",
+    "data_maintenance",
     "consumer_group",
     "heartbeat",
     "admin",

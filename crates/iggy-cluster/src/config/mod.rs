@@ -52,6 +52,8 @@ pub struct ClusterConfig {
     pub tcp: TcpSection,
     /// Where data is kept.
     pub storage: StorageSection,
+    /// What is done beside serving clients.
+    pub data_maintenance: DataMaintenanceSection,
     /// Consumer groups.
     pub consumer_group: ConsumerGroupSection,
     /// Signs of life from members of consumer groups.
@@ -180,6 +182,25 @@ pub struct StorageSection {
     pub path: PathBuf,
 }
 
+/// `[data_maintenance]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataMaintenanceSection {
+    /// Messages that topics do not keep.
+    pub messages: MessagesMaintenanceSection,
+}
+
+/// `[data_maintenance.messages]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MessagesMaintenanceSection {
+    /// Whether messages that have expired, and those beyond a topic's size, are
+    /// removed.
+    pub cleaner_enabled: bool,
+    /// How often.
+    pub interval: HumanDuration,
+}
+
 /// `[consumer_group]`, with the names of Iggy's own server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -296,6 +317,15 @@ impl Default for StorageSection {
     fn default() -> Self {
         Self {
             path: PathBuf::from("data"),
+        }
+    }
+}
+
+impl Default for MessagesMaintenanceSection {
+    fn default() -> Self {
+        Self {
+            cleaner_enabled: true,
+            interval: HumanDuration::from_millis(60_000),
         }
     }
 }

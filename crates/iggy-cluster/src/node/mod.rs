@@ -226,6 +226,13 @@ impl Node {
             Arc::clone(&local),
             rebalancing_timeout,
         ));
+        let maintenance = &config.data_maintenance.messages;
+        if maintenance.cleaner_enabled {
+            tasks.spawn(partitions::clean_messages(
+                Arc::clone(&local),
+                maintenance.interval.duration(),
+            ));
+        }
         tasks.spawn(clean_up(Arc::clone(&metadata), local, removed));
         tasks.spawn(
             Members {

@@ -31,7 +31,7 @@ const IO_ERROR: u32 = 13_000;
 /// Serves requests for partitions of this node.
 pub(crate) struct LocalPartitions {
     pub(super) metadata: Arc<Metadata>,
-    storage: Arc<dyn PartitionStorage>,
+    pub(super) storage: Arc<dyn PartitionStorage>,
     served: Served,
     announced: Announced,
     /// Told when a hand-over in a group may have become possible.
@@ -70,6 +70,8 @@ impl LocalPartitions {
             } => self.store_offset(key, reader, offset).await,
             DataRequest::DeleteOffset { key, reader } => self.delete_offset(key, reader).await,
             DataRequest::Idle { group, keys } => Ok(self.idle(group, keys).await),
+            DataRequest::SealedEnd { key, count } => self.sealed_end(key, count).await,
+            DataRequest::Trim { key, through } => self.trim_through(key, through).await,
             DataRequest::Stats(keys) => self.stats(keys).await,
         };
         served.unwrap_or_else(DataReply::Refused)
@@ -77,7 +79,7 @@ impl LocalPartitions {
 
     /// The options of a partition, if this node owns it. The asker may know more
     /// of the log than this node: then it catches up first.
-    async fn owned(&self, key: &PartitionKey) -> Result<PartitionOptions, u32> {
+    pub(super) async fn owned(&self, key: &PartitionKey) -> Result<PartitionOptions, u32> {
         let here = self.owner(key);
         if here != Some(self.metadata.me) {
             self.metadata
@@ -413,7 +415,7 @@ fn denial(denied: Denied) -> Result<(DataReply, Option<Receipt>), u32> {
 }
 
 /// Iggy's code for what the storage says.
-fn refusal(key: &PartitionKey, error: &StorageError) -> u32 {
+pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> u32 {
     use adapters::storage::BatchError;
     match error {
         StorageError::Batch(BatchError::Checksum) => INVALID_BATCH_CHECKSUM,
@@ -433,7 +435,7 @@ fn refusal(key: &PartitionKey, error: &StorageError) -> u32 {
     }
 }
 
-fn now_micros() -> u64 {
+pub(super) fn now_micros() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -35,6 +35,17 @@ pub(crate) enum DataRequest {
         reader: Reader,
     },
     Stats(Vec<PartitionKey>),
+    /// Where do the oldest segments end that nothing is written to any more?
+    SealedEnd {
+        key: PartitionKey,
+        count: u32,
+    },
+    /// Removes segments that end at this offset or before, and that no consumer
+    /// needs.
+    Trim {
+        key: PartitionKey,
+        through: u64,
+    },
     /// Which of these have everything committed that was served to their holders
     /// in the group?
     Idle {
@@ -69,6 +80,7 @@ pub(crate) enum DataReply {
     Fenced,
     /// The ids of partitions.
     Idle(Vec<u32>),
+    SealedEnd(Option<u64>),
 }
 
 impl DataRequest {
@@ -76,8 +88,9 @@ impl DataRequest {
         match self {
             Self::Poll(poll) => !poll.auto_commit,
             Self::Offset { .. } | Self::Stats(_) | Self::Idle { .. } => true,
-            // Storing or deleting an offset twice is storing it once.
-            Self::StoreOffset { .. } | Self::DeleteOffset { .. } => false,
+            Self::SealedEnd { .. } => true,
+            // Doing these twice is doing them once.
+            Self::StoreOffset { .. } | Self::DeleteOffset { .. } | Self::Trim { .. } => false,
             Self::Append { .. } => false,
         }
     }
@@ -140,6 +153,16 @@ impl DataRequest {
                     put_key(&mut out, key);
                 }
             }
+            Self::SealedEnd { key, count } => {
+                out.put_u8(8);
+                put_key(&mut out, &key);
+                out.put_u32_le(count);
+            }
+            Self::Trim { key, through } => {
+                out.put_u8(9);
+                put_key(&mut out, &key);
+                out.put_u64_le(through);
+            }
             Self::Idle { group, keys } => {
                 out.put_u8(7);
                 out.put_u32_le(group);
@@ -191,6 +214,14 @@ impl DataRequest {
                 reader: get_reader(&mut bytes)?,
             },
             6 => Self::Stats(get_keys(&mut bytes)?),
+            8 => Self::SealedEnd {
+                key: get_key(&mut bytes)?,
+                count: bytes.try_get_u32_le().ok()?,
+            },
+            9 => Self::Trim {
+                key: get_key(&mut bytes)?,
+                through: bytes.try_get_u64_le().ok()?,
+            },
             7 => Self::Idle {
                 group: bytes.try_get_u32_le().ok()?,
                 keys: get_keys(&mut bytes)?,
@@ -240,6 +271,10 @@ impl DataReply {
                 }
             }
             Self::Fenced => out.put_u8(6),
+            Self::SealedEnd(offset) => {
+                out.put_u8(8);
+                put_option(&mut out, offset);
+            }
             Self::Idle(ids) => {
                 out.put_u8(7);
                 for id in ids {
@@ -288,6 +323,7 @@ impl DataReply {
                 Self::Stats(stats)
             }
             6 => Self::Fenced,
+            8 => Self::SealedEnd(get_option(&mut bytes)?),
             7 => {
                 let mut ids = Vec::with_capacity(bytes.len() / 4);
                 while !bytes.is_empty() {

@@ -6,6 +6,7 @@
 //! for the rest. An owner that cannot be reached is a transient error, never an
 //! empty answer.
 
+mod cleaner;
 mod hand_over;
 mod local;
 mod messages;
@@ -26,6 +27,7 @@ use consensus::ReplicaId;
 use crate::cluster::{Failure, Metadata};
 use crate::peers::{RpcError, RpcLink};
 
+pub(crate) use cleaner::run as clean_messages;
 pub(crate) use hand_over::run as end_hand_overs;
 pub(crate) use local::LocalPartitions;
 pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};

@@ -51,6 +51,8 @@ pub(super) struct Connection {
     /// The token that the request under way makes.
     pub(super) new_token: Option<(TokenHash, SecretString)>,
     pub(super) address: SocketAddr,
+    /// Through which offset a request, by its number, removes segments.
+    pub(super) trimming: Option<(u64, Option<u64>)>,
 }
 
 /// What to do after a request.
@@ -82,6 +84,7 @@ impl Connection {
             receipt: None,
             new_token: None,
             address,
+            trimming: None,
         }
     }
 

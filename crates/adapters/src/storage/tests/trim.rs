@@ -33,12 +33,17 @@ async fn stats(storage: &EmbeddedStorage) -> PartitionStats {
     storage.stats(key(1), written()).await.unwrap()
 }
 
-fn any(count: u32) -> Trim {
+/// The oldest so many.
+async fn oldest(storage: &EmbeddedStorage, count: u32) -> Trim {
     Trim {
         segments_max: MANY,
-        any: count,
+        through: storage.sealed_end(key(1), written(), count).await.unwrap(),
         ..Trim::default()
     }
+}
+
+async fn trim_oldest(storage: &EmbeddedStorage, count: u32) -> u32 {
+    trim(storage, oldest(storage, count).await).await
 }
 
 #[tokio::test]
@@ -48,8 +53,8 @@ async fn the_oldest_go_and_the_last_stays() {
     filled(&storage, 100).await;
     let before = stats(&storage).await;
     assert!(before.segments > 4, "{before:?}");
-    assert_eq!(trim(&storage, any(0)).await, 0);
-    assert_eq!(trim(&storage, any(2)).await, 2);
+    assert_eq!(trim_oldest(&storage, 0).await, 0);
+    assert_eq!(trim_oldest(&storage, 2).await, 2);
     let after = stats(&storage).await;
     assert_eq!(after.segments, before.segments - 2);
     assert_eq!(after.next_offset, before.next_offset);
@@ -58,7 +63,7 @@ async fn the_oldest_go_and_the_last_stays() {
     // What is gone is passed over.
     let offsets = read(&storage, ReadFrom::Offset(0), 3).await;
     assert_eq!(offsets[0], after.first_offset);
-    assert_eq!(trim(&storage, any(MANY)).await, after.segments - 1);
+    assert_eq!(trim_oldest(&storage, MANY).await, after.segments - 1);
     let last = stats(&storage).await;
     assert_eq!(last.segments, 1);
     filled_on(&storage, last.next_offset).await;
@@ -78,7 +83,7 @@ async fn what_is_left_is_found_again_and_offsets_go_on() {
     let before = {
         let storage = storage_at(dir.path());
         filled(&storage, 100).await;
-        trim(&storage, any(3)).await;
+        trim_oldest(&storage, 3).await;
         let stats = stats(&storage).await;
         storage.shutdown().await.unwrap();
         stats
@@ -93,18 +98,19 @@ async fn a_segment_that_a_consumer_has_not_read_stays() {
     let dir = tempfile::tempdir().unwrap();
     let storage = storage_at(dir.path());
     filled(&storage, 100).await;
-    trim(&storage, any(1)).await;
+    trim_oldest(&storage, 1).await;
     let first = stats(&storage).await.first_offset;
+    let one = oldest(&storage, 1).await;
     let needed = |offset| Trim {
         needed_behind: Some(offset),
-        ..any(1)
+        ..one
     };
     assert_eq!(trim(&storage, needed(first)).await, 0);
     let next_segment = {
         let copy = tempfile::tempdir().unwrap();
         let other = storage_at(copy.path());
         filled(&other, 100).await;
-        trim(&other, any(2)).await;
+        trim_oldest(&other, 2).await;
         stats(&other).await.first_offset
     };
     assert_eq!(trim(&storage, needed(next_segment - 2)).await, 0);
@@ -156,7 +162,7 @@ async fn removals_cannot_overtake_each_other() {
     let disk = Arc::new(FaultyDisk::default());
     let storage = faulty(&disk, dir.path(), BOOT);
     filled(&storage, 100).await;
-    trim(&storage, any(3)).await;
+    trim_oldest(&storage, 3).await;
     let removals: Vec<_> = disk
         .operations()
         .into_iter()
@@ -182,8 +188,9 @@ async fn a_failure_anywhere_leaves_what_follows_some_offset() {
         let storage = faulty(&disk, dir.path(), BOOT);
         filled(&storage, 100).await;
         let before = stats(&storage).await;
+        let three = oldest(&storage, 3).await;
         disk.fail(operation, file);
-        let trimmed = storage.trim(key(1), written(), any(3)).await;
+        let trimmed = storage.trim(key(1), written(), three).await;
         disk.heal();
         assert_eq!(trimmed.is_ok(), file == "idx", "hints are no loss");
         let storage = faulty(&disk, dir.path(), NEXT_BOOT);
@@ -221,7 +228,7 @@ async fn a_read_of_what_goes_meanwhile_goes_on_behind_it() {
             }
         })
     };
-    while trim(&storage, any(1)).await > 0 {
+    while trim_oldest(&storage, 1).await > 0 {
         tokio::task::yield_now().await;
     }
     reader.await.unwrap();

@@ -10,6 +10,7 @@ use iggy_binary_protocol::requests::messages::{PollMessagesRequest, SendMessages
 use iggy_binary_protocol::requests::partitions::{
     CreatePartitionsRequest, DeletePartitionsRequest,
 };
+use iggy_binary_protocol::requests::segments::DeleteSegmentsRequest;
 use iggy_binary_protocol::requests::streams::{
     CreateStreamRequest, DeleteStreamRequest, GetStreamRequest, PurgeStreamRequest,
     UpdateStreamRequest,
@@ -34,7 +35,8 @@ use super::options::{
 use super::{groups, users};
 use crate::metadata::{ClientOperation, Identifier, Name, code};
 use crate::wire::{
-    Consumer, Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, Request, SendRequest,
+    Consumer, Credentials, OffsetTarget, PartitionTarget, Partitioning, PollRequest, PollStart,
+    Request, SendRequest,
 };
 
 type Result<T> = std::result::Result<T, u32>;
@@ -117,6 +119,17 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
                 &delete.topic_id,
                 delete.partition_id,
             )?)
+        }
+        DELETE_SEGMENTS_CODE => {
+            let delete: DeleteSegmentsRequest = read(body)?;
+            Request::DeleteSegments {
+                target: PartitionTarget {
+                    stream: identifier(&delete.stream_id)?,
+                    topic: identifier(&delete.topic_id)?,
+                    partition: delete.partition_id,
+                },
+                count: delete.segments_count,
+            }
         }
         _ => match change(header.code, body)? {
             Some(operation) => Request::Change(operation),

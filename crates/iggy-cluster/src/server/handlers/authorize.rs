@@ -86,6 +86,9 @@ fn rule_of(state: &MetadataState, user_id: u32, request: &Request) -> Option<Rul
         Request::Topics(stream) => stream_id(stream).map(Rule::ListTopics),
         Request::Group(target) => of_topic(&target.stream, &target.topic, Rule::ReadTopic),
         Request::Send(send) => of_topic(&send.stream, &send.topic, Rule::Send),
+        Request::DeleteSegments { target, .. } => {
+            of_topic(&target.stream, &target.topic, Rule::ManageTopic)
+        }
         Request::Poll(poll) | Request::PollOnPrimary(poll) => {
             of_topic(&poll.target.stream, &poll.target.topic, Rule::Poll)
         }

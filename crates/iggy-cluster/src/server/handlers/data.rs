@@ -1,9 +1,13 @@
 //! Messages and consumers' offsets, wherever their partition is.
 
+use std::sync::Arc;
+
 use adapters::metadata::{Identifier, code};
 use adapters::storage::ConsumerKey;
 use adapters::wire::v0_11::{self as wire, RequestHeader};
-use adapters::wire::{Consumer, GroupTarget, OffsetTarget, Partitioning, PollRequest, SendRequest};
+use adapters::wire::{
+    Consumer, GroupTarget, OffsetTarget, PartitionTarget, Partitioning, PollRequest, SendRequest,
+};
 
 use super::Body;
 use crate::cluster::Failure;
@@ -197,6 +201,38 @@ impl Connection {
             reader,
         };
         self.server.partitions.call(place, request).await?;
+        Ok(Vec::new())
+    }
+
+    /// Removes the oldest segments. Which ones those are is settled once, so a
+    /// request that is repeated removes no more.
+    pub(super) async fn delete_segments(
+        &mut self,
+        header: &RequestHeader,
+        target: &PartitionTarget,
+        count: u32,
+    ) -> Body {
+        let partition = Partitioning::Partition(target.partition);
+        let partitions = Arc::clone(&self.server.partitions);
+        let place = partitions
+            .find(&target.stream, &target.topic, &partition, self.commit)
+            .await?;
+        let key = place.key;
+        let through = match self.trimming {
+            Some((request, through)) if request == header.request => through,
+            _ => match partitions
+                .call(place, DataRequest::SealedEnd { key, count })
+                .await?
+            {
+                DataReply::SealedEnd(through) => through,
+                _ => return Err(Failure::NotAccepted),
+            },
+        };
+        self.trimming = Some((header.request, through));
+        if let Some(through) = through {
+            let request = DataRequest::Trim { key, through };
+            partitions.call(place, request).await?;
+        }
         Ok(Vec::new())
     }
 

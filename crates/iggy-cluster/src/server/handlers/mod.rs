@@ -131,6 +131,9 @@ impl Connection {
             Request::Offset(target) => self.offset(&target).await,
             Request::StoreOffset { target, offset } => self.store_offset(&target, offset).await,
             Request::DeleteOffset(target) => self.delete_offset(&target).await,
+            Request::DeleteSegments { target, count } => {
+                self.delete_segments(header, &target, count).await
+            }
             Request::User(user) => self.user(&user).await,
             Request::Users => self.users().await,
             Request::Tokens => self.tokens().await,
