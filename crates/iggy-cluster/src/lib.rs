@@ -9,6 +9,7 @@ pub mod admin;
 pub mod cli;
 mod cluster;
 pub mod config;
+pub mod logs;
 mod metrics;
 mod node;
 mod partitions;

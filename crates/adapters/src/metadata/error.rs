@@ -24,6 +24,8 @@ pub mod code {
     pub const UNAUTHENTICATED: u32 = 40;
     /// The user has no permission.
     pub const UNAUTHORIZED: u32 = 41;
+    /// The diagnostic archive could not be made.
+    pub const SNAPSHOT_FAILED: u32 = 9000;
     /// A password has 3 to 100 bytes.
     pub const INVALID_PASSWORD: u32 = 44;
     /// No such status, or not for this user.

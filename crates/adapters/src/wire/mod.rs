@@ -7,6 +7,6 @@ mod request;
 pub mod v0_11;
 
 pub use request::{
-    Consumer, Credentials, GroupTarget, OffsetTarget, PartitionTarget, Partitioning, PollRequest,
-    PollStart, Request, SendRequest, UserRequest,
+    ArchiveSection, Consumer, Credentials, GroupTarget, OffsetTarget, PartitionTarget,
+    Partitioning, PollRequest, PollStart, Request, SendRequest, UserRequest,
 };

@@ -84,6 +84,8 @@ pub enum Request {
     },
     /// Forgets a consumer's offset.
     DeleteOffset(OffsetTarget),
+    /// A diagnostic archive with these sections.
+    Archive(Vec<ArchiveSection>),
     /// Removes the oldest segments of a partition.
     DeleteSegments {
         /// Which partition.
@@ -203,6 +205,23 @@ pub enum Consumer {
     Single(u32),
     /// The members of a group.
     Group(Identifier),
+}
+
+/// A section of the diagnostic archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveSection {
+    /// Files and their sizes.
+    Filesystem,
+    /// Processes of the machine.
+    Processes,
+    /// What this process uses, and what there is.
+    Resources,
+    /// A word, to see that it works.
+    Test,
+    /// The last lines of the log.
+    Logs,
+    /// The configuration, without secrets.
+    Config,
 }
 
 /// A partition.

@@ -13,7 +13,7 @@ pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
-        .with_writer(std::io::stderr)
+        .with_writer(crate::logs::Tee)
         .init();
     let loaded = config::load(
         args.config.as_deref(),

@@ -115,6 +115,7 @@ impl Credentials {
         from: IpAddr,
     ) -> Result<Result<Verified, Eviction>, Failure> {
         if let Some(known) = known(metadata, username)
+            && known.active
             && self.remembers(&known, password)
         {
             return Ok(verdict(&known));
@@ -122,7 +123,7 @@ impl Credentials {
         let guesses = self.guesses_of(from);
         let _turn = guesses.turn.lock().await;
         let mut right = self.check(metadata, username, password).await;
-        if right.is_none() {
+        if !right.as_ref().is_some_and(|known| known.active) {
             metadata.barrier().await?;
             right = self.check(metadata, username, password).await;
         }
@@ -173,8 +174,8 @@ impl Credentials {
         from: IpAddr,
     ) -> Result<Result<Verified, Eviction>, Failure> {
         let hash = hash_of(token.expose_secret());
-        if let Some(verdict) = token_verdict(metadata, &hash) {
-            return Ok(verdict);
+        if let Some(Ok(verified)) = token_verdict(metadata, &hash) {
+            return Ok(Ok(verified));
         }
         metadata.barrier().await?;
         match token_verdict(metadata, &hash) {

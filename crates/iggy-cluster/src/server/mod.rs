@@ -1,5 +1,6 @@
 //! Clients: their connections, sessions and requests.
 
+mod archive;
 mod clients;
 mod connection;
 mod handlers;
@@ -15,7 +16,7 @@ use adapters::wire::v0_11::NodeView;
 use consensus::ReplicaId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -38,6 +39,7 @@ pub(crate) struct Server {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) system: system::System,
     tls: Option<TlsAcceptor>,
+    archiving: Mutex<()>,
 }
 
 impl Server {
@@ -57,6 +59,7 @@ impl Server {
             clients: Clients::default(),
             credentials: Credentials::new(),
             metrics,
+            archiving: Mutex::default(),
         })
     }
 

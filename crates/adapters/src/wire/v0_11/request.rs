@@ -16,7 +16,7 @@ use iggy_binary_protocol::requests::streams::{
     UpdateStreamRequest,
 };
 use iggy_binary_protocol::requests::system::{
-    AttachConsumerSessionRequest, DescribeOptionsRequest, GetClientRequest,
+    AttachConsumerSessionRequest, DescribeOptionsRequest, GetClientRequest, GetSnapshotRequest,
 };
 use iggy_binary_protocol::requests::topics::{
     CreateTopicRequest, DeleteTopicRequest, GetTopicRequest, GetTopicsRequest, PurgeTopicRequest,
@@ -35,8 +35,8 @@ use super::options::{
 use super::{groups, users};
 use crate::metadata::{ClientOperation, Identifier, Name, code};
 use crate::wire::{
-    Consumer, Credentials, OffsetTarget, PartitionTarget, Partitioning, PollRequest, PollStart,
-    Request, SendRequest,
+    ArchiveSection, Consumer, Credentials, OffsetTarget, PartitionTarget, Partitioning,
+    PollRequest, PollStart, Request, SendRequest,
 };
 
 type Result<T> = std::result::Result<T, u32>;
@@ -120,6 +120,7 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
                 delete.partition_id,
             )?)
         }
+        GET_SNAPSHOT_FILE_CODE => archive(body)?,
         DELETE_SEGMENTS_CODE => {
             let delete: DeleteSegmentsRequest = read(body)?;
             Request::DeleteSegments {
@@ -223,6 +224,32 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
             };
         }
     }))
+}
+
+/// Which sections: "all" stands alone. Any reader of ZIP takes files that are merely
+/// stored, whatever compression was asked for, as long as there is such a one.
+fn archive(body: &[u8]) -> Result<Request> {
+    const COMPRESSIONS: std::ops::RangeInclusive<u8> = 1..=6;
+    const ALL: u8 = 100;
+    let get: GetSnapshotRequest = read(body)?;
+    let section = |number: &u8| match number {
+        1 => Ok(ArchiveSection::Filesystem),
+        2 => Ok(ArchiveSection::Processes),
+        3 => Ok(ArchiveSection::Resources),
+        4 => Ok(ArchiveSection::Test),
+        5 => Ok(ArchiveSection::Logs),
+        6 => Ok(ArchiveSection::Config),
+        _ => Err(code::INVALID_COMMAND),
+    };
+    if !COMPRESSIONS.contains(&get.compression) {
+        return Err(code::INVALID_COMMAND);
+    }
+    let numbers: &[u8] = match get.snapshot_types.as_slice() {
+        [ALL] => &[1, 2, 3, 5, 6],
+        numbers => numbers,
+    };
+    let sections = numbers.iter().map(section).collect::<Result<_>>()?;
+    Ok(Request::Archive(sections))
 }
 
 /// A login with a password and one with a token share a command: the shape of

@@ -72,7 +72,9 @@ fn rule_of(state: &MetadataState, user_id: u32, request: &Request) -> Option<Rul
         found.map(|(stream, topic)| rule(stream.id, topic.id))
     };
     match request {
-        Request::Stats | Request::Client { .. } | Request::Clients => Some(Rule::Servers),
+        Request::Stats | Request::Archive(_) | Request::Client { .. } | Request::Clients => {
+            Some(Rule::Servers)
+        }
         Request::User(user) => {
             let other = state.users().find(user).filter(|user| user.id != user_id);
             other.map(|_| Rule::ReadUsers)

@@ -131,6 +131,7 @@ impl Connection {
             Request::Offset(target) => self.offset(&target).await,
             Request::StoreOffset { target, offset } => self.store_offset(&target, offset).await,
             Request::DeleteOffset(target) => self.delete_offset(&target).await,
+            Request::Archive(sections) => Ok(vec![self.server.archive(&sections).await?]),
             Request::DeleteSegments { target, count } => {
                 self.delete_segments(header, &target, count).await
             }

@@ -33,46 +33,58 @@ impl Connection {
         let Some(registration) = registration else {
             return self.reply(header, Err(Failure::NotCommitted));
         };
-        let verified = self
-            .server
-            .credentials
-            .verify(&metadata, &credentials, self.address.ip())
-            .await;
-        let verified = match verified {
-            Ok(Ok(verified)) => verified,
-            Ok(Err(reason)) => {
-                self.server.metrics.logins_refused.inc();
-                return evict(reason);
+        let mut outdated = false;
+        loop {
+            let verified = self
+                .server
+                .credentials
+                .verify(&metadata, &credentials, self.address.ip())
+                .await;
+            let verified = match verified {
+                Ok(Ok(verified)) => verified,
+                Ok(Err(reason)) => {
+                    self.server.metrics.logins_refused.inc();
+                    return evict(reason);
+                }
+                Err(failure) => return self.reply(header, Err(failure)),
+            };
+            let command = Command::Register {
+                client: header.client,
+                user_id: verified.user_id,
+                proof: verified.proof,
+                node: metadata.me,
+                registration,
+            };
+            match metadata.replicate(command).await {
+                Ok((index, Answer::Registered { session })) => {
+                    self.bound = Some(Bound {
+                        client: header.client,
+                        session,
+                        user_id: verified.user_id,
+                    });
+                    self.commit = self.commit.max(index);
+                    let user = Some((verified.user_id, header.client));
+                    self.server.clients.set_user(self.id, user);
+                    let body = wire::login(verified.user_id, session);
+                    return self.reply(header, Ok(vec![body]));
+                }
+                // The user has changed since this node looked: it looks again, once.
+                Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) if !outdated => {
+                    outdated = true;
+                    if let Err(failure) = metadata.barrier().await {
+                        return self.reply(header, Err(failure));
+                    }
+                }
+                Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) => {
+                    return evict(match verified.proof {
+                        Proof::Password(_) => Eviction::InvalidCredentials,
+                        Proof::Token(_) => Eviction::InvalidToken,
+                    });
+                }
+                // Fenced in the meantime: it will register again.
+                Ok(_) => return self.reply(header, Err(Failure::NotCommitted)),
+                Err(failure) => return self.reply(header, Err(failure)),
             }
-            Err(failure) => return self.reply(header, Err(failure)),
-        };
-        let command = Command::Register {
-            client: header.client,
-            user_id: verified.user_id,
-            proof: verified.proof,
-            node: metadata.me,
-            registration,
-        };
-        match metadata.replicate(command).await {
-            Ok((index, Answer::Registered { session })) => {
-                self.bound = Some(Bound {
-                    client: header.client,
-                    session,
-                    user_id: verified.user_id,
-                });
-                self.commit = self.commit.max(index);
-                self.server
-                    .clients
-                    .set_user(self.id, Some((verified.user_id, header.client)));
-                self.reply(header, Ok(vec![wire::login(verified.user_id, session)]))
-            }
-            Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) => evict(match verified.proof {
-                Proof::Password(_) => Eviction::InvalidCredentials,
-                Proof::Token(_) => Eviction::InvalidToken,
-            }),
-            // Fenced in the meantime: it will register again.
-            Ok(_) => self.reply(header, Err(Failure::NotCommitted)),
-            Err(failure) => self.reply(header, Err(failure)),
         }
     }
 
