@@ -146,6 +146,7 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
             config.consumer_group.rebalancing_timeout,
         ),
         ("heartbeat.interval", config.heartbeat.interval),
+        ("tcp.login_timeout", config.tcp.login_timeout),
         (
             "data_maintenance.messages.interval",
             config.data_maintenance.messages.interval,

@@ -152,6 +152,10 @@ pub struct TcpSection {
     pub frame_size_max: HumanSize,
     /// A frame that has begun must be complete within this time.
     pub frame_timeout: HumanDuration,
+    /// A connection that is silent for so long and not logged in is closed.
+    pub login_timeout: HumanDuration,
+    /// Connections from one address at once; more are closed at once.
+    pub connections_per_address_max: usize,
     /// A request that cannot be served within this time is answered with a
     /// transient error.
     pub request_timeout: HumanDuration,
@@ -296,6 +300,8 @@ impl Default for TcpSection {
             connections_max: 20_000,
             frame_size_max: HumanSize::from_mib(64),
             frame_timeout: HumanDuration::from_millis(30_000),
+            login_timeout: HumanDuration::from_millis(30_000),
+            connections_per_address_max: 20_000,
             request_timeout: HumanDuration::from_millis(10_000),
             tls: TlsSection::default(),
         }

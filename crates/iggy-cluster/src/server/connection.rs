@@ -11,15 +11,18 @@ use adapters::wire::v0_11::{
 };
 use bytes::{Bytes, BytesMut};
 use secrecy::SecretString;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::error::Elapsed;
 use tracing::debug;
 
 use super::Server;
 use crate::partitions::Receipt;
 
-const READ_BUFFER_BYTES: usize = 16 << 10;
-const WRITE_BUFFER_BYTES: usize = 16 << 10;
+/// A header and a short body; longer ones are read past it. Small, because every
+/// idle connection has one.
+const READ_BUFFER_BYTES: usize = 512;
+/// A reply up to this size is written at once.
+const WRITE_AT_ONCE_BYTES: usize = 16 << 10;
 /// A reply that was written so long ago, on a connection that is still open, has
 /// arrived.
 const RECEIPT_TIME: Duration = Duration::from_millis(100);
@@ -91,10 +94,9 @@ impl Connection {
     pub(super) async fn run(
         mut self,
         reader: impl AsyncRead + Unpin,
-        writer: impl AsyncWrite + Unpin,
+        mut writer: impl AsyncWrite + Unpin,
     ) {
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
-        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
         if let Err(error) = self.serve(&mut reader, &mut writer).await {
             debug!(client = self.id, %error, "a connection ended");
         }
@@ -130,6 +132,7 @@ impl Connection {
         byte: &mut [u8],
     ) -> io::Result<Begun> {
         let silence_max = self.server.config.heartbeat.silence_max();
+        let login_timeout = self.server.config.tcp.login_timeout.duration();
         let read = loop {
             if let Some(receipt) = self.receipt.take() {
                 let read = tokio::time::timeout(RECEIPT_TIME, reader.read(byte)).await;
@@ -139,6 +142,9 @@ impl Connection {
                 }
             }
             let read = reader.read(byte);
+            if self.bound.is_none() {
+                break in_time(login_timeout, read).await?;
+            }
             let Some((bound, silence_max)) = self.bound.zip(silence_max) else {
                 break read.await?;
             };
@@ -180,7 +186,7 @@ impl Connection {
     async fn serve(
         &mut self,
         reader: &mut BufReader<impl AsyncRead + Unpin>,
-        writer: &mut BufWriter<impl AsyncWrite + Unpin>,
+        writer: &mut (impl AsyncWrite + Unpin),
     ) -> io::Result<()> {
         let frame_bytes_max = self.server.config.tcp.frame_size_max.bytes() as usize;
         let frame_timeout = self.server.config.tcp.frame_timeout.duration();
@@ -191,10 +197,8 @@ impl Connection {
                 Begun::End => return Ok(()),
                 Begun::Silence(client) => {
                     // Whoever is told so on an open connection does not notice.
-                    writer
-                        .write_all(&Eviction::StaleClient.encode(client))
-                        .await?;
-                    return writer.flush().await;
+                    let told = Eviction::StaleClient.encode(client);
+                    return in_time(frame_timeout, write_all(writer, &told)).await;
                 }
             }
             let rest = reader.read_exact(&mut bytes[1..]);
@@ -204,7 +208,8 @@ impl Connection {
                     let body = read_body(reader, header.body_bytes);
                     let body = in_time(frame_timeout, body).await?;
                     if body_matches(&header, &body) {
-                        self.handle(&header, body).await
+                        // An idle connection has no room for what a request needs.
+                        Box::pin(self.handle(&header, body)).await
                     } else {
                         self.server.metrics.frames_refused.inc();
                         Outcome::Reply(Reply::denied(&header, self.commit, code::INVALID_COMMAND))
@@ -220,22 +225,44 @@ impl Connection {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
             };
+            // Whoever does not take its replies does not get a node's memory for them.
             match outcome {
                 Outcome::Reply(reply) => {
-                    writer.write_all(&reply.head).await?;
-                    for part in &reply.body {
-                        writer.write_all(part).await?;
-                    }
+                    in_time(frame_timeout, write_reply(writer, &reply)).await?;
                 }
                 Outcome::Evict(frame) => {
-                    writer.write_all(&frame).await?;
+                    in_time(frame_timeout, write_all(writer, &frame)).await?;
                     self.close_session();
                     self.server.clients.set_user(self.id, None);
                 }
             }
-            writer.flush().await?;
         }
     }
+}
+
+async fn write_reply(writer: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> io::Result<()> {
+    let bytes = reply.head.len() + reply.body.iter().map(Bytes::len).sum::<usize>();
+    if reply.body.is_empty() {
+        return write_all(writer, &reply.head).await;
+    }
+    if bytes <= WRITE_AT_ONCE_BYTES {
+        let mut whole = Vec::with_capacity(bytes);
+        whole.extend_from_slice(&reply.head);
+        for part in &reply.body {
+            whole.extend_from_slice(part);
+        }
+        return write_all(writer, &whole).await;
+    }
+    writer.write_all(&reply.head).await?;
+    for part in &reply.body {
+        writer.write_all(part).await?;
+    }
+    writer.flush().await
+}
+
+async fn write_all(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    writer.write_all(bytes).await?;
+    writer.flush().await
 }
 
 async fn in_time<T>(at_most: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

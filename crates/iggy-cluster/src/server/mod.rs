@@ -1,5 +1,6 @@
 //! Clients: their connections, sessions and requests.
 
+mod addresses;
 mod archive;
 mod clients;
 mod connection;
@@ -25,6 +26,7 @@ use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use crate::partitions::Partitions;
 
+use addresses::Addresses;
 pub(crate) use clients::Clients;
 pub(crate) use login::Credentials;
 pub use tls::TlsError;
@@ -40,6 +42,7 @@ pub(crate) struct Server {
     pub(crate) system: system::System,
     tls: Option<TlsAcceptor>,
     archiving: Mutex<()>,
+    addresses: Arc<Addresses>,
 }
 
 impl Server {
@@ -60,6 +63,7 @@ impl Server {
             credentials: Credentials::new(),
             metrics,
             archiving: Mutex::default(),
+            addresses: Arc::default(),
         })
     }
 
@@ -80,10 +84,16 @@ impl Server {
                 debug!(%address, "too many connections");
                 continue;
             };
+            let per_address_max = self.config.tcp.connections_per_address_max;
+            let Some(place) = self.addresses.take(address.ip(), per_address_max) else {
+                self.metrics.connections_refused.inc();
+                debug!(%address, "too many connections from this address");
+                continue;
+            };
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 server.serve(stream, address).await;
-                drop(permit);
+                drop((permit, place));
             });
         }
     }

@@ -14,6 +14,7 @@
 
 mod load;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
@@ -75,6 +76,15 @@ enum Bar {
         #[arg(long, default_value_t = 1_000_000)]
         messages: u64,
     },
+    /// Connections that are logged in and idle, beside others that are not
+    Idle {
+        /// How many idle ones
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+        /// How many clients create and delete streams
+        #[arg(long, default_value_t = 500)]
+        clients: usize,
+    },
     /// Random and mutated frames against the client port and the replica port
     Garbage {
         /// How many frames, over both ports
@@ -92,6 +102,10 @@ async fn main() -> anyhow::Result<()> {
         Bar::Lagging { missed, clients } => lagging(backend, missed, clients).await,
         Bar::Messages { batches } => messages(backend, batches).await,
         Bar::Groups { messages } => groups(backend, messages).await,
+        Bar::Idle {
+            connections,
+            clients,
+        } => idle(backend, connections, clients).await,
         Bar::Garbage { frames } => garbage(backend, frames).await,
     }
 }
@@ -294,6 +308,55 @@ async fn groups(backend: Backend, messages: u64) -> anyhow::Result<()> {
         received.distinct, received.missing, received.repeated, received.errors
     );
     anyhow::ensure!(received.missing == 0 && received.distinct == held, "a gap");
+    Ok(())
+}
+
+async fn idle(backend: Backend, connections: usize, clients: usize) -> anyhow::Result<()> {
+    let cluster = Cluster::start(sibling("node")?, backend, 3).await?;
+    let before: Vec<_> = (0..3).map(|node| cluster.memory_bytes(node)).collect();
+    // The high-level client sends heartbeats; this one is silent.
+    let mut idle = Vec::with_capacity(connections);
+    for number in 0..connections {
+        let config = TcpClientConfig {
+            server_address: cluster.tcp((number % 3) as u8),
+            ..TcpClientConfig::default()
+        };
+        let client = TcpClient::create(Arc::new(config))?;
+        Client::connect(&client).await?;
+        client.login_user("iggy", "iggy").await?;
+        idle.push(client);
+    }
+    let mut total = 0;
+    for node in 0..3 {
+        let after = cluster.memory_bytes(node);
+        total += after.saturating_sub(before[usize::from(node)]);
+    }
+    println!(
+        "{connections} idle sessions: {:.1} KiB each over all nodes",
+        total as f64 / connections as f64 / 1024.0
+    );
+    let term = cluster
+        .report()
+        .await?
+        .nodes
+        .iter()
+        .map(|node| node.term)
+        .max();
+    let load = Load::start(&cluster, clients, &[0, 1, 2]).await?;
+    let (done, begun) = (load.done(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let rate = (load.done() - done) as f64 / begun.elapsed().as_secs_f64();
+    load.stop().await;
+    let after = cluster
+        .report()
+        .await?
+        .nodes
+        .iter()
+        .map(|node| node.term)
+        .max();
+    println!("{clients} active clients beside them: {rate:.0} commands/s");
+    anyhow::ensure!(term == after, "an election: term {term:?}, then {after:?}");
+    println!("no election");
     Ok(())
 }
 
