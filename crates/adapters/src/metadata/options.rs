@@ -41,6 +41,13 @@ impl Options {
         self.0.iter().map(|(key, entry)| (&**key, entry))
     }
 
+    /// The options but those of these keys.
+    #[must_use]
+    pub fn without(mut self, gone: impl Fn(&str) -> bool) -> Self {
+        self.0.retain(|key, _| !gone(key));
+        self
+    }
+
     /// Takes over the other's options; the rest stays.
     pub fn patch(&mut self, other: &Self) {
         for (key, entry) in &other.0 {

@@ -16,7 +16,8 @@ pub use iggy_binary_protocol::version::{
     IGGY_PROTOCOL_VERSION, IGGY_PROTOCOL_VERSION_MIN, is_protocol_compatible,
 };
 pub use options::{
-    TopicSettings, create_stream_options, create_topic_options, update_topic_options,
+    TopicSettings, check_topic_update, create_stream_options, create_topic_options,
+    update_topic_options,
 };
 pub use reply::{Eviction, Reply, SERVER_VERSION};
 pub use request::decode;

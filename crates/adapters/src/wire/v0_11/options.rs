@@ -6,7 +6,8 @@ use iggy_binary_protocol::WireOptions;
 use iggy_common::{
     CompressionAlgorithm, DEFAULT_MAX_TOPIC_SIZE, DEFAULT_MESSAGE_EXPIRY, DEFAULT_SEGMENT_SIZE,
     IggyError, IggyExpiry, MAX_TOPIC_SEGMENT_SIZE, MaxTopicSize, TopicCreateOptions,
-    TopicRuntimeDefaults, UPDATABLE_TOPIC_OPTION_KEYS, validate_topic_segment_size,
+    TopicRuntimeDefaults, UPDATABLE_TOPIC_OPTION_KEYS, validate_preallocated_topic_bytes,
+    validate_topic_segment_size,
 };
 
 use crate::metadata::{OptionEntry, Options};
@@ -77,6 +78,9 @@ pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Op
         };
         check_partitions(partitions)?;
         check_size(parsed.max_topic_size, segment_bytes)?;
+        if parsed.preallocate_segments == Some(true) {
+            validate_preallocated_topic_bytes(segment_bytes, partitions)?;
+        }
         let supplied = |key: &str| options.iter().any(|entry| entry.key == key.as_bytes());
         let explicit = parsed.to_explicit_wire(supplied)?;
         let derived = parsed.derived_block(
@@ -100,10 +104,26 @@ pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Op
 pub fn update_topic_options(options: &WireOptions) -> Result<Options, u32> {
     let update = || -> Result<Options, IggyError> {
         check_keys(options, UPDATABLE_TOPIC_OPTION_KEYS)?;
-        TopicCreateOptions::parse(options)?;
-        Ok(from_wire(options, true))
+        let parsed = TopicCreateOptions::parse(options)?;
+        // Zero stands for what the topic has.
+        let unchanged = |key: &str| match key {
+            "message_expiry" => parsed.message_expiry.map(u64::from) == Some(0),
+            "max_topic_size" => parsed.max_topic_size.map(u64::from) == Some(0),
+            _ => false,
+        };
+        Ok(from_wire(options, true).without(unchanged))
     };
     update().map_err(|error| error.as_code())
+}
+
+/// Whether a topic may have the size that an update gives it: no less than a
+/// segment.
+///
+/// # Errors
+/// Iggy's code when it may not.
+pub fn check_topic_update(update: &Options, segment_bytes: u64) -> Result<(), u32> {
+    let parsed = TopicCreateOptions::parse_committed(&to_wire(update, |_| true));
+    check_size(parsed.max_topic_size, segment_bytes).map_err(|error| error.as_code())
 }
 
 /// The options of a stream: there are none yet.

@@ -13,7 +13,10 @@ use iggy_binary_protocol::version::ClientVersionInfo;
 use iggy_binary_protocol::{
     COMMAND_TABLE, WireDecode, WireEncode, WireIdentifier, WireName, WireOptions, WirePartitioning,
 };
-use iggy_common::{ClusterMetadata, StreamDetails, TopicCreateOptions, TopicDetails};
+use iggy_common::{
+    ClusterMetadata, IggyExpiry, MaxTopicSize, StreamDetails, TopicCreateOptions, TopicDetails,
+    TopicUpdateOptions,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -246,6 +249,38 @@ fn options_that_iggy_refuses_are_refused_with_its_codes() {
         Err(4041),
         "streams have none"
     );
+}
+
+#[test]
+fn what_would_be_reserved_at_once_is_bounded() {
+    let preallocated = TopicCreateOptions {
+        preallocate_segments: Some(true),
+        ..TopicCreateOptions::default()
+    };
+    let wire = preallocated.to_wire().unwrap();
+    assert!(create_topic_options(&wire, 64).is_ok());
+    assert_eq!(create_topic_options(&wire, 65), Err(4042));
+    assert!(create_topic_options(&WireOptions::empty(), 65).is_ok());
+}
+
+#[test]
+fn an_update_leaves_what_it_gives_as_zero_and_keeps_a_segments_room() {
+    let update = |expiry: u64, size: u64| {
+        let options = TopicUpdateOptions {
+            message_expiry: Some(IggyExpiry::from(expiry)),
+            max_topic_size: Some(MaxTopicSize::from(size)),
+            ..TopicUpdateOptions::default()
+        };
+        update_topic_options(&options.to_wire().unwrap()).unwrap()
+    };
+    assert_eq!(update(0, 0), Options::default());
+    let size = update(0, 2 << 20);
+    assert!(size.get("message_expiry").is_none());
+    assert!(size.get("max_topic_size").is_some());
+    assert_eq!(check_topic_update(&size, 2 << 20), Ok(()));
+    assert_eq!(check_topic_update(&size, 3 << 20), Err(1019));
+    assert_eq!(check_topic_update(&update(7, u64::MAX), 3 << 20), Ok(()));
+    assert_eq!(check_topic_update(&Options::default(), 3 << 20), Ok(()));
 }
 
 /// What the client's own conversions make of our replies.

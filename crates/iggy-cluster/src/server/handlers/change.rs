@@ -7,6 +7,32 @@ use crate::cluster::Failure;
 use crate::server::connection::{Connection, Outcome};
 
 impl Connection {
+    /// Adds what a change needs and its client does not know, and checks what needs
+    /// more than the request to be checked.
+    pub(super) async fn prepare(&self, operation: &mut ClientOperation) -> Result<(), Failure> {
+        match operation {
+            ClientOperation::Group(operation) => self.prepare_join(operation).await,
+            ClientOperation::UpdateTopic {
+                stream,
+                topic,
+                options,
+                ..
+            } => {
+                let state = self.server.metadata.reader.read();
+                // A segment's size never changes, so any state that knows it will do.
+                let segment_bytes = match state.topic(stream, topic) {
+                    Ok((_, topic)) => {
+                        let settings = wire::TopicSettings::of(&topic.options);
+                        settings.partitions.segment_bytes_max
+                    }
+                    Err(_) => return Ok(()),
+                };
+                wire::check_topic_update(options, segment_bytes).map_err(Failure::Refused)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A change of metadata, once. A client that is told that it has no session,
     /// or that its request was not accepted, sends it again in a new session: both
     /// are denied to a request that may have taken effect.

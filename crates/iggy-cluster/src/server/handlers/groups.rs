@@ -1,6 +1,6 @@
 //! Consumer groups.
 
-use adapters::metadata::{ClientOperation, GroupChange, Identifier, MetadataError};
+use adapters::metadata::{GroupChange, GroupOperation, Identifier, MetadataError};
 use adapters::wire::GroupTarget;
 use adapters::wire::v0_11 as wire;
 use bytes::Bytes;
@@ -10,11 +10,8 @@ use crate::cluster::Failure;
 use crate::server::connection::Connection;
 
 impl Connection {
-    /// Adds what a change needs and its client does not know.
-    pub(super) async fn prepare(&self, operation: &mut ClientOperation) -> Result<(), Failure> {
-        let ClientOperation::Group(operation) = operation else {
-            return Ok(());
-        };
+    /// Adds to a join what the client does not know.
+    pub(super) async fn prepare_join(&self, operation: &mut GroupOperation) -> Result<(), Failure> {
         if let GroupChange::Join { group, busy } = &mut operation.change {
             let target = GroupTarget {
                 stream: operation.stream.clone(),
