@@ -107,8 +107,8 @@ pub fn update_topic_options(options: &WireOptions) -> Result<Options, u32> {
         let parsed = TopicCreateOptions::parse(options)?;
         // Zero stands for what the topic has.
         let unchanged = |key: &str| match key {
-            "message_expiry" => parsed.message_expiry.map(u64::from) == Some(0),
-            "max_topic_size" => parsed.max_topic_size.map(u64::from) == Some(0),
+            "message_expiry" => parsed.message_expiry.map_or(0, u64::from) == 0,
+            "max_topic_size" => parsed.max_topic_size.map_or(0, u64::from) == 0,
             _ => false,
         };
         Ok(from_wire(options, true).without(unchanged))
