@@ -274,13 +274,6 @@ async fn errors(client: &IggyClient, stream: &str) {
         matches!(gone, Err(IggyError::PartitionNotFound(..))),
         "{gone:?}"
     );
-    let group = client
-        .create_consumer_group(&named(stream), &named("topic"), "group")
-        .await;
-    assert!(
-        matches!(group, Err(IggyError::FeatureUnavailable)),
-        "{group:?}"
-    );
 }
 
 async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted(backend: Backend) {

@@ -17,7 +17,7 @@ const CORPUS: &[(Backend, &str, &[u64])] = &[
         "snapshot-page-cache-trusted",
         &[155, 5027, 10212],
     ),
-    (Backend::Vr, "snapshot-name-trusted", &[26, 5014, 10080]),
+    (Backend::Vr, "snapshot-name-trusted", &[26, 5014, 10212]),
 ];
 const FRESH: u64 = 300;
 /// Away from those of the corpus.

@@ -1,10 +1,10 @@
 //! What a configuration must satisfy. All violations are said at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use consensus::Membership;
 
-use super::{ClusterConfig, NodeSection};
+use super::{AdvertisedAddress, ClusterConfig, NodeSection, join_host_port};
 
 /// Nodes of a cluster at most; beyond the first seven they do not vote.
 const NODES_MAX: usize = 255;
@@ -71,6 +71,23 @@ fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<Strin
                 ));
             }
         }
+        for advertised in &node.advertised_addresses {
+            let same = |other: &&AdvertisedAddress| {
+                other.client_cidr.trunc() == advertised.client_cidr.trunc()
+            };
+            if node.advertised_addresses.iter().filter(same).count() > 1 {
+                wrong.push(format!(
+                    "cluster.nodes[{number}].advertised_addresses has client_cidr {} twice",
+                    advertised.client_cidr
+                ));
+            }
+            if !is_host(&advertised.address) {
+                wrong.push(format!(
+                    "cluster.nodes[{number}].advertised_addresses: {:?} for {} is neither an address nor a host's name",
+                    advertised.address, advertised.client_cidr
+                ));
+            }
+        }
         for (port, value) in ports(node) {
             if value == 0 {
                 wrong.push(format!("cluster.nodes[{number}].ports.{port} = 0: other nodes and clients could not find it"));
@@ -108,6 +125,25 @@ fn twins(config: &ClusterConfig, wrong: &mut Vec<String>) {
         see("name", node.name.clone(), number);
         for (_, port) in ports(node) {
             see("address", format!("{}:{port}", node.ip), number);
+        }
+        see("address for clients", node.client_address(), number);
+    }
+    let networks: BTreeSet<_> = config
+        .cluster
+        .nodes
+        .iter()
+        .flat_map(|node| &node.advertised_addresses)
+        .map(|advertised| advertised.client_cidr.trunc())
+        .collect();
+    for network in networks {
+        for (number, node) in config.cluster.nodes.iter().enumerate() {
+            let host = node.client_host_for(network.addr());
+            let address = join_host_port(host, node.ports.tcp);
+            see(
+                "address for clients",
+                format!("{address} in {network}"),
+                number,
+            );
         }
     }
 }

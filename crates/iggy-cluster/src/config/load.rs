@@ -7,12 +7,13 @@
 
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::{ClusterConfig, NodeSection, RootUser, check};
+use super::{AdvertisedAddress, ClusterConfig, NodeSection, RootUser, check};
 
 /// Where the file is, when `--config` does not say.
 const PATH_VARIABLE: &str = "IGGY_CONFIG_PATH";
@@ -217,6 +218,10 @@ fn apply(table: &mut Table, variable: &str, text: &str) -> Result<bool, ConfigEr
     let mut schema = ClusterConfig::default();
     schema.cluster.nodes = vec![NodeSection {
         advertised_address: Some(String::new()),
+        advertised_addresses: vec![AdvertisedAddress {
+            client_cidr: IpNet::default(),
+            address: String::new(),
+        }],
         ..NodeSection::default()
     }];
     let schema = Value::try_from(&schema).map_err(|error| failed(error.to_string()))?;

@@ -9,11 +9,13 @@ mod load;
 mod units;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use consensus::{Limits, Membership, MembershipError, ReplicaId};
+use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +95,22 @@ pub struct NodeSection {
     /// Where clients reach it, when that is not `ip`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertised_address: Option<String>,
+    /// Where clients of a certain network reach it instead. The narrowest network
+    /// that a client is in counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertised_addresses: Vec<AdvertisedAddress>,
     /// Its ports.
     pub ports: PortsSection,
+}
+
+/// `[[cluster.nodes.advertised_addresses]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdvertisedAddress {
+    /// The network, as `10.0.0.0/16` or `2001:db8::/32`.
+    pub client_cidr: IpNet,
+    /// Where its clients reach the node.
+    pub address: String,
 }
 
 /// `ports` of a node.
@@ -384,6 +400,18 @@ impl NodeSection {
         self.advertised_address.as_deref().unwrap_or(&self.ip)
     }
 
+    /// Where a client of this address reaches it. A client behind a proxy has the
+    /// proxy's address.
+    #[must_use]
+    pub fn client_host_for(&self, client: IpAddr) -> &str {
+        let client = client.to_canonical();
+        self.advertised_addresses
+            .iter()
+            .filter(|advertised| advertised.client_cidr.contains(&client))
+            .max_by_key(|advertised| advertised.client_cidr.prefix_len())
+            .map_or(self.client_host(), |advertised| &advertised.address)
+    }
+
     /// `host:port` for other nodes.
     #[must_use]
     pub fn replica_address(&self) -> String {
@@ -422,6 +450,7 @@ impl ClusterConfig {
                 ip: "127.0.0.1".into(),
                 replica_id,
                 advertised_address: None,
+                advertised_addresses: Vec::new(),
                 ports: PortsSection {
                     tcp: tcp_port + offset,
                     tcp_replica: tcp_port + 1000 + offset,

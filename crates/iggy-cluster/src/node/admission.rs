@@ -4,17 +4,21 @@
 //! stays away: it votes again in a term in which it has voted, and what it has
 //! acknowledged is held by fewer than a majority. An empty directory looks the
 //! same for a node that has never run and for one whose disk was lost, so the
-//! others are asked. A node begins when somebody who knows what is committed says
-//! that it was never registered, or when all voters are as empty as it is. Until
-//! then it waits; `iggy-cluster format` begins it regardless, by an operator who
-//! knows.
+//! others are asked. A node begins when every other voter says that it is as empty,
+//! or that it has never heard of this node. Until then it waits; `iggy-cluster
+//! format` begins it regardless, by an operator who knows.
 //!
 //! A node may have voted and acknowledged before it was registered. So whoever
-//! answers first has something committed, after the question: the node that asks
-//! takes no part in that, so a majority of the others holds it, and with it all
-//! that was committed before, also with this node's help. They follow the leader
-//! whose term it is, so nobody can be elected in that term or an earlier one with
-//! a second vote of this node. What it had promised is thereby of no weight.
+//! says that it has not heard of this node has taken no consensus message of it
+//! since it started itself, and first has something committed, after the question.
+//! - **What was acknowledged** keeps its majority: the node that asks takes no part
+//!   in that commit, so a majority of the others holds it, and with it all that was
+//!   committed before, also with this node's help.
+//! - **What was voted** is held in the memory of whom it was sent to, and nowhere
+//!   else. Nobody holds it, so it counts in no election. All voters are asked for
+//!   that: of five, one that is cut off could hold such a vote, ignore the commit,
+//!   and be elected later with the vote, while this node, begun anew, commits with
+//!   the others what the elected one has never seen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -114,13 +118,13 @@ fn decide(answers: &BTreeMap<ReplicaId, Option<Standing>>) -> Verdict {
     }
     let missing: Vec<_> = answers
         .iter()
-        .filter(|(_, said)| **said != Some(Standing::Empty))
+        .filter(|(_, said)| !matches!(said, Some(Standing::Empty | Standing::Unknown)))
         .map(|(peer, _)| *peer)
         .collect();
-    if missing.is_empty() || says(Standing::Unknown).is_some() {
-        return Verdict::Begin;
+    match missing.is_empty() {
+        true => Verdict::Begin,
+        false => Verdict::Wait(missing),
     }
-    Verdict::Wait(missing)
 }
 
 /// Answers for a node that runs.
@@ -193,7 +197,10 @@ mod tests {
             (&[Some(Empty), None], wait(&[3])),
             (&[Some(Empty), Some(Undecided)], wait(&[3])),
             (&[None, None], wait(&[2, 3])),
-            (&[None, Some(Unknown)], Begin),
+            // The one that is silent may hold its vote.
+            (&[None, Some(Unknown)], wait(&[2])),
+            (&[Some(Empty), Some(Unknown)], Begin),
+            (&[Some(Unknown), Some(Unknown)], Begin),
             (&[Some(Unknown), Some(Known)], Refuse(ReplicaId(3))),
             (&[None, Some(Known)], Refuse(ReplicaId(3))),
         ] {

@@ -8,8 +8,7 @@ mod wal_thread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 use adapters::metadata::{MetadataEvent, NodeInfo, PartitionKey};
@@ -355,6 +354,13 @@ fn tls_names(section: &NodeSection) -> Vec<String> {
         section.ip.clone(),
         "localhost".to_owned(),
     ];
+    names.extend(
+        section
+            .advertised_addresses
+            .iter()
+            .map(|advertised| advertised.address.clone()),
+    );
+    names.sort_unstable();
     names.dedup();
     names
 }
@@ -455,6 +461,7 @@ impl Peers {
     ) -> PeerListener {
         let (inbox, heard) = (inbox.clone(), Arc::clone(&self.heard));
         PeerListener {
+            heard: Mutex::default(),
             identity: Arc::clone(&self.identity),
             members: self.targets.keys().copied().collect(),
             services: Some(Services {
@@ -475,6 +482,7 @@ impl Peers {
 
     fn listener_before_begin(&self) -> PeerListener {
         PeerListener {
+            heard: Mutex::default(),
             identity: Arc::clone(&self.identity),
             members: self.targets.keys().copied().collect(),
             services: None,

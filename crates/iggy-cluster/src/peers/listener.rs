@@ -1,7 +1,7 @@
 //! The receiving end of all lanes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use consensus::ReplicaId;
@@ -43,9 +43,24 @@ pub struct PeerListener {
     pub limits: LinkLimits,
     /// Where to count.
     pub counters: Arc<LinkCounters>,
+    /// Whose consensus messages were taken since this node started.
+    pub heard: Mutex<BTreeSet<ReplicaId>>,
 }
 
 impl PeerListener {
+    fn heard(&self) -> MutexGuard<'_, BTreeSet<ReplicaId>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node that was heard has run before, whether or not it was registered.
+    async fn standing(&self, of: ReplicaId, services: &Services) -> Standing {
+        let standing = services.witness.standing(of).await;
+        match self.heard().contains(&of) {
+            true => Standing::Known,
+            false => standing,
+        }
+    }
+
     /// Accepts until the task is aborted; its connections end with it.
     pub async fn run(self, listener: Arc<TcpListener>) {
         let shared = Arc::new(self);
@@ -94,10 +109,11 @@ impl PeerListener {
         };
         match peer.lane {
             Lane::Consensus | Lane::Bulk => {
+                self.heard().insert(peer.replica);
                 self.read_one_way(stream, peer.replica, services).await;
             }
             Lane::Standing => {
-                let standing = services.witness.standing(peer.replica).await;
+                let standing = self.standing(peer.replica, services).await;
                 standing::answer(stream, standing).await;
             }
             Lane::Control | Lane::Data => {

@@ -14,9 +14,10 @@ use super::{Lane, Target, dial, frame};
 pub enum Standing {
     /// The node that was asked holds nothing itself, and has promised nothing.
     Empty = 1,
-    /// It has run before: it is registered.
+    /// It has run before: it is registered, or a message of it was taken.
     Known = 2,
-    /// It is not registered, in a state that is current.
+    /// It is not registered, in a state that is current, and no message of it was
+    /// taken.
     Unknown = 3,
     /// Nobody leads: what was committed cannot be told yet.
     Undecided = 4,

@@ -9,7 +9,7 @@ mod login;
 mod system;
 mod tls;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,17 +138,17 @@ impl Server {
             .await;
     }
 
-    /// The roster, with what is true now.
-    pub(crate) fn roster(&self) -> Vec<NodeView> {
+    /// The roster for a client of this address, with what is true now.
+    pub(crate) fn roster(&self, client: IpAddr) -> Vec<NodeView> {
         let leader = self.metadata.leadership().leader;
         let nodes = &self.config.cluster.nodes;
         nodes
             .iter()
-            .map(|node| self.view(node.replica(), leader))
+            .map(|node| self.view(node.replica(), leader, client))
             .collect()
     }
 
-    fn view(&self, replica: ReplicaId, leader: Option<ReplicaId>) -> NodeView {
+    fn view(&self, replica: ReplicaId, leader: Option<ReplicaId>, client: IpAddr) -> NodeView {
         let live = {
             let state = self.metadata.reader.read();
             state.node(replica).is_some_and(|node| node.live)
@@ -156,7 +156,7 @@ impl Server {
         let section = self.config.node_of(replica);
         NodeView {
             name: section.map_or_else(String::new, |node| node.name.clone()),
-            host: section.map_or_else(String::new, |node| node.client_host().to_owned()),
+            host: section.map_or_else(String::new, |node| node.client_host_for(client).to_owned()),
             tcp_port: section.map_or(0, |node| node.ports.tcp),
             leader: leader == Some(replica),
             // Whoever leads is well, whatever was last written about it.

@@ -81,6 +81,37 @@ fn variables_override_keys_of_any_depth() {
     assert!(!config.admin.enabled);
 }
 
+const NETWORK_0: &str = "IGGY_CLUSTER_NODES_0_ADVERTISED_ADDRESSES_0_CLIENT_CIDR";
+const HOST_0: &str = "IGGY_CLUSTER_NODES_0_ADVERTISED_ADDRESSES_0_ADDRESS";
+const NETWORK_1: &str = "IGGY_CLUSTER_NODES_0_ADVERTISED_ADDRESSES_1_CLIENT_CIDR";
+const HOST_1: &str = "IGGY_CLUSTER_NODES_0_ADVERTISED_ADDRESSES_1_ADDRESS";
+
+#[test]
+fn a_client_is_told_the_address_for_its_network() {
+    let config = parsed(
+        &three(),
+        &[
+            ("IGGY_CLUSTER_NODES_0_ADVERTISED_ADDRESS", "iggy.example"),
+            (NETWORK_0, "10.0.0.0/8"),
+            (HOST_0, "wide"),
+            (NETWORK_1, "10.1.0.0/16"),
+            (HOST_1, "narrow"),
+        ],
+    )
+    .unwrap();
+    for (client, host) in [
+        ("192.0.2.1", "iggy.example"),
+        ("10.2.3.4", "wide"),
+        ("10.1.3.4", "narrow"),
+        // As a listener on both families reports it.
+        ("::ffff:10.1.3.4", "narrow"),
+        ("2001:db8::1", "iggy.example"),
+    ] {
+        let node = &config.cluster.nodes[0];
+        assert_eq!(node.client_host_for(client.parse().unwrap()), host);
+    }
+}
+
 #[test]
 fn what_is_wrong_is_said_with_what_to_do() {
     let base = three();
@@ -143,6 +174,31 @@ fn what_is_wrong_is_said_with_what_to_do() {
             base.clone(),
             vec![("IGGY_ADMIN_ENABLED", "yes")],
             "neither true nor false",
+        ),
+        (
+            base.clone(),
+            vec![(NETWORK_0, "127.0.0.0/99"), (HOST_0, "x")],
+            "invalid IP address syntax",
+        ),
+        (
+            base.clone(),
+            vec![
+                (NETWORK_0, "127.0.0.0/8"),
+                (HOST_0, "x"),
+                (NETWORK_1, "127.1.0.0/8"),
+                (HOST_1, "y"),
+            ],
+            "has client_cidr 127.1.0.0/8 twice",
+        ),
+        (
+            base.clone(),
+            vec![
+                ("IGGY_CLUSTER_NODES_0_IP", "127.0.0.9"),
+                ("IGGY_CLUSTER_NODES_0_PORTS_TCP", "8190"),
+                (NETWORK_0, "10.0.0.0/8"),
+                (HOST_0, "127.0.0.1"),
+            ],
+            "have the same address for clients 127.0.0.1:8190 in 10.0.0.0/8",
         ),
         (
             String::new(),

@@ -169,7 +169,8 @@ impl Connection {
             server.metadata.barrier().await.map_err(elsewhere)?;
             check().map_err(|denied| Failure::Refused(denied.code()))?;
         }
-        let owner = server.view(place.owner, server.metadata.leadership().leader);
+        let leader = server.metadata.leadership().leader;
+        let owner = server.view(place.owner, leader, self.address.ip());
         if !owner.healthy {
             return Err(Failure::NotAccepted);
         }

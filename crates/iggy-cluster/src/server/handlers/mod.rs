@@ -96,7 +96,7 @@ impl Connection {
         match request {
             Request::ClusterMetadata => {
                 self.server.metadata.leader_known(LEADER_WAIT).await;
-                let roster = self.server.roster();
+                let roster = self.server.roster(self.address.ip());
                 Ok(vec![wire::cluster(
                     &self.server.config.cluster.name,
                     &roster,
