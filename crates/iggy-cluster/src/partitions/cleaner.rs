@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use adapters::metadata::PartitionKey;
 use adapters::storage::{ConsumerKey, PartitionOptions, StorageError, Trim};
-use adapters::wire::v0_11::TopicSettings;
+use adapters::wire::TopicSettings;
 use tracing::{debug, error};
 
 use super::local::{now_micros, refusal};

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use adapters::metadata::{Identifier, MetadataError, PartitionKey, code};
-use adapters::wire::v0_11::TopicSettings;
+use adapters::wire::TopicSettings;
 use adapters::wire::{GroupTarget, Partitioning};
 use consensus::ReplicaId;
 

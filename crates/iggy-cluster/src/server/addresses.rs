@@ -1,7 +1,7 @@
 //! How many connections there are from each address.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts connections by address.
@@ -19,6 +19,7 @@ pub(super) struct Place {
 impl Addresses {
     /// Counts a connection; `None` when there are `max` from its address.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr, max: usize) -> Option<Place> {
+        let address = network_of(address);
         let mut open = self.lock();
         let count = open.entry(address).or_default();
         if *count >= max {
@@ -37,6 +38,16 @@ impl Addresses {
     }
 }
 
+/// What counts as one address: a host of IPv6 has a whole network of 64 bits.
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.addresses.lock();
@@ -52,6 +63,15 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_counts_as_one_address() {
+        let network = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_ne!(network("10.0.0.1"), network("10.0.0.2"));
+        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
+    }
 
     #[test]
     fn each_address_has_its_places() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use adapters::wire::v0_11::ConnectedClient;
+use adapters::wire::ConnectedClient;
 
 /// The connections of this node.
 #[derive(Default)]

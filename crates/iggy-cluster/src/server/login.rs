@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::metadata::{Proof, TokenHash, hash_password, verify_password};
 use adapters::wire::Credentials as Claim;
@@ -23,19 +23,12 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
+use super::guesses::Guesses;
 use super::handlers::hash_of;
 use crate::cluster::{Failure, Metadata};
 
 /// Passwords remembered; beyond it the memory begins anew.
 const REMEMBERED_MAX: usize = 10_000;
-/// Addresses remembered that guessed wrong; beyond it the memory begins anew.
-const ADDRESSES_MAX: usize = 10_000;
-/// Wrong guesses that cost an address nothing.
-const FREE_GUESSES: u32 = 10;
-/// After so long without one, an address is as good as new.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
-/// How long an address that went on guessing waits for its next guess.
-const GUESS_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of a token before base64, as on Iggy's server.
 const TOKEN_BYTES: usize = 50;
 
@@ -56,15 +49,7 @@ pub(crate) struct Credentials {
     checking: Mutex<HashMap<u32, Arc<AsyncMutex<()>>>>,
     /// Slow checks at once.
     places: Semaphore,
-    guessing: Mutex<HashMap<IpAddr, Guesses>>,
-}
-
-/// Wrong guesses from one address.
-#[derive(Clone, Default)]
-struct Guesses {
-    wrong: u32,
-    last: Option<Instant>,
-    turn: Arc<AsyncMutex<()>>,
+    guesses: Guesses,
 }
 
 /// What a local state says of a password.
@@ -87,7 +72,7 @@ impl Credentials {
             remembered: Mutex::default(),
             checking: Mutex::default(),
             places: Semaphore::new(places),
-            guessing: Mutex::default(),
+            guesses: Guesses::default(),
         }
     }
 
@@ -120,8 +105,7 @@ impl Credentials {
         {
             return Ok(verdict(&known));
         }
-        let guesses = self.guesses_of(from);
-        let _turn = guesses.turn.lock().await;
+        let _turn = self.guesses.turn(from).await;
         let mut right = self.check(metadata, username, password).await;
         if !right.as_ref().is_some_and(|known| known.active) {
             metadata.barrier().await?;
@@ -181,8 +165,7 @@ impl Credentials {
         match token_verdict(metadata, &hash) {
             Some(verdict) => Ok(verdict),
             None => {
-                let guesses = self.guesses_of(from);
-                let _turn = guesses.turn.lock().await;
+                let _turn = self.guesses.turn(from).await;
                 self.guessed_wrong(from).await;
                 Ok(Err(Eviction::InvalidToken))
             }
@@ -224,28 +207,11 @@ impl Credentials {
         STANDARD.encode(bytes).into()
     }
 
-    fn guesses_of(&self, from: IpAddr) -> Guesses {
-        let mut guessing = lock(&self.guessing);
-        if guessing.len() >= ADDRESSES_MAX {
-            guessing.clear();
-        }
-        guessing.entry(from).or_default().clone()
-    }
-
-    /// Waits when there were too many; the caller keeps its address's turn.
+    /// Waits when there were too many; the caller keeps its turn.
     async fn guessed_wrong(&self, from: IpAddr) {
-        let wrong = {
-            let mut guessing = lock(&self.guessing);
-            let guesses = guessing.entry(from).or_default();
-            let forgiven = guesses
-                .last
-                .is_some_and(|last| last.elapsed() >= FORGIVEN_AFTER);
-            guesses.wrong = if forgiven { 1 } else { guesses.wrong + 1 };
-            guesses.last = Some(Instant::now());
-            guesses.wrong
-        };
-        if wrong > FREE_GUESSES {
-            tokio::time::sleep(GUESS_PAUSE).await;
+        let pause = self.guesses.wrong(from, Instant::now());
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 

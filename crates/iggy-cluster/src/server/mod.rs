@@ -4,6 +4,7 @@ mod addresses;
 mod archive;
 mod clients;
 mod connection;
+mod guesses;
 mod handlers;
 mod login;
 mod system;
@@ -13,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::wire::v0_11::NodeView;
+use adapters::wire::NodeView;
 use consensus::ReplicaId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};

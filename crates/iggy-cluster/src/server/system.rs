@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::wire::v0_11::SystemStats;
+use adapters::wire::SystemStats;
 
 /// Reads figures of the system.
 pub(crate) struct System {

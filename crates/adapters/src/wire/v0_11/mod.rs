@@ -15,17 +15,16 @@ pub use groups::{assignment, created_group, fenced, group, groups};
 pub use iggy_binary_protocol::version::{
     IGGY_PROTOCOL_VERSION, IGGY_PROTOCOL_VERSION_MIN, is_protocol_compatible,
 };
+pub(super) use options::to_wire;
 pub use options::{
-    TopicSettings, check_topic_update, create_stream_options, create_topic_options,
-    update_topic_options,
+    check_topic_update, create_stream_options, create_topic_options, update_topic_options,
 };
 pub use reply::{Eviction, Reply, SERVER_VERSION};
 pub use request::decode;
 pub use users::{created_token, created_user, tokens, user, users};
 pub use views::{
-    ConnectedClient, NodeView, StatsOf, SystemStats, client, clients, cluster, created_stream,
-    created_topic, describe_options, login, offset, polled, routing, sent, stats, stream, streams,
-    topic, topics,
+    client, clients, cluster, created_stream, created_topic, describe_options, login, offset,
+    polled, routing, sent, stats, stream, streams, topic, topics,
 };
 
 #[cfg(test)]

@@ -11,54 +11,11 @@ use iggy_common::{
 };
 
 use crate::metadata::{OptionEntry, Options};
-use crate::storage::{Durability, PartitionOptions};
 
 /// Iggy's number for the kind of keys, text.
 const TEXT_KIND: u8 = 2;
 /// Partitions that one request may create, as on Iggy's server.
 const PARTITIONS_PER_REQUEST_MAX: u32 = 1000;
-
-/// A topic's options as the cluster understands them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TopicSettings {
-    /// After how many microseconds messages expire; `u64::MAX` never.
-    pub message_expiry_micros: u64,
-    /// How many bytes the topic may hold; `u64::MAX` any.
-    pub max_topic_bytes: u64,
-    /// Iggy's number of the compression algorithm.
-    pub compression: u8,
-    /// How the partitions are kept.
-    pub partitions: PartitionOptions,
-}
-
-impl TopicSettings {
-    /// What a topic's options say. Options that this version does not know are
-    /// passed over: they were accepted by one that does.
-    #[must_use]
-    pub fn of(options: &Options) -> Self {
-        let parsed = TopicCreateOptions::parse_committed(&to_wire(options, |_| true));
-        let durability = |policy: iggy_common::Durability| match policy.is_persisted() {
-            true => Durability::Synced,
-            false => Durability::Written,
-        };
-        Self {
-            message_expiry_micros: parsed
-                .message_expiry
-                .map_or(DEFAULT_MESSAGE_EXPIRY, u64::from),
-            max_topic_bytes: parsed
-                .max_topic_size
-                .map_or(DEFAULT_MAX_TOPIC_SIZE, u64::from),
-            compression: parsed.compression_algorithm.unwrap_or_default().as_code(),
-            partitions: PartitionOptions {
-                segment_bytes_max: parsed
-                    .segment_size
-                    .map_or(DEFAULT_SEGMENT_SIZE, |size| size.as_bytes_u64()),
-                durability: durability(parsed.durability),
-                offset_durability: durability(parsed.consumer_offset_durability),
-            },
-        }
-    }
-}
 
 /// The options of a new topic: what the client said in canonical form, and the
 /// defaults of what it did not say.
@@ -183,7 +140,10 @@ fn from_wire(options: &WireOptions, explicit: bool) -> Options {
 }
 
 /// The options of one provenance as a block of the wire.
-pub(super) fn to_wire(options: &Options, pick: impl Fn(&OptionEntry) -> bool) -> WireOptions {
+pub(in crate::wire) fn to_wire(
+    options: &Options,
+    pick: impl Fn(&OptionEntry) -> bool,
+) -> WireOptions {
     let mut out = BytesMut::new();
     for (key, entry) in options.iter().filter(|(_, entry)| pick(entry)) {
         out.put_u8(TEXT_KIND);

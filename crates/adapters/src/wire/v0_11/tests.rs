@@ -23,6 +23,7 @@ use super::*;
 use crate::metadata::{ClientOperation, Identifier, Name, Options, TopicInfo, code};
 use crate::storage::Durability;
 use crate::wire::{Credentials, Partitioning, Request};
+use crate::wire::{NodeView, TopicSettings};
 
 /// A request as the client writes it.
 fn frame(operation: Operation, code: u32, body: &[u8]) -> Vec<u8> {

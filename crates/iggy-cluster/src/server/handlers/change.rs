@@ -1,6 +1,7 @@
 //! Changes of metadata.
 
 use adapters::metadata::{ClientOperation, ClientRequest, Command, Reply as Answer, code};
+use adapters::wire::TopicSettings;
 use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader};
 
 use crate::cluster::Failure;
@@ -22,7 +23,7 @@ impl Connection {
                 // A segment's size never changes, so any state that knows it will do.
                 let segment_bytes = match state.topic(stream, topic) {
                     Ok((_, topic)) => {
-                        let settings = wire::TopicSettings::of(&topic.options);
+                        let settings = TopicSettings::of(&topic.options);
                         settings.partitions.segment_bytes_max
                     }
                     Err(_) => return Ok(()),

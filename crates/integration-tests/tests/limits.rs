@@ -1,0 +1,78 @@
+//! Bounds on what a client may hold or try.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iggy::prelude::*;
+use iggy_cluster::config::HumanDuration;
+use integration_tests::{Backend, Cluster, on_each_backend};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+const NODE: &str = env!("CARGO_BIN_EXE_node");
+
+/// Until the node closes the connection, without having said anything.
+async fn closed(mut stream: TcpStream) {
+    // A reset is an end as well.
+    let read = stream.read(&mut [0; 16]).await.unwrap_or(0);
+    assert_eq!(read, 0);
+}
+
+async fn an_address_holds_so_many_connections_and_no_more(backend: Backend) {
+    let cluster = Cluster::start_with(NODE, backend, 1, |config| {
+        config.tcp.connections_per_address_max = 2;
+    })
+    .await
+    .unwrap();
+    let client = cluster.client(0).await.unwrap();
+    let second = TcpStream::connect(cluster.tcp(0)).await.unwrap();
+    closed(TcpStream::connect(cluster.tcp(0)).await.unwrap()).await;
+    // Who is there is served on.
+    client.create_stream("one").await.unwrap();
+    // And who leaves makes room.
+    drop(second);
+    loop {
+        let mut next = TcpStream::connect(cluster.tcp(0)).await.unwrap();
+        let mut byte = [0; 1];
+        let read = tokio::time::timeout(Duration::from_millis(100), next.read(&mut byte));
+        if read.await.is_err() {
+            break;
+        }
+    }
+}
+
+async fn who_does_not_log_in_is_closed_and_who_did_stays(backend: Backend) {
+    let cluster = Cluster::start_with(NODE, backend, 1, |config| {
+        config.tcp.login_timeout = HumanDuration::from_millis(200);
+    })
+    .await
+    .unwrap();
+    let client = cluster.client(0).await.unwrap();
+    closed(TcpStream::connect(cluster.tcp(0)).await.unwrap()).await;
+    client.create_stream("still-here").await.unwrap();
+}
+
+async fn wrong_passwords_are_counted_and_right_ones_still_work(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
+    let refused = cluster.counter(0, "logins_refused").await.unwrap();
+    for _ in 0..3 {
+        let client = TcpClient::create(Arc::new(TcpClientConfig {
+            server_address: cluster.tcp(0),
+            ..TcpClientConfig::default()
+        }))
+        .unwrap();
+        Client::connect(&client).await.unwrap();
+        client.login_user("iggy", "wrong").await.unwrap_err();
+    }
+    let now = cluster.counter(0, "logins_refused").await.unwrap();
+    assert_eq!(now, refused + 3);
+    cluster.client(0).await.unwrap();
+}
+
+on_each_backend! {
+    an_address_holds_so_many_connections_and_no_more
+    who_does_not_log_in_is_closed_and_who_did_stays
+    wrong_passwords_are_counted_and_right_ones_still_work
+}
