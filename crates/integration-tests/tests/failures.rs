@@ -4,8 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
+use std::time::Duration;
 
 use iggy::prelude::*;
+use iggy_cluster::config::AdvertisedAddress;
 use integration_tests::{Backend, Cluster, on_each_backend};
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
@@ -224,7 +226,70 @@ async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(b
     assert_eq!(poll(away).await.unwrap().messages.len(), 1);
 }
 
+/// The roster, when it says this of a node. A client that was at a node that died
+/// reports that once and goes to another.
+async fn roster_once(
+    client: &IggyClient,
+    node: usize,
+    status: ClusterNodeStatus,
+) -> Vec<ClusterNode> {
+    let asked = async {
+        loop {
+            if let Ok(roster) = client.get_cluster_metadata().await
+                && roster.nodes[node].status == status
+            {
+                return roster.nodes;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asked)
+        .await
+        .unwrap_or_else(|_| panic!("node {node} is never {status}"))
+}
+
+async fn the_roster_tells_who_is_away_and_who_leads(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let dead = cluster.leader().await.unwrap();
+    let client = cluster.client((dead + 1) % 3).await.unwrap();
+    cluster.kill(dead).unwrap();
+    let roster = roster_once(&client, dead.into(), ClusterNodeStatus::Unreachable).await;
+    let leaders = roster
+        .iter()
+        .enumerate()
+        .filter(|(_, node)| node.role == ClusterNodeRole::Leader);
+    let leaders: Vec<_> = leaders.map(|(number, _)| number).collect();
+    assert_eq!(leaders, [usize::from(cluster.leader().await.unwrap())]);
+    assert_ne!(leaders, [usize::from(dead)]);
+    cluster.run(dead).unwrap();
+    roster_once(&client, dead.into(), ClusterNodeStatus::Healthy).await;
+}
+
+/// A client that is told an address for its network, and reaches the others by it.
+async fn a_client_is_told_the_addresses_for_its_network(backend: Backend) {
+    let cluster = Cluster::start_with(NODE, backend, 3, |config| {
+        for node in &mut config.cluster.nodes {
+            // Nobody is there.
+            node.advertised_address = Some("192.0.2.1".into());
+            node.advertised_addresses = vec![AdvertisedAddress {
+                client_cidr: "127.0.0.0/8".parse().unwrap(),
+                address: "localhost".into(),
+            }];
+        }
+    })
+    .await
+    .unwrap();
+    for node in 0..3 {
+        let client = cluster.client(node).await.unwrap();
+        for other in client.get_cluster_metadata().await.unwrap().nodes {
+            assert_eq!(other.ip, "localhost");
+        }
+    }
+}
+
 on_each_backend! {
+    the_roster_tells_who_is_away_and_who_leads
+    a_client_is_told_the_addresses_for_its_network
     a_killed_leader_loses_nothing_acknowledged
     the_whole_cluster_is_killed_and_comes_back_with_everything
     a_node_that_was_away_for_long_comes_back_by_snapshot_and_log
