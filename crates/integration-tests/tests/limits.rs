@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iggy::prelude::*;
+use iggy_binary_protocol::consensus::Operation;
 use iggy_cluster::config::HumanDuration;
 use integration_tests::{Backend, Cluster, on_each_backend};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
@@ -54,6 +55,47 @@ async fn who_does_not_log_in_is_closed_and_who_did_stays(backend: Backend) {
     client.create_stream("still-here").await.unwrap();
 }
 
+/// Pings are answered before a login, and are none.
+async fn pings_are_no_login(backend: Backend) {
+    let cluster = Cluster::start_with(NODE, backend, 1, |config| {
+        config.tcp.login_timeout = HumanDuration::from_millis(200);
+    })
+    .await
+    .unwrap();
+    let mut stream = TcpStream::connect(cluster.tcp(0)).await.unwrap();
+    let mut ping = [0; 256];
+    ping[48..52].copy_from_slice(&256_u32.to_le_bytes());
+    ping[60] = 5;
+    ping[128] = 7;
+    ping[176] = Operation::NonReplicated as u8;
+    ping[196] = 1;
+    let pings = async {
+        while stream.write_all(&ping).await.is_ok() {
+            if stream.read_exact(&mut [0; 256]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(30), pings).await;
+    assert!(ended.is_ok(), "who only pings stays");
+}
+
+/// What is too long for a login is not even read before one.
+async fn long_frames_are_for_those_who_are_logged_in(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
+    let mut stream = TcpStream::connect(cluster.tcp(0)).await.unwrap();
+    let mut frame = vec![0; 1 << 20];
+    frame[48..52].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+    frame[60] = 5;
+    frame[128] = 7;
+    frame[176] = Operation::NonReplicated as u8;
+    frame[196] = 101;
+    stream.write_all(&frame).await.unwrap();
+    let mut reply = [0; 256];
+    stream.read_exact(&mut reply).await.unwrap();
+    assert_eq!(u32::from_le_bytes(reply[216..220].try_into().unwrap()), 40);
+}
+
 async fn wrong_passwords_are_counted_and_right_ones_still_work(backend: Backend) {
     let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
     let refused = cluster.counter(0, "logins_refused").await.unwrap();
@@ -74,5 +116,7 @@ async fn wrong_passwords_are_counted_and_right_ones_still_work(backend: Backend)
 on_each_backend! {
     an_address_holds_so_many_connections_and_no_more
     who_does_not_log_in_is_closed_and_who_did_stays
+    pings_are_no_login
+    long_frames_are_for_those_who_are_logged_in
     wrong_passwords_are_counted_and_right_ones_still_work
 }

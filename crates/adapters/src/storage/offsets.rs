@@ -112,6 +112,12 @@ impl Offsets {
             .collect()
     }
 
+    /// The lowest that is stored: nobody needs what is before it.
+    pub(super) fn lowest(&self) -> Option<u64> {
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        stored.values().min().copied()
+    }
+
     pub(super) fn shut(&self, error: &StorageError) {
         let waiting: VecDeque<_> = self.changes.shut(error.clone());
         for change in waiting {

@@ -5,6 +5,7 @@
 //! what a crash leaves is what follows some offset, without a hole. Offsets go on
 //! from where they are.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,14 +18,12 @@ use super::log::Log;
 use super::partition::{Partition, blocking};
 use super::segment::Segment;
 
-/// Which segments may go. A segment goes when it is the oldest, nobody needs it,
-/// and one of the reasons holds.
+/// Which segments may go. A segment goes when it is the oldest, every consumer whose
+/// offset is stored has read it to its end, and one of the reasons holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trim {
     /// So many at most.
     pub segments_max: u32,
-    /// Those that end behind this offset are needed.
-    pub needed_behind: Option<u64>,
     /// Reason: it ends at this offset or before.
     pub through: Option<u64>,
     /// Reason: sealed segments take more bytes than this.
@@ -49,10 +48,17 @@ impl Partition {
             if self.retired.load(Ordering::SeqCst) {
                 return Err(StorageError::Closed);
             }
-            let Some(segment) = lock(&self.log).take_oldest(&trim) else {
+            // Behind a segment whose removal failed a hole would open.
+            if let Some(failure) = self.failure() {
+                return Err(failure.clone());
+            }
+            let needed_behind = self.offsets.lowest();
+            // Readers no longer find it before it goes.
+            let segment = lock(&self.log).take_oldest(&trim, needed_behind);
+            let Some(segment) = segment else {
                 break;
             };
-            self.remove_file(&segment).inspect_err(|error| {
+            self.remove_file(&segment.file.path).inspect_err(|error| {
                 // Some of it may be gone: only opening the directory tells.
                 self.fail(error);
             })?;
@@ -61,11 +67,11 @@ impl Partition {
         Ok(removed)
     }
 
-    fn remove_file(&self, segment: &Segment) -> Result<(), StorageError> {
+    fn remove_file(&self, path: &Path) -> Result<(), StorageError> {
         let files = &self.shared.files;
-        files.remove(&segment.file.path)?;
+        files.remove(path)?;
         files.sync_dir(&self.dir)?;
-        if let Err(error) = files.remove(&hint_path(&segment.file.path)) {
+        if let Err(error) = files.remove(&hint_path(path)) {
             warn!(%error, "the hint of a removed segment stays behind");
         }
         Ok(())
@@ -82,13 +88,11 @@ impl Log {
     }
 
     /// The oldest segment, when it may go.
-    fn take_oldest(&mut self, trim: &Trim) -> Option<Segment> {
+    fn take_oldest(&mut self, trim: &Trim, needed_behind: Option<u64>) -> Option<Segment> {
         let (_, sealed) = self.segments.split_last()?;
         let oldest = sealed.first()?;
         let last_offset = oldest.end.next_offset.saturating_sub(1);
-        let needed = trim
-            .needed_behind
-            .is_some_and(|behind| last_offset > behind);
+        let needed = needed_behind.is_some_and(|behind| last_offset > behind);
         let bytes: u64 = sealed.iter().map(|segment| segment.end.position).sum();
         let too_large = trim.sealed_bytes_max.is_some_and(|max| bytes > max);
         let time = oldest.end.timestamp;

@@ -12,7 +12,7 @@ mod placement;
 pub(crate) mod testing;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use adapters::metadata::{Command, MetadataReader, Reply, code};
@@ -62,6 +62,7 @@ pub(crate) struct Metadata {
     links: BTreeMap<ReplicaId, RpcLink>,
     placer: Placer,
     timeout: Duration,
+    leaderless_since: Mutex<Option<Instant>>,
 }
 
 impl Metadata {
@@ -79,7 +80,33 @@ impl Metadata {
             reader,
             links,
             timeout,
+            leaderless_since: Mutex::default(),
         }
+    }
+
+    /// Whether this node has been asked this for so long and knew no leader: others
+    /// may have decided what it does not know.
+    pub(crate) fn is_leaderless_for(&self, bound: Duration) -> bool {
+        if self.leadership().leader.is_some() {
+            // Mostly it is none already, and nobody waits for anybody.
+            let since = self.leaderless_since.try_lock();
+            if let Ok(mut since) = since {
+                *since = None;
+            }
+            return false;
+        }
+        let mut since = self
+            .leaderless_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        since.get_or_insert_with(Instant::now).elapsed() >= bound
+    }
+
+    /// The number under which this node is registered, while it is.
+    pub(crate) fn registration(&self) -> Option<u64> {
+        let state = self.reader.read();
+        let node = state.node(self.me).filter(|node| node.live);
+        node.map(|node| node.registration)
     }
 
     pub(crate) fn leadership(&self) -> Leadership {

@@ -317,7 +317,7 @@ impl Default for TcpSection {
             frame_size_max: HumanSize::from_mib(64),
             frame_timeout: HumanDuration::from_millis(30_000),
             login_timeout: HumanDuration::from_millis(30_000),
-            connections_per_address_max: 20_000,
+            connections_per_address_max: 5_000,
             request_timeout: HumanDuration::from_millis(10_000),
             tls: TlsSection::default(),
         }

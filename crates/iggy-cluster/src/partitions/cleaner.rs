@@ -40,6 +40,11 @@ pub(crate) async fn run(local: Arc<LocalPartitions>, interval: Duration) {
 
 /// Looks at each partition of this node once. Returns whether there is more to do.
 pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
+    // A state from before would lose what is kept by now, and offsets of groups that
+    // it does not know yet.
+    if local.metadata.barrier().await.is_err() {
+        return false;
+    }
     let mut more = false;
     for bounded in bounded(local) {
         let Bounded {
@@ -49,9 +54,9 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
             sealed_bytes_max,
         } = bounded;
         let trimmed = async {
+            local.forget_gone_groups(key, options).await?;
             let trim = Trim {
                 segments_max: SEGMENTS_AT_ONCE,
-                needed_behind: local.needed_behind(key, options).await?,
                 sealed_bytes_max,
                 not_after: expiry_micros.and_then(|expiry| now.checked_sub(expiry)),
                 ..Trim::default()
@@ -112,22 +117,18 @@ fn share(topic_bytes: u64, partitions: u64, settings: &TopicSettings) -> u64 {
 }
 
 impl LocalPartitions {
-    /// The lowest offset that is stored: what is behind it is needed. Offsets of
-    /// groups that are gone count for nothing, and go.
-    async fn needed_behind(
+    /// Offsets of groups that are gone would keep segments for nobody.
+    async fn forget_gone_groups(
         &self,
         key: PartitionKey,
         options: PartitionOptions,
-    ) -> Result<Option<u64>, StorageError> {
-        let mut lowest = None;
-        for (consumer, offset) in self.storage.offsets(key, options).await? {
+    ) -> Result<(), StorageError> {
+        for (consumer, _) in self.storage.offsets(key, options).await? {
             if self.is_gone(&key, consumer) {
-                let _ = self.storage.delete_offset(key, options, consumer).await;
-                continue;
+                self.storage.delete_offset(key, options, consumer).await?;
             }
-            lowest = Some(lowest.map_or(offset, |lowest: u64| lowest.min(offset)));
         }
-        Ok(lowest)
+        Ok(())
     }
 
     fn is_gone(&self, key: &PartitionKey, consumer: ConsumerKey) -> bool {
@@ -150,11 +151,14 @@ impl LocalPartitions {
         key: PartitionKey,
         through: u64,
     ) -> Result<DataReply, u32> {
+        let current = self.metadata.barrier().await;
+        current.map_err(|failure| failure.code())?;
         let options = self.owned(&key).await?;
         let failed = |error: StorageError| refusal(&key, &error);
+        let forgotten = self.forget_gone_groups(key, options).await;
+        forgotten.map_err(failed)?;
         let trim = Trim {
             segments_max: u32::MAX,
-            needed_behind: self.needed_behind(key, options).await.map_err(failed)?,
             through: Some(through),
             ..Trim::default()
         };

@@ -3,9 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use adapters::metadata::{Command, TokenHash, code};
+use adapters::metadata::{PartitionKey, TokenHash, code};
 use adapters::wire::v0_11::{
     Eviction, FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches,
 };
@@ -16,7 +16,7 @@ use tokio::time::error::Elapsed;
 use tracing::debug;
 
 use super::Server;
-use crate::partitions::Receipt;
+use crate::partitions::{Receipt, has_session};
 
 /// A header and a short body; longer ones are read past it. Small, because every
 /// idle connection has one.
@@ -28,6 +28,11 @@ const WRITE_AT_ONCE_BYTES: usize = 16 << 10;
 const RECEIPT_TIME: Duration = Duration::from_millis(100);
 /// Memory for a body grows by this much at a time, as bytes arrive.
 const BODY_STEP_BYTES: usize = 1 << 20;
+
+/// Nobody needs longer frames before it has logged in.
+const LOGIN_BYTES_MAX: usize = 16 << 10;
+/// How often it is looked whether a silent client still has a session.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// The session of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +59,11 @@ pub(super) struct Connection {
     /// The token that the request under way makes.
     pub(super) new_token: Option<(TokenHash, SecretString)>,
     pub(super) address: SocketAddr,
-    /// Through which offset a request, by its number, removes segments.
-    pub(super) trimming: Option<(u64, Option<u64>)>,
+    /// Through which offset a request removes segments: its session and number, the
+    /// partition, how many.
+    pub(super) trimming: Option<((u64, u64, PartitionKey, u32), Option<u64>)>,
+    /// Since when it has no session.
+    unbound_since: Instant,
 }
 
 /// What to do after a request.
@@ -71,7 +79,8 @@ enum Begun {
     Frame,
     /// The client closed the connection.
     End,
-    /// This client is a member of a group and silent for too long.
+    /// This client is silent, and a member of a group for which it is silent for too
+    /// long, or without a session.
     Silence(u128),
 }
 
@@ -88,6 +97,7 @@ impl Connection {
             new_token: None,
             address,
             trimming: None,
+            unbound_since: Instant::now(),
         }
     }
 
@@ -111,6 +121,8 @@ impl Connection {
     pub(super) fn close_session(&mut self) {
         self.open = None;
         self.attached = None;
+        self.trimming = None;
+        self.unbound_since = Instant::now();
         let Some(Bound {
             client, session, ..
         }) = self.bound.take()
@@ -118,10 +130,7 @@ impl Connection {
             return;
         };
         let server = Arc::clone(&self.server);
-        tokio::spawn(async move {
-            let command = Command::Unregister { client, session };
-            let _ = server.metadata.replicate(command).await;
-        });
+        tokio::spawn(async move { server.end_session(client, session).await });
     }
 
     /// Waits for a frame. A client may be silent between frames, not within one; a
@@ -133,6 +142,8 @@ impl Connection {
     ) -> io::Result<Begun> {
         let silence_max = self.server.config.heartbeat.silence_max();
         let login_timeout = self.server.config.tcp.login_timeout.duration();
+        // Counted from when it came, whatever it sends meanwhile.
+        let login_timeout = login_timeout.saturating_sub(self.unbound_since.elapsed());
         let read = loop {
             if let Some(receipt) = self.receipt.take() {
                 let read = tokio::time::timeout(RECEIPT_TIME, reader.read(byte)).await;
@@ -142,15 +153,18 @@ impl Connection {
                 }
             }
             let read = reader.read(byte);
-            if self.bound.is_none() {
-                break in_time(login_timeout, read).await?;
-            }
-            let Some((bound, silence_max)) = self.bound.zip(silence_max) else {
-                break read.await?;
+            let Some(bound) = self.bound else {
+                break match login_timeout.is_zero() {
+                    true => return Err(io::ErrorKind::TimedOut.into()),
+                    false => in_time(login_timeout, read).await?,
+                };
             };
-            match tokio::time::timeout(silence_max, read).await {
+            match tokio::time::timeout(silence_max.unwrap_or(LOOK), read).await {
                 Ok(read) => break read?,
-                Err(_) if self.is_member(bound) => return Ok(Begun::Silence(bound.client)),
+                Err(_) if self.has_ended(bound) => return Ok(Begun::Silence(bound.client)),
+                Err(_) if silence_max.is_some() && self.is_member(bound) => {
+                    return Ok(Begun::Silence(bound.client));
+                }
                 Err(_) => {}
             }
         };
@@ -176,6 +190,12 @@ impl Connection {
             _ => local.confirm(receipt).await,
         }
         read.ok()
+    }
+
+    /// Whether its session was ended by others: the user is gone, or it made room.
+    fn has_ended(&self, bound: Bound) -> bool {
+        let state = self.server.metadata.reader.read();
+        state.applied() >= self.commit && !has_session(&state, bound.client, bound.session)
     }
 
     fn is_member(&self, bound: Bound) -> bool {
@@ -204,6 +224,10 @@ impl Connection {
             let rest = reader.read_exact(&mut bytes[1..]);
             in_time(frame_timeout, rest).await?;
             let outcome = match RequestHeader::parse(&bytes, frame_bytes_max) {
+                Ok(header) if self.bound.is_none() && header.body_bytes > LOGIN_BYTES_MAX => {
+                    skip_body(reader, header.body_bytes, frame_timeout).await?;
+                    self.not_bound(&header)
+                }
                 Ok(header) => {
                     let body = read_body(reader, header.body_bytes);
                     let body = in_time(frame_timeout, body).await?;

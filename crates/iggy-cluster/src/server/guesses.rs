@@ -9,7 +9,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::addresses::network_of;
 
-/// Networks remembered that guessed wrong; beyond it the memory begins anew.
+/// Networks that are remembered.
 const NETWORKS_MAX: usize = 10_000;
 /// Wrong guesses that cost nothing.
 const FREE: u32 = 10;
@@ -34,17 +34,14 @@ struct Guesser {
 impl Guesses {
     /// Waits until nobody else guesses from there.
     pub(super) async fn turn(&self, from: IpAddr) -> OwnedMutexGuard<()> {
-        let turn = Arc::clone(&self.lock().entry(network_of(from)).or_default().turn);
+        let turn = Arc::clone(&guesser(&mut self.lock(), from).turn);
         turn.lock_owned().await
     }
 
     /// Counts a wrong guess; for how long its turn is to be kept.
     pub(super) fn wrong(&self, from: IpAddr, now: Instant) -> Duration {
         let mut of = self.lock();
-        if of.len() >= NETWORKS_MAX {
-            of.clear();
-        }
-        let guesser = of.entry(network_of(from)).or_default();
+        let guesser = guesser(&mut of, from);
         let forgiven = guesser
             .last
             .is_some_and(|last| now.duration_since(last) >= FORGIVEN_AFTER);
@@ -59,6 +56,18 @@ impl Guesses {
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Guesser>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of too many, the one that has been good for longest is forgotten.
+fn guesser(of: &mut HashMap<IpAddr, Guesser>, from: IpAddr) -> &mut Guesser {
+    let network = network_of(from);
+    if of.len() >= NETWORKS_MAX && !of.contains_key(&network) {
+        let oldest = of.iter().min_by_key(|(_, guesser)| guesser.last);
+        if let Some(oldest) = oldest.map(|(network, _)| *network) {
+            of.remove(&oldest);
+        }
+    }
+    of.entry(network).or_default()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::metadata::{Proof, TokenHash, hash_password, verify_password};
 use adapters::wire::Credentials as Claim;
@@ -21,7 +21,7 @@ use adapters::wire::v0_11::{Eviction, RequestHeader};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
 
 use super::guesses::Guesses;
 use super::handlers::hash_of;
@@ -29,6 +29,8 @@ use crate::cluster::{Failure, Metadata};
 
 /// Passwords remembered; beyond it the memory begins anew.
 const REMEMBERED_MAX: usize = 10_000;
+/// A login that waits for others from its network is refused after so long, for now.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a token before base64, as on Iggy's server.
 const TOKEN_BYTES: usize = 50;
 
@@ -45,8 +47,9 @@ type Digest = [u8; 32];
 pub(crate) struct Credentials {
     key: [u8; 32],
     remembered: Mutex<HashMap<(u32, u64), Digest>>,
-    /// One slow check of a user's password at a time.
-    checking: Mutex<HashMap<u32, Arc<AsyncMutex<()>>>>,
+    /// One slow check of the same password of the same user at a time: whoever
+    /// waits for it finds it remembered.
+    checking: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
     /// Slow checks at once.
     places: Semaphore,
     guesses: Guesses,
@@ -66,7 +69,8 @@ impl Credentials {
         // Without randomness nothing is remembered under a guessable key.
         let random = getrandom::fill(&mut key).is_ok();
         assert!(random, "the operating system has no randomness");
-        let places = std::thread::available_parallelism().map_or(1, usize::from);
+        // Half of the processors are for others.
+        let places = std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
         Self {
             key,
             remembered: Mutex::default(),
@@ -105,11 +109,16 @@ impl Credentials {
         {
             return Ok(verdict(&known));
         }
-        let _turn = self.guesses.turn(from).await;
+        let _turn = self.turn(from).await?;
+        let version = known(metadata, username).map(|known| known.version);
         let mut right = self.check(metadata, username, password).await;
         if !right.as_ref().is_some_and(|known| known.active) {
             metadata.barrier().await?;
-            right = self.check(metadata, username, password).await;
+            let now = known(metadata, username).map(|known| known.version);
+            // Where nothing has changed, slowness would only say the same again.
+            if now != version {
+                right = self.check(metadata, username, password).await;
+            }
         }
         match right {
             Some(known) => Ok(verdict(&known)),
@@ -127,6 +136,28 @@ impl Credentials {
         username: &str,
         password: &SecretString,
     ) -> Option<Known> {
+        let same = self.same(username, password);
+        let turn = Arc::clone(lock(&self.checking).entry(same).or_default());
+        let right = {
+            let _turn = turn.lock().await;
+            self.check_alone(metadata, username, password).await
+        };
+        let mut checking = lock(&self.checking);
+        drop(turn);
+        if let Some(turn) = checking.get(&same)
+            && Arc::strong_count(turn) == 1
+        {
+            checking.remove(&same);
+        }
+        right
+    }
+
+    async fn check_alone(
+        &self,
+        metadata: &Metadata,
+        username: &str,
+        password: &SecretString,
+    ) -> Option<Known> {
         let Some(known) = known(metadata, username) else {
             // As slow as a user that is there, so that nobody learns who is.
             self.matches(password.clone(), nobodys_hash().clone()).await;
@@ -135,19 +166,17 @@ impl Credentials {
         if self.remembers(&known, password) {
             return Some(known);
         }
-        let turn = {
-            let mut checking = lock(&self.checking);
-            Arc::clone(checking.entry(known.user_id).or_default())
-        };
-        let _turn = turn.lock().await;
-        if self.remembers(&known, password) {
-            return Some(known);
-        }
         let right = self.matches(password.clone(), known.hash.clone()).await;
         right.then(|| {
             self.remember(&known, password);
             known
         })
+    }
+
+    /// Waits until nobody else guesses from there; not for ever.
+    pub(super) async fn turn(&self, from: IpAddr) -> Result<OwnedMutexGuard<()>, Failure> {
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.guesses.turn(from));
+        turn.await.map_err(|_| Failure::NotAccepted)
     }
 
     /// A token is as long as a key: it is not guessed, and looking it up is quick.
@@ -165,7 +194,7 @@ impl Credentials {
         match token_verdict(metadata, &hash) {
             Some(verdict) => Ok(verdict),
             None => {
-                let _turn = self.guesses.turn(from).await;
+                let _turn = self.turn(from).await?;
                 self.guessed_wrong(from).await;
                 Ok(Err(Eviction::InvalidToken))
             }
@@ -208,11 +237,20 @@ impl Credentials {
     }
 
     /// Waits when there were too many; the caller keeps its turn.
-    async fn guessed_wrong(&self, from: IpAddr) {
+    pub(super) async fn guessed_wrong(&self, from: IpAddr) {
         let pause = self.guesses.wrong(from, Instant::now());
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
+    }
+
+    fn same(&self, username: &str, password: &SecretString) -> Digest {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(b"check");
+        hasher.update(&(username.len() as u64).to_le_bytes());
+        hasher.update(username.as_bytes());
+        hasher.update(password.expose_secret().as_bytes());
+        *hasher.finalize().as_bytes()
     }
 
     fn digest(&self, known: &Known, password: &SecretString) -> Digest {

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use adapters::metadata::Command;
 use adapters::wire::NodeView;
 use consensus::ReplicaId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -31,6 +32,9 @@ use addresses::Addresses;
 pub(crate) use clients::Clients;
 pub(crate) use login::Credentials;
 pub use tls::TlsError;
+
+/// A session whose end could not be written down is ended again after so long.
+const END_SESSION_AGAIN: Duration = Duration::from_secs(1);
 
 /// What every connection needs.
 pub(crate) struct Server {
@@ -137,6 +141,20 @@ impl Server {
         connection::Connection::new(Arc::clone(self), address)
             .run(reader, writer)
             .await;
+    }
+
+    /// Ends a session that is in use no longer. A session that stays holds what its
+    /// client has as a member of groups, so this goes on until it is gone, be it with
+    /// all of this node.
+    pub(super) async fn end_session(&self, client: u128, session: u64) {
+        let registration = self.metadata.registration();
+        while self.metadata.registration() == registration {
+            let command = Command::Unregister { client, session };
+            if self.metadata.replicate(command).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(END_SESSION_AGAIN).await;
+        }
     }
 
     /// The roster for a client of this address, with what is true now.

@@ -269,8 +269,11 @@ fn login(body: &[u8]) -> Result<Request> {
             },
         });
     }
-    let (login, _) = LoginRegisterWithPatRequest::decode_after_prefix(version, tail)
+    let (login, used) = LoginRegisterWithPatRequest::decode_after_prefix(version, tail)
         .map_err(|_| code::INVALID_COMMAND)?;
+    if used != tail.len() {
+        return Err(code::INVALID_COMMAND);
+    }
     Ok(Request::Login {
         version: protocol,
         credentials: Credentials::Token(login.token.expose_secret().into()),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use adapters::metadata::{Identifier, code};
+use adapters::metadata::{Identifier, PartitionKey, Rule, code};
 use adapters::storage::ConsumerKey;
 use adapters::wire::v0_11::{self as wire, RequestHeader};
 use adapters::wire::{
@@ -16,6 +16,9 @@ use crate::server::connection::{Bound, Connection};
 
 /// The member does not hold the partition.
 const FENCED: Failure = Failure::Refused(code::PARTITION_NOT_OWNED);
+
+/// What a request needs of the topic that it names.
+type TopicRule = fn(u32, u32) -> Rule;
 
 /// A client that was sent to another node is sent there again rather than to
 /// repeat the request where it was.
@@ -35,14 +38,34 @@ fn group_target(target: &OffsetTarget, group: &Identifier) -> GroupTarget {
 }
 
 impl Connection {
+    /// Where the partition is, of whose topic the client may do this.
+    async fn place(
+        &self,
+        stream: &Identifier,
+        topic: &Identifier,
+        partition: &Partitioning,
+        rule: TopicRule,
+    ) -> Result<Place, Failure> {
+        let partitions = &self.server.partitions;
+        let found = partitions.find(stream, topic, partition, self.commit);
+        let place = found.await?;
+        let PartitionKey {
+            stream_id,
+            topic_id,
+            ..
+        } = place.key;
+        self.permit(Some(rule(stream_id, topic_id))).await?;
+        Ok(place)
+    }
+
     /// Where the partition is, and who reads it.
     async fn find(&self, target: &OffsetTarget) -> Result<(Place, Reader), Failure> {
         let partitions = &self.server.partitions;
         match &target.consumer {
             Consumer::Single(id) => {
                 let partition = Partitioning::Partition(target.partition);
-                let place = partitions
-                    .find(&target.stream, &target.topic, &partition, self.commit)
+                let place = self
+                    .place(&target.stream, &target.topic, &partition, Rule::Poll)
                     .await?;
                 Ok((place, Reader::Single(*id)))
             }
@@ -53,6 +76,8 @@ impl Connection {
                     .await?;
                 // Nobody is a member of what is not there.
                 let (place, group) = found.ok_or(FENCED)?;
+                let rule = Rule::Poll(place.key.stream_id, place.key.topic_id);
+                self.permit(Some(rule)).await?;
                 let Bound {
                     client, session, ..
                 } = self.speaker()?;
@@ -81,8 +106,8 @@ impl Connection {
             batch,
         } = send;
         let partitions = &self.server.partitions;
-        let place = partitions
-            .find(&stream, &topic, &partitioning, self.commit)
+        let place = self
+            .place(&stream, &topic, &partitioning, Rule::Send)
             .await?;
         let bytes = batch.len() as u64;
         let request = DataRequest::Append {
@@ -215,12 +240,13 @@ impl Connection {
     ) -> Body {
         let partition = Partitioning::Partition(target.partition);
         let partitions = Arc::clone(&self.server.partitions);
-        let place = partitions
-            .find(&target.stream, &target.topic, &partition, self.commit)
+        let place = self
+            .place(&target.stream, &target.topic, &partition, Rule::ManageTopic)
             .await?;
         let key = place.key;
+        let asked = (header.session, header.request, key, count);
         let through = match self.trimming {
-            Some((request, through)) if request == header.request => through,
+            Some((before, through)) if before == asked => through,
             _ => match partitions
                 .call(place, DataRequest::SealedEnd { key, count })
                 .await?
@@ -229,7 +255,7 @@ impl Connection {
                 _ => return Err(Failure::NotAccepted),
             },
         };
-        self.trimming = Some((header.request, through));
+        self.trimming = Some((asked, through));
         if let Some(through) = through {
             let request = DataRequest::Trim { key, through };
             partitions.call(place, request).await?;
@@ -240,8 +266,8 @@ impl Connection {
     pub(super) async fn offset(&self, target: &OffsetTarget) -> Body {
         let partition = Partitioning::Partition(target.partition);
         let partitions = &self.server.partitions;
-        let place = partitions
-            .find(&target.stream, &target.topic, &partition, self.commit)
+        let place = self
+            .place(&target.stream, &target.topic, &partition, Rule::Poll)
             .await?;
         let consumer = match &target.consumer {
             Consumer::Single(id) => Reader::Single(*id).key(),

@@ -1,6 +1,6 @@
 //! Consumer groups.
 
-use adapters::metadata::{GroupChange, GroupOperation, Identifier, MetadataError};
+use adapters::metadata::{GroupChange, GroupOperation, Identifier, MetadataError, Rule};
 use adapters::wire::GroupTarget;
 use adapters::wire::v0_11 as wire;
 use bytes::Bytes;
@@ -28,9 +28,10 @@ impl Connection {
     pub(super) async fn group(&self, target: &GroupTarget) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
-        let (_, topic) = state
+        let (stream, topic) = state
             .topic(&target.stream, &target.topic)
             .map_err(refused)?;
+        self.may(&state, Some(Rule::ReadTopic(stream.id, topic.id)))?;
         let group = topic.group(&target.group);
         Ok(group
             .map(|group| wire::group(topic, group))
@@ -42,7 +43,8 @@ impl Connection {
     pub(super) async fn groups(&self, stream: &Identifier, topic: &Identifier) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
-        let (_, topic) = state.topic(stream, topic).map_err(refused)?;
+        let (stream, topic) = state.topic(stream, topic).map_err(refused)?;
+        self.may(&state, Some(Rule::ReadTopic(stream.id, topic.id)))?;
         Ok(vec![wire::groups(topic)])
     }
 

@@ -50,6 +50,12 @@ impl Connection {
             Request::Logout if self.bound.is_none() => self.logout(header).await,
             _ if !self.is_bound(header) => self.not_bound(header),
             Request::Logout => self.logout(header).await,
+            // Such a header names no session that was compared with the connection's.
+            Request::Change(_) | Request::ChangeUser(_)
+                if header.operation == Operation::NonReplicated =>
+            {
+                Outcome::Reply(Reply::denied(header, self.commit, code::INVALID_COMMAND))
+            }
             Request::Change(mut operation) => match self.prepare(&mut operation).await {
                 Ok(()) => self.change(header, operation).await,
                 Err(failure) => self.reply(header, Err(failure)),
@@ -74,7 +80,7 @@ impl Connection {
             || (bound.client == header.client && bound.session == header.session)
     }
 
-    fn not_bound(&mut self, header: &RequestHeader) -> Outcome {
+    pub(super) fn not_bound(&mut self, header: &RequestHeader) -> Outcome {
         match header.operation {
             Operation::NonReplicated => {
                 Outcome::Reply(Reply::denied(header, self.commit, code::UNAUTHENTICATED))

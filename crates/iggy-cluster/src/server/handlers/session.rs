@@ -23,11 +23,7 @@ impl Connection {
         }
         self.close_session();
         let metadata = Arc::clone(&self.server.metadata);
-        let registration = {
-            let state = metadata.reader.read();
-            let node = state.node(metadata.me);
-            node.filter(|node| node.live).map(|node| node.registration)
-        };
+        let registration = metadata.registration();
         // Until this node is registered, it speaks for nobody and may not
         // know the users yet; clients repeat.
         let Some(registration) = registration else {

@@ -1,13 +1,17 @@
 use std::sync::Arc;
 
-use adapters::metadata::{ClientOperation, Command, Name, Options};
+use adapters::metadata::{
+    ClientOperation, ClientRequest, Command, Identifier, Name, Options, Proof, Reply as Answer,
+    UserOperation,
+};
 use adapters::storage::{EmbeddedStorage, EmbeddedStorageConfig};
+use adapters::wire::{Consumer, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest};
 use tempfile::TempDir;
 
 use super::super::Server;
 use super::super::connection::Bound;
 use super::*;
-use crate::cluster::testing::{FakeLog, Fate};
+use crate::cluster::testing::{FakeLog, Fate, ME};
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use crate::partitions::{LocalPartitions, Partitions};
@@ -131,4 +135,152 @@ async fn a_change_without_a_session_had_no_effect() {
     bench.log.expect(Fate::NotLeader);
     let answer = bench.create_stream().await;
     assert_eq!(answer, bench.refusal(code::TRANSIENT_NOT_ACCEPTED));
+}
+
+const BOB: u128 = 8;
+
+impl Bench {
+    /// From now on the connection speaks for a user without any permission.
+    fn as_bob(&mut self) {
+        let create = ClientOperation::User(UserOperation::Create {
+            name: Name::new("bob").unwrap(),
+            password_hash: String::new(),
+            active: true,
+            permissions: None,
+        });
+        self.log.apply(&self.by_root(1, create));
+        let register = Command::Register {
+            client: BOB,
+            user_id: 1,
+            proof: Proof::Password(1),
+            node: ME,
+            registration: 1,
+        };
+        let reply = Answer::decode(&self.log.apply(&register).reply);
+        let Ok(Answer::Registered { session }) = reply else {
+            panic!("{reply:?}");
+        };
+        self.connection.bound = Some(Bound {
+            client: BOB,
+            session,
+            user_id: 1,
+        });
+    }
+
+    fn by_root(&self, request: u64, operation: ClientOperation) -> Command {
+        Command::Client(ClientRequest {
+            client: CLIENT,
+            session: 1,
+            request,
+            checksum: 0,
+            operation,
+        })
+    }
+
+    async fn ask(&mut self, request: Request) -> Body {
+        let header = self.header();
+        self.connection.authorize(&request).await?;
+        self.connection.serve_request(&header, request).await
+    }
+}
+
+/// The state in which a name is looked up may be newer than the one in which a
+/// request was first judged.
+#[tokio::test]
+async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
+    let name = |text: &str| Name::new(text).unwrap();
+    let of = |text: &str| Identifier::Name(name(text));
+    let send = Request::Send(SendRequest {
+        stream: of("s"),
+        topic: of("t"),
+        partitioning: Partitioning::Partition(0),
+        batch: Bytes::new(),
+    });
+    let target = OffsetTarget {
+        stream: of("s"),
+        topic: of("t"),
+        partition: 0,
+        consumer: Consumer::Single(1),
+    };
+    let poll = Request::Poll(PollRequest {
+        target: target.clone(),
+        start: PollStart::First,
+        count: 1,
+        auto_commit: false,
+    });
+    let topic = Request::Topic {
+        stream: of("s"),
+        topic: of("t"),
+    };
+    let requests = [
+        send,
+        poll,
+        topic,
+        Request::Offset(target.clone()),
+        Request::StoreOffset { target, offset: 0 },
+        Request::Stream(of("s")),
+        Request::User(of("eve")),
+    ];
+    for request in requests {
+        let mut bench = Bench::new(Duration::from_secs(5));
+        bench.as_bob();
+        let appear = [
+            ClientOperation::CreateStream {
+                name: name("s"),
+                options: Options::default(),
+            },
+            ClientOperation::CreateTopic {
+                stream: of("s"),
+                name: name("t"),
+                options: Options::default(),
+                partitions: 1,
+                owners: vec![ME],
+            },
+            ClientOperation::User(UserOperation::Create {
+                name: name("eve"),
+                password_hash: String::new(),
+                active: true,
+                permissions: None,
+            }),
+        ];
+        for (number, operation) in (2..).zip(appear) {
+            let unseen = bench.by_root(number, operation);
+            bench.log.commit_unseen(unseen);
+        }
+        let what = format!("{request:?}");
+        let refused = bench.ask(request).await;
+        assert!(
+            matches!(refused, Err(Failure::Refused(code::UNAUTHORIZED))),
+            "{what}: {refused:?}"
+        );
+    }
+}
+
+/// The session that a change names was compared with the connection's, or it is no
+/// change.
+#[tokio::test]
+async fn a_change_is_not_made_in_the_name_of_another_session() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    let admin = bench.header();
+    bench.as_bob();
+    let create = ClientOperation::CreateStream {
+        name: Name::new("s").unwrap(),
+        options: Options::default(),
+    };
+    bench.log.apply(&bench.by_root(2, create));
+    let header = RequestHeader {
+        operation: Operation::NonReplicated,
+        code: iggy_binary_protocol::codes::DELETE_STREAM_CODE,
+        request: 3,
+        ..admin
+    };
+    // The stream with the number 0.
+    let body = Bytes::from_static(&[1, 4, 0, 0, 0, 0]);
+    let Outcome::Reply(reply) = bench.connection.handle(&header, body).await else {
+        panic!("no reply");
+    };
+    let denied = Reply::denied(&header, 0, code::INVALID_COMMAND);
+    assert_eq!(reply.joined(), denied.joined());
+    let metadata = &bench.connection.server.metadata;
+    assert_eq!(metadata.reader.read().streams().count(), 1);
 }

@@ -1,6 +1,6 @@
 //! Users and personal access tokens.
 
-use adapters::metadata::{ClientOperation, Identifier, Name, TokenHash, UserOperation, code};
+use adapters::metadata::{ClientOperation, Identifier, Name, Rule, TokenHash, UserOperation, code};
 use adapters::wire::UserRequest;
 use adapters::wire::v0_11::{self as wire, RequestHeader};
 use secrecy::{ExposeSecret, SecretString};
@@ -15,6 +15,9 @@ impl Connection {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
         let found = state.users().find(user);
+        let me = self.bound.map(|bound| bound.user_id);
+        let other = found.filter(|user| Some(user.id) != me);
+        self.may(&state, other.map(|_| Rule::ReadUsers))?;
         Ok(found.map(wire::user).into_iter().collect())
     }
 
@@ -22,6 +25,7 @@ impl Connection {
     pub(super) async fn users(&self) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
+        self.may(&state, Some(Rule::ReadUsers))?;
         Ok(vec![wire::users(state.users())])
     }
 
@@ -30,6 +34,7 @@ impl Connection {
         self.server.metadata.barrier().await?;
         let user_id = self.bound.map(|bound| bound.user_id);
         let state = self.server.metadata.reader.read();
+        self.may(&state, None)?;
         let user = user_id.and_then(|id| state.user_by_id(id));
         Ok(user.map(wire::tokens).into_iter().collect())
     }
@@ -47,17 +52,32 @@ impl Connection {
                 active,
                 permissions,
             } => {
-                let Some(password_hash) = self.server.credentials.hash(password).await else {
-                    return self.reply(header, Err(Failure::NotAccepted));
-                };
-                UserOperation::Create {
+                let create = |password_hash| UserOperation::Create {
                     name,
                     password_hash,
                     active,
                     permissions,
+                };
+                // Nobody has this node work who may not do this.
+                let operation = ClientOperation::User(create.clone()(String::new()));
+                if let Err(failure) = self.authorize_change(header, &operation).await {
+                    return self.reply(header, Err(failure));
                 }
+                let Some(password_hash) = self.server.credentials.hash(password).await else {
+                    return self.reply(header, Err(Failure::NotAccepted));
+                };
+                create(password_hash)
             }
             UserRequest::ChangePassword { user, current, new } => {
+                let change = |verified, password_hash| UserOperation::ChangePassword {
+                    user: user.clone(),
+                    verified,
+                    password_hash,
+                };
+                let operation = ClientOperation::User(change(None, String::new()));
+                if let Err(failure) = self.authorize_change(header, &operation).await {
+                    return self.reply(header, Err(failure));
+                }
                 let verified = match self.verify_current(&user, current).await {
                     Ok(verified) => verified,
                     Err(failure) => return self.reply(header, Err(failure)),
@@ -65,11 +85,7 @@ impl Connection {
                 let Some(password_hash) = self.server.credentials.hash(new).await else {
                     return self.reply(header, Err(Failure::NotAccepted));
                 };
-                UserOperation::ChangePassword {
-                    user,
-                    verified,
-                    password_hash,
-                }
+                change(verified, password_hash)
             }
             UserRequest::CreateToken {
                 name,
@@ -94,7 +110,13 @@ impl Connection {
         let Some((version, hash)) = found else {
             return Ok(None);
         };
-        let right = self.server.credentials.matches(current, hash).await;
+        let credentials = &self.server.credentials;
+        let from = self.address.ip();
+        let _turn = credentials.turn(from).await?;
+        let right = credentials.matches(current, hash).await;
+        if !right {
+            credentials.guessed_wrong(from).await;
+        }
         Ok(right.then_some(version))
     }
 

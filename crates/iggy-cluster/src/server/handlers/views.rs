@@ -1,6 +1,6 @@
 //! What the metadata and the partitions look like.
 
-use adapters::metadata::{Identifier, MetadataError, PartitionKey};
+use adapters::metadata::{Identifier, MetadataError, PartitionKey, Rule};
 use adapters::wire::v0_11::{self as wire};
 
 use super::Body;
@@ -10,7 +10,12 @@ use crate::server::connection::Connection;
 impl Connection {
     pub(super) async fn stream(&self, stream: &Identifier) -> Body {
         self.server.metadata.barrier().await?;
-        let found = self.server.metadata.reader.read().stream(stream).cloned();
+        let found = {
+            let state = self.server.metadata.reader.read();
+            let found = state.stream(stream).cloned();
+            self.may(&state, found.as_ref().map(|it| Rule::ReadStream(it.id)))?;
+            found
+        };
         let Some(stream) = found else {
             return Ok(Vec::new());
         };
@@ -25,6 +30,7 @@ impl Connection {
         let stats = self.server.partitions.stats_of(self.all_keys()).await;
         let of = |key: &PartitionKey| stats.get(key).copied().unwrap_or_default();
         let state = self.server.metadata.reader.read();
+        self.may(&state, Some(Rule::ListStreams))?;
         Ok(vec![wire::streams(&state, &of)])
     }
 
@@ -40,10 +46,10 @@ impl Connection {
         self.server.metadata.barrier().await?;
         let found = {
             let state = self.server.metadata.reader.read();
-            let found = state.topic(stream, topic);
-            found
-                .ok()
-                .map(|(stream, topic)| (stream.clone(), topic.clone()))
+            let found = state.topic(stream, topic).ok();
+            let rule = found.map(|(stream, topic)| Rule::ReadTopic(stream.id, topic.id));
+            self.may(&state, rule)?;
+            found.map(|(stream, topic)| (stream.clone(), topic.clone()))
         };
         let Some((stream, topic)) = found else {
             return Ok(Vec::new());
@@ -56,7 +62,12 @@ impl Connection {
 
     pub(super) async fn topics(&self, stream: &Identifier) -> Body {
         self.server.metadata.barrier().await?;
-        let found = self.server.metadata.reader.read().stream(stream).cloned();
+        let found = {
+            let state = self.server.metadata.reader.read();
+            let found = state.stream(stream).cloned();
+            self.may(&state, found.as_ref().map(|it| Rule::ListTopics(it.id)))?;
+            found
+        };
         let stream = found.ok_or(Failure::Refused(MetadataError::StreamNotFound.code()))?;
         let keys = stream.topics().flat_map(|topic| topic.keys(stream.id));
         let stats = self.server.partitions.stats_of(keys.collect()).await;
@@ -71,6 +82,7 @@ impl Connection {
         let clients = self.server.clients.all().len() as u32;
         let system = self.server.system.read(clients);
         let state = self.server.metadata.reader.read();
+        self.may(&state, Some(Rule::Servers))?;
         Ok(vec![wire::stats(&state, system, &of)])
     }
 }
