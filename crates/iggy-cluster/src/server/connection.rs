@@ -42,6 +42,15 @@ pub(super) struct Bound {
     pub(super) user_id: u32,
 }
 
+/// A request that removes segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trimming {
+    pub(super) session: u64,
+    pub(super) request: u64,
+    pub(super) key: PartitionKey,
+    pub(super) count: u32,
+}
+
 /// One connection's state.
 pub(super) struct Connection {
     pub(super) server: Arc<Server>,
@@ -59,9 +68,8 @@ pub(super) struct Connection {
     /// The token that the request under way makes.
     pub(super) new_token: Option<(TokenHash, SecretString)>,
     pub(super) address: SocketAddr,
-    /// Through which offset a request removes segments: its session and number, the
-    /// partition, how many.
-    pub(super) trimming: Option<((u64, u64, PartitionKey, u32), Option<u64>)>,
+    /// Through which offset a request removes segments.
+    pub(super) trimming: Option<(Trimming, Option<u64>)>,
     /// Since when it has no session.
     unbound_since: Instant,
 }

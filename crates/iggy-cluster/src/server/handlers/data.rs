@@ -12,7 +12,7 @@ use adapters::wire::{
 use super::Body;
 use crate::cluster::Failure;
 use crate::partitions::{DataReply, DataRequest, Place, Poll, Reader, Right, has_session};
-use crate::server::connection::{Bound, Connection};
+use crate::server::connection::{Bound, Connection, Trimming};
 
 /// The member does not hold the partition.
 const FENCED: Failure = Failure::Refused(code::PARTITION_NOT_OWNED);
@@ -244,7 +244,12 @@ impl Connection {
             .place(&target.stream, &target.topic, &partition, Rule::ManageTopic)
             .await?;
         let key = place.key;
-        let asked = (header.session, header.request, key, count);
+        let asked = Trimming {
+            session: header.session,
+            request: header.request,
+            key,
+            count,
+        };
         let through = match self.trimming {
             Some((before, through)) if before == asked => through,
             _ => match partitions
