@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::{Entry, Index, Membership, ReplicaId, SnapshotMeta};
+use crate::mutants::broken;
+use crate::{Entry, Index, Membership, ReplicaId, SnapshotMeta, Term};
 
 /// How a core is set up. Times are in ticks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -181,14 +182,16 @@ impl Recovered {
         Ok(self)
     }
 
-    /// Whether the log on disk, which ends at `log_last`, must be reset to begin
-    /// behind the snapshot. Meaningful after [`checked`](Self::checked).
+    /// Whether the log on disk, which ends with an entry of this index and term,
+    /// must be reset to begin behind the snapshot. A log that ends just there with
+    /// another entry is void as well: what is appended to it would be, too.
+    /// Meaningful after [`checked`](Self::checked).
     #[must_use]
-    pub fn log_is_void(&self, log_last: Index) -> bool {
-        self.entries.is_empty()
-            && self
-                .snapshot
-                .as_ref()
-                .is_some_and(|snapshot| snapshot.index != log_last)
+    pub fn log_is_void(&self, (index, term): (Index, Term)) -> bool {
+        let overtaken = |snapshot: &SnapshotMeta| {
+            let same_term = snapshot.term == term || broken("recovery-void-by-index");
+            snapshot.index != index || !same_term
+        };
+        self.entries.is_empty() && self.snapshot.as_ref().is_some_and(overtaken)
     }
 }

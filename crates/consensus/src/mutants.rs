@@ -14,8 +14,16 @@ pub const fn broken(_rule: &'static str) -> bool {
     false
 }
 
+/// A limit that no run would come to: the simulator makes it smaller.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+#[must_use]
+pub const fn limit(usual: usize) -> usize {
+    usual
+}
+
 #[cfg(feature = "mutants")]
-pub use compiled_in::{break_rule, broken, was_broken};
+pub use compiled_in::{break_rule, broken, limit, lower_limit, was_broken};
 
 #[cfg(feature = "mutants")]
 mod compiled_in {
@@ -24,6 +32,7 @@ mod compiled_in {
     thread_local! {
         static RULE: Cell<Option<&'static str>> = const { Cell::new(None) };
         static BROKEN: Cell<bool> = const { Cell::new(false) };
+        static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
     }
 
     /// Whether this rule is to be broken now.
@@ -41,6 +50,18 @@ mod compiled_in {
     pub fn break_rule(rule: Option<&'static str>) {
         RULE.set(rule);
         BROKEN.set(false);
+    }
+
+    /// A limit that no run would come to, or the one that was set.
+    #[inline]
+    #[must_use]
+    pub fn limit(usual: usize) -> usize {
+        LIMIT.get().unwrap_or(usual)
+    }
+
+    /// From now on such limits are this on the calling thread.
+    pub fn lower_limit(to: usize) {
+        LIMIT.set(Some(to));
     }
 
     /// Whether a place asked for the rule since it was named.

@@ -86,14 +86,14 @@ pub fn open(
     if let Some((_, state)) = &base.snapshot {
         machine.restore(state)?;
     }
-    let (log_last, torn_tail) = (log.last(), log.torn_tail);
+    let (log_end, torn_tail) = (log.end(), log.torn_tail);
     let recovered = Recovered {
         hard_state: log.hard_state,
         snapshot: base.snapshot.as_ref().map(|(meta, _)| meta.clone()),
         entries: log.entries,
     }
     .checked()?;
-    if recovered.log_is_void(log_last) {
+    if recovered.log_is_void(log_end) {
         reset_log(&mut wal, recovered.snapshot.as_ref())?;
     }
     let meta = recovered.snapshot.clone();

@@ -105,6 +105,11 @@ impl Checks {
         let Some((newest, _)) = self.leaders.last_key_value() else {
             return Ok(());
         };
+        if status.membership.quorum() == 1 {
+            // It asks nobody, and leads before it has written that down; nobody hears
+            // of it before.
+            return Ok(());
+        }
         let voters = status.membership.voters();
         let term_of = |voter| self.terms.get(voter).copied().unwrap_or_default();
         let know = voters.iter().filter(|voter| term_of(voter) >= *newest);

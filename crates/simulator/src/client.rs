@@ -66,6 +66,18 @@ impl Client {
         }
     }
 
+    /// Where it stands, for people.
+    pub(crate) fn describe(&self) -> String {
+        let waits = match self.waits_for {
+            Some(_) => "waits",
+            None => "rests",
+        };
+        format!(
+            "client {} has begun {} and done {}, and {waits}",
+            self.number, self.begun, self.acknowledged
+        )
+    }
+
     pub(crate) fn id(number: usize) -> u128 {
         1000 + number as u128
     }

@@ -19,6 +19,17 @@ pub(crate) struct Durable {
     log: Log,
     /// Begun, and not known to be there.
     under_way: Vec<Written>,
+    /// The last write that is there, and the hard state before it.
+    last: Vec<Written>,
+    hard_state_before: Option<Bytes>,
+}
+
+/// What a start found is not what was durable.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) what: String,
+    /// Nothing is missing but the last write.
+    pub(crate) last_only: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -101,13 +112,31 @@ impl Durable {
 
     /// All that is under way is synced.
     pub(crate) fn end(&mut self) {
-        for written in std::mem::take(&mut self.under_way) {
-            self.log.apply(&written);
+        self.hard_state_before.clone_from(&self.log.hard_state);
+        self.last = std::mem::take(&mut self.under_way);
+        for written in &self.last {
+            self.log.apply(written);
         }
     }
 
+    /// Whether a start that found this found all but the last write. Where that
+    /// replaced something, what was before is no longer known.
+    fn misses_last_only(&self, recovered: &Recovered) -> bool {
+        let mut before = self.log.clone();
+        before.hard_state.clone_from(&self.hard_state_before);
+        for written in &self.last {
+            if written.reset_to.is_some() {
+                return true;
+            }
+            if let Some((first, _)) = written.entries.first() {
+                before.entries.split_off(first);
+            }
+        }
+        before.is(recovered)
+    }
+
     /// A start has found this. An error when something durable is missing.
-    pub(crate) fn recovered(&mut self, recovered: &Recovered) -> Result<(), String> {
+    pub(crate) fn recovered(&mut self, recovered: &Recovered) -> Result<(), Lost> {
         let mut possible = vec![self.log.clone()];
         for written in &self.under_way {
             let mut next = possible[possible.len() - 1].clone();
@@ -116,12 +145,14 @@ impl Durable {
         }
         let Some(found) = possible.into_iter().rev().find(|log| log.is(recovered)) else {
             let last = recovered.entries.last().map(|entry| entry.index);
-            return Err(format!(
+            let what = format!(
                 "the disk gives back a log to {last:?} behind snapshot {:?}, and not what was durable: to {}, {} writes under way",
                 recovered.snapshot.as_ref().map(|meta| meta.index),
                 self.log.last(),
                 self.under_way.len()
-            ));
+            );
+            let last_only = self.misses_last_only(recovered);
+            return Err(Lost { what, last_only });
         };
         self.log = found;
         self.under_way.clear();

@@ -53,6 +53,16 @@ pub enum Fault {
     /// A replica is away until only a snapshot helps; while that arrives, its disk
     /// gives an error, and power fails soon after.
     BrokenTransfer,
+    /// A machine loses power in the first work after a start that makes its log
+    /// shorter.
+    CrashInCompaction,
+    /// A replica is away until only a snapshot helps; when it takes that for its
+    /// log, its disk stands still, and nothing reaches it.
+    StalledInstall,
+    /// A byte of a file of a replica that does not run changes.
+    BitRot,
+    /// A replica is cut off for many seconds.
+    Outage,
     /// A disk has no room left.
     DiskFull,
     /// A replica's clocks jump: the wall clock either way, its ticks ahead.
@@ -71,7 +81,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::Kill,
         Self::KillAll,
         Self::PowerLoss,
@@ -93,6 +103,10 @@ impl Fault {
         Self::Stall,
         Self::DiskError,
         Self::BrokenTransfer,
+        Self::CrashInCompaction,
+        Self::StalledInstall,
+        Self::BitRot,
+        Self::Outage,
         Self::DiskFull,
         Self::ClockJump,
         Self::Transfer,
@@ -106,7 +120,29 @@ impl Fault {
     pub(crate) fn is_ambush(self) -> bool {
         matches!(
             self,
-            Self::ForgottenElection | Self::ForgetfulMajority | Self::BrokenTransfer | Self::Echo
+            Self::ForgottenElection
+                | Self::ForgetfulMajority
+                | Self::BrokenTransfer
+                | Self::StalledInstall
+                | Self::Echo
+        )
+    }
+
+    /// Whether a replica is away for it until only a snapshot helps.
+    pub(crate) fn leaves_behind(self) -> bool {
+        matches!(self, Self::BrokenTransfer | Self::StalledInstall)
+    }
+
+    /// Whether it is about logs that are cut.
+    pub(crate) fn needs_short_logs(self) -> bool {
+        self.leaves_behind() || self == Self::CrashInCompaction
+    }
+
+    /// Whether it is about who of several is elected.
+    pub(crate) fn needs_voters(self) -> bool {
+        matches!(
+            self,
+            Self::ForgottenElection | Self::ForgetfulMajority | Self::Transfer
         )
     }
 
@@ -135,6 +171,10 @@ impl Fault {
             Self::Stall => "stalled disk",
             Self::DiskError => "disk error",
             Self::BrokenTransfer => "broken transfer",
+            Self::CrashInCompaction => "crash in compaction",
+            Self::StalledInstall => "stalled install",
+            Self::BitRot => "bit rot",
+            Self::Outage => "outage",
             Self::DiskFull => "full disk",
             Self::ClockJump => "clock jump",
             Self::Transfer => "leadership transfer",
@@ -168,10 +208,10 @@ impl Planned {
         number: usize,
         at: u64,
         fault: Fault,
-        voters: u64,
+        replicas: u64,
     ) -> Self {
-        let node = random.below(voters);
-        let other = (node + 1 + random.below(voters - 1)) % voters;
+        let node = random.below(replicas);
+        let other = (node + 1 + random.below(replicas - 1)) % replicas;
         Self {
             number,
             at,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use adapters::metadata::{MetadataMachine, MetadataReader};
 use bytes::Bytes;
 use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine};
 use twox_hash::XxHash3_64;
@@ -18,18 +19,26 @@ struct Shared {
 }
 
 impl History {
-    /// A state machine whose commands are noted.
-    pub(crate) fn record(&self, machine: impl StateMachine + 'static) -> Box<dyn StateMachine> {
-        Box::new(Recorded {
+    /// A state machine whose commands are noted, and a reader of it.
+    pub(crate) fn record(&self) -> (Box<dyn StateMachine>, MetadataReader) {
+        let (machine, reader) = MetadataMachine::new(Box::new(drop));
+        let recorded = Recorded {
             machine,
+            reader: reader.clone(),
             history: self.clone(),
-        })
+        };
+        (Box::new(recorded), reader)
     }
 
     /// Whether all replicas have applied the same so far.
     pub(crate) fn check(&self) -> Result<(), String> {
         let shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shared.broken.clone().map_or(Ok(()), Err)
+    }
+
+    fn fails(&self, what: impl FnOnce() -> String) {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.broken.get_or_insert_with(what);
     }
 
     fn applied(&self, context: ApplyContext, command: &[u8], reply: &[u8]) {
@@ -48,20 +57,43 @@ impl History {
     }
 }
 
-struct Recorded<M> {
-    machine: M,
+struct Recorded {
+    machine: MetadataMachine,
+    reader: MetadataReader,
     history: History,
 }
 
-impl<M: StateMachine> StateMachine for Recorded<M> {
+impl StateMachine for Recorded {
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
+        let before = self.reader.read().now();
         let reply = self.machine.apply(context, command);
         self.history.applied(context, command, &reply);
+        if self.reader.read().now() < before {
+            self.history.fails(|| {
+                format!(
+                    "the time of the state goes back at {}, position {}",
+                    context.index, context.position
+                )
+            });
+        }
         reply
     }
 
+    /// What is frozen has to come back as it was: all replicas leave out alike what
+    /// the encoding leaves out.
     fn freeze(&self) -> Box<dyn FrozenState> {
-        self.machine.freeze()
+        let frozen = self.machine.freeze();
+        let (mut restored, reader) = MetadataMachine::new(Box::new(drop));
+        let is_same = match restored.restore(&frozen.encode()) {
+            Ok(()) => *reader.read() == *self.reader.read(),
+            Err(_) => false,
+        };
+        if !is_same {
+            let applied = self.reader.read().applied();
+            self.history
+                .fails(|| format!("a snapshot at {applied} does not give the state back"));
+        }
+        frozen
     }
 
     fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError> {

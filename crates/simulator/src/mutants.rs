@@ -280,6 +280,74 @@ pub const MUTANTS: &[Mutant] = &[
         "superblock-takes-empty-disk",
         "a replica begins anew on an empty disk",
     ),
+    shared(
+        "superblock-without-sync",
+        "the number of a start is not durable when it is used",
+    ),
+    shared(
+        "superblock-other-slot-trusted",
+        "a slot that was only read counts as durable",
+    ),
+    shared(
+        "recovery-void-by-index",
+        "a log that ends where the snapshot does counts as its log (found by the simulator)",
+    ),
+    shared(
+        "wal-damage-taken-for-end",
+        "a damaged frame ends a segment that others follow",
+    ),
+    shared(
+        "wal-damage-taken-for-torn",
+        "a damaged frame counts as torn although it was durable",
+    ),
+    shared(
+        "wal-front-goes-first",
+        "the front goes before what makes it superfluous is durable",
+    ),
+    shared(
+        "wal-hard-state-goes-too",
+        "the segment goes that holds the hard state",
+    ),
+    shared(
+        "snapshot-field-left-out",
+        "snapshots leave out a field, on all replicas alike",
+    ),
+    shared(
+        "time-goes-back",
+        "the time of the state follows the leader's clock",
+    ),
+    shared(
+        "session-replaced-goes-on",
+        "a session that was replaced is still served",
+    ),
+    shared(
+        "session-content-ignored",
+        "other content under a number in use is answered with the former reply",
+    ),
+    shared(
+        "session-evicts-newest",
+        "the session that was used last makes room",
+    ),
+    shared(
+        "session-of-fenced-node",
+        "a node that was fenced opens sessions",
+    ),
+    shared(
+        "session-outlives-fence",
+        "sessions stay when their node is fenced",
+    ),
+    raft(
+        "raft-deaf-leader-stays",
+        "a leader that hears nobody goes on",
+    ),
+    raft(
+        "raft-install-not-applied",
+        "raft-rs is not told that a snapshot is applied",
+    ),
+    vr(
+        "vr-deaf-primary-stays",
+        "a primary that hears nobody goes on",
+    ),
 ];
 
 impl Mutant {

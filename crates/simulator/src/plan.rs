@@ -34,6 +34,10 @@ pub struct Plan {
     pub seed: u64,
     /// Replicas that vote.
     pub voters: u64,
+    /// Replicas behind them that follow, and do not vote.
+    pub learners: u64,
+    /// In the end nothing reaches the leader for a while.
+    pub(crate) deaf_leader: bool,
     pub(crate) clients: u64,
     /// How long a client waits between operations, at most.
     pub(crate) thinks: u64,
@@ -75,7 +79,7 @@ pub(crate) struct Noise {
 /// do little by themselves.
 const AMBUSHES: usize = 3;
 /// Kinds of faults that are drawn one by one, each in so many of a thousand runs.
-const SCHEDULED: [(Fault, u64); 24] = [
+const SCHEDULED: [(Fault, u64); 28] = [
     (Fault::Kill, 350),
     (Fault::KillAll, 200),
     (Fault::PowerLoss, 350),
@@ -97,6 +101,10 @@ const SCHEDULED: [(Fault, u64); 24] = [
     (Fault::Stall, 400),
     (Fault::DiskError, 300),
     (Fault::BrokenTransfer, 300),
+    (Fault::CrashInCompaction, 300),
+    (Fault::StalledInstall, 300),
+    (Fault::BitRot, 250),
+    (Fault::Outage, 20),
     (Fault::DiskFull, 250),
     (Fault::ClockJump, 300),
     (Fault::Transfer, 350),
@@ -110,9 +118,13 @@ impl Plan {
         let calm = random.per_mille(50);
         // Not every run has every fault: what two of them do together is seen
         // better without the others.
-        let kinds: Vec<Fault> = SCHEDULED
+        let rich = random.between(400, 900);
+        let mut kinds: Vec<Fault> = SCHEDULED
             .into_iter()
-            .filter_map(|(fault, chance)| (random.per_mille(chance) && !calm).then_some(fault))
+            .filter_map(|(fault, chance)| {
+                let chance = chance * rich / 1000;
+                (random.per_mille(chance) && !calm).then_some(fault)
+            })
             .collect();
         let slow = random.between(200, 20_000);
         let mut noise = || match random.per_mille(400) && !calm {
@@ -124,16 +136,32 @@ impl Plan {
             duplicates: noise(),
             reordering: noise(),
         };
-        let voters = if random.per_mille(250) { 5 } else { 3 };
+        let voters = match random.below(100) {
+            0..5 => 1,
+            5..28 => 5,
+            _ => 3,
+        };
+        let learners = match random.below(100) {
+            _ if voters == 1 => random.between(1, 2),
+            0..15 => 1,
+            _ => 0,
+        };
+        if voters == 1 {
+            kinds.retain(|kind| !kind.needs_voters());
+        }
+        // Only a log that is soon cut leaves anybody behind.
+        let soon_cut = kinds.iter().any(|kind| kind.needs_short_logs());
         // From one fault in a second to many in an election.
         let every = random.between_powers(16_000, 800_000);
         let at_least = random.between(2_000_000, 4_000_000 + 10 * every);
-        let schedule = draw_schedule(&mut random, &kinds, voters, every, at_least);
+        let schedule = draw_schedule(&mut random, &kinds, voters + learners, every, at_least);
         let last = schedule.last().map_or(0, |planned| planned.at);
         Self {
             backend,
             seed,
             voters,
+            learners,
+            deaf_leader: voters > 1 && random.per_mille(300),
             clients: random.between(2, 8),
             thinks: random.between_powers(500, 20_000),
             patience: random.between_powers(100_000, 1_600_000),
@@ -154,9 +182,9 @@ impl Plan {
                 (100, 100)
             },
             segment_bytes: 16 << 10 << random.below(3),
-            snapshot_entries: random.between_powers(2, 256),
+            snapshot_entries: random.between_powers(2, if soon_cut { 32 } else { 256 }),
             limits: Limits {
-                log_tail_entries: random.between_powers(1, 128) - 1,
+                log_tail_entries: random.between_powers(1, if soon_cut { 16 } else { 128 }) - 1,
                 message_bytes_max: random.between(200, 100_000) as usize,
                 inflight_messages_max: random.between(1, 64) as usize,
                 ..Limits::default()
@@ -164,6 +192,12 @@ impl Plan {
             all_delivered: true,
             variation: 0,
         }
+    }
+
+    /// All replicas.
+    #[must_use]
+    pub fn replicas(&self) -> u64 {
+        self.voters + self.learners
     }
 
     /// How many faults are planned.
@@ -252,7 +286,7 @@ impl Plan {
 fn draw_schedule(
     random: &mut Random,
     kinds: &[Fault],
-    voters: u64,
+    replicas: u64,
     every: u64,
     at_least: u64,
 ) -> Vec<Planned> {
@@ -280,7 +314,7 @@ fn draw_schedule(
         let Some(fault) = deck.pop() else {
             break;
         };
-        schedule.push(Planned::draw(random, schedule.len(), at, fault, voters));
+        schedule.push(Planned::draw(random, schedule.len(), at, fault, replicas));
     }
     schedule
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use adapters::metadata::{MetadataMachine, MetadataReader};
+use adapters::metadata::MetadataReader;
 use consensus::{
     Consensus, CoreConfig, Index, Membership, PersistBatch, PersistId, RecoverError, Recovered,
     ReplicaId, Tick,
@@ -18,7 +18,7 @@ use replica::superblock::{self, Superblock, SuperblockError};
 use replica::wal::{Wal, WalConfig, WalError};
 use thiserror::Error;
 
-use crate::durable::Durable;
+use crate::durable::{Durable, Lost};
 use crate::history::History;
 use crate::plan::{Backend, Plan};
 use crate::random::Random;
@@ -45,8 +45,10 @@ pub(crate) struct Process {
     /// Counts starts, so that what an earlier life left under way is told apart.
     pub(crate) life: u64,
     pub(crate) paused_until: u64,
-    /// The disk is slow until then.
+    /// The disk is slow with the log until then.
     pub(crate) stalled_until: u64,
+    /// The same with snapshot files.
+    pub(crate) files_stalled_until: u64,
     pub(crate) clock_rate_percent: u64,
     /// How far its wall clock is off.
     pub(crate) wall_offset: i64,
@@ -56,8 +58,15 @@ pub(crate) struct Process {
     /// The machine loses power when its disk gives the next error.
     pub(crate) power_fails_with_disk: bool,
     pub(crate) files_fail: Option<FilesFail>,
-    /// While it starts, this operation of its disk is the last.
-    pub(crate) start_fails_at: Option<u64>,
+    /// While it starts, this operation of its disk is the last; then power fails, or
+    /// only the process ends.
+    pub(crate) start_fails_at: Option<(u64, bool)>,
+    /// Power fails at this operation of the first work that makes its log shorter.
+    pub(crate) compaction_fails_at: Option<u64>,
+    /// What an install of a snapshot meets: the disk stands still so long.
+    pub(crate) install_stalls: Option<u64>,
+    /// The number of its last start.
+    pub(crate) incarnation: u64,
 }
 
 /// An error of the disk in the next work on snapshot files.
@@ -111,6 +120,7 @@ impl Process {
             life: 0,
             paused_until: 0,
             stalled_until: 0,
+            files_stalled_until: 0,
             clock_rate_percent,
             wall_offset: 0,
             ends_after: None,
@@ -118,6 +128,9 @@ impl Process {
             power_fails_with_disk: false,
             files_fail: None,
             start_fails_at: None,
+            compaction_fails_at: None,
+            install_stalls: None,
+            incarnation: 0,
         }
     }
 
@@ -139,12 +152,13 @@ impl Process {
         });
         let peers: Vec<_> = peers.collect();
         format!(
-            "replica {} {} in term {}, log {} to {}, commit {}, applied {}{}",
+            "replica {} {} in term {}, log {} to {} in {} files, commit {}, applied {}{}",
             self.id,
             core.role.as_str(),
             core.term,
             core.first,
             core.last,
+            running.log_segments(),
             core.commit,
             status.applied,
             peers.concat()
@@ -180,8 +194,7 @@ impl Process {
     pub(crate) fn start(&mut self, plan: &Plan, history: &History) -> Result<(), StartError> {
         self.life += 1;
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let (machine, reader) = MetadataMachine::new(Box::new(drop));
-        let machine = history.record(machine);
+        let (machine, reader) = history.record();
         let config = OpenConfig {
             identity: self.identity(plan),
             wal: WalConfig {
@@ -195,14 +208,21 @@ impl Process {
                 ..ReplicaConfig::new(self.id)
             },
         };
-        let (id, durable) = (self.id, &mut self.durable);
+        let (id, durable, last) = (self.id, &mut self.durable, &mut self.incarnation);
         let mut lost = Ok(());
         let build = |incarnation, recovered: Recovered| {
             lost = durable.recovered(&recovered);
+            if incarnation <= *last {
+                lost = Err(Lost {
+                    what: format!("incarnation {incarnation} is used again behind {last}"),
+                    last_only: false,
+                });
+            }
+            *last = incarnation;
             build(plan, id, incarnation, recovered)
         };
         let opened = replica::open::open(&disk, config, machine, build);
-        lost.map_err(StartError::Lost)?;
+        lost?;
         let opened = opened?;
         self.running = Some(Running {
             replica: opened.replica,
@@ -225,8 +245,14 @@ impl Process {
 pub(crate) enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("{0}")]
-    Lost(String),
+    #[error("{}", .0.what)]
+    Lost(Lost),
+}
+
+impl From<Lost> for StartError {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
 }
 
 fn build(
@@ -235,7 +261,11 @@ fn build(
     incarnation: u64,
     recovered: Recovered,
 ) -> Result<Box<dyn Consensus>, RecoverError> {
-    let membership = Membership::new(1, (1..=plan.voters).map(ReplicaId), []);
+    let membership = Membership::new(
+        1,
+        (1..=plan.voters).map(ReplicaId),
+        (plan.voters + 1..=plan.replicas()).map(ReplicaId),
+    );
     let config = CoreConfig {
         id,
         group: GROUP,
@@ -271,6 +301,12 @@ impl Running {
 
     pub(crate) fn write(&mut self, batch: PersistBatch) {
         self.writes.push_back(batch);
+    }
+
+    /// Whether the log is to be made shorter when the write under way ends, or now.
+    pub(crate) fn compacts(&self, now: bool) -> bool {
+        let idle = self.writing.is_none() && self.writes.is_empty();
+        self.compact.is_some() && (!now || idle)
     }
 
     pub(crate) fn compact(&mut self, through: Index) {

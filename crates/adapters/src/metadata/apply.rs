@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use consensus::ReplicaId;
+use consensus::mutants::broken;
 
 use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo, Proof};
 use super::error::MetadataError;
@@ -201,7 +202,8 @@ impl Apply<'_> {
             return Err(MetadataError::InvalidCredentials);
         }
         let host = self.state.nodes.get(&node);
-        if host.is_none_or(|host| !host.live || host.registration != registration) {
+        let serves = |host: &Node| host.live && host.registration == registration;
+        if !host.is_some_and(serves) && !broken("session-of-fenced-node") {
             return Err(MetadataError::NodeFenced);
         }
         // A session that is replaced ends like any other.
@@ -268,7 +270,9 @@ impl Apply<'_> {
             return;
         }
         node.live = false;
-        self.close_sessions_of(id, registration);
+        if !broken("session-outlives-fence") {
+            self.close_sessions_of(id, registration);
+        }
         self.events.push(MetadataEvent::NodeFenced(id));
     }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
+use consensus::mutants::broken;
 use consensus::{ApplyContext, FrozenState, ReplicaId, RestoreError, StateMachine};
 
 use super::apply::Apply;
@@ -84,7 +85,11 @@ impl StateMachine for MetadataMachine {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.applied = context.index.0;
         state.life = life(context);
-        state.now = state.now.max(context.timestamp_micros);
+        let earlier = match broken("time-goes-back") {
+            false => state.now,
+            true => 0,
+        };
+        state.now = earlier.max(context.timestamp_micros);
         let mut apply = Apply {
             state: &mut state,
             events: Vec::new(),
@@ -94,6 +99,8 @@ impl StateMachine for MetadataMachine {
             Err(_) => Reply::from(MetadataError::InvalidCommand).encode(),
         };
         let mut events = std::mem::take(&mut apply.events);
+        // Of this command alone, so not part of what a snapshot holds.
+        state.life = 0;
         if std::mem::take(&mut state.memberships.stirred) {
             events.push(MetadataEvent::Revoking);
         }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use consensus::ReplicaId;
-use consensus::mutants::broken;
+use consensus::mutants::{broken, limit};
 
 use super::error::MetadataError;
 use crate::codec::{Malformed, Reader, Result, Writer};
@@ -94,8 +94,8 @@ impl Sessions {
     ) -> (u64, Option<u128>) {
         self.remove(client);
         let mut evicted = None;
-        if self.by_client.len() >= SESSIONS_MAX
-            && let Some((_, _, oldest)) = self.by_use.first().copied()
+        if self.by_client.len() >= limit(SESSIONS_MAX)
+            && let Some((_, _, oldest)) = self.next_to_leave()
         {
             self.remove(oldest);
             evicted = Some(oldest);
@@ -117,6 +117,13 @@ impl Sessions {
             },
         );
         (self.next, evicted)
+    }
+
+    fn next_to_leave(&self) -> Option<(bool, u64, u128)> {
+        match broken("session-evicts-newest") {
+            false => self.by_use.first().copied(),
+            true => self.by_use.last().copied(),
+        }
     }
 
     fn insert(&mut self, client: u128, session: Session) {
@@ -188,7 +195,7 @@ impl Sessions {
         let Some(found) = self.by_client.get_mut(&client) else {
             return Err(MetadataError::SessionExpired);
         };
-        if found.session != session {
+        if found.session != session && !broken("session-replaced-goes-on") {
             return Err(MetadataError::SessionExpired);
         }
         self.by_use.remove(&(found.held, found.used, client));
@@ -198,7 +205,10 @@ impl Sessions {
         if request > found.last_request || broken("session-executes-again") {
             return Ok(Admission::Execute);
         }
-        let same = checksum == 0 || found.last_checksum == 0 || checksum == found.last_checksum;
+        let same = match broken("session-content-ignored") {
+            false => checksum == 0 || found.last_checksum == 0 || checksum == found.last_checksum,
+            true => true,
+        };
         if request < found.last_request || !same || found.last_reply.is_empty() {
             return Err(MetadataError::RequestAlreadyApplied);
         }

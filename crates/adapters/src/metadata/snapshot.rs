@@ -7,6 +7,7 @@
 //! written: equal states give equal bytes. Storage adds checksums.
 
 use bytes::BufMut;
+use consensus::mutants::broken;
 use consensus::{ReplicaId, RestoreError};
 use twox_hash::XxHash3_64;
 
@@ -63,7 +64,8 @@ fn write_stream(out: &mut Vec<u8>, stream: &Stream) {
         out.put_u32_le(topic.partitions.len() as u32);
         for partition in &topic.partitions {
             out.put_u64_le(partition.created_index);
-            out.put_u64_le(partition.created_at);
+            let kept = u64::from(!broken("snapshot-field-left-out"));
+            out.put_u64_le(partition.created_at * kept);
             out.put_u64_le(partition.owner.0);
             out.put_u32_le(partition.epoch);
         }

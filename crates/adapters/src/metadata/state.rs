@@ -111,6 +111,13 @@ impl MetadataState {
         self.applied
     }
 
+    /// The latest time that a command carried, in microseconds since the epoch; it
+    /// never goes back.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
     /// The stream so named.
     #[must_use]
     pub fn stream(&self, stream: &Identifier) -> Option<&Arc<Stream>> {
@@ -343,8 +350,10 @@ impl MetadataState {
             .remove(&id)
             .ok_or(MetadataError::StreamNotFound)?;
         self.stream_names.remove(&stream.name);
-        // Free ids are those below the highest in use and below the count.
         self.free_stream_ids.insert(id);
+        // Those behind the highest in use are free anyway, and a restored state does
+        // not know of them.
+        self.free_stream_ids.split_off(&self.stream_ids_end());
         for topic in stream.topics() {
             self.disown(&topic.partitions);
         }
@@ -518,12 +527,16 @@ impl MetadataState {
                 return None;
             }
         }
-        // Ids in use and free ids together are the numbers below their count.
-        let highest = self.streams.last_key_value().map_or(0, |(id, _)| id + 1);
-        self.free_stream_ids = (0..highest)
+        self.free_stream_ids = (0..self.stream_ids_end())
             .filter(|id| !self.streams.contains_key(id))
             .collect();
         Some(())
+    }
+
+    /// Behind the highest id in use: ids in use and free ids together are all
+    /// below it.
+    fn stream_ids_end(&self) -> u32 {
+        self.streams.last_key_value().map_or(0, |(id, _)| id + 1)
     }
 
     fn check_owners_known(&self, partitions: &[Partition]) -> Option<()> {

@@ -74,7 +74,7 @@ pub(super) fn raft_config(config: &CoreConfig, applied: u64) -> Config {
         applied,
         max_size_per_msg: limits.message_bytes_max as u64,
         max_inflight_msgs: limits.inflight_messages_max,
-        check_quorum: true,
+        check_quorum: !broken("raft-deaf-leader-stays"),
         pre_vote: true,
         read_only_option: match broken("raft-lease-read") {
             false => ReadOnlyOption::Safe,

@@ -135,7 +135,7 @@ impl Group {
         let node = self.node(number);
         node.incarnation += 1;
         let recovered = node.disk.recovered().checked().expect("a legal disk");
-        if recovered.log_is_void(node.disk.last())
+        if recovered.log_is_void(node.disk.end())
             && let Some(snapshot) = &recovered.snapshot
         {
             node.disk.start = (snapshot.index, snapshot.term);

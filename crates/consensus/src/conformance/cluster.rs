@@ -187,7 +187,7 @@ impl Cluster {
         let disk = &mut self.node(id).disk;
         let recovered = disk.recovered().checked();
         let recovered = recovered.expect("what was synced is gap-free");
-        if recovered.log_is_void(disk.last())
+        if recovered.log_is_void(disk.end())
             && let Some(snapshot) = &recovered.snapshot
         {
             disk.start = (snapshot.index, snapshot.term);

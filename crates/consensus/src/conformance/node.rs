@@ -59,6 +59,13 @@ impl Durable {
         Index(self.start.0.0 + self.entries.len() as u64)
     }
 
+    /// Index and term of the last entry.
+    #[must_use]
+    pub fn end(&self) -> (Index, Term) {
+        let last = self.entries.last();
+        last.map_or(self.start, |entry| (entry.index, entry.term))
+    }
+
     /// What a restart finds.
     #[must_use]
     pub fn recovered(&self) -> Recovered {

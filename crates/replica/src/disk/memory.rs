@@ -249,6 +249,22 @@ impl MemoryDisk {
         self.lock().bytes_written
     }
 
+    /// The files that have a name, and how many bytes each holds.
+    #[must_use]
+    pub fn files(&self) -> Vec<(String, u64)> {
+        let state = self.lock();
+        let held = |file| {
+            state
+                .files
+                .get(file)
+                .map_or(0, |it| it.durable.len() as u64)
+        };
+        let named = state.current.iter();
+        named
+            .map(|(path, file)| (path.clone(), held(file)))
+            .collect()
+    }
+
     /// Changes one byte on the medium.
     ///
     /// # Panics

@@ -30,6 +30,10 @@ use transfer::{Due, Fetch, PeerMessage};
 
 /// After a snapshot could not be stored, the next attempt waits this long.
 const SNAPSHOT_RETRY_TICKS: u64 = 500;
+/// A peer that has asked for a piece of a snapshot within this time is being served.
+const SERVING_TICKS: u64 = 200;
+/// While a peer is served, the log may grow to so many times its usual size.
+const SERVING_PATIENCE: u64 = 8;
 
 /// How a replica is driven.
 #[derive(Clone, Debug)]
@@ -155,6 +159,8 @@ pub struct Replica {
     reads_asked: usize,
     snapshot: Option<Index>,
     saving: bool,
+    /// Until then the newest snapshot stays.
+    serving_until: Tick,
     snapshot_not_before: Tick,
     log_bytes: u64,
     fetch: Option<Fetch>,
@@ -195,6 +201,7 @@ impl Replica {
             reads_asked: 0,
             snapshot: snapshot.map(|meta| meta.index),
             saving: false,
+            serving_until: Tick(0),
             snapshot_not_before: Tick(0),
             log_bytes: 0,
             fetch: None,
@@ -476,6 +483,7 @@ impl Replica {
         match PeerMessage::decode(message) {
             Some(PeerMessage::Consensus(message)) => self.step(Input::Receive { from, message }),
             Some(PeerMessage::Request { index, offset }) => {
+                self.serving_until = Tick(self.now.tick.0 + SERVING_TICKS);
                 self.outputs.push_back(Output::File(FileJob::Read {
                     to: from,
                     index,
@@ -627,8 +635,24 @@ impl Replica {
         self.snapshot = Some(meta.index);
         self.log_bytes = 0;
         self.counters.snapshots_installed += 1;
+        // A replica that is left behind again and again takes no snapshots itself.
+        self.outputs.push_back(Output::Compact(meta.index));
         self.finish_reads();
         Ok(())
+    }
+
+    /// A peer that is being sent the newest snapshot needs it to stay until it has
+    /// it, and then the log behind it. A newer one would take both away: where
+    /// snapshots come faster than they travel, the peer would never arrive.
+    fn snapshot_is_due(&self) -> bool {
+        let since = self.applied.0 - self.snapshot.unwrap_or(Index::ZERO).0;
+        let patience = match self.now.tick < self.serving_until {
+            true => SERVING_PATIENCE,
+            false => 1,
+        };
+        since >= self.config.snapshot_entries.saturating_mul(patience)
+            || (self.log_bytes >= self.config.snapshot_log_bytes.saturating_mul(patience)
+                && since > 0)
     }
 
     fn maybe_snapshot(&mut self) {
@@ -637,10 +661,7 @@ impl Replica {
         while self.fetched.len() > 1 {
             self.fetched.pop_first();
         }
-        let since = self.applied.0 - self.snapshot.unwrap_or(Index::ZERO).0;
-        let due = since >= self.config.snapshot_entries
-            || (self.log_bytes >= self.config.snapshot_log_bytes && since > 0);
-        if !due || self.saving || self.now.tick < self.snapshot_not_before {
+        if !self.snapshot_is_due() || self.saving || self.now.tick < self.snapshot_not_before {
             return;
         }
         self.saving = true;

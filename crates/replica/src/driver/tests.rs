@@ -109,11 +109,56 @@ fn a_snapshot_is_installed_although_a_newer_one_was_fetched() {
             replica.flush().unwrap();
         }
     }
+    while replica.poll().is_some() {}
     replica.effect(Effect::InstallSnapshot(meta(10))).unwrap();
+    let cut = replica.poll();
+    let is_cut = matches!(cut, Some(Output::Compact(Index(10))));
+    assert!(is_cut, "the log before it is for nobody");
     assert_eq!(*machine.0.lock().unwrap(), [10]);
     replica.flush().unwrap();
     replica.effect(Effect::InstallSnapshot(meta(20))).unwrap();
     assert_eq!(*machine.0.lock().unwrap(), [20]);
     replica.flush().unwrap();
     assert_eq!(replica.status().snapshot, Some(Index(20)));
+}
+
+/// A replica that is left behind arrives, however often snapshots are taken.
+#[test]
+fn no_snapshot_is_taken_while_one_is_sent_unless_the_log_grows_too_long() {
+    let core = Script {
+        effects: VecDeque::new(),
+        when_fetched: VecDeque::new(),
+        membership: meta(10).membership,
+    };
+    let mut replica = Replica::new(
+        ReplicaConfig {
+            snapshot_entries: 10,
+            ..ReplicaConfig::new(ReplicaId(1))
+        },
+        Box::new(core),
+        Box::new(Restored::default()),
+        None,
+    );
+    let moment = |tick| Now {
+        tick: Tick(tick),
+        wall_micros: 0,
+    };
+    let ask = Event::Peer {
+        from: ReplicaId(2),
+        message: PeerMessage::Request {
+            index: Index(1),
+            offset: 0,
+        }
+        .encode(),
+    };
+    replica.handle(moment(1), Event::Tick);
+    replica.applied = Index(10);
+    assert!(replica.snapshot_is_due());
+    replica.handle(moment(2), ask);
+    assert!(!replica.snapshot_is_due());
+    replica.applied = Index(10 * SERVING_PATIENCE);
+    assert!(replica.snapshot_is_due());
+    replica.applied = Index(10);
+    replica.now = moment(2 + SERVING_TICKS);
+    assert!(replica.snapshot_is_due());
 }

@@ -114,9 +114,15 @@ impl RecoveredLog {
     /// The last index, as far as the log knows.
     #[must_use]
     pub fn last(&self) -> Index {
+        self.end().0
+    }
+
+    /// The same with the term of what is there.
+    #[must_use]
+    pub fn end(&self) -> (Index, Term) {
         self.entries.last().map_or_else(
-            || self.reset.map_or(Index::ZERO, |(index, _)| index),
-            |entry| entry.index,
+            || self.reset.unwrap_or_default(),
+            |entry| (entry.index, entry.term),
         )
     }
 }
@@ -443,6 +449,7 @@ impl Wal {
         };
         // The hard state must outlive the segment that holds it.
         if self.hard_state_in <= last
+            && !broken("wal-hard-state-goes-too")
             && let Some(state) = self.hard_state.clone()
         {
             self.append_records(&[Record {
@@ -451,7 +458,7 @@ impl Wal {
             }])?;
         }
         // What makes the front superfluous is durable before the front goes.
-        if self.synced_sequence + 1 < self.next_sequence {
+        if self.synced_sequence + 1 < self.next_sequence && !broken("wal-front-goes-first") {
             self.sync_active()?;
         }
         for sealed in self.sealed.drain(..droppable) {

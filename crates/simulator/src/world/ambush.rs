@@ -79,7 +79,7 @@ impl World {
             self.processes[leader].paused_until = self.now;
             self.network.rejoin(leader);
         }
-        let voters = self.processes.len();
+        let voters = self.plan.voters as usize;
         let majority = voters / 2 + 1;
         // As many as are needed stay with the old leader.
         let others: Vec<usize> = (0..voters).filter(|other| !kept(other)).collect();
@@ -103,7 +103,7 @@ impl World {
             return;
         }
         self.delivered.note(Fault::ForgetfulMajority);
-        let voters = self.processes.len();
+        let voters = self.plan.voters as usize;
         let mut nodes: Vec<usize> = (0..voters).collect();
         random.shuffle(&mut nodes);
         // Cut off is the leader, or somebody to whom it was the leader.
@@ -128,10 +128,37 @@ impl World {
         }
     }
 
-    pub(super) fn break_transfer(&mut self, node: usize, draw: u64) {
-        self.files_fail(node, draw, true);
-        self.cut_off(node, LEFT_BEHIND_MAX, Fault::BrokenTransfer);
+    /// How long a replica is away at most: a fault that has to be seen waits longer.
+    pub(super) fn left_behind_for(&self, planned: &Planned) -> u64 {
+        match planned.number < self.plan.schedule.len() {
+            true => LEFT_BEHIND_MAX,
+            false => 5 * LEFT_BEHIND_MAX,
+        }
+    }
+
+    pub(super) fn break_transfer(&mut self, planned: &Planned) {
+        let (node, away) = (planned.node, self.left_behind_for(planned));
+        self.files_fail(node, planned.draw, true);
+        self.cut_off(node, away, Fault::BrokenTransfer);
         self.leave_behind(node);
+    }
+
+    pub(super) fn set_install(&mut self, planned: &Planned) {
+        let (node, away) = (planned.node, self.left_behind_for(planned));
+        let mut random = Random::new(planned.draw);
+        self.processes[node].install_stalls = Some(random.between(AWAY.0, AWAY.1));
+        self.cut_off(node, away, Fault::Isolate);
+        self.leave_behind(node);
+    }
+
+    /// The log is about to begin anew behind a snapshot: before that is durable, the
+    /// replica seeks a leader.
+    pub(super) fn stall_install(&mut self, node: usize) {
+        if let Some(lasts) = self.processes[node].install_stalls.take() {
+            self.delivered.note(Fault::StalledInstall);
+            self.processes[node].stalled_until = self.now + lasts;
+            self.cut_off(node, lasts, Fault::StalledInstall);
+        }
     }
 
     /// Brings a replica back when the leader's log begins behind the end of its own.

@@ -1,6 +1,6 @@
 //! What clients do.
 
-use adapters::metadata::{Command, Name, NodeInfo, Proof, Reply};
+use adapters::metadata::{Command, Name, Reply};
 use consensus::ReplicaId;
 use replica::driver::{Applied, Event as Input, SubmitError, Ticket};
 
@@ -41,28 +41,10 @@ impl World {
             password_hash: "no password is checked here".into(),
         };
         self.settle(&root)?;
-        let info = NodeInfo {
-            node: ReplicaId(1),
-            name: "node-1".into(),
-            incarnation: 1,
-            host: "127.0.0.1".into(),
-            tcp_port: 8090,
-            admin: "127.0.0.1:3300".into(),
-            version: "0".into(),
-        };
-        let Reply::NodeRegistered { registration } = self.settle(&Command::RegisterNode(info))?
-        else {
-            return Err("the node is not registered".into());
-        };
+        let registration = self.register_node(ReplicaId(1))?;
+        self.furnish(registration)?;
         for number in 0..self.plan.clients as usize {
-            let register = Command::Register {
-                client: Client::id(number),
-                user_id: 0,
-                proof: Proof::Password(self.credential_version()),
-                node: ReplicaId(1),
-                registration,
-            };
-            match self.settle(&register)? {
+            match self.register(Client::id(number), ReplicaId(1), registration)? {
                 Reply::Registered { session } => {
                     let own = Random::of(self.plan.chance(), CLIENTS, number as u64);
                     self.clients.push(Client::new(number, session, own));
@@ -73,7 +55,7 @@ impl World {
         Ok(())
     }
 
-    fn credential_version(&self) -> u64 {
+    pub(super) fn credential_version(&self) -> u64 {
         let versions = self.processes.iter().filter_map(|process| {
             let state = process.running.as_ref()?.reader.read();
             state.user_by_id(0).map(|user| user.credential_version)
@@ -82,7 +64,7 @@ impl World {
     }
 
     /// Repeats a command at every node until it is answered.
-    fn settle(&mut self, command: &Command) -> Result<Reply, String> {
+    pub(super) fn settle(&mut self, command: &Command) -> Result<Reply, String> {
         let deadline = self.now + FORMING;
         let mut node = 0;
         while self.now < deadline {

@@ -19,6 +19,10 @@ const TRIES: usize = 100;
 const EFFECTS_MAX: u64 = 40;
 /// The same for the operations of its disk, and those of a start.
 const OPERATIONS_MAX: u64 = 12;
+/// The same for the operations of work that makes a log shorter.
+const COMPACTION_MAX: u64 = 6;
+/// How long an outage lasts: longer than a replica waits for anything.
+const OUTAGE: (u64, u64) = (6_000_000, 10_000_000);
 /// The same for work on snapshot files.
 const FILE_OPERATIONS_MAX: u64 = 4;
 /// Snapshots of these runs travel in so many pieces.
@@ -119,7 +123,8 @@ impl World {
             }
             Fault::CrashWhileStarting => {
                 self.stop(node, draw >> 32 & 1 == 1);
-                self.processes[node].start_fails_at = Some(1 + draw % OPERATIONS_MAX);
+                let power = draw >> 33 & 1 == 1;
+                self.processes[node].start_fails_at = Some((1 + draw % OPERATIONS_MAX, power));
             }
             Fault::Pause => self.processes[node].paused_until = until,
             Fault::WipedDisk => return self.wipe(node),
@@ -133,12 +138,31 @@ impl World {
             Fault::Clog => self.clog(node, other, lasts),
             Fault::Replay => self.replay(lasts),
             Fault::Echo => self.set_echo(planned),
-            Fault::Stall => self.processes[node].stalled_until = until,
+            Fault::Stall => {
+                // The log, snapshot files, or both.
+                let which = draw % 3;
+                if which != 0 {
+                    self.processes[node].stalled_until = until;
+                }
+                if which != 1 {
+                    self.processes[node].files_stalled_until = until;
+                }
+            }
+            Fault::CrashInCompaction => {
+                self.stop(node, draw >> 32 & 1 == 1);
+                self.processes[node].compaction_fails_at = Some(1 + draw % COMPACTION_MAX);
+            }
+            Fault::StalledInstall => self.set_install(planned),
+            Fault::BitRot => return self.rot(node, draw),
+            Fault::Outage => {
+                let lasts = OUTAGE.0 + draw % (OUTAGE.1 - OUTAGE.0);
+                self.cut_off(node, lasts, fault);
+            }
             Fault::DiskError => match draw >> 34 & 1 == 0 {
                 true => self.disk_errors(node, draw),
                 false => self.files_fail(node, draw, false),
             },
-            Fault::BrokenTransfer => self.break_transfer(node, draw),
+            Fault::BrokenTransfer => self.break_transfer(planned),
             Fault::DiskFull => {
                 self.processes[node].set_full(true);
                 self.after(lasts, Event::Room(node));
@@ -211,6 +235,44 @@ impl World {
         }
     }
 
+    /// A byte changes on the disk of a replica that does not run. It refuses that, and
+    /// its disk is brought back; or it starts, and nothing that was durable is gone.
+    fn rot(&mut self, node: usize, draw: u64) -> Result<(), String> {
+        self.stop(node, false);
+        let process = &mut self.processes[node];
+        let own = process.disk.copy();
+        let mut random = Random::new(draw);
+        let mut files = process.disk.files();
+        random.shuffle(&mut files);
+        let Some((path, bytes)) = files.into_iter().find(|(_, bytes)| *bytes > 0) else {
+            return Ok(());
+        };
+        let offset = random.below(bytes);
+        let mask = 1 << random.below(8);
+        process.disk.flip(&path, offset as usize, mask);
+        self.delivered.note(Fault::BitRot);
+        self.trace.line(
+            self.now,
+            format_args!("replica {}: byte {offset} of {path} changes", node + 1),
+        );
+        let (durable, incarnation) = (process.durable.clone(), process.incarnation);
+        match process.start(&self.plan, &self.checks.history) {
+            Ok(()) => {
+                process.running = None;
+                return Ok(());
+            }
+            Err(StartError::Open(_)) => {}
+            // Nothing vouches yet for the very last frame of a log: the damage looks
+            // like a write that a crash has torn, in any log.
+            Err(StartError::Lost(lost)) if lost.last_only => {}
+            Err(error) => return Err(format!("replica {}: {error}", node + 1)),
+        }
+        process.disk = own;
+        process.durable = durable;
+        process.incarnation = incarnation;
+        Ok(())
+    }
+
     /// The operator restarts this replica when all are up, and goes on to the next.
     pub(super) fn turn(&mut self, node: usize) {
         if !self.faulty {
@@ -241,7 +303,7 @@ impl World {
             self.delivered.note(Fault::ClockRate);
         }
         let mut number = self.plan.schedule.len();
-        for _ in 0..TRIES {
+        for turn in 0..TRIES {
             let missing: Vec<_> = kinds
                 .iter()
                 .filter(|kind| self.delivered.of(**kind) == 0)
@@ -249,13 +311,17 @@ impl World {
             if missing.is_empty() {
                 return Ok(());
             }
-            for kind in missing {
-                let voters = self.plan.voters;
-                let planned = Planned::draw(&mut self.random, number, 0, *kind, voters);
-                number += 1;
-                self.after(0, Event::Fault(planned));
-            }
-            self.run_for(5 * AGAIN)?;
+            // One at a time: several that take a replica away would leave nobody.
+            let kind = *missing[turn % missing.len()];
+            let replicas = self.plan.replicas();
+            let planned = Planned::draw(&mut self.random, number, 0, kind, replicas);
+            number += 1;
+            let lasts = match kind.leaves_behind() {
+                true => self.left_behind_for(&planned),
+                false => 5 * AGAIN,
+            };
+            self.after(0, Event::Fault(planned));
+            self.run_for(lasts)?;
         }
         let missing = kinds.iter().find(|kind| self.delivered.of(**kind) == 0);
         missing.map_or(Ok(()), |kind| {
@@ -272,6 +338,9 @@ impl World {
         for process in &mut self.processes {
             process.paused_until = self.now;
             process.stalled_until = self.now;
+            process.files_stalled_until = self.now;
+            process.compaction_fails_at = None;
+            process.install_stalls = None;
             process.ends_after = None;
             process.ambush = None;
             process.start_fails_at = None;

@@ -6,6 +6,7 @@ mod echo;
 mod faults;
 mod network;
 mod processes;
+mod visits;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +30,9 @@ use network::Network;
 
 /// After the faults, everything has come together within this time.
 const RECOVERY: u64 = 60_000_000;
+/// A leader that hears nobody is replaced, and clients have got there, within this
+/// time.
+const DEAF: u64 = 8_000_000;
 /// Entries of a log that was just cut, beyond those that it is to keep.
 const ENTRIES_MORE: u64 = 500;
 /// The same in segments: every start begins one.
@@ -88,6 +92,7 @@ pub(crate) fn simulate_broken(
     keep_trace: bool,
 ) -> (Result<Outcome, Box<Failure>>, bool) {
     mutants::break_rule(rule);
+    mutants::lower_limit(visits::SESSIONS_MAX);
     let mut world = World::new(plan.clone(), keep_trace);
     // An assertion that fails is a finding like any other.
     let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
@@ -177,7 +182,7 @@ impl World {
         let chance = plan.chance();
         let mut random = Random::new(chance);
         let (low, high) = plan.clock_rate_percent;
-        let processes = (1..=plan.voters)
+        let processes = (1..=plan.replicas())
             .map(|id| {
                 let own = Random::of(chance, PROCESSES, id);
                 Process::new(ReplicaId(id), random.between(low, high), own)
@@ -305,27 +310,95 @@ impl World {
     fn recover(&mut self) -> Result<(), String> {
         self.trace.line(self.now, format_args!("the faults end"));
         self.end_faults();
+        self.come_together()?;
+        if self.plan.deaf_leader {
+            self.deafen_leader()?;
+            self.come_together()?;
+        }
+        self.check_everything()?;
+        self.visit()?;
+        // Clients have had to make room, and rest.
+        self.agree_by(|_| true)
+    }
+
+    /// Nothing reaches the leader, and whatever it sends arrives: a majority that
+    /// hears it must not wait for it.
+    fn deafen_leader(&mut self) -> Result<(), String> {
+        let Some(leader) = self.leader() else {
+            return Ok(());
+        };
+        self.trace.line(
+            self.now,
+            format_args!("nothing reaches replica {}", leader + 1),
+        );
+        for other in (0..self.processes.len()).filter(|other| *other != leader) {
+            self.cut_link(other, leader, DEAF, Fault::CutOneWay);
+        }
+        let done = |world: &Self| -> u64 {
+            let done = world.clients.iter().map(|client| client.acknowledged);
+            done.sum()
+        };
+        let (before, deadline) = (done(self), self.now + DEAF);
+        self.wake();
+        while done(self) == before {
+            if self.now > deadline {
+                return Err(format!(
+                    "nothing reaches the leader, replica {}, and nobody has replaced it after {} s",
+                    leader + 1,
+                    DEAF / 1_000_000
+                ));
+            }
+            self.next()?;
+        }
+        self.network.mend();
+        Ok(())
+    }
+
+    /// Clients that rest go on.
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.resting) {
+            for client in 0..self.clients.len() {
+                self.after(1, Event::Act(client));
+            }
+        }
+    }
+
+    fn come_together(&mut self) -> Result<(), String> {
+        self.wake();
         let goals: Vec<u64> = self
             .clients
             .iter()
             .map(|client| client.acknowledged + 2)
             .collect();
+        self.agree_by(|world| {
+            let mut clients = world.clients.iter().zip(&goals);
+            clients.all(|(client, goal)| client.acknowledged >= *goal)
+        })
+    }
+
+    /// Until all replicas agree, and clients have done what they are to do.
+    fn agree_by(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), String> {
         let deadline = self.now + RECOVERY;
         while self.now < deadline {
             self.next()?;
-            let mut clients = self.clients.iter().zip(&goals);
             // A replica with a slow link may be behind for as long as they go on.
-            self.resting |= clients.all(|(client, goal)| client.acknowledged >= *goal);
-            if self.resting && self.agree() && self.logs_are_bounded() {
-                return self.check_everything();
+            self.resting = self.resting || done(self);
+            if self.resting && self.clients_rest() && self.agree() && self.logs_are_bounded() {
+                return Ok(());
             }
         }
-        let statuses: Vec<_> = self.processes.iter().map(Process::describe).collect();
+        let mut statuses: Vec<_> = self.processes.iter().map(Process::describe).collect();
+        statuses.extend(self.clients.iter().map(Client::describe));
         Err(format!(
             "not recovered {} s after the last fault: {}",
             RECOVERY / 1_000_000,
             statuses.join("; ")
         ))
+    }
+
+    fn clients_rest(&self) -> bool {
+        let mut clients = self.clients.iter();
+        clients.all(|client| client.waits_for.is_none() && client.begun == client.acknowledged)
     }
 
     /// Whether all replicas run, have applied the same, and owe nobody an answer.

@@ -22,7 +22,7 @@ impl World {
         let failed_before = process.disk.failed();
         let interrupted = process.start_fails_at.take();
         process.power_fails_with_disk = false;
-        process.disk.fail_after(interrupted);
+        process.disk.fail_after(interrupted.map(|(at, _)| at));
         let started = process.start(&self.plan, &self.checks.history);
         let failed = process.disk.failed() > failed_before;
         process.disk.fail_after(None);
@@ -39,9 +39,11 @@ impl World {
                     self.now,
                     format_args!("replica {} cannot start: {error}", node + 1),
                 );
-                if interrupted.is_some() {
+                if let Some((_, power)) = interrupted {
                     self.delivered.note(Fault::CrashWhileStarting);
-                    self.power_fails(node);
+                    if power {
+                        self.power_fails(node);
+                    }
                 } else {
                     self.delivered.note(Fault::DiskFull);
                 }
@@ -183,7 +185,8 @@ impl World {
     fn committed(&mut self, id: ReplicaId, status: &ReplicaStatus) -> Result<(), String> {
         let quorum = status.core.membership.quorum();
         for index in self.checks.newly_committed(status.core.commit.0) {
-            let disks = self.processes.iter().map(|process| &process.durable);
+            let voters = self.processes.iter().take(self.plan.voters as usize);
+            let disks = voters.map(|process| &process.durable);
             if !quorum_holds(disks, quorum, index) {
                 return Err(format!(
                     "replica {id} has committed {index}, which is durable at fewer than {quorum}"
@@ -215,7 +218,13 @@ impl World {
             return Ok(());
         };
         match output {
-            Output::Write(batch) => running.write(batch),
+            Output::Write(batch) => {
+                let resets = batch.reset_to.is_some();
+                running.write(batch);
+                if resets {
+                    self.stall_install(node);
+                }
+            }
             Output::Compact(through) => running.compact(through),
             Output::File(job) => running.file_jobs.push_back(job),
             Output::Send { to, lane, message } => {
@@ -245,6 +254,7 @@ impl World {
 
     /// Begins disk work that waits.
     fn pump(&mut self, node: usize) -> Result<(), String> {
+        self.meet_compaction(node, true);
         let life = self.processes[node].life;
         let process = &mut self.processes[node];
         let Some(running) = &mut process.running else {
@@ -252,7 +262,8 @@ impl World {
         };
         match running.begin_write(&mut process.durable) {
             Ok(true) => {
-                let takes = self.disk_time(node);
+                let stalled_until = self.processes[node].stalled_until;
+                let takes = self.disk_time(node, stalled_until);
                 self.after(takes, Event::Written { node, life });
             }
             Ok(false) => {}
@@ -263,16 +274,30 @@ impl World {
             && !running.file_jobs.is_empty()
         {
             running.filing = true;
-            let takes = self.disk_time(node);
+            let stalled_until = self.processes[node].files_stalled_until;
+            let takes = self.disk_time(node, stalled_until);
             self.after(takes, Event::Filed { node, life });
         }
         Ok(())
     }
 
-    fn disk_time(&mut self, node: usize) -> u64 {
+    /// Power fails in the first work that makes the log shorter.
+    fn meet_compaction(&mut self, node: usize, now: bool) {
+        let process = &mut self.processes[node];
+        let running = process.running.as_ref();
+        if running.is_some_and(|running| running.compacts(now))
+            && let Some(at) = process.compaction_fails_at.take()
+        {
+            process.power_fails_with_disk = true;
+            process.disk.fail_after(Some(at));
+            self.delivered.note(Fault::CrashInCompaction);
+        }
+    }
+
+    fn disk_time(&mut self, node: usize, stalled_until: u64) -> u64 {
         let (low, high) = self.plan.disk;
         let takes = self.processes[node].random.between(low, high);
-        match self.processes[node].stalled_until.checked_sub(self.now) {
+        match stalled_until.checked_sub(self.now) {
             Some(rest) if rest > 0 => {
                 self.delivered.note(Fault::Stall);
                 takes + rest
@@ -289,6 +314,7 @@ impl World {
             self.after(rest, Event::Written { node, life });
             return Ok(());
         }
+        self.meet_compaction(node, false);
         let process = &mut self.processes[node];
         let Some(running) = &mut process.running else {
             return Ok(());

@@ -1,0 +1,237 @@
+//! What clients may meet beside their work: sessions that are replaced, evicted or
+//! fenced, and numbers of requests that are used twice.
+//!
+//! The whole cluster is well, so every answer is known: these are the rules of
+//! sessions, in the state that the faults have left. Before the faults the state is
+//! furnished with one of everything, so that every snapshot has to hold it.
+
+use adapters::metadata::{
+    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Identifier,
+    MetadataError, Name, NodeInfo, Options, Permissions, Proof, Reply, StreamPermissions,
+    UserOperation,
+};
+use consensus::ReplicaId;
+
+use super::World;
+
+/// Sessions at once in these runs.
+pub(super) const SESSIONS_MAX: usize = 12;
+/// Clients of this part have ids from here on.
+const VISITORS: u128 = 5_000;
+/// The node that clients come to, and one more.
+const HOME: ReplicaId = ReplicaId(1);
+const OTHER: ReplicaId = ReplicaId(2);
+
+/// A session of a visitor.
+#[derive(Clone, Copy)]
+struct Visitor {
+    client: u128,
+    session: u64,
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|error| error.to_string())
+}
+
+fn stream(text: &str) -> Result<ClientOperation, String> {
+    Ok(ClientOperation::CreateStream {
+        name: name(text)?,
+        options: Options::default(),
+    })
+}
+
+pub(super) fn node_info(node: ReplicaId, incarnation: u64) -> NodeInfo {
+    NodeInfo {
+        node,
+        name: format!("node-{node}"),
+        incarnation,
+        host: "127.0.0.1".into(),
+        tcp_port: 8090,
+        admin: "127.0.0.1:3300".into(),
+        version: "0".into(),
+    }
+}
+
+impl World {
+    pub(super) fn register_node(&mut self, node: ReplicaId) -> Result<u64, String> {
+        let info = node_info(node, 1);
+        match self.settle(&Command::RegisterNode(info))? {
+            Reply::NodeRegistered { registration } => Ok(registration),
+            reply => Err(format!("a node is not registered: {reply:?}")),
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        client: u128,
+        node: ReplicaId,
+        registration: u64,
+    ) -> Result<Reply, String> {
+        let proof = Proof::Password(self.credential_version());
+        self.settle(&Command::Register {
+            client,
+            user_id: 0,
+            proof,
+            node,
+            registration,
+        })
+    }
+
+    fn visitor(
+        &mut self,
+        number: u128,
+        node: ReplicaId,
+        registration: u64,
+    ) -> Result<Visitor, String> {
+        let client = VISITORS + number;
+        match self.register(client, node, registration)? {
+            Reply::Registered { session } => Ok(Visitor { client, session }),
+            reply => Err(format!("no session for a visitor: {reply:?}")),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        visitor: Visitor,
+        request: u64,
+        checksum: u64,
+        operation: ClientOperation,
+    ) -> Result<Reply, String> {
+        self.settle(&Command::Client(ClientRequest {
+            client: visitor.client,
+            session: visitor.session,
+            request,
+            checksum,
+            operation,
+        }))
+    }
+
+    /// One of everything that metadata consists of.
+    pub(super) fn furnish(&mut self, registration: u64) -> Result<(), String> {
+        let visitor = self.visitor(0, HOME, registration)?;
+        let (of, topic) = (Identifier::Id(0), Identifier::Id(0));
+        let group = |change| {
+            ClientOperation::Group(GroupOperation {
+                stream: Identifier::Id(0),
+                topic: Identifier::Id(0),
+                change,
+            })
+        };
+        let mut permissions = Permissions {
+            global: 3,
+            ..Permissions::default()
+        };
+        permissions.streams.insert(0, StreamPermissions::default());
+        let operations = [
+            stream("furniture")?,
+            ClientOperation::CreateTopic {
+                stream: of.clone(),
+                name: name("topic")?,
+                options: Options::default(),
+                partitions: 3,
+                owners: vec![HOME; 3],
+            },
+            ClientOperation::CreatePartitions {
+                stream: of,
+                topic,
+                partitions: 1,
+                owners: vec![HOME],
+            },
+            group(GroupChange::Create(name("group")?)),
+            group(GroupChange::Join {
+                group: Identifier::Id(0),
+                busy: [1].into(),
+            }),
+            ClientOperation::User(UserOperation::Create {
+                name: name("user")?,
+                password_hash: "no password is checked here".into(),
+                active: true,
+                permissions: Some(permissions),
+            }),
+            ClientOperation::User(UserOperation::CreateToken {
+                name: name("token")?,
+                hash: [7; 32],
+                expiry_micros: 0,
+            }),
+        ];
+        for (request, operation) in (1..).zip(operations) {
+            let what = format!("{operation:?}");
+            if let Reply::Refused(code) = self.ask(visitor, request, request, operation)? {
+                return Err(format!("{what} is refused with {code}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each rule of sessions once.
+    pub(super) fn visit(&mut self) -> Result<(), String> {
+        let registration = self.register_node(HOME)?;
+        let applied = Reply::Refused(MetadataError::RequestAlreadyApplied as u32);
+        let expired = Reply::Refused(MetadataError::SessionExpired as u32);
+        let is = |what: &str, found: &Reply, wanted: &Reply| match found == wanted {
+            true => Ok(()),
+            false => Err(format!("{what}: {found:?} instead of {wanted:?}")),
+        };
+
+        let visitor = self.visitor(1, HOME, registration)?;
+        let first = self.ask(visitor, 1, 7, stream("visited")?)?;
+        let again = self.ask(visitor, 1, 7, stream("visited")?)?;
+        is("a request that is repeated", &again, &first)?;
+        let unchecked = self.ask(visitor, 1, 0, stream("visited")?)?;
+        is("a repetition without a checksum", &unchecked, &first)?;
+        let other = self.ask(visitor, 1, 8, stream("other")?)?;
+        is("other content under a number in use", &other, &applied)?;
+        self.ask(visitor, 2, 9, stream("second")?)?;
+        let late = self.ask(visitor, 1, 7, stream("visited")?)?;
+        is("an older request", &late, &applied)?;
+
+        let newer = self.visitor(1, HOME, registration)?;
+        let replaced = self.ask(visitor, 3, 3, stream("replaced")?)?;
+        is("a session that was replaced", &replaced, &expired)?;
+        let fresh = self.ask(newer, 1, 7, stream("third")?)?;
+        if !matches!(fresh, Reply::StreamCreated { .. }) {
+            return Err(format!("a new session begins with {fresh:?}"));
+        }
+
+        let elsewhere = self.register_node(OTHER)?;
+        let guest = self.visitor(2, OTHER, elsewhere)?;
+        self.settle(&Command::FenceNode {
+            node: OTHER,
+            registration: elsewhere,
+        })?;
+        let fenced = self.ask(guest, 1, 1, stream("fenced")?)?;
+        is("a session at a fenced node", &fenced, &expired)?;
+        let refused = self.register(VISITORS + 2, OTHER, elsewhere)?;
+        let fenced = Reply::Refused(MetadataError::NodeFenced as u32);
+        is("a session at a fenced node", &refused, &fenced)?;
+        self.crowd(newer, registration)
+    }
+
+    /// More sessions than there may be: the one that rested longest makes room. The
+    /// member of a group stays.
+    fn crowd(&mut self, idle: Visitor, registration: u64) -> Result<(), String> {
+        let busy = self.visitor(3, HOME, registration)?;
+        for number in 0..SESSIONS_MAX as u64 {
+            let newest = self.visitor(10 + u128::from(number), HOME, registration)?;
+            for visitor in [newest, busy] {
+                let text = format!("crowd-{number}-{}", visitor.client);
+                let made = self.ask(visitor, number + 1, 0, stream(&text)?)?;
+                if !matches!(made, Reply::StreamCreated { .. }) {
+                    return Err(format!("a session in use made room: {made:?}"));
+                }
+            }
+        }
+        let found = self.ask(idle, 2, 2, stream("idle")?)?;
+        if found != Reply::Refused(MetadataError::SessionExpired as u32) {
+            return Err(format!("there are too many sessions: {found:?}"));
+        }
+        let held = self.processes.iter().all(|process| {
+            let running = process.running.as_ref();
+            running.is_none_or(|it| it.reader.read().sessions().get(VISITORS).is_some())
+        });
+        match held {
+            true => Ok(()),
+            false => Err("a member of a group made room for others".into()),
+        }
+    }
+}
