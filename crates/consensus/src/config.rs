@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::mutants::broken;
 use crate::{Entry, Index, Membership, ReplicaId, SnapshotMeta, Term};
 
 /// How a core is set up. Times are in ticks.
@@ -188,10 +187,8 @@ impl Recovered {
     /// Meaningful after [`checked`](Self::checked).
     #[must_use]
     pub fn log_is_void(&self, (index, term): (Index, Term)) -> bool {
-        let overtaken = |snapshot: &SnapshotMeta| {
-            let same_term = snapshot.term == term || broken("recovery-void-by-index");
-            snapshot.index != index || !same_term
-        };
-        self.entries.is_empty() && self.snapshot.as_ref().is_some_and(overtaken)
+        let ends_there = |snapshot: &SnapshotMeta| (snapshot.index, snapshot.term) == (index, term);
+        let snapshot = self.snapshot.as_ref();
+        self.entries.is_empty() && snapshot.is_some_and(|snapshot| !ends_there(snapshot))
     }
 }

@@ -124,3 +124,100 @@ fn reset_log(wal: &mut Wal, snapshot: Option<&SnapshotMeta>) -> Result<(), WalEr
     }])?;
     wal.sync()
 }
+
+#[cfg(test)]
+mod tests {
+    use consensus::{
+        ApplyContext, Entry, EntryKind, FrozenState, Index, Membership, ReplicaId, Term,
+    };
+
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        fn apply(&mut self, _context: ApplyContext, _command: &[u8]) -> Bytes {
+            Bytes::new()
+        }
+
+        fn freeze(&self) -> Box<dyn FrozenState> {
+            unreachable!("nothing is applied")
+        }
+
+        fn restore(&mut self, _encoded: &[u8]) -> Result<(), RestoreError> {
+            Ok(())
+        }
+    }
+
+    const GROUP: u128 = 7;
+
+    fn identity() -> Superblock {
+        Superblock {
+            group: GROUP,
+            cluster: "c".into(),
+            replica: ReplicaId(1),
+            incarnation: 0,
+            backend: "vr".into(),
+        }
+    }
+
+    /// What a start finds.
+    fn found(disk: &Arc<dyn Disk>) -> Recovered {
+        let config = OpenConfig {
+            identity: identity(),
+            wal: WalConfig::new(GROUP),
+            replica: ReplicaConfig::new(ReplicaId(1)),
+        };
+        let mut found = None;
+        let opened = open(disk, config, Box::new(Nothing), |_, recovered| {
+            found = Some(recovered);
+            Err(RecoverError::Config("that is all".into()))
+        });
+        assert!(opened.is_err());
+        found.expect("a disk that can be read")
+    }
+
+    fn append(disk: &Arc<dyn Disk>, entries: &[(u64, u64)]) {
+        let (mut wal, _) = Wal::open(Arc::clone(disk), "wal", WalConfig::new(GROUP)).unwrap();
+        let entry = |(index, term): &(u64, u64)| Entry {
+            term: Term(*term),
+            index: Index(*index),
+            kind: EntryKind::Command,
+            payload: Bytes::new(),
+        };
+        wal.append(&[PersistBatch {
+            entries: entries.iter().map(entry).collect(),
+            ..PersistBatch::default()
+        }])
+        .unwrap();
+        wal.sync().unwrap();
+    }
+
+    /// A snapshot may overtake a log that ends before it, at its place with another
+    /// entry, or behind it after another entry there. What is appended then is found
+    /// again, by every start.
+    #[test]
+    fn what_follows_a_snapshot_that_has_overtaken_the_log_is_found_again() {
+        for ends_at in [2, 3, 4] {
+            let memory = MemoryDisk::new();
+            superblock::format(&memory, &identity()).unwrap();
+            let disk: Arc<dyn Disk> = Arc::new(memory);
+            let old: Vec<_> = (1..=ends_at).map(|index| (index, 1)).collect();
+            append(&disk, &old);
+            let meta = SnapshotMeta {
+                index: Index(3),
+                term: Term(2),
+                membership: Membership::new(1, [ReplicaId(1)], []).unwrap(),
+            };
+            let store = SnapshotStore::open(Arc::clone(&disk)).unwrap();
+            store.save(&meta, b"state").unwrap();
+            assert_eq!(found(&disk).entries, []);
+            append(&disk, &[(4, 2), (5, 2)]);
+            for _ in 0..2 {
+                let indexes = found(&disk).entries.into_iter().map(|entry| entry.index.0);
+                assert_eq!(indexes.collect::<Vec<_>>(), [4, 5], "ended at {ends_at}");
+            }
+        }
+    }
+}

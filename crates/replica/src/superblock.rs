@@ -194,10 +194,8 @@ pub fn begin_incarnation(
     let file = disk.open(PATH)?;
     // It may have been read from the page cache of a start whose sync failed; it
     // has to be on the disk before the other slot is given up.
-    if !broken("superblock-other-slot-trusted") {
-        file.write_at(slot_of(newest), &encode(&found, newest))?;
-        file.sync()?;
-    }
+    file.write_at(slot_of(newest), &encode(&found, newest))?;
+    file.sync()?;
     file.write_at(slot_of(sequence), &encode(&next, sequence))?;
     if !broken("superblock-without-sync") {
         file.sync()?;

@@ -285,22 +285,10 @@ pub const MUTANTS: &[Mutant] = &[
         "the number of a start is not durable when it is used",
     ),
     shared(
-        "superblock-other-slot-trusted",
-        "a slot that was only read counts as durable",
-    ),
-    shared(
-        "recovery-void-by-index",
-        "a log that ends where the snapshot does counts as its log (found by the simulator)",
-    ),
-    shared(
-        "wal-damage-taken-for-end",
-        "a damaged frame ends a segment that others follow",
-    ),
-    shared(
         "wal-damage-taken-for-torn",
         "a damaged frame counts as torn although it was durable",
     ),
-    shared(
+    raft(
         "wal-front-goes-first",
         "the front goes before what makes it superfluous is durable",
     ),

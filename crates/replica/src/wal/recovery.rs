@@ -124,7 +124,7 @@ impl Scan {
         let bytes = Bytes::from(disk::read_all(segment.file.as_ref())?);
         let end = self.frames(segment, &bytes, vouched_before.unwrap_or(u64::MAX))?;
         match vouched_before {
-            Some(next) if end.sequence < next && !broken("wal-damage-taken-for-end") => {
+            Some(next) if end.sequence < next => {
                 let what = format!(
                     "frame {} is damaged, and a later segment exists",
                     end.sequence

@@ -158,6 +158,10 @@ impl World {
             self.delivered.note(Fault::StalledInstall);
             self.processes[node].stalled_until = self.now + lasts;
             self.cut_off(node, lasts, Fault::StalledInstall);
+            if self.processes[node].random.per_mille(500) {
+                let back = self.processes[node].random.between_powers(BACK.0, BACK.1);
+                self.after(lasts / 2, Event::PowerFails(node, back));
+            }
         }
     }
 

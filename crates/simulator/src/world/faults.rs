@@ -15,6 +15,8 @@ use crate::random::Random;
 /// A fault that meets nobody is tried again after this time, so often.
 const AGAIN: u64 = 100_000;
 const TRIES: usize = 100;
+/// After so many, what is slow is made faster for it.
+const SLOW_TRIES: usize = 5;
 /// How many effects a process has before it ends between two, at most.
 const EFFECTS_MAX: u64 = 40;
 /// The same for the operations of its disk, and those of a start.
@@ -65,7 +67,12 @@ impl World {
     fn target(&self, planned: &Planned) -> Option<usize> {
         let count = self.processes.len();
         // Every fourth is for the leader, whoever that is by then.
-        let aimed = planned.draw >> 40 & 3 == 0 && planned.fault != Fault::ForgottenElection;
+        let aimed = match planned.fault {
+            Fault::ForgottenElection => false,
+            // What it has proposed and nobody has heard of is in its log.
+            Fault::StalledInstall => planned.draw >> 40 & 3 != 0,
+            _ => planned.draw >> 40 & 3 == 0,
+        };
         let leader = self.leader().filter(|_| aimed);
         let first = leader.unwrap_or(planned.node);
         let mut nodes = (first..first + count).map(|node| node % count);
@@ -304,6 +311,11 @@ impl World {
         }
         let mut number = self.plan.schedule.len();
         for turn in 0..TRIES {
+            if turn == SLOW_TRIES {
+                // Snapshots that travel for longer than they last never arrive.
+                self.plan.bulk_latency = 0;
+                self.plan.thinks *= 4;
+            }
             let missing: Vec<_> = kinds
                 .iter()
                 .filter(|kind| self.delivered.of(**kind) == 0)
@@ -316,9 +328,10 @@ impl World {
             let replicas = self.plan.replicas();
             let planned = Planned::draw(&mut self.random, number, 0, kind, replicas);
             number += 1;
-            let lasts = match kind.leaves_behind() {
-                true => self.left_behind_for(&planned),
-                false => 5 * AGAIN,
+            let lasts = match kind {
+                kind if kind.leaves_behind() => self.left_behind_for(&planned),
+                Fault::CrashInCompaction => 50 * AGAIN,
+                _ => 5 * AGAIN,
             };
             self.after(0, Event::Fault(planned));
             self.run_for(lasts)?;

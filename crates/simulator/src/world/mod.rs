@@ -35,7 +35,7 @@ const RECOVERY: u64 = 60_000_000;
 const DEAF: u64 = 8_000_000;
 /// Entries of a log that was just cut, beyond those that it is to keep.
 const ENTRIES_MORE: u64 = 500;
-/// The same in segments: every start begins one.
+/// The same in segments, beside one for every start.
 const SEGMENTS_MORE: u64 = 40;
 /// Generators of the seed: of machines, clients, and links.
 const PROCESSES: u64 = 1;
@@ -444,7 +444,8 @@ impl World {
             };
             let status = running.replica.status();
             let held = status.core.last.0 + 1 - status.core.first.0;
-            held <= bound && running.log_segments() as u64 <= SEGMENTS_MORE + planned
+            let segments = SEGMENTS_MORE + planned + process.life;
+            held <= bound && running.log_segments() as u64 <= segments
         })
     }
 

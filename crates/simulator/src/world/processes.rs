@@ -349,7 +349,8 @@ impl World {
             process.disk.fail_after(Some(fails.at));
         }
         let done: FileEvent = running.files.execute(job);
-        if fails.is_some() {
+        if fails.is_some() || process.disk.failed() > failed_before {
+            // The disk gives one error, and the replica goes on.
             process.disk.fail_after(None);
         }
         if process.disk.failed() > failed_before {
