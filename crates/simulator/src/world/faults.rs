@@ -309,7 +309,7 @@ impl World {
         if kinds.contains(&Fault::ClockRate) {
             self.delivered.note(Fault::ClockRate);
         }
-        let mut number = self.plan.schedule.len();
+        let planned_already = self.plan.schedule.len();
         for turn in 0..TRIES {
             if turn == SLOW_TRIES {
                 // Snapshots that travel for longer than they last never arrive.
@@ -326,8 +326,8 @@ impl World {
             // One at a time: several that take a replica away would leave nobody.
             let kind = *missing[turn % missing.len()];
             let replicas = self.plan.replicas();
-            let planned = Planned::draw(&mut self.random, number, 0, kind, replicas);
-            number += 1;
+            let planned =
+                Planned::draw(&mut self.random, planned_already + turn, 0, kind, replicas);
             let lasts = match kind {
                 kind if kind.leaves_behind() => self.left_behind_for(&planned),
                 Fault::CrashInCompaction => 50 * AGAIN,
