@@ -29,7 +29,7 @@ use crate::cluster::{Failure, Metadata};
 
 /// Passwords remembered; beyond it the memory begins anew.
 const REMEMBERED_MAX: usize = 10_000;
-/// A login that waits for others from its network is refused after so long, for now.
+/// A login that waits so long for others from its network is told to try again.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a token before base64, as on Iggy's server.
 const TOKEN_BYTES: usize = 50;
