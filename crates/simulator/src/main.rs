@@ -15,6 +15,10 @@ use simulator::mutants::{self, MUTANTS, Mutant, Verdict};
 use simulator::shrink::shrink;
 use simulator::{Backend, Delivered, Failure, Fault, Outcome, Plan, simulate};
 
+/// A quarter of a run is allocating.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A cluster in one process with virtual time, from one seed
 #[derive(Parser)]
 struct Args {

@@ -11,7 +11,7 @@ use consensus::{
 use consensus_raft::RaftCore;
 use consensus_vr::VrCore;
 use replica::disk::{Disk, MemoryDisk};
-use replica::driver::{FileJob, Now, Replica, ReplicaConfig};
+use replica::driver::{FileJob, Now, Replica, ReplicaConfig, ReplicaStatus};
 use replica::open::{OpenConfig, OpenError};
 use replica::snapshots::FileWorker;
 use replica::superblock::{self, Superblock, SuperblockError};
@@ -96,6 +96,8 @@ impl FilesFail {
 
 pub(crate) struct Running {
     pub(crate) replica: Replica,
+    /// What the replica was after its last event.
+    pub(crate) seen: ReplicaStatus,
     pub(crate) reader: MetadataReader,
     wal: Wal,
     writes: VecDeque<PersistBatch>,
@@ -225,6 +227,7 @@ impl Process {
         lost?;
         let opened = opened?;
         self.running = Some(Running {
+            seen: opened.replica.status(),
             replica: opened.replica,
             reader,
             wal: opened.wal,

@@ -126,13 +126,13 @@ impl World {
         let Some(running) = &mut process.running else {
             return Ok(());
         };
-        let before = running.replica.status();
         running.replica.handle(running.now(now, wall_offset), input);
         running
             .replica
             .flush()
             .map_err(|error| format!("replica {id} must stop: {error}"))?;
         let status = running.replica.status();
+        let before = std::mem::replace(&mut running.seen, status.clone());
         let mut outputs = Vec::new();
         while let Some(output) = running.replica.poll() {
             outputs.push(output);
