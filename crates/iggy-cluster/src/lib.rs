@@ -3,12 +3,13 @@
 //! A [`Node`] replicates Iggy's metadata with the others of its cluster, holds the
 //! messages of the partitions that it owns, and serves stock Iggy clients. Embed
 //! it with [`Node::start`], or with a partition storage of your own by
-//! [`Node::start_with`]; the binary `iggy-cluster` does the same from a file.
+//! [`Node::start_with`]; the binary `iggy-cluster` does the same from a file. A
+//! [`log::LogNode`] is the replicated log alone, for a state machine of your own.
 
 pub mod admin;
-pub mod cli;
 mod cluster;
 pub mod config;
+pub mod log;
 pub mod logs;
 mod metrics;
 mod node;
@@ -18,5 +19,6 @@ mod server;
 
 pub use adapters::storage;
 pub use config::ClusterConfig;
-pub use node::{Leadership, Node, OpenError, ReplicatedLog, StartError};
+pub use log::{Leadership, LogError, OpenError, ReplicatedLog};
+pub use node::{Node, StartError};
 pub use server::TlsError;

@@ -21,7 +21,7 @@ use consensus::ReplicaId;
 use replica::driver::{Applied, SubmitError};
 use tokio::sync::watch;
 
-use crate::node::{Leadership, ReplicatedLog};
+use crate::log::{Leadership, ReplicatedLog};
 use crate::peers::{RpcError, RpcLink};
 
 pub(crate) use control::serve as serve_control;

@@ -13,7 +13,7 @@ use replica::driver::{Applied, ReplicaStatus, SubmitError};
 use tokio::sync::watch;
 
 use super::Metadata;
-use crate::node::{Leadership, ReplicatedLog};
+use crate::log::{Leadership, ReplicatedLog};
 
 pub(crate) const ME: ReplicaId = ReplicaId(1);
 

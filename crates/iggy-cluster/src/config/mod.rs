@@ -13,7 +13,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use consensus::{Limits, Membership, MembershipError, ReplicaId};
 use ipnet::IpNet;
 use secrecy::SecretString;
@@ -23,7 +22,8 @@ pub use load::{ConfigError, Loaded, environment, load, parse};
 pub use units::{HumanDuration, HumanSize};
 
 /// The consensus backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// tikv's raft-rs

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use iggy_cluster::cli::{Cli, run};
+use cli::{Cli, run};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use adapters::metadata::{MetadataMachine, MetadataReader, Observer};
-use consensus::{Consensus, CoreConfig, RecoverError, Recovered, ReplicaId};
+use consensus::{Consensus, CoreConfig, RecoverError, Recovered, ReplicaId, StateMachine};
 use replica::disk::{Disk, DiskError, RealDisk};
 use replica::driver::ReplicaConfig;
 use replica::open::{OpenConfig, OpenError, Opened};
@@ -14,22 +13,21 @@ use tracing::{info, warn};
 
 use crate::config::{Backend, ClusterConfig};
 
-pub(super) fn open(
+/// Opens the log on a disk that was begun, with the state machine that it feeds.
+pub(crate) fn open(
     config: &ClusterConfig,
     me: ReplicaId,
-    data: &Path,
-    observer: Observer,
-) -> Result<(Opened, MetadataReader), OpenError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(data)?);
+    disk: &Arc<dyn Disk>,
+    machine: Box<dyn StateMachine>,
+) -> Result<Opened, OpenError> {
     let group = config.group_id();
-    let (machine, reader) = MetadataMachine::new(observer);
     let open = OpenConfig {
         identity: identity(config, me),
         wal: wal_config(config, group),
         replica: replica_config(config, me),
     };
     let build = |incarnation, recovered| build_core(config, me, group, incarnation, recovered);
-    let opened = replica::open::open(&disk, open, Box::new(machine), build)?;
+    let opened = replica::open::open(disk, open, machine, build)?;
     if opened.torn_tail {
         warn!("dropped a write to the log that a crash cut off before it was acknowledged");
     }
@@ -42,12 +40,12 @@ pub(super) fn open(
         entries = opened.entries,
         "opened the data directory"
     );
-    Ok((opened, reader))
+    Ok(opened)
 }
 
 /// Whether nobody has begun this directory. One that holds messages and no
 /// superblock is not empty but damaged.
-pub(super) fn is_empty(data: &Path) -> Result<bool, SuperblockError> {
+pub(crate) fn is_empty(data: &Path) -> Result<bool, SuperblockError> {
     let disk = RealDisk::new(data)?;
     if superblock::exists(&disk)? {
         return Ok(false);
@@ -83,7 +81,7 @@ fn holds_messages(data: &Path) -> Result<bool, SuperblockError> {
 }
 
 /// Begins the data directory of a node that has never run.
-pub(super) fn format(
+pub(crate) fn format(
     config: &ClusterConfig,
     me: ReplicaId,
     data: &Path,
@@ -91,7 +89,7 @@ pub(super) fn format(
     superblock::format(&RealDisk::new(data)?, &identity(config, me))
 }
 
-fn identity(config: &ClusterConfig, me: ReplicaId) -> Superblock {
+pub(super) fn identity(config: &ClusterConfig, me: ReplicaId) -> Superblock {
     Superblock {
         group: config.group_id(),
         cluster: config.cluster.name.clone(),

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use crate::config::{self, NodeSection};
+use iggy_cluster::config::{self, NodeSection};
 
 pub(super) fn run(file: &Path) -> anyhow::Result<()> {
     let loaded = config::load(Some(file), config::environment(), None)?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Backend;
+use iggy_cluster::config::Backend;
 
 /// A cluster of Apache Iggy nodes
 #[derive(Debug, Parser)]

@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use consensus::{ReplicaId, Tick};
 use replica::driver::{Event, FileJob, Lane, Now, Output, Replica};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::handle::{Answers, Inbox, Leadership, Message};
+use super::handle::{Answers, Inbox, Leadership, Message, Submitter};
 use super::wal_thread::WalJob;
 use crate::metrics::Metrics;
 use crate::peers::OneWayLink;
@@ -109,8 +110,12 @@ impl ConsensusThread {
         };
         match message {
             Message::Submit(command, answer) => {
-                let ticket = self.answers.submit(answer);
-                self.replica.handle(now, Event::Submit { ticket, command });
+                self.submit(now, Submitter::One(answer), command);
+            }
+            Message::Queue(commands, outcomes) => {
+                for (tag, command) in commands {
+                    self.submit(now, Submitter::Tagged(tag, outcomes.clone()), command);
+                }
             }
             Message::Read(answer) => {
                 let ticket = self.answers.read(answer);
@@ -134,6 +139,11 @@ impl ConsensusThread {
             | Message::File(_) => unreachable!("events were taken above"),
         }
         Flow::Go
+    }
+
+    fn submit(&mut self, now: Now, submitter: Submitter, command: Bytes) {
+        let ticket = self.answers.submit(submitter);
+        self.replica.handle(now, Event::Submit { ticket, command });
     }
 
     fn carry_out(&mut self, output: Output) {

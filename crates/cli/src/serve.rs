@@ -4,8 +4,8 @@ use anyhow::{Context, bail};
 use tracing::info;
 
 use super::{NodeArgs, asked_to_stop};
-use crate::Node;
-use crate::config;
+use iggy_cluster::Node;
+use iggy_cluster::config;
 
 pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
@@ -13,7 +13,7 @@ pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
-        .with_writer(crate::logs::Tee)
+        .with_writer(iggy_cluster::logs::Tee)
         .init();
     let loaded = config::load(
         args.config.as_deref(),

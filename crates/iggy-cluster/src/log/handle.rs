@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{Index, ReplicaId, Term};
 use replica::driver::{Applied, Event, FileEvent, ReplicaStatus, SubmitError, Ticket};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
 
 /// Messages of peers that may wait for the consensus thread; beyond it they are
 /// dropped, and the protocol repeats them.
@@ -55,9 +55,22 @@ pub trait ReplicatedLog: Send + Sync {
     fn leadership(&self) -> watch::Receiver<Leadership>;
 }
 
+/// What became of a command that was queued.
+#[derive(Debug)]
+pub struct Outcome {
+    /// As the command was queued.
+    pub tag: u64,
+    /// Its reply, or why it was not carried out here.
+    pub result: Result<Applied, SubmitError>,
+}
+
+/// Where outcomes go.
+pub type Outcomes = tokio_mpsc::UnboundedSender<Outcome>;
+
 /// What waits for the consensus thread.
 pub(super) enum Message {
     Submit(Bytes, oneshot::Sender<Result<Applied, SubmitError>>),
+    Queue(Vec<(u64, Bytes)>, Outcomes),
     Read(oneshot::Sender<Result<Index, SubmitError>>),
     Transfer(ReplicaId, oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<ReplicaStatus>),
@@ -133,15 +146,36 @@ impl Inbox {
     }
 }
 
-/// The node's own log.
+/// The log, as the node that runs a replica reaches it. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct LocalLog {
+pub struct LogHandle {
     pub(super) inbox: Inbox,
     pub(super) leadership: watch::Receiver<Leadership>,
 }
 
+impl LogHandle {
+    /// Queues commands, each with a tag of the caller's. The outcome of every one
+    /// comes to `outcomes`, in no promised order; none comes once the replica has
+    /// stopped.
+    pub fn queue(&self, commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
+        self.inbox.put(Message::Queue(commands, outcomes.clone()));
+    }
+
+    /// What takes the messages of other replicas; `heard` is told of each.
+    pub(crate) fn receiver(
+        &self,
+        heard: impl Fn(ReplicaId) + Send + Sync + 'static,
+    ) -> Box<dyn Fn(ReplicaId, Bytes) + Send + Sync> {
+        let inbox = self.inbox.clone();
+        Box::new(move |from, message| {
+            heard(from);
+            inbox.peer(from, message);
+        })
+    }
+}
+
 #[async_trait]
-impl ReplicatedLog for LocalLog {
+impl ReplicatedLog for LogHandle {
     async fn submit(&self, command: Bytes) -> Result<Applied, SubmitError> {
         let (answer, answered) = oneshot::channel();
         self.inbox.put(Message::Submit(command, answer));
@@ -173,11 +207,17 @@ impl ReplicatedLog for LocalLog {
     }
 }
 
+/// Who waits for the outcome of a command.
+pub(super) enum Submitter {
+    One(oneshot::Sender<Result<Applied, SubmitError>>),
+    Tagged(u64, Outcomes),
+}
+
 /// Answers that callers wait for, by ticket.
 #[derive(Default)]
 pub(super) struct Answers {
     next: u64,
-    submits: HashMap<Ticket, (Instant, oneshot::Sender<Result<Applied, SubmitError>>)>,
+    submits: HashMap<Ticket, (Instant, Submitter)>,
     reads: HashMap<Ticket, oneshot::Sender<Result<Index, SubmitError>>>,
     transfers: HashMap<Ticket, oneshot::Sender<Result<(), String>>>,
 }
@@ -188,10 +228,7 @@ impl Answers {
         Ticket(self.next)
     }
 
-    pub(super) fn submit(
-        &mut self,
-        answer: oneshot::Sender<Result<Applied, SubmitError>>,
-    ) -> Ticket {
+    pub(super) fn submit(&mut self, answer: Submitter) -> Ticket {
         let ticket = self.ticket();
         self.submits.insert(ticket, (Instant::now(), answer));
         ticket
@@ -218,7 +255,10 @@ impl Answers {
         let Some((began, answer)) = self.submits.remove(&ticket) else {
             return Duration::ZERO;
         };
-        let _ = answer.send(result);
+        match answer {
+            Submitter::One(answer) => drop(answer.send(result)),
+            Submitter::Tagged(tag, outcomes) => drop(outcomes.send(Outcome { tag, result })),
+        }
         began.elapsed()
     }
 

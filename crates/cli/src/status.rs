@@ -6,7 +6,7 @@ use anyhow::Context;
 use comfy_table::Table;
 
 use super::StatusArgs;
-use crate::admin::{ClusterReport, NodeReport, gather};
+use iggy_cluster::admin::{ClusterReport, NodeReport, gather};
 
 pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let report = gather(&args.address).await.with_context(|| {

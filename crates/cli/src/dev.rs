@@ -10,8 +10,8 @@ use comfy_table::Table;
 use tokio::process::{Child, Command};
 
 use super::{DevArgs, asked_to_stop};
-use crate::admin::is_ready;
-use crate::config::{ClusterConfig, NodeSection, join_host_port};
+use iggy_cluster::admin::is_ready;
+use iggy_cluster::config::{ClusterConfig, NodeSection, join_host_port};
 
 /// The cluster must be ready within this time.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);

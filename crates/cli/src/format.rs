@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use super::NodeArgs;
-use crate::Node;
-use crate::config;
+use iggy_cluster::Node;
+use iggy_cluster::config;
 
 pub(super) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let loaded = config::load(
