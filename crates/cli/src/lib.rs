@@ -33,6 +33,12 @@ enum Command {
     Dev(DevArgs),
     /// Show what the nodes of a running cluster do
     Status(StatusArgs),
+    /// Measure both backends on this machine, and what people would pick instead
+    #[cfg(feature = "bench")]
+    Bench(benchmarks::BenchArgs),
+    /// Raft or VR: what the figures of a cluster, or of a benchmark, speak for
+    #[cfg(feature = "bench")]
+    Advise(benchmarks::AdviseArgs),
     /// Work with configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -108,6 +114,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Format(args) => format::run(&args),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(&args)),
+        #[cfg(feature = "bench")]
+        Command::Bench(args) => runtime()?.block_on(benchmarks::run(args)),
+        #[cfg(feature = "bench")]
+        Command::Advise(args) => runtime()?.block_on(benchmarks::advise::run(args)),
         Command::Status(args) => runtime()?.block_on(status::run(&args)),
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
     }

@@ -4,6 +4,7 @@
 //! asked of it when somebody looks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -18,6 +19,7 @@ use crate::peers::LinkCounters;
 /// The node's metrics.
 pub(crate) struct Metrics {
     registry: Registry,
+    started: Instant,
     pub(crate) connections: Gauge,
     pub(crate) connections_refused: Counter,
     pub(crate) frames_refused: Counter,
@@ -27,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) messages_out: Counter,
     pub(crate) fsync_seconds: Histogram,
     pub(crate) commit_seconds: Histogram,
+    /// Of clients, from the whole frame to the reply.
+    pub(crate) request_seconds: Histogram,
     pub(crate) batches_per_fsync: Histogram,
     wal_bytes: AtomicU64,
     wal_segments: AtomicU64,
@@ -50,6 +54,7 @@ impl Metrics {
             messages_out: Counter::default(),
             fsync_seconds: latency(),
             commit_seconds: latency(),
+            request_seconds: latency(),
             batches_per_fsync: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             wal_bytes: AtomicU64::new(0),
             wal_segments: AtomicU64::new(0),
@@ -57,6 +62,7 @@ impl Metrics {
             inbox: AtomicU64::new(0),
             inbox_dropped: AtomicU64::new(0),
             registry: Registry::default(),
+            started: Instant::now(),
         };
         registry.register(
             "connections",
@@ -109,6 +115,11 @@ impl Metrics {
                 &metrics.commit_seconds,
             ),
             (
+                "request_seconds",
+                "Requests of clients, from frame to reply",
+                &metrics.request_seconds,
+            ),
+            (
                 "batches_per_fsync",
                 "Batches that share one sync",
                 &metrics.batches_per_fsync,
@@ -147,6 +158,8 @@ impl Metrics {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
             registry.register(name, help, gauge);
         };
+        let uptime = self.started.elapsed().as_secs();
+        gauge("uptime_seconds", "Since the node started", uptime);
         let role = core.role as u64;
         gauge("role", "0 leader, 1 follower, 2 candidate, 3 learner", role);
         gauge("term", "The current term", core.term.0);
@@ -270,6 +283,16 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
         "snapshots_installed",
         "Snapshots brought over",
         counters.snapshots_installed,
+    );
+    counter(
+        "link_messages_sent",
+        "One-way messages sent to peers",
+        links.sent.load(Ordering::Relaxed),
+    );
+    counter(
+        "link_bytes_sent",
+        "Their bytes",
+        links.sent_bytes.load(Ordering::Relaxed),
     );
     counter(
         "link_messages_dropped",

@@ -3,20 +3,19 @@
 mod garbage;
 pub mod readers;
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use iggy::prelude::*;
 use iggy_cluster::admin::{self, ClusterReport};
 use iggy_cluster::config::ClusterConfig;
-use tempfile::TempDir;
+use local_cluster::{Processes, Program};
 
 pub use garbage::Garbage;
 pub use iggy_cluster::config::Backend;
+pub use local_cluster::sibling;
 
 /// Makes of each of these functions, which take a [`Backend`], a test on Raft and
 /// one on VR.
@@ -42,10 +41,7 @@ pub(crate) const POLL: Duration = Duration::from_millis(10);
 
 /// A cluster of child processes on loopback; they end with it.
 pub struct Cluster {
-    binary: PathBuf,
-    config: ClusterConfig,
-    dir: TempDir,
-    children: Vec<Option<Child>>,
+    processes: Processes,
 }
 
 impl Cluster {
@@ -90,18 +86,9 @@ impl Cluster {
         nodes: u8,
         change: impl FnOnce(&mut ClusterConfig),
     ) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new()
-            .prefix("iggy-cluster-test-")
-            .tempdir()?;
-        let mut config = ClusterConfig::for_dev(nodes, backend, free_base_port(nodes)?, 10);
-        change(&mut config);
-        std::fs::write(dir.path().join("cluster.toml"), config.to_toml()?)?;
-        Ok(Self {
-            binary: binary.into(),
-            config,
-            dir,
-            children: (0..nodes).map(|_| None).collect(),
-        })
+        let program = Program::serve(binary);
+        let processes = Processes::prepare(program, backend, nodes, change)?;
+        Ok(Self { processes })
     }
 
     /// Begins the disk of a node as an operator does.
@@ -109,46 +96,9 @@ impl Cluster {
     /// # Errors
     /// When it holds a replica already.
     pub fn format(&self, node: u8) -> anyhow::Result<()> {
-        let mut config = self.config.clone();
+        let mut config = self.config().clone();
         config.storage.path = self.data(node);
         Ok(iggy_cluster::Node::format(&config, node)?)
-    }
-
-    /// Starts a node that does not run.
-    ///
-    /// # Errors
-    /// When its process cannot be started.
-    pub fn run(&mut self, node: u8) -> anyhow::Result<()> {
-        let data = self.data(node);
-        std::fs::create_dir_all(&data)?;
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log(node))?;
-        let child = Command::new(&self.binary)
-            .args(["serve", "--replica-id", &node.to_string(), "--config"])
-            .arg(self.dir.path().join("cluster.toml"))
-            .env("IGGY_STORAGE_PATH", &data)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot start a node")?;
-        self.children[usize::from(node)] = Some(child);
-        Ok(())
-    }
-
-    /// Kills a node as `kill -9` does.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill(&mut self, node: u8) -> anyhow::Result<()> {
-        let mut child = self.children[usize::from(node)]
-            .take()
-            .context("the node does not run")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(())
     }
 
     /// Waits until a node's process has ended by itself, and returns what it said.
@@ -163,15 +113,8 @@ impl Cluster {
             }
             tokio::time::sleep(POLL).await;
         }
-        self.children[usize::from(node)] = None;
+        self.forget(node);
         Ok(self.last_lines(node))
-    }
-
-    /// Whether a node's process still runs.
-    pub fn runs(&mut self, node: u8) -> bool {
-        self.children[usize::from(node)]
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Waits until every node that runs is ready.
@@ -260,14 +203,6 @@ impl Cluster {
         Ok(client)
     }
 
-    /// Numbers of the nodes whose processes were not killed.
-    pub fn running(&self) -> impl Iterator<Item = u8> + '_ {
-        (0..)
-            .zip(&self.children)
-            .filter(|(_, child)| child.is_some())
-            .map(|(node, _)| node)
-    }
-
     /// A node's address for clients.
     #[must_use]
     pub fn tcp(&self, node: u8) -> String {
@@ -285,90 +220,18 @@ impl Cluster {
     pub fn admin(&self, node: u8) -> String {
         format!("127.0.0.1:{}", self.section(node).ports.admin)
     }
+}
 
-    /// A node's data directory.
-    #[must_use]
-    pub fn data(&self, node: u8) -> PathBuf {
-        self.dir.path().join(format!("node-{node}"))
-    }
+impl Deref for Cluster {
+    type Target = Processes;
 
-    /// Memory that a node's process uses; zero when it does not run.
-    #[must_use]
-    pub fn memory_bytes(&self, node: u8) -> u64 {
-        let pid = self.pid(node).unwrap_or(0);
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kib.unwrap_or(0) << 10
-    }
-
-    /// The configuration of the cluster.
-    #[must_use]
-    pub fn config(&self) -> &ClusterConfig {
-        &self.config
-    }
-
-    /// A node's process id.
-    #[must_use]
-    pub fn pid(&self, node: u8) -> Option<u32> {
-        self.children[usize::from(node)].as_ref().map(Child::id)
-    }
-
-    fn section(&self, node: u8) -> &iggy_cluster::config::NodeSection {
-        &self.config.cluster.nodes[usize::from(node)]
-    }
-
-    fn log(&self, node: u8) -> PathBuf {
-        self.data(node).join("log")
-    }
-
-    /// The end of a node's log.
-    #[must_use]
-    pub fn last_lines(&self, node: u8) -> String {
-        let text = std::fs::read_to_string(self.log(node)).unwrap_or_default();
-        let lines: Vec<_> = text.lines().rev().take(20).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    fn deref(&self) -> &Processes {
+        &self.processes
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+impl DerefMut for Cluster {
+    fn deref_mut(&mut self) -> &mut Processes {
+        &mut self.processes
     }
-}
-
-/// A port from which on a cluster finds all its ports free.
-fn free_base_port(nodes: u8) -> anyhow::Result<u16> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % 150) as u16 * 100;
-    for _ in 0..200 {
-        let base = 12_000 + (start + NEXT.fetch_add(100, Ordering::Relaxed)) % 18_000;
-        let config = ClusterConfig::for_dev(nodes, Backend::default(), base, 10);
-        let free = config.cluster.nodes.iter().all(|node| {
-            let ports = [node.ports.tcp, node.ports.tcp_replica, node.ports.admin];
-            ports
-                .into_iter()
-                .all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        });
-        if free {
-            return Ok(base);
-        }
-    }
-    bail!("no free ports")
-}
-
-/// The binary beside the one that runs, which cargo built along.
-///
-/// # Errors
-/// When it is not there.
-pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let found = own
-        .parent()
-        .map(|dir: &Path| dir.join(name))
-        .filter(|path| path.exists());
-    found.with_context(|| format!("{name} is not beside {}", own.display()))
 }

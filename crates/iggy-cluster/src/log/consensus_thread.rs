@@ -112,7 +112,7 @@ impl ConsensusThread {
             Message::Submit(command, answer) => {
                 self.submit(now, Submitter::One(answer), command);
             }
-            Message::Queue(commands, outcomes) => {
+            Message::Queue(commands, outcomes, _room) => {
                 for (tag, command) in commands {
                     self.submit(now, Submitter::Tagged(tag, outcomes.clone()), command);
                 }

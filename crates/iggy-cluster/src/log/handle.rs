@@ -10,11 +10,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{Index, ReplicaId, Term};
 use replica::driver::{Applied, Event, FileEvent, ReplicaStatus, SubmitError, Ticket};
-use tokio::sync::{mpsc as tokio_mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc as tokio_mpsc, oneshot, watch};
 
 /// Messages of peers that may wait for the consensus thread; beyond it they are
 /// dropped, and the protocol repeats them.
 const PEER_MESSAGES_MAX: usize = 65_536;
+/// Commands that were queued and wait for the consensus thread; beyond it whoever
+/// queues them waits.
+const QUEUED_KIB_MAX: u32 = 16 << 10;
 
 /// Who leads, as this node believes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +73,7 @@ pub type Outcomes = tokio_mpsc::UnboundedSender<Outcome>;
 /// What waits for the consensus thread.
 pub(super) enum Message {
     Submit(Bytes, oneshot::Sender<Result<Applied, SubmitError>>),
-    Queue(Vec<(u64, Bytes)>, Outcomes),
+    Queue(Vec<(u64, Bytes)>, Outcomes, OwnedSemaphorePermit),
     Read(oneshot::Sender<Result<Index, SubmitError>>),
     Transfer(ReplicaId, oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<ReplicaStatus>),
@@ -101,6 +104,7 @@ pub(crate) struct Inbox {
     sender: mpsc::Sender<Message>,
     peer_messages: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
+    room: Arc<Semaphore>,
 }
 
 impl Inbox {
@@ -110,6 +114,7 @@ impl Inbox {
             sender,
             peer_messages: Arc::default(),
             dropped: Arc::default(),
+            room: Arc::new(Semaphore::new(QUEUED_KIB_MAX as usize)),
         };
         (inbox, receiver)
     }
@@ -156,9 +161,16 @@ pub struct LogHandle {
 impl LogHandle {
     /// Queues commands, each with a tag of the caller's. The outcome of every one
     /// comes to `outcomes`, in no promised order; none comes once the replica has
-    /// stopped.
-    pub fn queue(&self, commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
-        self.inbox.put(Message::Queue(commands, outcomes.clone()));
+    /// stopped. Waits while the replica has not looked at too many that were queued
+    /// before: whoever sends them is then not read from either.
+    pub async fn queue(&self, commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
+        let bytes: usize = commands.iter().map(|(_, command)| command.len()).sum();
+        let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.inbox.room);
+        if let Ok(permit) = room.acquire_many_owned(kib.min(QUEUED_KIB_MAX)).await {
+            let message = Message::Queue(commands, outcomes.clone(), permit);
+            self.inbox.put(message);
+        }
     }
 
     /// What takes the messages of other replicas; `heard` is told of each.

@@ -96,6 +96,10 @@ impl Default for LinkLimits {
 /// Counts of all links of a node.
 #[derive(Debug, Default)]
 pub struct LinkCounters {
+    /// One-way messages handed to a connection.
+    pub sent: AtomicU64,
+    /// Their bytes.
+    pub sent_bytes: AtomicU64,
     /// Messages dropped at a full queue or a broken connection.
     pub dropped: AtomicU64,
     /// Frames or handshakes that were refused.

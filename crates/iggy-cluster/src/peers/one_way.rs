@@ -111,6 +111,8 @@ impl Writer {
                 self.queued_bytes
                     .fetch_sub(message.len(), Ordering::Relaxed);
                 frame::write(&mut writer, &[&message]).await?;
+                LinkCounters::add(&self.target.counters.sent, 1);
+                LinkCounters::add(&self.target.counters.sent_bytes, message.len() as u64);
                 match self.messages.try_recv() {
                     Ok(next) => message = next,
                     Err(_) => break,

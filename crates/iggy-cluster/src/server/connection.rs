@@ -241,7 +241,11 @@ impl Connection {
                     let body = in_time(frame_timeout, body).await?;
                     if body_matches(&header, &body) {
                         // An idle connection has no room for what a request needs.
-                        Box::pin(self.handle(&header, body)).await
+                        let begun = Instant::now();
+                        let outcome = Box::pin(self.handle(&header, body)).await;
+                        let took = begun.elapsed().as_secs_f64();
+                        self.server.metrics.request_seconds.observe(took);
+                        outcome
                     } else {
                         self.server.metrics.frames_refused.inc();
                         Outcome::Reply(Reply::denied(&header, self.commit, code::INVALID_COMMAND))

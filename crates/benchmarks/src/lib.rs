@@ -1,0 +1,169 @@
+//! Raft and VR head to head, beside what people would pick instead.
+//!
+//! Both backends run in the same processes, on the same log, links and batches;
+//! only the core differs. Runs alternate, ratios are medians of pairs, and what does
+//! not depend on the machine (messages, bytes, syncs for each command) stands beside
+//! what does.
+//!
+//! `scenarios` holds what is measured, a file each; `replica` the processes that are
+//! measured; `peers` the others; `in_process` the protocols without network and disk;
+//! `report` what becomes of the [`results`].
+
+pub mod advise;
+mod calibrate;
+mod claims;
+mod client;
+mod cluster;
+mod in_process;
+mod load;
+mod options;
+mod peers;
+mod replica;
+mod report;
+pub mod results;
+mod scenarios;
+mod wire;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+pub use advise::AdviseArgs;
+use options::Options;
+use replica::ReplicaArgs;
+use results::{FORMAT, Results};
+use scenarios::{Bench, Scenario};
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every scenario runs both backends in turns, three replicas as processes on loopback,\nand writes results.json and report.html:\n  iggy-cluster bench compare --quick          all of it, in under a minute\n  iggy-cluster bench compare --peers          with etcd, ZooKeeper and openraft\n  iggy-cluster bench throughput --in-process  the protocols alone"
+)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// All scenarios
+    Compare(Options),
+    /// Commands a second, by commands under way and by batch
+    Throughput(Options),
+    /// Latency at a rate that the clients keep
+    Latency(Options),
+    /// The leader is killed again and again
+    Failover(Options),
+    /// Elections on a machine that is busy
+    Saturation(Options),
+    /// How often a sequence of three leaders repeats itself
+    Repro(Options),
+    /// One disk is slow: the leader's, then a follower's
+    SlowDisk(Options),
+    /// A replica is killed and comes back
+    Recovery(Options),
+    /// 10,000 partitions get new owners among 1,000 nodes
+    Rebalance(Options),
+    /// What consensus takes of the latency of stock Iggy clients
+    Share(Options),
+    /// Memory of the metadata, and under commands that do not commit
+    Memory(Options),
+    /// Print and write the report of a results.json again
+    Report {
+        /// The file
+        #[arg(default_value = "iggy-cluster-bench/results.json")]
+        results: PathBuf,
+    },
+    /// One process of a benchmark's cluster
+    #[command(hide = true)]
+    Replica(ReplicaArgs),
+}
+
+/// Runs a benchmark.
+///
+/// # Errors
+/// What to print before exiting with 1.
+pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let (scenarios, options) = match args.command {
+        Command::Replica(args) => return replica::run(&args).await,
+        Command::Report { results } => return again(&results),
+        Command::Compare(options) if options.in_process => {
+            (vec![Scenario::InProcess, Scenario::Repro], options)
+        }
+        Command::Compare(options) => (Scenario::ALL.to_vec(), options),
+        Command::Throughput(options) if options.in_process => (vec![Scenario::InProcess], options),
+        Command::Throughput(options) => (vec![Scenario::Throughput], options),
+        Command::Latency(options) => (vec![Scenario::Latency], options),
+        Command::Failover(options) => (vec![Scenario::Failover], options),
+        Command::Saturation(options) => (vec![Scenario::Saturation], options),
+        Command::Repro(options) => (vec![Scenario::Repro], options),
+        Command::SlowDisk(options) => (vec![Scenario::SlowDisk], options),
+        Command::Recovery(options) => (vec![Scenario::Recovery], options),
+        Command::Rebalance(options) => (vec![Scenario::Rebalance], options),
+        Command::Share(options) => (vec![Scenario::Share], options),
+        Command::Memory(options) => (vec![Scenario::Memory], options),
+    };
+    let results = measure(&scenarios, options.clone()).await?;
+    report::write(&results, &options.out)?;
+    report::print(&results)?;
+    writeln!(
+        std::io::stdout(),
+        "\n{:.0} s. The report: {}",
+        results.seconds,
+        options.out.join("report.html").display()
+    )?;
+    Ok(())
+}
+
+fn again(path: &std::path::Path) -> anyhow::Result<()> {
+    let results = report::read(path)?;
+    if let Some(dir) = path.parent() {
+        report::write(&results, dir)?;
+    }
+    report::print(&results)
+}
+
+async fn measure(scenarios: &[Scenario], options: Options) -> anyhow::Result<Results> {
+    let begun = Instant::now();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let steps: usize = scenarios.iter().map(|one| one.steps(&options)).sum();
+    let progress = progress(steps as u64)?;
+    let mut results = Results {
+        format: FORMAT,
+        program: env!("CARGO_PKG_VERSION").into(),
+        begun_unix_seconds: since.unwrap_or_default().as_secs(),
+        command: command_line(),
+        machine: calibrate::machine(),
+        ..Results::default()
+    };
+    progress.set_message("calibration");
+    results.calibration = tokio::task::block_in_place(calibrate::calibrate)?;
+    let bench = Bench {
+        binary: std::env::current_exe()?,
+        options,
+        progress,
+    };
+    for scenario in scenarios {
+        scenario.run(&bench, &mut results).await?;
+    }
+    bench.progress.finish_and_clear();
+    results.seconds = begun.elapsed().as_secs_f64();
+    Ok(results)
+}
+
+fn progress(steps: u64) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{elapsed:>5} {bar:30} {pos}/{len} {wide_msg}")?;
+    let progress = ProgressBar::new(steps).with_style(style.progress_chars("━╸ "));
+    progress.enable_steady_tick(Duration::from_millis(500));
+    Ok(progress)
+}
+
+/// As it was typed, less the path of the program.
+fn command_line() -> String {
+    let arguments = std::env::args().skip(1);
+    let words = std::iter::once("iggy-cluster".to_owned()).chain(arguments);
+    words.collect::<Vec<_>>().join(" ")
+}

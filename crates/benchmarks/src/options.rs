@@ -1,0 +1,104 @@
+//! What can be chosen on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::replica::Durability;
+use crate::scenarios::saturation;
+
+/// Choices that all scenarios share.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// Under a minute: one short round of everything
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Rounds of every measurement; the backends take turns [default: 5, quick 1]
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// How long one measurement lasts [default: 1, quick 0.3]
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
+    /// Kills of the leader for each backend [default: 20, quick 3]
+    #[arg(long, value_name = "N")]
+    trials: Option<usize>,
+    /// How long elections are looked for on a busy machine [default: 20, quick 2]
+    #[arg(long, value_name = "SECONDS")]
+    saturation: Option<u64>,
+    /// Bytes of a command
+    #[arg(long, default_value_t = 256, value_name = "BYTES", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8..=65_536))]
+    pub(crate) command_size: usize,
+    /// Commands under way, several separated by commas
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    in_flight: Vec<usize>,
+    /// Commands of one batch at most, several separated by commas
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    batch: Vec<usize>,
+    /// When a command counts as durable [default: both, one after the other]
+    #[arg(long, value_name = "WHEN")]
+    durability: Option<Durability>,
+    /// How many replicas
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub(crate) replicas: u8,
+    /// Connections that share the commands under way
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub(crate) connections: usize,
+    /// The protocols alone, in one process, without network and disk
+    #[arg(long)]
+    pub(crate) in_process: bool,
+    /// Measure etcd and ZooKeeper too, where they are installed, and openraft
+    #[arg(long)]
+    pub(crate) peers: bool,
+    /// Where results.json and report.html are written
+    #[arg(long, default_value = "iggy-cluster-bench", value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+impl Options {
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 5 }).max(1)
+    }
+
+    pub(crate) fn trials(&self) -> usize {
+        self.trials
+            .unwrap_or(if self.quick { 3 } else { 20 })
+            .max(1)
+    }
+
+    pub(crate) fn measured(&self) -> Duration {
+        let seconds = self.seconds.unwrap_or(if self.quick { 0.3 } else { 1.0 });
+        Duration::from_secs_f64(seconds.clamp(0.05, 3_600.0))
+    }
+
+    pub(crate) fn saturation(&self) -> Duration {
+        match (self.saturation, self.quick) {
+            (Some(seconds), _) => Duration::from_secs(seconds.clamp(1, 86_400)),
+            (None, true) => saturation::SECONDS_QUICK,
+            (None, false) => saturation::SECONDS,
+        }
+    }
+
+    pub(crate) fn in_flights(&self) -> Vec<usize> {
+        match (self.in_flight.is_empty(), self.quick) {
+            (false, _) => self.in_flight.iter().map(|n| (*n).max(1)).collect(),
+            (true, true) => vec![1, 64, 2_048],
+            (true, false) => vec![1, 16, 64, 256, 2_048, 8_192],
+        }
+    }
+
+    pub(crate) fn batches(&self) -> Vec<usize> {
+        match (self.batch.is_empty(), self.quick) {
+            (false, _) => self.batch.iter().map(|n| (*n).max(1)).collect(),
+            (true, true) => vec![1, 64],
+            (true, false) => vec![1, 8, 64, 512],
+        }
+    }
+
+    pub(crate) fn durabilities(&self) -> Vec<Durability> {
+        match self.durability {
+            Some(durability) => vec![durability],
+            None => vec![Durability::Fsync, Durability::None],
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The leader is killed, again and again, while clients send commands one by one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::{BACKENDS, Bench, Scenario};
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::options::Options;
+use crate::replica::Durability;
+use crate::results::{Failover, Results};
+use crate::wire;
+
+/// Clients that look for the leader.
+const PROBES: usize = 4;
+/// A replica that does not answer within this time is not asked again for now.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Between two questions to replicas that do not lead.
+const PROBE_PAUSE: Duration = Duration::from_millis(1);
+/// Commands are answered for so long before a kill.
+const STEADY: Duration = Duration::from_millis(300);
+/// An answer comes within this time after a kill, or never.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn steps(options: &Options) -> usize {
+    BACKENDS.len() * options.trials()
+}
+
+pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
+    let mut clusters = Vec::new();
+    for backend in BACKENDS {
+        let setup = bench.setup(backend, Durability::Fsync);
+        let cluster = Cluster::start(&setup, |_| {}).await?;
+        let probes = Probes::start(&cluster, bench.options.command_size);
+        let timeout = &cluster
+            .processes
+            .config()
+            .cluster
+            .consensus
+            .election_timeout;
+        let failover = Failover {
+            system: backend.name().into(),
+            election_timeout_millis: u64::try_from(timeout.duration().as_millis())?,
+            gaps_micros: Vec::new(),
+            winners: vec![0; usize::from(bench.options.replicas)],
+            skipped: 0,
+        };
+        clusters.push((cluster, probes, failover));
+    }
+    for trial in 1..=bench.options.trials() {
+        for (cluster, probes, failover) in &mut clusters {
+            bench.says(
+                Scenario::Failover,
+                &format!("{}, kill {trial}", failover.system),
+            );
+            kill_leader(cluster, probes, failover).await?;
+            bench.step();
+        }
+    }
+    results
+        .failover
+        .extend(clusters.into_iter().map(|(_, _, failover)| failover));
+    Ok(())
+}
+
+async fn kill_leader(
+    cluster: &mut Cluster,
+    probes: &mut Probes,
+    failover: &mut Failover,
+) -> anyhow::Result<()> {
+    let leader = cluster.leader().await?;
+    cluster.current().await?;
+    probes.answered_for(STEADY).await?;
+    let term = cluster.report(leader).await?.term;
+    let killed = Instant::now();
+    cluster.processes.kill(leader)?;
+    let answered = probes.answered_after(killed).await?;
+    let gap = answered.duration_since(killed);
+    failover.gaps_micros.push(u64::try_from(gap.as_micros())?);
+    let next = cluster.leader().await?;
+    let replicas = failover.winners.len();
+    let distance = (usize::from(next) + replicas - usize::from(leader)) % replicas;
+    // The one that was killed is the last in order.
+    failover.winners[(distance + replicas - 1) % replicas] += 1;
+    let reached = cluster.report(next).await?.term;
+    failover.skipped += reached.saturating_sub(term + 1);
+    cluster.processes.run(leader)?;
+    Ok(())
+}
+
+/// Clients that each send a command, wait for its answer, and send the next, wherever
+/// the leader is.
+struct Probes {
+    answers: mpsc::UnboundedReceiver<Instant>,
+    _tasks: JoinSet<()>,
+}
+
+impl Probes {
+    fn start(cluster: &Cluster, command_bytes: usize) -> Self {
+        let addresses = Arc::new(cluster.addresses());
+        let (answered, answers) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        for number in 0..PROBES {
+            let (addresses, answered) = (Arc::clone(&addresses), answered.clone());
+            tasks.spawn(async move {
+                for at in (number..).map(|at| at % addresses.len()) {
+                    let _ = probe(&addresses[at], command_bytes, &answered).await;
+                    tokio::time::sleep(PROBE_PAUSE).await;
+                }
+            });
+        }
+        Self {
+            answers,
+            _tasks: tasks,
+        }
+    }
+
+    /// The first answer to anything after a moment.
+    async fn answered_after(&mut self, moment: Instant) -> anyhow::Result<Instant> {
+        loop {
+            let answer = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
+            match answer {
+                // Answers from before the kill may still be on their way.
+                Ok(Some(at)) if at > moment => return Ok(at),
+                Ok(Some(_)) => {}
+                _ => anyhow::bail!("nobody is answered any more"),
+            }
+        }
+    }
+
+    async fn answered_for(&mut self, time: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + time;
+        self.answered_after(end).await.map(drop)
+    }
+}
+
+/// Sends commands to one replica until it does not carry them out.
+async fn probe(
+    address: &str,
+    command_bytes: usize,
+    answered: &mpsc::UnboundedSender<Instant>,
+) -> anyhow::Result<()> {
+    let mut client = Client::connect(address, command_bytes).await?;
+    loop {
+        client.send(1).await?;
+        let outcomes = tokio::time::timeout(PROBE_TIMEOUT, client.outcomes()).await??;
+        let refused = outcomes.into_iter().any(|(_, code)| code != wire::DONE);
+        if refused || answered.send(Instant::now()).is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Latency at a rate that the clients keep whatever the replicas do: measured from
+//! when a command was due, so that a stall counts for all that were due in it.
+
+use super::{BACKENDS, Bench, PointKey, Scenario, add};
+use crate::cluster::Cluster;
+use crate::options::Options;
+use crate::results::{Results, Run};
+
+/// Commands a second.
+const RATES: [u64; 4] = [1_000, 10_000, 50_000, 100_000];
+const RATES_QUICK: [u64; 2] = [1_000, 50_000];
+
+fn rates(options: &Options) -> &'static [u64] {
+    if options.quick { &RATES_QUICK } else { &RATES }
+}
+
+pub(super) fn steps(options: &Options) -> usize {
+    rates(options).len() * options.durabilities().len() * options.rounds()
+}
+
+pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
+    for durability in bench.options.durabilities() {
+        let mut clusters = Vec::new();
+        for backend in BACKENDS {
+            let setup = bench.setup(backend, durability);
+            clusters.push((backend.name(), Cluster::start(&setup, |_| {}).await?));
+        }
+        for rate in rates(&bench.options) {
+            for _ in 0..bench.options.rounds() {
+                let name = durability.name();
+                bench.says(
+                    Scenario::Latency,
+                    &format!("{rate} commands/s, durability {name}"),
+                );
+                for (system, cluster) in &mut clusters {
+                    let leader = cluster.leader().await?;
+                    let load = bench.load(0);
+                    let measured = load.open(&cluster.address(leader), *rate).await?;
+                    let run = Run {
+                        per_second: measured.per_second(),
+                        latency: (&measured.latency).into(),
+                        cost: None,
+                    };
+                    let key = PointKey {
+                        system,
+                        durability: name,
+                        in_flight: 0,
+                        parameter: *rate,
+                    };
+                    add(&mut results.latency, &key, run);
+                }
+                bench.step();
+            }
+        }
+    }
+    Ok(())
+}

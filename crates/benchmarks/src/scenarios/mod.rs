@@ -1,0 +1,189 @@
+//! What is measured: one file for each scenario. Each fills its part of the results.
+
+mod failover;
+mod latency;
+mod memory;
+mod rebalance;
+mod recovery;
+mod repro;
+pub(crate) mod saturation;
+mod share;
+mod slow_disk;
+mod throughput;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use iggy_cluster::config::Backend;
+use indicatif::ProgressBar;
+
+use crate::cluster::{Cluster, Setup};
+use crate::load::Load;
+use crate::options::Options;
+use crate::replica::Durability;
+use crate::results::{Point, Results, Run};
+
+pub(crate) const BACKENDS: [Backend; 2] = [Backend::Raft, Backend::Vr];
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// What is to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    Throughput,
+    InProcess,
+    Latency,
+    Failover,
+    Saturation,
+    Repro,
+    SlowDisk,
+    Recovery,
+    Rebalance,
+    Share,
+    Memory,
+}
+
+impl Scenario {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Throughput,
+        Self::InProcess,
+        Self::Latency,
+        Self::Failover,
+        Self::Saturation,
+        Self::Repro,
+        Self::SlowDisk,
+        Self::Recovery,
+        Self::Rebalance,
+        Self::Share,
+        Self::Memory,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Throughput => "throughput",
+            Self::InProcess => "throughput of the protocols alone",
+            Self::Latency => "latency",
+            Self::Failover => "failover",
+            Self::Saturation => "elections under saturation",
+            Self::Repro => "reproducing failures",
+            Self::SlowDisk => "slow disk",
+            Self::Recovery => "recovery",
+            Self::Rebalance => "rebalance storm",
+            Self::Share => "share of consensus",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// Steps that are reported while it runs.
+    pub(crate) fn steps(self, options: &Options) -> usize {
+        match self {
+            Self::Throughput => throughput::steps(options),
+            Self::InProcess => throughput::in_process_steps(options),
+            Self::Latency => latency::steps(options),
+            Self::Failover => failover::steps(options),
+            Self::Saturation => 1,
+            Self::Repro => repro::steps(),
+            Self::SlowDisk => slow_disk::steps(options),
+            Self::Recovery => recovery::steps(options),
+            Self::Rebalance => rebalance::steps(options),
+            Self::Share => share::steps(),
+            Self::Memory => memory::steps(),
+        }
+    }
+
+    pub(crate) async fn run(self, bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
+        match self {
+            Self::Throughput => throughput::run(bench, results).await,
+            Self::InProcess => throughput::run_in_process(bench, results).await,
+            Self::Latency => latency::run(bench, results).await,
+            Self::Failover => failover::run(bench, results).await,
+            Self::Saturation => saturation::run(bench, results).await,
+            Self::Repro => repro::run(bench, results),
+            Self::SlowDisk => slow_disk::run(bench, results).await,
+            Self::Recovery => recovery::run(bench, results).await,
+            Self::Rebalance => rebalance::run(bench, results).await,
+            Self::Share => share::run(bench, results).await,
+            Self::Memory => memory::run(bench, results).await,
+        }
+    }
+}
+
+/// What every scenario needs.
+pub(crate) struct Bench {
+    /// This program, which the replicas run.
+    pub(crate) binary: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) progress: ProgressBar,
+}
+
+impl Bench {
+    fn setup(&self, backend: Backend, durability: Durability) -> Setup {
+        Setup {
+            binary: self.binary.clone(),
+            backend,
+            durability,
+            replicas: self.options.replicas,
+            machine: crate::replica::Machine::Values,
+        }
+    }
+
+    fn load(&self, in_flight: usize) -> Load {
+        Load {
+            command_bytes: self.options.command_size,
+            in_flight,
+            connections: self.options.connections,
+            warm_up: WARM_UP,
+            measured: self.options.measured(),
+        }
+    }
+
+    /// Says what is measured now.
+    fn says(&self, scenario: Scenario, what: &str) {
+        let name = scenario.name();
+        self.progress.set_message(format!("{name}: {what}"));
+    }
+
+    fn step(&self) {
+        self.progress.inc(1);
+    }
+
+    /// One closed-loop measurement, with what it cost.
+    async fn measure(&self, cluster: &mut Cluster, load: Load) -> anyhow::Result<Run> {
+        let leader = cluster.leader().await?;
+        let before = cluster.spent().await?;
+        let measured = load.closed(&cluster.address(leader)).await?;
+        let spent = cluster.spent().await?.since(before);
+        Ok(Run {
+            per_second: measured.per_second(),
+            latency: (&measured.latency).into(),
+            cost: Some(spent.into()),
+        })
+    }
+}
+
+/// Adds a run to the point that it belongs to.
+fn add(points: &mut Vec<Point>, key: &PointKey<'_>, run: Run) {
+    let found = points.iter_mut().find(|point| {
+        point.system == key.system
+            && point.durability == key.durability
+            && point.in_flight == key.in_flight
+            && point.parameter == key.parameter
+    });
+    match found {
+        Some(point) => point.runs.push(run),
+        None => points.push(Point {
+            system: key.system.to_owned(),
+            durability: key.durability.to_owned(),
+            in_flight: key.in_flight,
+            parameter: key.parameter,
+            runs: vec![run],
+        }),
+    }
+}
+
+/// What tells a point from the others of its scenario.
+struct PointKey<'a> {
+    system: &'a str,
+    durability: &'a str,
+    in_flight: usize,
+    parameter: u64,
+}

@@ -1,0 +1,80 @@
+//! The benchmarks run, and leave a report behind.
+
+use std::path::Path;
+use std::process::Command;
+
+fn bench(out: &Path, arguments: &[&str]) -> serde_json::Value {
+    let done = Command::new(env!("CARGO_BIN_EXE_node"))
+        .args(["bench", arguments[0], "--quick", "--out"])
+        .arg(out)
+        .args(&arguments[1..])
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    let page = std::fs::read_to_string(out.join("report.html")).expect("a report");
+    assert!(page.contains("<svg") && page.ends_with("</html>\n"));
+    let results = std::fs::read(out.join("results.json")).expect("results");
+    serde_json::from_slice(&results).expect("JSON")
+}
+
+#[test]
+fn both_backends_are_measured_on_the_same_work() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let few = ["--seconds", "0.1", "--in-flight", "64", "--batch", "8"];
+    let results = bench(dir.path(), &[&["throughput"], &few[..]].concat());
+    let points = results["throughput"].as_array().expect("points");
+    let measured: Vec<_> = points
+        .iter()
+        .map(|point| (point["durability"].as_str(), point["system"].as_str()))
+        .collect();
+    let expected = [
+        (Some("fsync"), Some("raft")),
+        (Some("fsync"), Some("vr")),
+        (Some("none"), Some("raft")),
+        (Some("none"), Some("vr")),
+    ];
+    assert_eq!(measured, expected);
+    for point in points {
+        let run = &point["runs"][0];
+        assert!(run["per_second"].as_f64() > Some(0.0), "{point}");
+        let syncs = run["cost"]["syncs"].as_f64();
+        assert_eq!(syncs > Some(0.0), point["durability"] == "fsync", "{point}");
+    }
+    // A report is made again from what was written.
+    let again = Command::new(env!("CARGO_BIN_EXE_node"))
+        .args(["bench", "report"])
+        .arg(dir.path().join("results.json"))
+        .output()
+        .expect("it starts");
+    assert!(String::from_utf8_lossy(&again.stdout).contains("VR / Raft"));
+}
+
+#[test]
+fn a_killed_leader_is_followed_by_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let results = bench(dir.path(), &["failover", "--trials", "1"]);
+    for failover in results["failover"].as_array().expect("both") {
+        assert_eq!(failover["gaps_micros"].as_array().map(Vec::len), Some(1));
+        let winners = failover["winners"].as_array().expect("counts");
+        let all: u64 = winners.iter().filter_map(serde_json::Value::as_u64).sum();
+        assert_eq!(all, 1, "{failover}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_result_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("results.json");
+    std::fs::write(&file, "{}").expect("it is written");
+    for arguments in [["bench", "report"], ["advise", "--results"]] {
+        let refused = Command::new(env!("CARGO_BIN_EXE_node"))
+            .args(arguments)
+            .arg(&file)
+            .output()
+            .expect("it starts");
+        assert!(!refused.status.success());
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("is not a results.json"), "{said}");
+    }
+}
