@@ -244,7 +244,12 @@ mod tests {
             let mut bare = Bare::new(backend, 3, 256, |_| {}).expect("it starts");
             let cost = bare.commands(4_096, in_flight).expect("they commit");
             assert_eq!(cost.commands, 4_096);
-            (cost.batches, cost.messages, cost.message_bytes, cost.persists)
+            (
+                cost.batches,
+                cost.messages,
+                cost.message_bytes,
+                cost.persists,
+            )
         };
         for (backend, in_flight, batches, message_bytes) in [
             (Backend::Raft, 1, 4_096, 3_883_008),
@@ -256,7 +261,11 @@ mod tests {
         ] {
             // To two followers and back for each batch, and a write at all three.
             let expected = (batches, 4 * batches, message_bytes, 3 * batches);
-            assert_eq!(cost(backend, in_flight), expected, "{backend:?} {in_flight}");
+            assert_eq!(
+                cost(backend, in_flight),
+                expected,
+                "{backend:?} {in_flight}"
+            );
         }
     }
 }
