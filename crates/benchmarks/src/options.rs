@@ -14,7 +14,7 @@ pub(crate) struct Options {
     /// Under a minute: one short round of everything
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Rounds of every measurement; the backends take turns [default: 5, quick 1]
+    /// Rounds of every measurement; the backends take turns [default: 3, quick 1]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// How long one measurement lasts [default: 1, quick 0.3]
@@ -57,7 +57,7 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.quick { 1 } else { 5 }).max(1)
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
     }
 
     pub(crate) fn trials(&self) -> usize {
@@ -83,7 +83,7 @@ impl Options {
         match (self.in_flight.is_empty(), self.quick) {
             (false, _) => self.in_flight.iter().map(|n| (*n).max(1)).collect(),
             (true, true) => vec![1, 64, 2_048],
-            (true, false) => vec![1, 16, 64, 256, 2_048, 8_192],
+            (true, false) => vec![1, 64, 256, 2_048, 8_192],
         }
     }
 

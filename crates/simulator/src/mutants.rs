@@ -313,6 +313,10 @@ pub const MUTANTS: &[Mutant] = &[
         "other content under a number in use is answered with the former reply",
     ),
     shared(
+        "session-older-answered",
+        "an older request is answered with the last reply",
+    ),
+    shared(
         "session-evicts-newest",
         "the session that was used last makes room",
     ),

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use super::engine::Engine;
+use super::turns::Turns;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{Index, ReplicaId, Term};
@@ -98,12 +100,39 @@ impl Message {
     }
 }
 
-/// The sending end of the consensus thread's inbox.
+/// What waits for a round, counted.
+#[derive(Default)]
+pub(super) struct Traffic {
+    turns: Turns<Engine>,
+    peer_messages: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl Traffic {
+    pub(super) fn turns(&self) -> &Turns<Engine> {
+        &self.turns
+    }
+
+    pub(super) fn taken(&self, message: &Message) {
+        self.turns.taken();
+        if matches!(message, Message::Peer(..)) {
+            self.peer_messages.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Messages of peers that wait, and that found no room.
+    pub(super) fn peer_messages(&self) -> (u64, u64) {
+        let waiting = self.peer_messages.load(Ordering::Relaxed) as u64;
+        (waiting, self.dropped.load(Ordering::Relaxed))
+    }
+}
+
+/// The sending end of the replica's inbox. Whoever puts a message in may run the
+/// replica.
 #[derive(Clone)]
 pub(crate) struct Inbox {
     sender: mpsc::Sender<Message>,
-    peer_messages: Arc<AtomicUsize>,
-    dropped: Arc<AtomicU64>,
+    traffic: Arc<Traffic>,
     room: Arc<Semaphore>,
 }
 
@@ -112,42 +141,52 @@ impl Inbox {
         let (sender, receiver) = mpsc::channel();
         let inbox = Self {
             sender,
-            peer_messages: Arc::default(),
-            dropped: Arc::default(),
+            traffic: Arc::default(),
             room: Arc::new(Semaphore::new(QUEUED_KIB_MAX as usize)),
         };
         (inbox, receiver)
     }
 
-    /// Puts a message in; it is lost when the thread has stopped.
-    pub(super) fn put(&self, message: Message) -> bool {
-        self.sender.send(message).is_ok()
+    pub(super) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// Puts a message in and runs the replica, unless somebody does; it is lost when
+    /// the replica has stopped.
+    pub(super) fn put(&self, message: Message) {
+        if self.send(message) {
+            self.traffic.turns.run_here();
+        }
+    }
+
+    /// Puts a message in for the consensus thread.
+    pub(super) fn leave(&self, message: Message) {
+        if self.send(message) {
+            self.traffic.turns.wake();
+        }
+    }
+
+    fn send(&self, message: Message) -> bool {
+        let sent = self.sender.send(message).is_ok();
+        if sent {
+            self.traffic.turns.put();
+        }
+        sent
     }
 
     /// A peer's message: dropped when too many wait.
     pub(crate) fn peer(&self, from: ReplicaId, message: Bytes) {
-        if self.peer_messages.fetch_add(1, Ordering::Relaxed) >= PEER_MESSAGES_MAX {
-            self.peer_messages.fetch_sub(1, Ordering::Relaxed);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let traffic = &self.traffic;
+        if traffic.peer_messages.fetch_add(1, Ordering::Relaxed) >= PEER_MESSAGES_MAX {
+            traffic.peer_messages.fetch_sub(1, Ordering::Relaxed);
+            traffic.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.put(Message::Peer(from, message));
     }
 
-    pub(super) fn taken(&self, message: &Message) {
-        if matches!(message, Message::Peer(..)) {
-            self.peer_messages.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
     pub(crate) fn unreachable(&self, peer: ReplicaId) {
-        self.put(Message::Unreachable(peer));
-    }
-
-    /// Messages of peers that wait, and that found no room.
-    pub(super) fn peer_messages(&self) -> (u64, u64) {
-        let waiting = self.peer_messages.load(Ordering::Relaxed) as u64;
-        (waiting, self.dropped.load(Ordering::Relaxed))
+        self.leave(Message::Unreachable(peer));
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use consensus::ReplicaId;
 
-use super::consensus_thread::PeerLinks;
+use super::engine::PeerLinks;
 use super::handle::Inbox;
 use crate::config::{ClusterConfig, NodeSection};
 use crate::peers::{

@@ -1,14 +1,15 @@
 //! One replica of the replicated log: its disk, its threads, its links.
 //!
-//! Three threads: one drives the replica, one writes the log, one reads and writes
-//! snapshots. [`Node`](crate::Node) keeps Iggy's metadata in it; [`LogNode`] runs
+//! Three threads beside those of the runtime: one drives the replica when nobody else
+//! does, one writes the log, one reads and writes snapshots. [`Node`](crate::Node) keeps Iggy's metadata in it; [`LogNode`] runs
 //! it under any other state machine.
 
-mod consensus_thread;
+mod engine;
 mod handle;
 mod links;
 mod open;
 mod standalone;
+mod turns;
 mod wal_thread;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::{ClusterConfig, join_host_port};
 use crate::metrics::Metrics;
-use consensus_thread::ConsensusThread;
+use engine::Engine;
 use handle::{Answers, Inbox, Message};
 
 pub use handle::{Leadership, LogHandle, Outcome, Outcomes, ReplicatedLog};
@@ -87,10 +88,10 @@ impl RunningLog {
         let (wal_jobs, jobs) = mpsc::channel();
         let (file_jobs, files) = mpsc::channel();
         let (ended, stopped) = oneshot::channel();
-        let consensus = ConsensusThread {
+        let engine = Engine {
             replica: opened.replica,
             tick: config.cluster.consensus.tick(),
-            inbox: inbox.clone(),
+            traffic: Arc::clone(inbox.traffic()),
             messages,
             wal: wal_jobs,
             files: file_jobs,
@@ -111,10 +112,12 @@ impl RunningLog {
                 if let FileEvent::Saved(Err(why)) = &event {
                     tracing::error!(why, "cannot store a snapshot; it will be tried again");
                 }
-                file_inbox.put(Message::File(event));
+                file_inbox.leave(Message::File(event));
             }
         })?;
-        thread("consensus", move || drop(ended.send(consensus.run())))?;
+        let traffic = Arc::clone(inbox.traffic());
+        traffic.turns().begin(engine);
+        thread("consensus", move || drop(ended.send(traffic.turns().run())))?;
         let log = LogHandle {
             inbox,
             leadership: follows,
@@ -131,7 +134,7 @@ impl RunningLog {
     }
 
     pub(crate) fn stop(&self) {
-        self.log.inbox.put(Message::Stop);
+        self.log.inbox.leave(Message::Stop);
     }
 }
 

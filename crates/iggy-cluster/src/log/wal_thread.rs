@@ -45,11 +45,16 @@ pub(super) fn run(
             next = jobs.try_recv().ok();
         }
         if let Err(error) = write(&mut wal, &batches, compact, metrics) {
-            inbox.put(Message::Fatal(format!("write-ahead log: {error}")));
+            inbox.leave(Message::Fatal(format!("write-ahead log: {error}")));
             return;
         }
         if let Some(last) = batches.last() {
-            inbox.put(Message::Persisted(last.id));
+            let persisted = Message::Persisted(last.id);
+            // Where the next batches wait already, this thread has better to do.
+            match batches.len() {
+                1 => inbox.put(persisted),
+                _ => inbox.leave(persisted),
+            }
         }
         batches.clear();
     }

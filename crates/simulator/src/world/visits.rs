@@ -182,7 +182,8 @@ impl World {
         let other = self.ask(visitor, 1, 8, stream("other")?)?;
         is("other content under a number in use", &other, &applied)?;
         self.ask(visitor, 2, 9, stream("second")?)?;
-        let late = self.ask(visitor, 1, 7, stream("visited")?)?;
+        // With the content of the last, so that only its number tells.
+        let late = self.ask(visitor, 1, 9, stream("second")?)?;
         is("an older request", &late, &applied)?;
 
         let newer = self.visitor(1, HOME, registration)?;

@@ -1,8 +1,13 @@
-//! The thread that drives the replica.
+//! What drives the replica.
 //!
-//! Takes everything that waits, hands it to the replica, and carries out what
+//! A round ([`Turns`](super::turns::Turns)) takes everything that waits, hands it to the replica, and carries out what
 //! the replica wants: batches to the write-ahead log's thread, messages to the
 //! links, answers to their callers. It never blocks on a disk or a socket.
+//!
+//! Whoever puts a message into the [`Inbox`](super::handle::Inbox) runs a round
+//! itself, where nobody else does: a message of a peer is answered by the thread that
+//! has read it, without waking another. The consensus thread runs what is left over
+//! by them, and when time passes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -15,13 +20,16 @@ use replica::driver::{Event, FileJob, Lane, Now, Output, Replica};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::handle::{Answers, Inbox, Leadership, Message, Submitter};
+use super::handle::{Answers, Leadership, Message, Submitter, Traffic};
+use super::turns::Rounds;
 use super::wal_thread::WalJob;
 use crate::metrics::Metrics;
 use crate::peers::OneWayLink;
 
 /// Events handled before the replica's outputs are carried out.
 const EVENTS_PER_ROUND_MAX: usize = 4_096;
+/// The consensus thread looks at least so often.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Links of the one-way lanes to every peer.
 pub(super) struct PeerLinks {
@@ -29,10 +37,11 @@ pub(super) struct PeerLinks {
     pub(super) bulk: BTreeMap<ReplicaId, OneWayLink>,
 }
 
-pub(super) struct ConsensusThread {
+/// The replica and all that a round needs.
+pub(super) struct Engine {
     pub(super) replica: Replica,
     pub(super) tick: Duration,
-    pub(super) inbox: Inbox,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) messages: mpsc::Receiver<Message>,
     pub(super) wal: mpsc::Sender<WalJob>,
     pub(super) files: mpsc::Sender<FileJob>,
@@ -43,44 +52,39 @@ pub(super) struct ConsensusThread {
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl ConsensusThread {
-    /// Runs until it is told to stop, or must.
-    ///
-    /// # Errors
-    /// Why the node cannot go on.
-    pub(super) fn run(mut self) -> Result<(), String> {
-        loop {
-            let first = match self.messages.recv_timeout(self.until_deadline()) {
-                Ok(message) => Some(message),
-                Err(mpsc::RecvTimeoutError::Timeout) => None,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+impl Rounds for Engine {
+    fn round(&mut self) -> Option<Result<(), String>> {
+        let now = self.now();
+        self.replica.handle(now, Event::Tick);
+        for _ in 0..EVENTS_PER_ROUND_MAX {
+            let Ok(message) = self.messages.try_recv() else {
+                break;
             };
-            let now = self.now();
-            self.replica.handle(now, Event::Tick);
-            let mut next = first;
-            let mut handled = 0;
-            while let Some(message) = next {
-                match self.take(now, message) {
-                    Flow::Go => {}
-                    Flow::Stop => return Ok(()),
-                    Flow::Fail(why) => return Err(why),
-                }
-                handled += 1;
-                if handled == EVENTS_PER_ROUND_MAX {
-                    break;
-                }
-                next = self.messages.try_recv().ok();
-            }
-            if let Err(error) = self.replica.flush() {
-                error!(%error, "the replica must stop");
-                return Err(error.to_string());
-            }
-            while let Some(output) = self.replica.poll() {
-                self.carry_out(output);
+            match self.take(now, message) {
+                Flow::Go => {}
+                Flow::Stop => return Some(Ok(())),
+                Flow::Fail(why) => return Some(Err(why)),
             }
         }
+        if let Err(error) = self.replica.flush() {
+            error!(%error, "the replica must stop");
+            return Some(Err(error.to_string()));
+        }
+        while let Some(output) = self.replica.poll() {
+            self.carry_out(output);
+        }
+        None
     }
 
+    fn deadline(&self) -> Instant {
+        let due = self.replica.next_deadline();
+        due.map_or(Instant::now() + SLEEP_MAX, |due| {
+            self.started + since_start(due, self.tick)
+        })
+    }
+}
+
+impl Engine {
     fn now(&self) -> Now {
         let ticks = self.started.elapsed().as_micros() / self.tick.as_micros().max(1);
         let wall = SystemTime::now()
@@ -92,15 +96,8 @@ impl ConsensusThread {
         }
     }
 
-    fn until_deadline(&self) -> Duration {
-        let Some(deadline) = self.replica.next_deadline() else {
-            return Duration::from_secs(1);
-        };
-        since_start(deadline, self.tick).saturating_sub(self.started.elapsed())
-    }
-
     fn take(&mut self, now: Now, message: Message) -> Flow {
-        self.inbox.taken(&message);
+        self.traffic.taken(&message);
         let message = match message.into_event() {
             Ok(event) => {
                 self.replica.handle(now, event);
@@ -126,7 +123,7 @@ impl ConsensusThread {
                 self.replica.handle(now, Event::Transfer { ticket, to });
             }
             Message::Status(answer) => {
-                let (waiting, dropped) = self.inbox.peer_messages();
+                let (waiting, dropped) = self.traffic.peer_messages();
                 self.metrics.inbox.store(waiting, Ordering::Relaxed);
                 self.metrics.inbox_dropped.store(dropped, Ordering::Relaxed);
                 let _ = answer.send(self.replica.status());
