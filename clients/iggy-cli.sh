@@ -22,6 +22,7 @@ fi
 passed=0
 failed=0
 output=
+code=0
 files=$(mktemp -d)
 trap 'rm -rf "$files"' EXIT
 # Contexts and sessions of whoever runs this stay as they are.
@@ -37,30 +38,29 @@ judge() { # whether what was expected
     fi
 }
 
+# Runs the command with these arguments: output and code are what came of it.
+run() {
+    printf '$ iggy %s\n' "$*"
+    output=$("$iggy" --tcp-server-address "$address" -u "$user" -p "$password" "$@" 2>&1 </dev/null)
+    code=$?
+    output=$(grep -v -e 'WARN keyring' -e '^ *[0-9]*: ' -e '^  *at ' <<<"$output")
+    printf '%s\n' "$output"
+}
+
 # says TEXT ARGS...: the command succeeds, and its output has TEXT, a basic regular
 # expression.
 says() {
     local text=$1
-    shift
-    printf '$ iggy %s\n' "$*"
-    output=$("$iggy" --tcp-server-address "$address" -u "$user" -p "$password" "$@" 2>&1 </dev/null)
-    local code=$?
-    output=$(grep -v -e 'WARN keyring' -e '^ *[0-9]*: ' -e '^  *at ' <<<"$output")
-    printf '%s\n' "$output"
-    [ $code = 0 ] && grep -q -e "$text" <<<"$output"
+    run "${@:2}"
+    [ "$code" = 0 ] && grep -q -e "$text" <<<"$output"
     judge $? "success and $text"
 }
 
 # refuses TEXT ARGS...: the command fails, and says so.
 refuses() {
     local text=$1
-    shift
-    printf '$ iggy %s\n' "$*"
-    output=$("$iggy" --tcp-server-address "$address" -u "$user" -p "$password" "$@" 2>&1 </dev/null)
-    local code=$?
-    output=$(grep -v -e 'WARN keyring' -e '^ *[0-9]*: ' -e '^  *at ' <<<"$output")
-    printf '%s\n' "$output"
-    [ $code != 0 ] && grep -q -e "$text" <<<"$output"
+    run "${@:2}"
+    [ "$code" != 0 ] && grep -q -e "$text" <<<"$output"
     judge $? "failure and $text"
 }
 

@@ -161,7 +161,10 @@ async fn call(sender: SendRequest<Bytes>, path: &str, message: &[u8]) -> anyhow:
     let trailers = body.trailers().await?.unwrap_or_default();
     match trailers.get("grpc-status").or(refused.as_ref()) {
         Some(status) if status == "0" => {}
-        status => bail!("etcd refused {path}: status {status:?}"),
+        status => {
+            let why = trailers.get("grpc-message");
+            bail!("etcd refused {path}: status {status:?}, {why:?}")
+        }
     }
     anyhow::ensure!(answer.len() >= 5, "an answer without a message");
     answer.advance(5);

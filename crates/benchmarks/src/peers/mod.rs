@@ -60,8 +60,12 @@ pub(crate) async fn start(
     Ok(peers)
 }
 
-fn note(missing: &mut Vec<Missing>, peer: &str, why: &str) {
-    if missing.iter().all(|known| known.peer != peer) {
+/// Notes, once, what of a peer could not be measured.
+pub(crate) fn note(missing: &mut Vec<Missing>, peer: &str, why: &str) {
+    if missing
+        .iter()
+        .all(|known| known.peer != peer || known.why != why)
+    {
         missing.push(Missing {
             peer: peer.into(),
             why: why.into(),

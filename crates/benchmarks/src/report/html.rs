@@ -86,7 +86,7 @@ fn head(body: &mut String, results: &Results) {
     for missing in &results.missing {
         let _ = write!(
             body,
-            "<p>{} was not measured: {}.</p>",
+            "<p>{}, not measured: {}.</p>",
             escape(&missing.peer),
             escape(&missing.why)
         );

@@ -60,7 +60,14 @@ async fn by_in_flight(
                 add(&mut results.throughput, &key(system), run);
             }
             for peer in &mut peers {
-                let measured = peer.measure(bench.load(in_flight)).await?;
+                let measured = match peer.measure(bench.load(in_flight)).await {
+                    Ok(measured) => measured,
+                    Err(error) => {
+                        let why = format!("{in_flight} under way, durability {name}: {error}");
+                        peers::note(&mut results.missing, peer.name(), &why);
+                        continue;
+                    }
+                };
                 let run = Run {
                     per_second: measured.per_second(),
                     latency: (&measured.latency).into(),
