@@ -34,7 +34,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub use advise::AdviseArgs;
 use options::Options;
 use replica::ReplicaArgs;
-use results::{FORMAT, Results};
+use results::{FORMAT, Missing, Results};
 use scenarios::{Bench, Scenario};
 
 /// Arguments of `bench`.
@@ -147,7 +147,17 @@ async fn measure(scenarios: &[Scenario], options: Options) -> anyhow::Result<Res
         progress,
     };
     for scenario in scenarios {
-        scenario.run(&bench, &mut results).await?;
+        // What the others have measured is not lost with one that fails.
+        if let Err(error) = scenario.run(&bench, &mut results).await {
+            let why = format!("{error:#}");
+            bench
+                .progress
+                .suspend(|| tracing::error!("{}: {why}", scenario.name()));
+            results.missing.push(Missing {
+                peer: scenario.name().into(),
+                why,
+            });
+        }
     }
     bench.progress.finish_and_clear();
     results.seconds = begun.elapsed().as_secs_f64();

@@ -51,7 +51,7 @@ pub struct Results {
     pub objects: Vec<ObjectMemory>,
     /// What happens when commands come and nothing commits.
     pub pushback: Vec<Pushback>,
-    /// Peers that were asked for and could not be measured.
+    /// Peers and scenarios that were asked for and could not be measured.
     pub missing: Vec<Missing>,
 }
 
@@ -348,7 +348,7 @@ pub struct Pushback {
     pub back_millis: f64,
 }
 
-/// A peer that could not be measured.
+/// A peer or a scenario that could not be measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Missing {
     /// Which.

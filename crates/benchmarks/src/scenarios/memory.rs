@@ -15,6 +15,7 @@ use crate::wire;
 
 const STREAMS: u32 = 20_000;
 const TOPICS: u32 = 20_000;
+const TOPICS_OF_STREAM: u32 = 1_000;
 const PARTITIONS: u32 = 100_000;
 const PARTITIONS_OF_TOPIC: u32 = 1_000;
 const GROUPS: u32 = 10_000;
@@ -66,17 +67,18 @@ async fn objects(bench: &Bench) -> anyhow::Result<Vec<ObjectMemory>> {
         client.create_stream(&format!("stream-{number}")).await?;
     }
     note("stream", STREAMS / few, &cluster);
-    let stream = Identifier::named("stream-0")?;
     let options = |partitions| TopicCreateOptions {
         partitions_count: Some(partitions),
         ..TopicCreateOptions::default()
     };
     for number in 0..TOPICS / few {
+        // A stream has room for so many only.
+        let stream = Identifier::named(&format!("stream-{}", number / TOPICS_OF_STREAM))?;
         let name = format!("topic-{number}");
         client.create_topic(&stream, &name, &options(0)).await?;
     }
     note("topic without partitions", TOPICS / few, &cluster);
-    let stream = Identifier::named("stream-1")?;
+    let stream = Identifier::named("stream-1999")?;
     for number in 0..PARTITIONS / PARTITIONS_OF_TOPIC / few {
         let (name, options) = (format!("topic-{number}"), options(PARTITIONS_OF_TOPIC));
         client.create_topic(&stream, &name, &options).await?;

@@ -57,7 +57,7 @@ impl Scenario {
         Self::Memory,
     ];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Throughput => "throughput",
             Self::InProcess => "throughput of the protocols alone",
