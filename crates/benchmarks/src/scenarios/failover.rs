@@ -77,7 +77,7 @@ async fn kill_leader(
     let term = cluster.report(leader).await?.term;
     let killed = Instant::now();
     cluster.processes.kill(leader)?;
-    let answered = probes.answered_after(killed).await?;
+    let answered = probes.answered_by_another(leader, killed).await?;
     let gap = answered.duration_since(killed);
     failover.gaps_micros.push(u64::try_from(gap.as_micros())?);
     let next = cluster.leader().await?;
@@ -94,7 +94,8 @@ async fn kill_leader(
 /// Clients that each send a command, wait for its answer, and send the next, wherever
 /// the leader is.
 struct Probes {
-    answers: mpsc::UnboundedReceiver<Instant>,
+    /// When, and by which replica.
+    answers: mpsc::UnboundedReceiver<(Instant, usize)>,
     _tasks: JoinSet<()>,
 }
 
@@ -107,7 +108,8 @@ impl Probes {
             let (addresses, answered) = (Arc::clone(&addresses), answered.clone());
             tasks.spawn(async move {
                 for at in (number..).map(|at| at % addresses.len()) {
-                    let _ = probe(&addresses[at], command_bytes, &answered).await;
+                    let answer = || answered.send((Instant::now(), at)).is_ok();
+                    let _ = probe(&addresses[at], command_bytes, answer).await;
                     tokio::time::sleep(PROBE_PAUSE).await;
                 }
             });
@@ -118,13 +120,24 @@ impl Probes {
         }
     }
 
-    /// The first answer to anything after a moment.
-    async fn answered_after(&mut self, moment: Instant) -> anyhow::Result<Instant> {
+    /// The first answer after a moment that is not of this replica: what it had
+    /// answered may still be on its way.
+    async fn answered_by_another(
+        &mut self,
+        replica: u8,
+        moment: Instant,
+    ) -> anyhow::Result<Instant> {
+        self.answered(|at, by| at > moment && by != usize::from(replica))
+            .await
+    }
+
+    async fn answered(
+        &mut self,
+        wanted: impl Fn(Instant, usize) -> bool,
+    ) -> anyhow::Result<Instant> {
         loop {
-            let answer = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
-            match answer {
-                // Answers from before the kill may still be on their way.
-                Ok(Some(at)) if at > moment => return Ok(at),
+            match tokio::time::timeout(PATIENCE, self.answers.recv()).await {
+                Ok(Some((at, by))) if wanted(at, by) => return Ok(at),
                 Ok(Some(_)) => {}
                 _ => anyhow::bail!("nobody is answered any more"),
             }
@@ -133,7 +146,7 @@ impl Probes {
 
     async fn answered_for(&mut self, time: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + time;
-        self.answered_after(end).await.map(drop)
+        self.answered(|at, _| at > end).await.map(drop)
     }
 }
 
@@ -141,14 +154,14 @@ impl Probes {
 async fn probe(
     address: &str,
     command_bytes: usize,
-    answered: &mpsc::UnboundedSender<Instant>,
+    answer: impl Fn() -> bool,
 ) -> anyhow::Result<()> {
     let mut client = Client::connect(address, command_bytes).await?;
     loop {
         client.send(1).await?;
         let outcomes = tokio::time::timeout(PROBE_TIMEOUT, client.outcomes()).await??;
         let refused = outcomes.into_iter().any(|(_, code)| code != wire::DONE);
-        if refused || answered.send(Instant::now()).is_err() {
+        if refused || !answer() {
             return Ok(());
         }
     }
