@@ -150,9 +150,8 @@ async fn measure(scenarios: &[Scenario], options: Options) -> anyhow::Result<Res
         // What the others have measured is not lost with one that fails.
         if let Err(error) = scenario.run(&bench, &mut results).await {
             let why = format!("{error:#}");
-            bench
-                .progress
-                .suspend(|| tracing::error!("{}: {why}", scenario.name()));
+            let said = format!("{}: {why}", scenario.name());
+            bench.progress.println(said);
             results.missing.push(Missing {
                 peer: scenario.name().into(),
                 why,

@@ -78,9 +78,7 @@ impl Load {
         }
         Ok(measured)
     }
-}
 
-impl Load {
     /// Closed loop over anything that carries out one command: as many tasks as
     /// commands are under way. `operation` is given a number of the task's.
     pub(crate) async fn closed_with<F>(

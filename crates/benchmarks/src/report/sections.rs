@@ -74,6 +74,17 @@ fn of_durability(points: &[Point], durability: &str) -> Vec<Point> {
     of.cloned().collect()
 }
 
+/// What both backends have, a value for each setting.
+fn of_both<T>(all: &[T], system: impl Fn(&T) -> &str, value: impl Fn(&T) -> f64) -> [Series; 2] {
+    ["raft", "vr"].map(|name| {
+        let of = all.iter().filter(|one| system(one) == name);
+        Series {
+            name: name.into(),
+            values: of.map(|one| (0.0, value(one))).collect(),
+        }
+    })
+}
+
 fn in_words(durability: &str) -> &'static str {
     match durability {
         "fsync" => "with fsync",
@@ -543,15 +554,7 @@ fn slow_disk(results: &Results) -> anyhow::Result<Option<Section>> {
                 delay => format!("{}, {delay} ms slower", one.whose),
             })
             .collect();
-        let series: Vec<_> = ["raft", "vr"]
-            .map(|system| {
-                let of = of.iter().filter(|one| one.system == system);
-                Series {
-                    name: system.into(),
-                    values: of.map(|one| (0.0, one.per_second)).collect(),
-                }
-            })
-            .into();
+        let series = of_both(&of, |one| &one.system, |one| one.per_second);
         let title = format!(
             "One slow disk, {}: 256 commands under way",
             in_words(&durability)
@@ -608,13 +611,7 @@ fn recovery(results: &Results) -> anyhow::Result<Option<Section>> {
             )
         })
         .collect();
-    let series = ["raft", "vr"].map(|system| {
-        let of = all.iter().filter(|one| one.system == system);
-        Series {
-            name: system.into(),
-            values: of.map(|one| (0.0, one.open_millis)).collect(),
-        }
-    });
+    let series = of_both(all, |one| &one.system, |one| one.open_millis);
     let title = "From the start of a process until its log is open";
     let plot = plots::bars("recovery", title, "ms", &categories, &series)?;
     let head = [
@@ -649,20 +646,9 @@ fn rebalance(results: &Results) -> anyhow::Result<Option<Section>> {
     if rows.is_empty() {
         return Ok(None);
     }
-    let of = |system: &str| -> Vec<_> {
-        all.iter()
-            .filter(|one| one.system == system)
-            .cloned()
-            .collect()
-    };
-    let categories: Vec<_> = of("raft").into_iter().map(|one| one.how).collect();
-    let series = ["raft", "vr"].map(|system| Series {
-        name: system.into(),
-        values: of(system)
-            .into_iter()
-            .map(|one| (0.0, one.millis))
-            .collect(),
-    });
+    let settings = all.iter().filter(|one| one.system == "raft");
+    let categories: Vec<_> = settings.map(|one| one.how.clone()).collect();
+    let series = of_both(all, |one| &one.system, |one| one.millis);
     let title = "New owners for 10,000 partitions on 1,000 nodes";
     let plot = plots::bars("rebalance", title, "ms", &categories, &series)?;
     let head = ["how", "system", "commands", "ms"];
@@ -693,20 +679,9 @@ fn share(results: &Results) -> anyhow::Result<Option<Section>> {
     if rows.is_empty() {
         return Ok(None);
     }
-    let of = |system: &str| -> Vec<_> {
-        all.iter()
-            .filter(|one| one.system == system)
-            .cloned()
-            .collect()
-    };
-    let categories: Vec<_> = of("raft").into_iter().map(|one| one.workload).collect();
-    let series = ["raft", "vr"].map(|system| Series {
-        name: system.into(),
-        values: of(system)
-            .iter()
-            .map(|one| (0.0, one.of_latency() * 100.0))
-            .collect(),
-    });
+    let settings = all.iter().filter(|one| one.system == "raft");
+    let categories: Vec<_> = settings.map(|one| one.workload.clone()).collect();
+    let series = of_both(all, |one| &one.system, |one| one.of_latency() * 100.0);
     let title = "Of the latency that stock clients see, consensus is";
     let plot = plots::bars("share", title, "%", &categories, &series)?;
     let head = [

@@ -16,7 +16,7 @@ use crate::wire;
 
 /// Clients that look for the leader.
 const PROBES: usize = 4;
-/// A replica that does not answer within this time is not asked again for now.
+/// After this time without an answer, the next replica is asked.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between two questions to replicas that do not lead.
 const PROBE_PAUSE: Duration = Duration::from_millis(1);

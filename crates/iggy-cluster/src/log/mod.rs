@@ -1,8 +1,8 @@
 //! One replica of the replicated log: its disk, its threads, its links.
 //!
 //! Three threads beside those of the runtime: one drives the replica when nobody else
-//! does, one writes the log, one reads and writes snapshots. [`Node`](crate::Node) keeps Iggy's metadata in it; [`LogNode`] runs
-//! it under any other state machine.
+//! does, one writes the log, one reads and writes snapshots. [`Node`](crate::Node)
+//! keeps Iggy's metadata in it; [`LogNode`] runs it under any other state machine.
 
 mod engine;
 mod handle;
@@ -116,8 +116,11 @@ impl RunningLog {
             }
         })?;
         let traffic = Arc::clone(inbox.traffic());
-        traffic.turns().begin(engine);
-        thread("consensus", move || drop(ended.send(traffic.turns().run())))?;
+        // With a thread that cannot be started, the engine goes too.
+        thread("consensus", move || {
+            traffic.turns().begin(engine);
+            let _ = ended.send(traffic.turns().run());
+        })?;
         let log = LogHandle {
             inbox,
             leadership: follows,
