@@ -37,6 +37,14 @@ pub(super) struct PeerLinks {
     pub(super) bulk: BTreeMap<ReplicaId, OneWayLink>,
 }
 
+impl PeerLinks {
+    fn flush(&self) {
+        for link in self.consensus.values().chain(self.bulk.values()) {
+            link.flush();
+        }
+    }
+}
+
 /// The replica and all that a round needs.
 pub(super) struct Engine {
     pub(super) replica: Replica,
@@ -73,6 +81,7 @@ impl Rounds for Engine {
         while let Some(output) = self.replica.poll() {
             self.carry_out(output);
         }
+        self.links.flush();
         None
     }
 

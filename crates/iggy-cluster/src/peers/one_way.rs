@@ -1,28 +1,55 @@
 //! One-way messages to one peer. They may be lost; they are never reordered
 //! within a connection.
+//!
+//! Whoever has messages writes them to the socket itself, where they are few and the
+//! socket takes them: no other thread has to wake for that. What is left over is the
+//! link's own task's.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use consensus::ReplicaId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
 
 use super::dial::{self, Backoff};
 use super::{Lane, LinkCounters, Target, frame};
 
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// More than this is left to the task: whoever sends has better to do than to copy it.
+const DIRECT_BYTES_MAX: usize = 16 << 10;
 
-/// The sending end of a lane to one peer. Cheap to clone; the connection closes
-/// when the last clone is gone.
-#[derive(Clone, Debug)]
-pub struct OneWayLink {
-    queue: mpsc::Sender<Bytes>,
-    queued_bytes: Arc<AtomicUsize>,
-    bytes_max: usize,
-    counters: Arc<LinkCounters>,
+/// The sending end of a lane to one peer. The connection closes when it is dropped.
+#[derive(Debug)]
+pub struct OneWayLink(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something for the task.
+    left: Notify,
+    target: Target,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// While the task does not use it.
+    socket: Option<Socket>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Socket {
+    /// Flushed whenever it is in the state.
+    writer: BufWriter<OwnedWriteHalf>,
+    /// Frames that the socket did not take at once.
+    unwritten: BytesMut,
 }
 
 impl OneWayLink {
@@ -30,104 +57,351 @@ impl OneWayLink {
     /// cannot be made.
     #[must_use]
     pub fn start(target: Target, lane: Lane, broken: impl Fn(ReplicaId) + Send + 'static) -> Self {
-        let (queue, messages) = mpsc::channel(target.limits.queue_messages_max);
-        let link = Self {
-            queue,
-            queued_bytes: Arc::default(),
-            bytes_max: target.limits.queue_bytes_max,
-            counters: Arc::clone(&target.counters),
-        };
-        let writer = Writer {
-            target,
-            lane,
-            messages,
-            queued_bytes: Arc::clone(&link.queued_bytes),
-        };
-        tokio::spawn(writer.run(broken));
-        link
+        let shared = Arc::new(Shared::new(target));
+        let task = Arc::clone(&shared);
+        tokio::spawn(async move { task.run(lane, broken).await });
+        Self(shared)
     }
 
-    /// Queues a message; drops it when the queue is full.
+    /// Queues a message until the next [`OneWayLink::flush`]; drops it when the queue
+    /// is full.
     pub fn send(&self, message: Bytes) {
-        let bytes = message.len();
-        let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if queued + bytes > self.bytes_max || self.queue.try_send(message).is_err() {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            LinkCounters::add(&self.counters.dropped, 1);
+        let limits = &self.0.target.limits;
+        let mut state = self.0.state();
+        let bytes = state.queued_bytes + message.len();
+        if bytes > limits.queue_bytes_max || state.queue.len() >= limits.queue_messages_max {
+            LinkCounters::add(&self.0.target.counters.dropped, 1);
+            return;
+        }
+        state.queued_bytes = bytes;
+        state.queue.push_back(message);
+    }
+
+    /// Writes what was queued, or sees to it that it will be. Does not wait.
+    pub fn flush(&self) {
+        let mut state = self.0.state();
+        if state.queue.is_empty() {
+            return;
+        }
+        let few = state.queued_bytes <= DIRECT_BYTES_MAX;
+        if !few || !self.0.write_now(&mut state) {
+            self.0.left.notify_one();
+        }
+    }
+}
+
+impl Drop for OneWayLink {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.left.notify_one();
+    }
+}
+
+impl State {
+    fn next(&mut self) -> Option<Bytes> {
+        let message = self.queue.pop_front()?;
+        self.queued_bytes -= message.len();
+        Some(message)
+    }
+}
+
+impl Shared {
+    fn new(target: Target) -> Self {
+        Self {
+            state: Mutex::default(),
+            left: Notify::new(),
+            target,
         }
     }
 
-    /// Messages that wait.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-struct Writer {
-    target: Target,
-    lane: Lane,
-    messages: mpsc::Receiver<Bytes>,
-    queued_bytes: Arc<AtomicUsize>,
-}
+    fn sent(&self, message: &Bytes) {
+        LinkCounters::add(&self.target.counters.sent, 1);
+        LinkCounters::add(&self.target.counters.sent_bytes, message.len() as u64);
+    }
 
-impl Writer {
-    async fn run(mut self, broken: impl Fn(ReplicaId) + Send + 'static) {
+    /// Writes the queue to the socket without waiting; whether all of it was written.
+    fn write_now(&self, state: &mut State) -> bool {
+        let Some(mut socket) = state.socket.take() else {
+            return false;
+        };
+        if socket.unwritten.is_empty() {
+            while let Some(message) = state.next() {
+                // A message is much shorter, or it would not be written here.
+                socket.unwritten.put_u32_le(message.len() as u32);
+                socket.unwritten.put_slice(&message);
+                self.sent(&message);
+            }
+            // The task meets an error again.
+            let written = socket.writer.get_ref().try_write(&socket.unwritten);
+            socket.unwritten.advance(written.unwrap_or(0));
+        }
+        let all = socket.unwritten.is_empty();
+        state.socket = Some(socket);
+        all
+    }
+
+    /// Connects, again and again, until the link is dropped.
+    async fn run(&self, lane: Lane, broken: impl Fn(ReplicaId)) {
         let mut backoff = Backoff::new();
         loop {
-            if let Some(stream) = dial::connect(&self.target, self.lane).await {
+            if let Some(stream) = dial::connect(&self.target, lane).await {
                 backoff.reset();
-                if self.write(stream).await.is_ok() {
+                if self.serve(stream).await.is_ok() {
                     return;
                 }
             }
             broken(self.target.replica);
-            self.drop_queued();
-            if self.messages.is_closed() {
+            if self.start_over() {
                 return;
             }
             backoff.pause().await;
-            self.drop_queued();
+            self.start_over();
         }
     }
 
     /// Writes until the connection breaks (an error) or the link is dropped.
-    async fn write(&mut self, stream: TcpStream) -> std::io::Result<()> {
+    async fn serve(&self, stream: TcpStream) -> io::Result<()> {
         let (mut reader, writer) = stream.into_split();
-        let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
+        let mut socket = Socket {
+            writer: BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer),
+            unwritten: BytesMut::new(),
+        };
         let mut nothing = [0; 1];
         loop {
-            let message = tokio::select! {
-                message = self.messages.recv() => message,
-                // The peer never sends here: readiness means that it is gone.
-                _ = reader.read(&mut nothing) => {
-                    return Err(std::io::ErrorKind::ConnectionReset.into());
-                }
-            };
-            let Some(mut message) = message else {
+            if self.write(socket).await? == Flow::Closed {
                 return Ok(());
-            };
-            loop {
-                self.queued_bytes
-                    .fetch_sub(message.len(), Ordering::Relaxed);
-                frame::write(&mut writer, &[&message]).await?;
-                LinkCounters::add(&self.target.counters.sent, 1);
-                LinkCounters::add(&self.target.counters.sent_bytes, message.len() as u64);
-                match self.messages.try_recv() {
-                    Ok(next) => message = next,
-                    Err(_) => break,
-                }
             }
-            writer.flush().await?;
+            socket = loop {
+                tokio::select! {
+                    () = self.left.notified() => {}
+                    // The peer never sends here: readiness means that it is gone.
+                    _ = reader.read(&mut nothing) => {
+                        return Err(io::ErrorKind::ConnectionReset.into());
+                    }
+                }
+                if let Some(socket) = self.state().socket.take() {
+                    break socket;
+                }
+            };
         }
     }
 
-    /// What was meant for a broken connection is stale by the next.
-    fn drop_queued(&mut self) {
-        while let Ok(message) = self.messages.try_recv() {
-            self.queued_bytes
-                .fetch_sub(message.len(), Ordering::Relaxed);
+    /// Writes all that waits, then leaves the socket to others.
+    async fn write(&self, socket: Socket) -> io::Result<Flow> {
+        let Socket {
+            mut writer,
+            mut unwritten,
+        } = socket;
+        writer.write_all_buf(&mut unwritten).await?;
+        loop {
+            let next = self.state().next();
+            if let Some(message) = next {
+                frame::write(&mut writer, &[&message]).await?;
+                self.sent(&message);
+                continue;
+            }
+            writer.flush().await?;
+            let mut state = self.state();
+            if state.queue.is_empty() {
+                if state.closed {
+                    return Ok(Flow::Closed);
+                }
+                state.socket = Some(Socket { writer, unwritten });
+                return Ok(Flow::Idle);
+            }
+        }
+    }
+
+    /// Drops what was meant for a broken connection: it is stale by the next. Whether
+    /// the link was dropped.
+    fn start_over(&self) -> bool {
+        let mut state = self.state();
+        state.socket = None;
+        while state.next().is_some() {
             LinkCounters::add(&self.target.counters.dropped, 1);
         }
+        state.closed
+    }
+}
+
+/// Why nothing is written any more.
+#[derive(PartialEq, Eq)]
+enum Flow {
+    /// There is nothing.
+    Idle,
+    /// There will be nothing.
+    Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tokio::io::BufReader;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::super::{Identity, LinkLimits, handshake};
+    use super::*;
+
+    const FRAME_BYTES_MAX: usize = 1 << 20;
+
+    fn identity(replica: u64) -> Identity {
+        Identity {
+            cluster: "c".into(),
+            replica: ReplicaId(replica),
+            incarnation: 1,
+        }
+    }
+
+    fn target(address: &str, limits: LinkLimits) -> Target {
+        Target {
+            replica: ReplicaId(2),
+            address: address.into(),
+            identity: Arc::new(identity(1)),
+            limits,
+            counters: Arc::default(),
+        }
+    }
+
+    struct Peer {
+        listener: TcpListener,
+        link: OneWayLink,
+        broken: mpsc::UnboundedReceiver<ReplicaId>,
+    }
+
+    impl Peer {
+        async fn new() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let target = target(&address, LinkLimits::default());
+            let (tell, broken) = mpsc::unbounded_channel();
+            let told = move |peer| {
+                let _ = tell.send(peer);
+            };
+            let link = OneWayLink::start(target, Lane::Consensus, told);
+            Self {
+                listener,
+                link,
+                broken,
+            }
+        }
+
+        async fn accept(&self) -> BufReader<TcpStream> {
+            let (mut stream, _) = self.listener.accept().await.unwrap();
+            let peer = handshake::receive(&mut stream, &identity(2), |_| true).await;
+            assert_eq!(peer.unwrap().lane, Lane::Consensus);
+            BufReader::new(stream)
+        }
+    }
+
+    async fn read(stream: &mut BufReader<TcpStream>) -> Option<Bytes> {
+        frame::read(stream, FRAME_BYTES_MAX).await.unwrap()
+    }
+
+    fn message(sender: u64, number: u64, bytes: usize) -> Bytes {
+        let mut message = BytesMut::new();
+        message.put_u64_le(sender);
+        message.put_u64_le(number);
+        message.resize(16 + bytes, sender as u8 ^ number as u8);
+        message.freeze()
+    }
+
+    /// Some are written by whoever sends them, some by the task, and the reader is slow
+    /// enough for the socket to be full again and again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn messages_arrive_whole_and_in_order() {
+        const SENDERS: u64 = 3;
+        const EACH: u64 = 400;
+        let size = |number: u64| [0, 100, 9_000, 0, 40_000, 300_000][number as usize % 6];
+        let peer = Peer::new().await;
+        let mut stream = peer.accept().await;
+        let link = Arc::new(peer.link);
+        let senders = (0..SENDERS).map(|sender| {
+            let link = Arc::clone(&link);
+            std::thread::spawn(move || {
+                for number in 0..EACH {
+                    link.send(message(sender, number, size(number)));
+                    if number % 3 > 0 {
+                        link.flush();
+                    }
+                }
+                link.flush();
+            })
+        });
+        let senders: Vec<_> = senders.collect();
+        let mut next = [0; SENDERS as usize];
+        for _ in 0..SENDERS * EACH {
+            let mut received = read(&mut stream).await.expect("more is to come");
+            let (sender, number) = (received.get_u64_le(), received.get_u64_le());
+            assert_eq!(number, next[sender as usize]);
+            next[sender as usize] += 1;
+            assert_eq!(received.len(), size(number));
+            let fill = sender as u8 ^ number as u8;
+            assert!(received.iter().all(|byte| *byte == fill));
+        }
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        let counters = &link.0.target.counters;
+        assert_eq!(counters.sent.load(Ordering::Relaxed), SENDERS * EACH);
+        assert_eq!(counters.dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_arrives_before_the_end() {
+        let peer = Peer::new().await;
+        let mut stream = peer.accept().await;
+        peer.link.send(message(1, 1, 50));
+        peer.link.send(message(1, 2, 200_000));
+        drop(peer.link);
+        assert_eq!(read(&mut stream).await, Some(message(1, 1, 50)));
+        assert_eq!(read(&mut stream).await, Some(message(1, 2, 200_000)));
+        assert_eq!(read(&mut stream).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_broken_connection_is_told_and_made_again() {
+        let mut peer = Peer::new().await;
+        let mut stream = peer.accept().await;
+        peer.link.send(message(1, 1, 50));
+        peer.link.flush();
+        assert_eq!(read(&mut stream).await, Some(message(1, 1, 50)));
+        drop(stream);
+        assert_eq!(peer.broken.recv().await, Some(ReplicaId(2)));
+        // Whatever is sent while there is no connection may be lost.
+        let mut stream = peer.accept().await;
+        loop {
+            peer.link.send(message(1, 2, 50));
+            peer.link.flush();
+            tokio::select! {
+                received = read(&mut stream) => {
+                    assert_eq!(received, Some(message(1, 2, 50)));
+                    break;
+                }
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_queue_drops() {
+        let limits = LinkLimits {
+            queue_bytes_max: 300,
+            queue_messages_max: 3,
+            ..LinkLimits::default()
+        };
+        // Its task does not run.
+        let link = OneWayLink(Arc::new(Shared::new(target("nowhere", limits))));
+        for bytes in [200, 200, 60, 0, 0] {
+            link.send(Bytes::from(vec![0; bytes]));
+        }
+        let counters = &link.0.target.counters;
+        assert_eq!(counters.dropped.load(Ordering::Relaxed), 2);
+        assert_eq!(link.0.state().queued_bytes, 260);
     }
 }
