@@ -9,9 +9,9 @@
 //! Integers are little-endian; [`wire`] has entries and snapshots. What
 //! raft-rs carries as the data of a read's only entry travels as the context.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 use consensus::wire::{self, cut, malformed, take};
-use consensus::{EntryKind, SnapshotMeta, StepError};
+use consensus::{EntryKind, Parts, PartsWriter, SnapshotMeta, StepError};
 use raft::eraftpb::{Message, MessageType};
 
 use crate::translate;
@@ -30,7 +30,7 @@ pub(crate) struct Decoded {
 
 /// Encodes a message of this core. `membership` is what a snapshot offer
 /// carries.
-pub(crate) fn encode(group: u128, message: Message, snapshot: Option<&SnapshotMeta>) -> Bytes {
+pub(crate) fn encode(group: u128, message: Message, snapshot: Option<&SnapshotMeta>) -> Parts {
     let mut entries = message.entries.into_vec();
     let context = if is_read(message.msg_type) {
         entries.pop().unwrap_or_default().data
@@ -41,10 +41,12 @@ pub(crate) fn encode(group: u128, message: Message, snapshot: Option<&SnapshotMe
         .into_iter()
         .map(translate::from_raft_entry)
         .collect();
-    let mut out = BytesMut::with_capacity(HEADER_BYTES + wire::entries_bytes(&entries) + 64);
-    out.put_u8(VERSION);
-    out.put_u128_le(group);
-    out.put_u8(message.msg_type as u8);
+    let mut out =
+        PartsWriter::with_capacity(HEADER_BYTES + wire::entries_fields_bytes(&entries) + 64);
+    let fields = out.fields();
+    fields.put_u8(VERSION);
+    fields.put_u128_le(group);
+    fields.put_u8(message.msg_type as u8);
     let mut flags = 0;
     if message.reject {
         flags |= FLAG_REJECT;
@@ -52,7 +54,7 @@ pub(crate) fn encode(group: u128, message: Message, snapshot: Option<&SnapshotMe
     if snapshot.is_some() {
         flags |= FLAG_SNAPSHOT;
     }
-    out.put_u8(flags);
+    fields.put_u8(flags);
     for number in [
         message.to,
         message.from,
@@ -63,15 +65,15 @@ pub(crate) fn encode(group: u128, message: Message, snapshot: Option<&SnapshotMe
         message.commit_term,
         message.reject_hint,
     ] {
-        out.put_u64_le(number);
+        fields.put_u64_le(number);
     }
-    out.put_u16_le(context.len() as u16);
-    out.put_slice(&context);
+    fields.put_u16_le(context.len() as u16);
+    fields.put_slice(&context);
     wire::put_entries(&mut out, &entries);
     if let Some(meta) = snapshot {
-        wire::put_snapshot(&mut out, meta);
+        wire::put_snapshot(out.fields(), meta);
     }
-    out.freeze()
+    out.finish()
 }
 
 /// Decodes a peer's message. Checks its shape; whether it can be true is for
@@ -224,7 +226,7 @@ mod tests {
                 .collect::<Vec<_>>()
                 .into(),
         );
-        encode(9, message, None)
+        encode(9, message, None).to_bytes()
     }
 
     fn offer() -> Bytes {
@@ -241,14 +243,15 @@ mod tests {
         };
         message.set_msg_type(MessageType::MsgSnapshot);
         message.set_snapshot(translate::to_raft_snapshot(&meta));
-        encode(9, message, Some(&meta))
+        encode(9, message, Some(&meta)).to_bytes()
     }
 
     #[test]
     fn messages_come_back_as_they_were_sent() {
         for bytes in [append(), offer()] {
             let decoded = decode(9, bytes.clone()).unwrap();
-            assert_eq!(encode(9, decoded.message, decoded.snapshot.as_ref()), bytes);
+            let again = encode(9, decoded.message, decoded.snapshot.as_ref());
+            assert_eq!(again.to_bytes(), bytes);
         }
         let offered = decode(9, offer()).unwrap().snapshot.unwrap();
         assert_eq!(offered.membership.voters(), [ReplicaId(2), ReplicaId(1)]);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use consensus::{
     Entry, EntryKind, Index, Membership, PeerState, ReplicaId, Role, SnapshotMeta, Term,
 };
-use raft::eraftpb::{ConfState, Entry as RaftEntry, Snapshot};
+use raft::eraftpb::{ConfState, Entry as RaftEntry, Message, Snapshot};
 use raft::{ProgressState, StateRole};
 
 /// Marks a command in `Entry.context`: the entry that raft-rs appends at the
@@ -58,6 +58,36 @@ pub(crate) fn to_raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
     snapshot
 }
 
+/// The message in as many as it takes for none to carry more payload than this, unless
+/// a single entry does. Where raft-rs appends to a message that waits already, it knows
+/// no bound.
+pub(crate) fn bounded(mut message: Message, payload_bytes_max: usize) -> Vec<Message> {
+    let bytes = |entry: &RaftEntry| entry.data.len();
+    if message.entries.iter().map(bytes).sum::<usize>() <= payload_bytes_max {
+        return vec![message];
+    }
+    let entries = message.take_entries().into_vec();
+    let mut pieces = vec![message];
+    let mut filled = 0;
+    for entry in entries {
+        let Some(piece) = pieces.last_mut() else {
+            break;
+        };
+        filled += bytes(&entry);
+        match piece.entries.last() {
+            Some(last) if filled > payload_bytes_max => {
+                let mut next = piece.clone();
+                (next.index, next.log_term) = (last.index, last.term);
+                filled = bytes(&entry);
+                next.set_entries(vec![entry].into());
+                pieces.push(next);
+            }
+            _ => piece.entries.push(entry),
+        }
+    }
+    pieces
+}
+
 pub(crate) fn role(state: StateRole, is_voter: bool) -> Role {
     match state {
         StateRole::Leader => Role::Leader,
@@ -77,4 +107,55 @@ pub(crate) fn peer_state(state: ProgressState) -> PeerState {
 
 pub(crate) fn replica(id: u64) -> Option<ReplicaId> {
     (id != raft::INVALID_ID).then_some(ReplicaId(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(sizes: &[usize]) -> Message {
+        let mut message = Message {
+            index: 40,
+            log_term: 6,
+            commit: 39,
+            ..Message::default()
+        };
+        let entry = |(index, size): (u64, &usize)| RaftEntry {
+            index,
+            term: index / 2,
+            ..command(vec![0; *size].into())
+        };
+        let entries: Vec<_> = (41..).zip(sizes).map(entry).collect();
+        message.set_entries(entries.into());
+        message
+    }
+
+    #[test]
+    fn a_message_beyond_the_bound_travels_in_several_that_follow_one_another() {
+        let whole = append(&[10, 90, 1, 99, 0, 1, 250, 5]);
+        let pieces = bounded(whole.clone(), 100);
+        let sizes = |piece: &Message| -> Vec<_> {
+            piece.entries.iter().map(|entry| entry.data.len()).collect()
+        };
+        let expected = [&[10, 90][..], &[1, 99, 0], &[1], &[250], &[5]];
+        assert!(pieces.iter().map(sizes).eq(expected));
+        let mut before = (40, 6);
+        for piece in &pieces {
+            assert_eq!((piece.index, piece.log_term), before);
+            assert_eq!(piece.commit, 39);
+            let last = piece.entries.last().unwrap();
+            before = (last.index, last.term);
+        }
+        let all = pieces
+            .iter()
+            .flat_map(|piece| piece.entries.iter().cloned());
+        assert!(all.eq(whole.entries));
+    }
+
+    #[test]
+    fn a_message_within_the_bound_stays_as_it_is() {
+        for whole in [append(&[]), append(&[500]), append(&[50, 50])] {
+            assert_eq!(bounded(whole.clone(), 100), [whole]);
+        }
+    }
 }

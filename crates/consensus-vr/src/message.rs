@@ -8,7 +8,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use consensus::wire::{self, cut, malformed};
-use consensus::{Entry, Index, ReplicaId, SnapshotMeta, StepError};
+use consensus::{Entry, Index, Parts, PartsWriter, ReplicaId, SnapshotMeta, StepError};
 
 use crate::ids::{Checksum, Head, Header, View};
 
@@ -116,16 +116,17 @@ impl DoViewChange {
 }
 
 impl Envelope {
-    pub(crate) fn encode(&self, group: u128) -> Bytes {
-        let mut out = BytesMut::with_capacity(FIXED_BYTES + self.message.bytes());
-        out.put_u8(VERSION);
-        out.put_u128_le(group);
-        out.put_u8(self.message.kind());
-        out.put_u64_le(self.from.0);
-        out.put_u64_le(self.to.0);
-        out.put_u64_le(self.view.0);
+    pub(crate) fn encode(&self, group: u128) -> Parts {
+        let mut out = PartsWriter::with_capacity(FIXED_BYTES + self.message.bytes());
+        let fields = out.fields();
+        fields.put_u8(VERSION);
+        fields.put_u128_le(group);
+        fields.put_u8(self.message.kind());
+        fields.put_u64_le(self.from.0);
+        fields.put_u64_le(self.to.0);
+        fields.put_u64_le(self.view.0);
         self.message.put(&mut out);
-        out.freeze()
+        out.finish()
     }
 
     pub(crate) fn decode(group: u128, mut bytes: Bytes) -> Result<Self, StepError> {
@@ -195,61 +196,62 @@ impl Message {
         64 + match self {
             Self::Prepare { entries, .. }
             | Self::StartView { entries, .. }
-            | Self::Prepares { entries } => wire::entries_bytes(entries),
+            | Self::Prepares { entries } => wire::entries_fields_bytes(entries),
             Self::DoViewChange(brought) => brought.headers.len() * HEADER_BYTES,
             _ => 0,
         }
     }
 
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut PartsWriter) {
+        let fields = out.fields();
         match self {
             Self::Prepare { commit, entries } => {
-                out.put_u64_le(commit.0);
+                fields.put_u64_le(commit.0);
                 wire::put_entries(out, entries);
             }
             Self::PrepareOk { op, received, beat } => {
-                out.put_u64_le(op.0);
-                out.put_u64_le(received.0);
-                out.put_u64_le(*beat);
+                fields.put_u64_le(op.0);
+                fields.put_u64_le(received.0);
+                fields.put_u64_le(*beat);
             }
             Self::Commit { commit, beat } => {
-                out.put_u64_le(commit.0);
-                out.put_u64_le(*beat);
+                fields.put_u64_le(commit.0);
+                fields.put_u64_le(*beat);
             }
-            Self::StartViewChange { at } => out.put_u64_le(at.0),
+            Self::StartViewChange { at } => fields.put_u64_le(at.0),
             Self::DoViewChange(brought) => {
-                out.put_u64_le(brought.log_view.0);
-                out.put_u64_le(brought.commit.0);
-                put_head(out, &brought.head);
-                put_headers(out, &brought.headers);
+                fields.put_u64_le(brought.log_view.0);
+                fields.put_u64_le(brought.commit.0);
+                put_head(fields, &brought.head);
+                put_headers(fields, &brought.headers);
             }
             Self::StartView {
                 commit,
                 head,
                 entries,
             } => {
-                out.put_u64_le(commit.0);
-                put_head(out, head);
+                fields.put_u64_le(commit.0);
+                put_head(fields, head);
                 wire::put_entries(out, entries);
             }
-            Self::RequestStartView { op } | Self::RequestPrepares { op } => out.put_u64_le(op.0),
+            Self::RequestStartView { op } | Self::RequestPrepares { op } => fields.put_u64_le(op.0),
             Self::Prepares { entries } => wire::put_entries(out, entries),
             Self::SnapshotOffer { snapshot, checksum } => {
-                wire::put_snapshot(out, snapshot);
-                put_checksum(out, *checksum);
+                wire::put_snapshot(fields, snapshot);
+                put_checksum(fields, *checksum);
             }
             Self::ReadRequest { nonce, round } => {
-                out.put_u64_le(*nonce);
-                out.put_u64_le(*round);
+                fields.put_u64_le(*nonce);
+                fields.put_u64_le(*round);
             }
             Self::ReadReply {
                 nonce,
                 round,
                 commit,
             } => {
-                out.put_u64_le(*nonce);
-                out.put_u64_le(*round);
-                out.put_u64_le(commit.0);
+                fields.put_u64_le(*nonce);
+                fields.put_u64_le(*round);
+                fields.put_u64_le(commit.0);
             }
         }
     }
@@ -467,7 +469,7 @@ mod tests {
             view: View(4),
             message,
         };
-        envelope.encode(9)
+        envelope.encode(9).to_bytes()
     }
 
     #[test]

@@ -12,13 +12,14 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 8 + 4;
 const LENGTH_BYTES: usize = 4;
 
-/// A decoded batch. Its commands are slices of the payload.
+/// A batch that was found whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Microseconds since the Unix epoch when the leader formed it.
     pub timestamp_micros: u64,
-    /// The commands, in order.
-    pub commands: Vec<Bytes>,
+    count: usize,
+    /// Behind the header.
+    commands: Bytes,
 }
 
 /// Why a payload is not a batch.
@@ -51,23 +52,45 @@ impl Batch {
         if count > payload.len() / LENGTH_BYTES {
             return Err(BatchError::Malformed("more commands than bytes"));
         }
-        let mut commands = Vec::with_capacity(count);
+        let mut rest = &payload[..];
         for _ in 0..count {
-            let cut = BatchError::Malformed("command is cut short");
-            let length = payload.try_get_u32_le().map_err(|_| cut.clone())? as usize;
-            if length > payload.len() {
-                return Err(cut);
-            }
-            commands.push(payload.split_to(length));
+            split_command(&mut rest).ok_or(BatchError::Malformed("command is cut short"))?;
         }
-        if !payload.is_empty() {
+        if !rest.is_empty() {
             return Err(BatchError::Malformed("bytes behind the last command"));
         }
         Ok(Self {
             timestamp_micros,
-            commands,
+            count,
+            commands: payload,
         })
     }
+
+    /// How many commands it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The commands, in order.
+    pub fn commands(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.commands[..];
+        std::iter::from_fn(move || split_command(&mut rest))
+    }
+}
+
+/// The next command of what is left; `None` when it is not whole.
+fn split_command<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, behind) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+    let (command, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *rest = behind;
+    Some(command)
 }
 
 /// Gathers commands into one payload.
@@ -77,17 +100,12 @@ pub struct BatchBuilder {
     count: u32,
 }
 
-impl Default for BatchBuilder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl BatchBuilder {
-    /// An empty batch.
+    /// An empty batch with room for so many commands of so many bytes in all.
     #[must_use]
-    pub fn new() -> Self {
-        let mut buffer = BytesMut::with_capacity(4096);
+    pub fn with_capacity(commands: usize, command_bytes: usize) -> Self {
+        let bytes = HEADER_BYTES + commands * LENGTH_BYTES + command_bytes;
+        let mut buffer = BytesMut::with_capacity(bytes);
         buffer.put_bytes(0, HEADER_BYTES);
         Self { buffer, count: 0 }
     }
@@ -121,14 +139,15 @@ impl BatchBuilder {
         self.count += 1;
     }
 
-    /// The payload; the builder is empty again.
-    pub fn finish(&mut self, timestamp_micros: u64) -> Bytes {
+    /// The payload.
+    #[must_use]
+    pub fn finish(mut self, timestamp_micros: u64) -> Bytes {
         let mut header = [0; HEADER_BYTES];
         header[0] = VERSION;
         header[1..9].copy_from_slice(&timestamp_micros.to_le_bytes());
         header[9..13].copy_from_slice(&self.count.to_le_bytes());
         self.buffer[..HEADER_BYTES].copy_from_slice(&header);
-        std::mem::take(self).buffer.freeze()
+        self.buffer.freeze()
     }
 }
 
@@ -137,7 +156,7 @@ mod tests {
     use super::*;
 
     fn payload() -> Bytes {
-        let mut builder = BatchBuilder::new();
+        let mut builder = BatchBuilder::with_capacity(3, 8);
         builder.push(b"one");
         builder.push(b"");
         builder.push(b"three");
@@ -148,7 +167,8 @@ mod tests {
     fn commands_come_back_in_order_with_the_leaders_time() {
         let batch = Batch::decode(payload()).unwrap();
         assert_eq!(batch.timestamp_micros, 42);
-        assert_eq!(batch.commands, ["one", "", "three"]);
+        assert_eq!(batch.len(), 3);
+        assert!(batch.commands().eq([&b"one"[..], b"", b"three"]));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::{
-    Entry, Index, Membership, PersistId, ProposalId, ReadToken, ReplicaId, SnapshotMeta, Term, Tick,
+    Entry, Index, Membership, Parts, PersistId, ProposalId, ReadToken, ReplicaId, SnapshotMeta,
+    Term, Tick,
 };
 
 /// One replica of one group.
@@ -95,8 +96,8 @@ pub enum Effect {
     Send {
         /// The receiver.
         to: ReplicaId,
-        /// The bytes.
-        message: Bytes,
+        /// The bytes: what the peer's core is given in [`Input::Receive`], in one place.
+        message: Parts,
         /// Not before this batch, and every earlier one, is durable.
         after: Option<PersistId>,
     },

@@ -17,6 +17,7 @@ mod ids;
 mod log_window;
 mod membership;
 pub mod mutants;
+mod parts;
 mod state_machine;
 pub mod wire;
 
@@ -33,4 +34,5 @@ pub use entry::{Entry, EntryKind, SnapshotMeta};
 pub use ids::{Index, PersistId, ProposalId, ReadToken, ReplicaId, Term, Tick};
 pub use log_window::LogWindow;
 pub use membership::{Membership, MembershipError};
+pub use parts::{Parts, PartsWriter};
 pub use state_machine::{ApplyContext, FrozenState, RestoreError, StateMachine};

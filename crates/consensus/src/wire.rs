@@ -10,27 +10,31 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 
-use crate::{Entry, EntryKind, Index, Membership, ReplicaId, SnapshotMeta, StepError, Term};
+use crate::{
+    Entry, EntryKind, Index, Membership, PartsWriter, ReplicaId, SnapshotMeta, StepError, Term,
+};
 
 const ENTRY_HEADER_BYTES: usize = 8 + 8 + 1 + 4;
 const MEMBERS_MAX: usize = 4096;
 
-/// Bytes that so many entries take in a message.
+/// Bytes that the fields of so many entries take, payloads that are copied included.
 #[must_use]
-pub fn entries_bytes(entries: &[Entry]) -> usize {
-    let payload: usize = entries.iter().map(|entry| entry.payload.len()).sum();
-    4 + entries.len() * ENTRY_HEADER_BYTES + payload
+pub fn entries_fields_bytes(entries: &[Entry]) -> usize {
+    let payloads = entries.iter().map(|entry| entry.payload.len());
+    let copied: usize = payloads.filter(|bytes| PartsWriter::copies(*bytes)).sum();
+    4 + entries.len() * ENTRY_HEADER_BYTES + copied
 }
 
 /// Encodes entries.
-pub fn put_entries(out: &mut BytesMut, entries: &[Entry]) {
-    out.put_u32_le(entries.len() as u32);
+pub fn put_entries(out: &mut PartsWriter, entries: &[Entry]) {
+    out.fields().put_u32_le(entries.len() as u32);
     for entry in entries {
-        out.put_u64_le(entry.term.0);
-        out.put_u64_le(entry.index.0);
-        out.put_u8(entry.kind as u8);
-        out.put_u32_le(entry.payload.len() as u32);
-        out.put_slice(&entry.payload);
+        let fields = out.fields();
+        fields.put_u64_le(entry.term.0);
+        fields.put_u64_le(entry.index.0);
+        fields.put_u8(entry.kind as u8);
+        fields.put_u32_le(entry.payload.len() as u32);
+        out.payload(&entry.payload);
     }
 }
 

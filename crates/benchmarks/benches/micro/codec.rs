@@ -16,7 +16,8 @@ pub(crate) fn benchmark(criterion: &mut Criterion) {
     for commands in [1_u64, 64, 2_048] {
         let command = Bytes::from(vec![b'v'; COMMAND_BYTES]);
         let build = || {
-            let mut batch = BatchBuilder::new();
+            let bytes = command.len() * commands as usize;
+            let mut batch = BatchBuilder::with_capacity(commands as usize, bytes);
             for _ in 0..commands {
                 batch.push(&command);
             }

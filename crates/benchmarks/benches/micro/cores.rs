@@ -131,7 +131,7 @@ impl Cores {
                 Effect::Persist(batch) => self.step(at, Input::Persisted(batch.id)),
                 Effect::Send { to, message, .. } => {
                     let from = ReplicaId(at as u64 + 1);
-                    self.inboxes[to.0 as usize - 1].push_back((from, message));
+                    self.inboxes[to.0 as usize - 1].push_back((from, message.to_bytes()));
                 }
                 Effect::Commit(entries) => {
                     let own = entries.iter().filter(|entry| entry.proposal.is_some());

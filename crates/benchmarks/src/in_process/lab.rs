@@ -283,7 +283,9 @@ impl Lab {
                     }
                     Output::Compact(through) => running.wal.compact(through)?,
                     Output::File(job) => events.push(Event::File(running.files.execute(job))),
-                    Output::Send { to, message, .. } => messages.push((to, message)),
+                    Output::Send { to, message, .. } => {
+                        messages.push((to, message.to_bytes()));
+                    }
                     _ => {}
                 }
             }

@@ -166,7 +166,7 @@ impl Bare {
                         self.cost.messages += 1;
                         self.cost.message_bytes += message.len() as u64;
                         let from = ReplicaId(at as u64 + 1);
-                        self.inboxes[to.0 as usize - 1].push_back((from, message));
+                        self.inboxes[to.0 as usize - 1].push_back((from, message.to_bytes()));
                     }
                     Output::Replied { result, .. } => {
                         result?;

@@ -30,8 +30,8 @@ use disk::{DiskControl, MeasuredDisk};
 pub(crate) use machine::{KEY_BYTES, KeyValues};
 pub(crate) use ownership::{COMMAND_BYTES, Ownership, OwnershipCommand};
 
-/// Outcomes that are written together at most.
-const OUTCOMES_MAX: usize = 8_192;
+/// Rounds whose outcomes are written together at most.
+const TOLD_MAX: usize = 64;
 
 /// When a command counts as durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -145,19 +145,19 @@ impl Replica {
     async fn serve(self: Arc<Self>, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let (reader, mut writer) = stream.into_split();
-        let (outcomes, mut done) = mpsc::unbounded_channel::<Outcome>();
+        let (outcomes, mut done) = mpsc::unbounded_channel::<Vec<Outcome>>();
         let (answers, mut answered) = mpsc::channel::<Bytes>(16);
         let writing = tokio::spawn(async move {
-            let mut waiting = Vec::with_capacity(OUTCOMES_MAX);
+            let mut waiting = Vec::with_capacity(TOLD_MAX);
             let mut frame = BytesMut::new();
             loop {
                 tokio::select! {
-                    taken = done.recv_many(&mut waiting, OUTCOMES_MAX) => {
+                    taken = done.recv_many(&mut waiting, TOLD_MAX) => {
                         if taken == 0 {
                             return;
                         }
                         let at = wire::begin_frame(&mut frame, wire::OUTCOMES);
-                        for outcome in waiting.drain(..) {
+                        for outcome in waiting.drain(..).flatten() {
                             wire::put_outcome(&mut frame, outcome.tag, code(&outcome));
                         }
                         wire::end_frame(&mut frame, at);

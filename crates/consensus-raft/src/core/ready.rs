@@ -141,6 +141,10 @@ impl RaftCore {
     }
 
     fn send(&mut self, messages: Vec<Message>, after: Option<PersistId>) {
+        let bytes_max = self.limits.message_bytes_max;
+        let messages = messages
+            .into_iter()
+            .flat_map(|message| translate::bounded(message, bytes_max));
         for mut message in messages {
             let to = ReplicaId(message.to);
             if message.get_msg_type() == MessageType::MsgReadIndexResp

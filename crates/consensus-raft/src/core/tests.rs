@@ -74,7 +74,7 @@ fn receive(core: &mut RaftCore, message: Message) -> Result<(), StepError> {
     });
     let input = Input::Receive {
         from: ReplicaId(message.from),
-        message: message::encode(GROUP, message, offered.as_ref()),
+        message: message::encode(GROUP, message, offered.as_ref()).to_bytes(),
     };
     let result = core.step(core.now, input);
     drain(core);

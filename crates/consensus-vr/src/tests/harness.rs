@@ -162,7 +162,7 @@ impl Group {
     }
 
     pub(super) fn deliver(&mut self, envelope: &Envelope) {
-        let message = envelope.encode(GROUP);
+        let message = envelope.encode(GROUP).to_bytes();
         let from = envelope.from;
         self.input(envelope.to.0, Input::Receive { from, message });
     }
@@ -280,7 +280,8 @@ impl Group {
                 }
             }
             Effect::Send { message, after, .. } => {
-                let envelope = Envelope::decode(GROUP, message).expect("own messages decode");
+                let envelope =
+                    Envelope::decode(GROUP, message.to_bytes()).expect("own messages decode");
                 match after.filter(|after| *after > node.durable) {
                     Some(after) => node.held.push((after, envelope)),
                     None => self.transmit(envelope),

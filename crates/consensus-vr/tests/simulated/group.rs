@@ -165,7 +165,7 @@ impl Node {
                     let packet = Packet {
                         from: self.id,
                         to,
-                        message,
+                        message: message.to_bytes(),
                     };
                     match after.filter(|after| *after > self.durable) {
                         Some(after) => self.held.push((after, packet)),

@@ -305,17 +305,24 @@ impl Cluster {
 
     /// Proposes a command at a replica; the number finds its answer.
     pub fn propose(&mut self, id: ReplicaId, payload: &[u8]) -> u64 {
-        let number = self.number();
-        let payload = Bytes::copy_from_slice(payload);
-        self.open.insert(number, payload.clone());
-        let _ = self.input(
-            id,
-            Input::Propose {
-                proposal: ProposalId(number),
-                payload,
-            },
-        );
+        let number = self.next_number + 1;
+        self.propose_together(id, payload, 1);
         number
+    }
+
+    /// Proposes so many commands before any effect is looked at.
+    pub fn propose_together(&mut self, id: ReplicaId, payload: &[u8], count: usize) {
+        let payload = Bytes::copy_from_slice(payload);
+        for _ in 0..count {
+            let number = self.number();
+            self.open.insert(number, payload.clone());
+            let (now, payload) = (self.now, payload.clone());
+            if let Some(core) = self.node(id).core.as_mut() {
+                let proposal = ProposalId(number);
+                let _ = core.step(now, Input::Propose { proposal, payload });
+            }
+        }
+        self.drain(id);
     }
 
     /// Proposes at the leader and runs until it is answered as committed.
@@ -497,6 +504,7 @@ impl Cluster {
                 }
             }
             Effect::Send { to, message, after } => {
+                let message = message.to_bytes();
                 let node = self.node(id);
                 let after = after.unwrap_or_default();
                 if after <= node.durable {

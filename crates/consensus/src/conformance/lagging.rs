@@ -34,6 +34,38 @@ pub fn a_lagging_replica_catches_up_by_log(factory: Factory) {
     assert_eq!(cluster.state(sleeper).len(), 501);
 }
 
+/// See the name.
+pub fn a_long_log_travels_in_messages_of_bounded_size(factory: Factory) {
+    const PAYLOAD_BYTES: usize = 300;
+    let limits = Limits {
+        message_bytes_max: 1_000,
+        entry_bytes_max: PAYLOAD_BYTES,
+        ..Limits::default()
+    };
+    // What stands around a message and around each of its entries.
+    let bytes_max = limits.message_bytes_max + 512;
+    let (mut cluster, sleeper) = with_a_sleeper(factory, limits, 10);
+    for _ in 0..200 {
+        cluster.commit(&[7; PAYLOAD_BYTES]);
+    }
+    cluster.record = Some(Vec::new());
+    cluster.restart(sleeper);
+    cluster.run(20 * ELECTION_TICKS);
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 211);
+    // Many at once travel so too.
+    let leader = cluster.elect();
+    cluster.propose_together(leader, &[8; PAYLOAD_BYTES], 200);
+    cluster.converge();
+    assert_eq!(cluster.state(sleeper).len(), 411);
+    let sent = cluster.record.take().unwrap_or_default();
+    let largest = sent.iter().map(|packet| packet.message.len()).max();
+    assert!(
+        largest.is_some_and(|bytes| bytes <= bytes_max),
+        "{largest:?}"
+    );
+}
+
 fn snapshot_everywhere(cluster: &mut Cluster) {
     for id in cluster.ids() {
         if cluster.is_up(id) {

@@ -58,6 +58,7 @@ macro_rules! conformance_suite {
             a_returning_replica_does_not_disturb_a_healthy_leader
             messages_of_an_earlier_life_do_no_harm
             a_lagging_replica_catches_up_by_log
+            a_long_log_travels_in_messages_of_bounded_size
             a_lagging_replica_catches_up_by_snapshot
             a_fetch_that_fails_is_tried_again
             a_replica_that_crashes_while_it_installs_a_snapshot_recovers

@@ -4,7 +4,7 @@
 //! the replica wants: batches to the write-ahead log's thread, messages to the
 //! links, answers to their callers. It never blocks on a disk or a socket.
 //!
-//! Whoever puts a message into the [`Inbox`](super::handle::Inbox) runs a round
+//! Whoever puts a message into the [`Inbox`](super::inbox::Inbox) runs a round
 //! itself, where nobody else does: a message of a peer is answered by the thread that
 //! has read it, without waking another. The consensus thread runs what is left over
 //! by them, and when time passes.
@@ -14,20 +14,24 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use consensus::{ReplicaId, Tick};
 use replica::driver::{Event, FileJob, Lane, Now, Output, Replica};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::handle::{Answers, Leadership, Message, Submitter, Traffic};
+use super::answers::Answers;
+use super::handle::Leadership;
+use super::inbox::{Message, Submission, Waiting};
 use super::turns::Rounds;
 use super::wal_thread::WalJob;
 use crate::metrics::Metrics;
 use crate::peers::OneWayLink;
 
-/// Events handled before the replica's outputs are carried out.
-const EVENTS_PER_ROUND_MAX: usize = 4_096;
+/// Messages taken before the replica's outputs are carried out.
+const MESSAGES_PER_ROUND_MAX: usize = 4_096;
+/// No more commands are taken after so many: first the replica's outputs are carried
+/// out, and refusals are some of them.
+const COMMANDS_PER_ROUND_MAX: usize = 8_192;
 /// The consensus thread looks at least so often.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -49,8 +53,7 @@ impl PeerLinks {
 pub(super) struct Engine {
     pub(super) replica: Replica,
     pub(super) tick: Duration,
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) messages: mpsc::Receiver<Message>,
+    pub(super) waiting: Waiting,
     pub(super) wal: mpsc::Sender<WalJob>,
     pub(super) files: mpsc::Sender<FileJob>,
     pub(super) links: PeerLinks,
@@ -64,8 +67,8 @@ impl Rounds for Engine {
     fn round(&mut self) -> Option<Result<(), String>> {
         let now = self.now();
         self.replica.handle(now, Event::Tick);
-        for _ in 0..EVENTS_PER_ROUND_MAX {
-            let Ok(message) = self.messages.try_recv() else {
+        for _ in 0..MESSAGES_PER_ROUND_MAX {
+            let Some(message) = self.waiting.next_message() else {
                 break;
             };
             match self.take(now, message) {
@@ -74,14 +77,17 @@ impl Rounds for Engine {
                 Flow::Fail(why) => return Some(Err(why)),
             }
         }
+        self.take_commands(now);
         if let Err(error) = self.replica.flush() {
             error!(%error, "the replica must stop");
             return Some(Err(error.to_string()));
         }
+        let replied_at = Instant::now();
         while let Some(output) = self.replica.poll() {
-            self.carry_out(output);
+            self.carry_out(replied_at, output);
         }
         self.links.flush();
+        self.answers.tell();
         None
     }
 
@@ -105,8 +111,30 @@ impl Engine {
         }
     }
 
+    fn take_commands(&mut self, now: Now) {
+        let begun = Instant::now();
+        let mut taken = 0;
+        while taken < COMMANDS_PER_ROUND_MAX
+            && let Some(submission) = self.waiting.next_submission()
+        {
+            taken += submission.len();
+            match submission {
+                Submission::One(command, answer) => {
+                    let ticket = self.answers.submit(begun, answer);
+                    self.replica.handle(now, Event::Submit { ticket, command });
+                }
+                Submission::Many(commands, outcomes, _room) => {
+                    let group = self.answers.group(outcomes, commands.len());
+                    for (tag, command) in commands {
+                        let ticket = self.answers.submit_of(begun, group, tag);
+                        self.replica.handle(now, Event::Submit { ticket, command });
+                    }
+                }
+            }
+        }
+    }
+
     fn take(&mut self, now: Now, message: Message) -> Flow {
-        self.traffic.taken(&message);
         let message = match message.into_event() {
             Ok(event) => {
                 self.replica.handle(now, event);
@@ -115,14 +143,6 @@ impl Engine {
             Err(message) => message,
         };
         match message {
-            Message::Submit(command, answer) => {
-                self.submit(now, Submitter::One(answer), command);
-            }
-            Message::Queue(commands, outcomes, _room) => {
-                for (tag, command) in commands {
-                    self.submit(now, Submitter::Tagged(tag, outcomes.clone()), command);
-                }
-            }
             Message::Read(answer) => {
                 let ticket = self.answers.read(answer);
                 self.replica.handle(now, Event::Read(ticket));
@@ -132,7 +152,7 @@ impl Engine {
                 self.replica.handle(now, Event::Transfer { ticket, to });
             }
             Message::Status(answer) => {
-                let (waiting, dropped) = self.traffic.peer_messages();
+                let (waiting, dropped) = self.waiting.traffic().peer_messages();
                 self.metrics.inbox.store(waiting, Ordering::Relaxed);
                 self.metrics.inbox_dropped.store(dropped, Ordering::Relaxed);
                 let _ = answer.send(self.replica.status());
@@ -147,12 +167,7 @@ impl Engine {
         Flow::Go
     }
 
-    fn submit(&mut self, now: Now, submitter: Submitter, command: Bytes) {
-        let ticket = self.answers.submit(submitter);
-        self.replica.handle(now, Event::Submit { ticket, command });
-    }
-
-    fn carry_out(&mut self, output: Output) {
+    fn carry_out(&mut self, now: Instant, output: Output) {
         match output {
             // A thread that is gone has reported why.
             Output::Write(batch) => drop(self.wal.send(WalJob::Write(batch))),
@@ -168,7 +183,7 @@ impl Engine {
                 }
             }
             Output::Replied { ticket, result } => {
-                let took = self.answers.replied(ticket, result);
+                let took = self.answers.replied(now, ticket, result);
                 self.metrics.commit_seconds.observe(took.as_secs_f64());
             }
             Output::ReadDone { ticket, result } => self.answers.read_done(ticket, result),

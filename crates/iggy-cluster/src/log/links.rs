@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use consensus::ReplicaId;
 
 use super::engine::PeerLinks;
-use super::handle::Inbox;
+use super::inbox::Inbox;
 use crate::config::{ClusterConfig, NodeSection};
 use crate::peers::{
     Identity, Lane, LinkCounters, LinkLimits, OneWayLink, PeerListener, RpcLink, Services, Target,

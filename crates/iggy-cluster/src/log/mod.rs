@@ -4,8 +4,10 @@
 //! does, one writes the log, one reads and writes snapshots. [`Node`](crate::Node)
 //! keeps Iggy's metadata in it; [`LogNode`] runs it under any other state machine.
 
+mod answers;
 mod engine;
 mod handle;
+mod inbox;
 mod links;
 mod open;
 mod standalone;
@@ -24,8 +26,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::{ClusterConfig, join_host_port};
 use crate::metrics::Metrics;
+use answers::Answers;
 use engine::Engine;
-use handle::{Answers, Inbox, Message};
+use inbox::{Inbox, Message};
 
 pub use handle::{Leadership, LogHandle, Outcome, Outcomes, ReplicatedLog};
 pub(crate) use links::Links;
@@ -83,7 +86,7 @@ impl RunningLog {
         metrics
             .snapshot_bytes
             .store(opened.snapshot_bytes, std::sync::atomic::Ordering::Relaxed);
-        let (inbox, messages) = Inbox::new();
+        let (inbox, waiting) = Inbox::new();
         let (leadership, follows) = watch::channel(Leadership::default());
         let (wal_jobs, jobs) = mpsc::channel();
         let (file_jobs, files) = mpsc::channel();
@@ -91,8 +94,7 @@ impl RunningLog {
         let engine = Engine {
             replica: opened.replica,
             tick: config.cluster.consensus.tick(),
-            traffic: Arc::clone(inbox.traffic()),
-            messages,
+            waiting,
             wal: wal_jobs,
             files: file_jobs,
             links: links.one_way(&inbox),

@@ -82,6 +82,7 @@ impl<E: Rounds> Turns<E> {
     /// this round, by whoever runs one now, or by the consensus thread.
     pub(super) fn run_here(&self) {
         fence(Ordering::SeqCst);
+        let _panic = WakeOnPanic(self);
         let mut seat = match self.seat.try_lock() {
             Ok(seat) => seat,
             Err(TryLockError::WouldBlock) => return,
@@ -102,9 +103,12 @@ impl<E: Rounds> Turns<E> {
         }
     }
 
-    /// The consensus thread: runs what others leave, and what is due, to the end.
+    /// The consensus thread: runs what others leave, and what is due, to the end. After
+    /// it the engine is gone, also when a round has panicked: whoever waits for an
+    /// answer of it waits no longer.
     pub(super) fn run(&self) -> Result<(), String> {
         let _ = self.thread.set(std::thread::current());
+        let _end = End(self);
         loop {
             let Ok(mut seat) = self.seat.lock() else {
                 return Err("a round has panicked".into());
@@ -122,6 +126,28 @@ impl<E: Rounds> Turns<E> {
                 std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
             }
         }
+    }
+}
+
+/// A round that panics leaves nobody to look after what waits but the consensus thread.
+struct WakeOnPanic<'a, E: Rounds>(&'a Turns<E>);
+
+impl<E: Rounds> Drop for WakeOnPanic<'_, E> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.wake();
+        }
+    }
+}
+
+/// The end of the consensus thread, by a return or by a panic.
+struct End<'a, E: Rounds>(&'a Turns<E>);
+
+impl<E: Rounds> Drop for End<'_, E> {
+    fn drop(&mut self) {
+        // Let go of only when nobody else can want the seat.
+        let engine = self.0.seat().engine.take();
+        drop(engine);
     }
 }
 
@@ -152,6 +178,8 @@ mod tests {
     use super::*;
 
     const FAR: Duration = Duration::from_secs(3_600);
+    /// The number at which a round panics.
+    const POISON: u64 = u64::MAX;
 
     /// Adds up what it is given, and ends with a zero.
     struct Sum {
@@ -173,6 +201,7 @@ mod tests {
                 if number == 0 {
                     return Some(Err("the end".into()));
                 }
+                assert_ne!(number, POISON, "a panic that a test wants");
                 self.sum.fetch_add(number, Ordering::SeqCst);
             }
             None
@@ -274,5 +303,28 @@ mod tests {
         bench.turns.put();
         bench.turns.wake();
         assert!(bench.thread.join().expect("it does not panic").is_err());
+    }
+
+    /// Whoever waits for an answer finds that its sender is gone.
+    #[test]
+    fn a_panic_in_a_round_ends_the_engine_whoever_ran_it() {
+        for by_the_thread in [false, true] {
+            let bench = start(1);
+            bench.numbers.send(POISON).expect("the engine runs");
+            bench.turns.put();
+            if by_the_thread {
+                bench.turns.wake();
+                assert!(bench.thread.join().is_err());
+            } else {
+                let turns = Arc::clone(&bench.turns);
+                // The consensus thread may be quicker.
+                let _ = std::thread::spawn(move || turns.run_here()).join();
+                let ended = bench.thread.join();
+                assert!(ended.is_err() || ended.is_ok_and(|result| result.is_err()));
+            }
+            assert!(bench.numbers.send(1).is_err());
+            bench.turns.put();
+            bench.turns.run_here();
+        }
     }
 }

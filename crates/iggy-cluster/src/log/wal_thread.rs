@@ -13,7 +13,7 @@ use consensus::{Index, PersistBatch};
 use replica::wal::Wal;
 use tracing::warn;
 
-use super::handle::{Inbox, Message};
+use super::inbox::{Inbox, Message};
 use crate::metrics::Metrics;
 
 /// Batches that share one write at most.

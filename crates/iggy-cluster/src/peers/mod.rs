@@ -15,6 +15,7 @@ mod frame;
 mod handshake;
 mod listener;
 mod one_way;
+mod outgoing;
 mod rpc;
 mod standing;
 

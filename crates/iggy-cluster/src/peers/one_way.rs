@@ -1,27 +1,32 @@
 //! One-way messages to one peer. They may be lost; they are never reordered
 //! within a connection.
 //!
-//! Whoever has messages writes them to the socket itself, where they are few and the
-//! socket takes them: no other thread has to wake for that. What is left over is the
-//! link's own task's.
+//! Whoever has messages writes them to the socket itself, as far as the socket takes
+//! them: no other thread has to wake for that. What is left over is the link's own
+//! task's.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use consensus::ReplicaId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
+use bytes::Buf;
+use consensus::{Parts, ReplicaId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
 use super::dial::{self, Backoff};
-use super::{Lane, LinkCounters, Target, frame};
+use super::outgoing::Outgoing;
+use super::{Lane, LinkCounters, Target};
 
-const WRITE_BUFFER_BYTES: usize = 64 << 10;
-/// More than this is left to the task: whoever sends has better to do than to copy it.
+/// More than this is left to the task: whoever sends has better to do than to wait for
+/// the kernel to copy it.
 const DIRECT_BYTES_MAX: usize = 16 << 10;
+/// The task takes no more from the queue, whose bounds hold, while it has so much.
+const WRITE_BYTES_MIN: usize = 256 << 10;
+/// Slices of one vectored write.
+const SLICES_MAX: usize = 64;
 
 /// The sending end of a lane to one peer. The connection closes when it is dropped.
 #[derive(Debug)]
@@ -37,7 +42,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Parts>,
     queued_bytes: usize,
     /// While the task does not use it.
     socket: Option<Socket>,
@@ -46,10 +51,9 @@ struct State {
 
 #[derive(Debug)]
 struct Socket {
-    /// Flushed whenever it is in the state.
-    writer: BufWriter<OwnedWriteHalf>,
-    /// Frames that the socket did not take at once.
-    unwritten: BytesMut,
+    writer: OwnedWriteHalf,
+    /// What the socket did not take at once.
+    unwritten: Outgoing,
 }
 
 impl OneWayLink {
@@ -65,7 +69,7 @@ impl OneWayLink {
 
     /// Queues a message until the next [`OneWayLink::flush`]; drops it when the queue
     /// is full.
-    pub fn send(&self, message: Bytes) {
+    pub fn send(&self, message: Parts) {
         let limits = &self.0.target.limits;
         let mut state = self.0.state();
         let bytes = state.queued_bytes + message.len();
@@ -98,7 +102,7 @@ impl Drop for OneWayLink {
 }
 
 impl State {
-    fn next(&mut self) -> Option<Bytes> {
+    fn next(&mut self) -> Option<Parts> {
         let message = self.queue.pop_front()?;
         self.queued_bytes -= message.len();
         Some(message)
@@ -118,9 +122,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sent(&self, message: &Bytes) {
-        LinkCounters::add(&self.target.counters.sent, 1);
-        LinkCounters::add(&self.target.counters.sent_bytes, message.len() as u64);
+    /// Takes what is queued, as much as is worth a write.
+    fn take(&self, state: &mut State, unwritten: &mut Outgoing) {
+        let counters = &self.target.counters;
+        while unwritten.remaining() < WRITE_BYTES_MIN
+            && let Some(message) = state.next()
+        {
+            if unwritten.frame(&message) {
+                LinkCounters::add(&counters.sent, 1);
+                LinkCounters::add(&counters.sent_bytes, message.len() as u64);
+            } else {
+                LinkCounters::add(&counters.dropped, 1);
+            }
+        }
     }
 
     /// Writes the queue to the socket without waiting; whether all of it was written.
@@ -128,18 +142,19 @@ impl Shared {
         let Some(mut socket) = state.socket.take() else {
             return false;
         };
-        if socket.unwritten.is_empty() {
-            while let Some(message) = state.next() {
-                // A message is much shorter, or it would not be written here.
-                socket.unwritten.put_u32_le(message.len() as u32);
-                socket.unwritten.put_slice(&message);
-                self.sent(&message);
+        if !socket.unwritten.has_remaining() {
+            self.take(state, &mut socket.unwritten);
+            while socket.unwritten.has_remaining() {
+                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+                let count = socket.unwritten.chunks_vectored(&mut slices);
+                // The task meets an error again.
+                match socket.writer.try_write_vectored(&slices[..count]) {
+                    Ok(written) if written > 0 => socket.unwritten.advance(written),
+                    _ => break,
+                }
             }
-            // The task meets an error again.
-            let written = socket.writer.get_ref().try_write(&socket.unwritten);
-            socket.unwritten.advance(written.unwrap_or(0));
         }
-        let all = socket.unwritten.is_empty();
+        let all = !socket.unwritten.has_remaining() && state.queue.is_empty();
         state.socket = Some(socket);
         all
     }
@@ -167,21 +182,22 @@ impl Shared {
     async fn serve(&self, stream: TcpStream) -> io::Result<()> {
         let (mut reader, writer) = stream.into_split();
         let mut socket = Socket {
-            writer: BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer),
-            unwritten: BytesMut::new(),
+            writer,
+            unwritten: Outgoing::default(),
         };
-        let mut nothing = [0; 1];
         loop {
-            if self.write(socket).await? == Flow::Closed {
+            // Also a peer that no longer reads is seen to be gone.
+            let flow = tokio::select! {
+                flow = self.write(socket) => flow?,
+                gone = gone(&mut reader) => return Err(gone),
+            };
+            if flow == Flow::Closed {
                 return Ok(());
             }
             socket = loop {
                 tokio::select! {
                     () = self.left.notified() => {}
-                    // The peer never sends here: readiness means that it is gone.
-                    _ = reader.read(&mut nothing) => {
-                        return Err(io::ErrorKind::ConnectionReset.into());
-                    }
+                    gone = gone(&mut reader) => return Err(gone),
                 }
                 if let Some(socket) = self.state().socket.take() {
                     break socket;
@@ -196,23 +212,18 @@ impl Shared {
             mut writer,
             mut unwritten,
         } = socket;
-        writer.write_all_buf(&mut unwritten).await?;
         loop {
-            let next = self.state().next();
-            if let Some(message) = next {
-                frame::write(&mut writer, &[&message]).await?;
-                self.sent(&message);
+            writer.write_all_buf(&mut unwritten).await?;
+            let mut state = self.state();
+            if !state.queue.is_empty() {
+                self.take(&mut state, &mut unwritten);
                 continue;
             }
-            writer.flush().await?;
-            let mut state = self.state();
-            if state.queue.is_empty() {
-                if state.closed {
-                    return Ok(Flow::Closed);
-                }
-                state.socket = Some(Socket { writer, unwritten });
-                return Ok(Flow::Idle);
+            if state.closed {
+                return Ok(Flow::Closed);
             }
+            state.socket = Some(Socket { writer, unwritten });
+            return Ok(Flow::Idle);
         }
     }
 
@@ -225,6 +236,14 @@ impl Shared {
             LinkCounters::add(&self.target.counters.dropped, 1);
         }
         state.closed
+    }
+}
+
+/// Waits for the end of a connection: the peer never sends here.
+async fn gone(reader: &mut OwnedReadHalf) -> io::Error {
+    match reader.read(&mut [0]).await {
+        Err(error) => error,
+        Ok(_) => io::ErrorKind::ConnectionReset.into(),
     }
 }
 
@@ -241,11 +260,12 @@ enum Flow {
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use bytes::{BufMut, Bytes, BytesMut};
     use tokio::io::BufReader;
     use tokio::net::TcpListener;
     use tokio::sync::mpsc;
 
-    use super::super::{Identity, LinkLimits, handshake};
+    use super::super::{Identity, LinkLimits, frame, handshake};
     use super::*;
 
     const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -325,7 +345,7 @@ mod tests {
             let link = Arc::clone(&link);
             std::thread::spawn(move || {
                 for number in 0..EACH {
-                    link.send(message(sender, number, size(number)));
+                    link.send(message(sender, number, size(number)).into());
                     if number % 3 > 0 {
                         link.flush();
                     }
@@ -356,8 +376,8 @@ mod tests {
     async fn what_was_sent_arrives_before_the_end() {
         let peer = Peer::new().await;
         let mut stream = peer.accept().await;
-        peer.link.send(message(1, 1, 50));
-        peer.link.send(message(1, 2, 200_000));
+        peer.link.send(message(1, 1, 50).into());
+        peer.link.send(message(1, 2, 200_000).into());
         drop(peer.link);
         assert_eq!(read(&mut stream).await, Some(message(1, 1, 50)));
         assert_eq!(read(&mut stream).await, Some(message(1, 2, 200_000)));
@@ -368,7 +388,7 @@ mod tests {
     async fn a_broken_connection_is_told_and_made_again() {
         let mut peer = Peer::new().await;
         let mut stream = peer.accept().await;
-        peer.link.send(message(1, 1, 50));
+        peer.link.send(message(1, 1, 50).into());
         peer.link.flush();
         assert_eq!(read(&mut stream).await, Some(message(1, 1, 50)));
         drop(stream);
@@ -376,7 +396,7 @@ mod tests {
         // Whatever is sent while there is no connection may be lost.
         let mut stream = peer.accept().await;
         loop {
-            peer.link.send(message(1, 2, 50));
+            peer.link.send(message(1, 2, 50).into());
             peer.link.flush();
             tokio::select! {
                 received = read(&mut stream) => {
@@ -398,7 +418,7 @@ mod tests {
         // Its task does not run.
         let link = OneWayLink(Arc::new(Shared::new(target("nowhere", limits))));
         for bytes in [200, 200, 60, 0, 0] {
-            link.send(Bytes::from(vec![0; bytes]));
+            link.send(Bytes::from(vec![0; bytes]).into());
         }
         let counters = &link.0.target.counters;
         assert_eq!(counters.dropped.load(Ordering::Relaxed), 2);

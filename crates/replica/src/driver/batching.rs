@@ -68,8 +68,10 @@ impl Batches {
         if self.waiting.is_empty() || self.in_flight.len() >= self.limits.pipeline_max {
             return None;
         }
-        let mut builder = BatchBuilder::new();
-        let mut tickets = Vec::new();
+        let most = self.waiting.len().min(self.limits.commands_max);
+        let bytes = self.waiting_bytes.min(self.limits.bytes_max);
+        let mut builder = BatchBuilder::with_capacity(most, bytes);
+        let mut tickets = Vec::with_capacity(most);
         while let Some((_, command)) = self.waiting.front() {
             let fits = builder.bytes_with(command.len()) <= self.limits.bytes_max
                 && builder.len() < self.limits.commands_max;

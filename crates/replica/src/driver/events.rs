@@ -1,7 +1,9 @@
 //! What happens to a replica, and what it wants done.
 
 use bytes::Bytes;
-use consensus::{FrozenState, Index, PersistBatch, PersistId, ReplicaId, SnapshotMeta, Term, Tick};
+use consensus::{
+    FrozenState, Index, Parts, PersistBatch, PersistId, ReplicaId, SnapshotMeta, Term, Tick,
+};
 use thiserror::Error;
 
 /// The moment at which events are handled.
@@ -75,8 +77,8 @@ pub enum Output {
         to: ReplicaId,
         /// On which link.
         lane: Lane,
-        /// The bytes.
-        message: Bytes,
+        /// The bytes, as they go into [`Event::Peer`] in one place.
+        message: Parts,
     },
     /// The answer to [`Event::Submit`].
     Replied {

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use consensus::mutants::broken;
 use consensus::{
-    ApplyContext, Batch, BatchError, Committed, Consensus, Effect, EntryKind, Index, Input,
+    ApplyContext, Batch, BatchError, Committed, Consensus, Effect, EntryKind, Index, Input, Parts,
     PersistId, ReadToken, RejectReason, ReplicaId, RestoreError, SnapshotMeta, StateMachine,
     Status, Term, Tick,
 };
@@ -67,7 +67,7 @@ impl ReplicaConfig {
             pipeline_max: 4,
             waiting_bytes_max: 64 << 20,
             snapshot_entries: 100_000,
-            snapshot_log_bytes: 256 << 20,
+            snapshot_log_bytes: 64 << 20,
         }
     }
 }
@@ -151,7 +151,7 @@ pub struct Replica {
     outputs: VecDeque<Output>,
     batches: Batches,
     durable: PersistId,
-    held: VecDeque<(PersistId, ReplicaId, Bytes)>,
+    held: VecDeque<(PersistId, ReplicaId, Parts)>,
     applied: Index,
     applied_term: Term,
     /// Confirmed reads that wait for the state machine, by the index they need.
@@ -249,23 +249,27 @@ impl Replica {
     /// # Errors
     /// When committed data is not understood: the replica must stop.
     pub fn flush(&mut self) -> Result<(), ReplicaError> {
-        loop {
+        self.drain_core()?;
+        while self.propose() {
             self.drain_core()?;
-            if self.batches.waiting() == 0 {
-                break;
-            }
-            let Some((proposal, payload, commands)) = self.batches.next(self.now.wall_micros)
-            else {
-                break;
-            };
+        }
+        self.maybe_snapshot();
+        Ok(())
+    }
+
+    /// Proposes all batches that there is room for, so that the core makes one write
+    /// and one message to a peer of them. Whether there were any.
+    fn propose(&mut self) -> bool {
+        let mut any = false;
+        while let Some((proposal, payload, commands)) = self.batches.next(self.now.wall_micros) {
+            any = true;
             self.counters.batches_proposed += 1;
             self.counters.commands_proposed += commands as u64;
             let bucket = usize::BITS - commands.saturating_sub(1).leading_zeros();
             self.counters.batch_sizes[(bucket as usize).min(15)] += 1;
             self.step(Input::Propose { proposal, payload });
         }
-        self.maybe_snapshot();
-        Ok(())
+        any
     }
 
     /// The next thing to do, or `None`.
@@ -422,14 +426,14 @@ impl Replica {
             let index = entry.index;
             let batch = Batch::decode(entry.payload)
                 .map_err(|source| ReplicaError::Entry { index, source })?;
-            self.counters.commands_applied += batch.commands.len() as u64;
+            self.counters.commands_applied += batch.len() as u64;
             self.counters.commands_committed += tickets.len() as u64;
             let mut tickets = tickets;
             if broken("loop-answers-swapped") {
                 tickets.reverse();
             }
             let mut tickets = tickets.into_iter();
-            for (position, command) in (0..).zip(&batch.commands) {
+            for (position, command) in (0..).zip(batch.commands()) {
                 let context = ApplyContext {
                     index,
                     position,
@@ -472,7 +476,7 @@ impl Replica {
         }
     }
 
-    fn send(&mut self, to: ReplicaId, lane: Lane, message: Bytes) {
+    fn send(&mut self, to: ReplicaId, lane: Lane, message: Parts) {
         self.outputs.push_back(Output::Send { to, lane, message });
     }
 }
@@ -481,7 +485,10 @@ impl Replica {
 impl Replica {
     fn receive(&mut self, from: ReplicaId, message: Bytes) {
         match PeerMessage::decode(message) {
-            Some(PeerMessage::Consensus(message)) => self.step(Input::Receive { from, message }),
+            Some(PeerMessage::Consensus(message)) => {
+                let message = message.to_bytes();
+                self.step(Input::Receive { from, message });
+            }
             Some(PeerMessage::Request { index, offset }) => {
                 self.serving_until = Tick(self.now.tick.0 + SERVING_TICKS);
                 self.outputs.push_back(Output::File(FileJob::Read {

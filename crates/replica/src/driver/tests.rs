@@ -149,7 +149,8 @@ fn no_snapshot_is_taken_while_one_is_sent_unless_the_log_grows_too_long() {
             index: Index(1),
             offset: 0,
         }
-        .encode(),
+        .encode()
+        .to_bytes(),
     };
     replica.handle(moment(1), Event::Tick);
     replica.applied = Index(10);

@@ -11,9 +11,11 @@
 //! gone:      3u8 | index u64
 //! ```
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use consensus::{Index, ReplicaId, SnapshotMeta, Tick};
+use bytes::{Buf, BufMut, Bytes};
+use consensus::{Index, Parts, PartsWriter, ReplicaId, SnapshotMeta, Tick};
 
+/// Fields of a message: those in front of a piece are the most.
+const FIELDS_BYTES_MAX: usize = 1 + 8 + 8 + 8 + 4;
 /// A request that is not answered for so long is repeated.
 const RETRY_TICKS: u64 = 50;
 /// A fetch that makes no progress after so many requests has failed.
@@ -21,7 +23,7 @@ const ATTEMPTS_MAX: u32 = 10;
 
 /// A message between replicas.
 pub(super) enum PeerMessage {
-    Consensus(Bytes),
+    Consensus(Parts),
     Request {
         index: Index,
         offset: u64,
@@ -36,20 +38,15 @@ pub(super) enum PeerMessage {
 }
 
 impl PeerMessage {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(super) fn encode(self) -> Parts {
+        let mut out = PartsWriter::with_capacity(FIELDS_BYTES_MAX);
+        let fields = out.fields();
         match self {
-            Self::Consensus(message) => {
-                let mut out = BytesMut::with_capacity(1 + message.len());
-                out.put_u8(0);
-                out.put_slice(message);
-                out.freeze()
-            }
+            Self::Consensus(message) => return message.behind(Bytes::from_static(&[0])),
             Self::Request { index, offset } => {
-                let mut out = BytesMut::with_capacity(17);
-                out.put_u8(1);
-                out.put_u64_le(index.0);
-                out.put_u64_le(*offset);
-                out.freeze()
+                fields.put_u8(1);
+                fields.put_u64_le(index.0);
+                fields.put_u64_le(offset);
             }
             Self::Chunk {
                 index,
@@ -57,28 +54,25 @@ impl PeerMessage {
                 total,
                 bytes,
             } => {
-                let mut out = BytesMut::with_capacity(29 + bytes.len());
-                out.put_u8(2);
-                out.put_u64_le(index.0);
-                out.put_u64_le(*offset);
-                out.put_u64_le(*total);
-                out.put_u32_le(crc32c::crc32c(bytes));
-                out.put_slice(bytes);
-                out.freeze()
+                fields.put_u8(2);
+                fields.put_u64_le(index.0);
+                fields.put_u64_le(offset);
+                fields.put_u64_le(total);
+                fields.put_u32_le(crc32c::crc32c(&bytes));
+                out.payload(&bytes);
             }
             Self::Gone(index) => {
-                let mut out = BytesMut::with_capacity(9);
-                out.put_u8(3);
-                out.put_u64_le(index.0);
-                out.freeze()
+                fields.put_u8(3);
+                fields.put_u64_le(index.0);
             }
         }
+        out.finish()
     }
 
     /// The message, or `None` when the bytes are not one.
     pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
         match bytes.try_get_u8().ok()? {
-            0 => Some(Self::Consensus(bytes)),
+            0 => Some(Self::Consensus(bytes.into())),
             1 => {
                 let index = Index(bytes.try_get_u64_le().ok()?);
                 let offset = bytes.try_get_u64_le().ok()?;
@@ -170,26 +164,25 @@ impl Fetch {
 mod tests {
     use super::*;
 
-    fn round_trip(message: &PeerMessage) {
-        let bytes = message.encode();
-        let again = PeerMessage::decode(bytes.clone()).map(|m| m.encode());
+    fn round_trip(message: PeerMessage) {
+        let is_whole_alone = !matches!(message, PeerMessage::Consensus(_));
+        let bytes = message.encode().to_bytes();
+        let again = PeerMessage::decode(bytes.clone()).map(|m| m.encode().to_bytes());
         assert_eq!(again, Some(bytes.clone()));
-        if !matches!(message, PeerMessage::Consensus(_)) {
-            for length in 0..bytes.len() {
-                assert!(PeerMessage::decode(bytes.slice(..length)).is_none());
-            }
+        for length in (0..bytes.len()).filter(|_| is_whole_alone) {
+            assert!(PeerMessage::decode(bytes.slice(..length)).is_none());
         }
     }
 
     #[test]
     fn messages_come_back_and_truncated_ones_do_not() {
-        round_trip(&PeerMessage::Consensus(Bytes::from_static(b"core")));
-        round_trip(&PeerMessage::Request {
+        round_trip(PeerMessage::Consensus(Bytes::from_static(b"core").into()));
+        round_trip(PeerMessage::Request {
             index: Index(7),
             offset: 9,
         });
-        round_trip(&PeerMessage::Gone(Index(7)));
-        round_trip(&PeerMessage::Chunk {
+        round_trip(PeerMessage::Gone(Index(7)));
+        round_trip(PeerMessage::Chunk {
             index: Index(7),
             offset: 2,
             total: 9,
@@ -205,6 +198,6 @@ mod tests {
             total: u64::MAX,
             bytes: Bytes::from_static(b"abc"),
         };
-        assert!(PeerMessage::decode(chunk.encode()).is_none());
+        assert!(PeerMessage::decode(chunk.encode().to_bytes()).is_none());
     }
 }

@@ -228,7 +228,12 @@ impl World {
             Output::Compact(through) => running.compact(through),
             Output::File(job) => running.file_jobs.push_back(job),
             Output::Send { to, lane, message } => {
-                self.send(node, (to.0 - 1) as usize, lane == Lane::Bulk, message);
+                self.send(
+                    node,
+                    (to.0 - 1) as usize,
+                    lane == Lane::Bulk,
+                    message.to_bytes(),
+                );
             }
             Output::Replied { ticket, result } => self.replied(ticket, result)?,
             Output::ReadDone { ticket, result } => self.read_done(node, ticket, result.is_ok())?,
