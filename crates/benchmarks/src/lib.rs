@@ -47,6 +47,14 @@ pub struct BenchArgs {
     command: Command,
 }
 
+impl BenchArgs {
+    /// Whether this process is one replica of a benchmark's cluster.
+    #[must_use]
+    pub fn is_a_replica(&self) -> bool {
+        matches!(self.command, Command::Replica(_))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// All scenarios

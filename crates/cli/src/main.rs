@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, run};
 
+/// Batches of commands are large, and live for milliseconds on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -302,7 +302,7 @@ impl Default for ConsensusSection {
             pipeline_max: 4,
             uncommitted_size_max: HumanSize::from_mib(64),
             snapshot_entries: 100_000,
-            snapshot_log_size: HumanSize::from_mib(256),
+            snapshot_log_size: HumanSize::from_mib(64),
             log_tail_entries: 10_000,
             log_tail_size_max: HumanSize::from_mib(64),
             wal_segment_size: HumanSize::from_mib(32),
