@@ -78,6 +78,15 @@ pub(crate) fn check(
         {
             impossible(format!("{kind:?} from a learner"))
         }
+        // Who asked for votes had made its log durable before, and gets none after it
+        // has appended more. raft-rs panics where it is elected so.
+        MessageType::MsgRequestVoteResponse
+            if !message.reject
+                && message.term == raft.term
+                && raft.raft_log.last_index() != raft.raft_log.persisted =>
+        {
+            impossible("a vote that was not asked for".into())
+        }
         _ => Ok(()),
     }
 }

@@ -210,7 +210,7 @@ mod tests {
                 term: Term(6),
                 index: Index(41),
                 kind: EntryKind::Command,
-                payload: Bytes::from_static(b"payload"),
+                payload: Bytes::from(vec![7; 2_048]),
             },
             Entry {
                 term: Term(7),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use consensus::{
     Entry, EntryKind, Index, Membership, PeerState, ReplicaId, Role, SnapshotMeta, Term,
 };
-use raft::eraftpb::{ConfState, Entry as RaftEntry, Message, Snapshot};
+use raft::eraftpb::{ConfState, Entry as RaftEntry, Message, MessageType, Snapshot};
 use raft::{ProgressState, StateRole};
 
 /// Marks a command in `Entry.context`: the entry that raft-rs appends at the
@@ -56,6 +56,23 @@ pub(crate) fn to_raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
     metadata.term = meta.term.0;
     metadata.set_conf_state(conf_state(&meta.membership));
     snapshot
+}
+
+/// The message with its entries behind the one that is before the first of them. Where
+/// raft-rs appends entries to a message that waits without any, it leaves the place of
+/// that one. `None` when the term there is not known any more.
+pub(crate) fn placed(
+    mut message: Message,
+    term: impl FnOnce(u64) -> Option<u64>,
+) -> Option<Message> {
+    if message.get_msg_type() == MessageType::MsgAppend
+        && let Some(first) = message.entries.first()
+        && first.index != message.index + 1
+    {
+        message.index = first.index - 1;
+        message.log_term = term(message.index)?;
+    }
+    Some(message)
 }
 
 /// The message in as many as it takes for none to carry more payload than this, unless
@@ -150,6 +167,21 @@ mod tests {
             .iter()
             .flat_map(|piece| piece.entries.iter().cloned());
         assert!(all.eq(whole.entries));
+    }
+
+    #[test]
+    fn entries_stand_behind_the_one_before_them() {
+        let mut message = append(&[1, 2]);
+        message.set_msg_type(MessageType::MsgAppend);
+        assert_eq!(placed(message.clone(), |_| None), Some(message.clone()));
+        let mut misplaced = message.clone();
+        (misplaced.index, misplaced.log_term) = (57, 9);
+        assert_eq!(placed(misplaced.clone(), |_| None), None);
+        let term = |index| (index == 40).then_some(6);
+        assert_eq!(placed(misplaced, term), Some(message));
+        let mut empty = append(&[]);
+        empty.set_msg_type(MessageType::MsgAppend);
+        assert_eq!(placed(empty.clone(), |_| None), Some(empty));
     }
 
     #[test]

@@ -101,31 +101,18 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
+    /// Bytes of a batch of so many commands of so many bytes in all.
+    #[must_use]
+    pub fn bytes(commands: usize, command_bytes: usize) -> usize {
+        HEADER_BYTES + commands * LENGTH_BYTES + command_bytes
+    }
+
     /// An empty batch with room for so many commands of so many bytes in all.
     #[must_use]
     pub fn with_capacity(commands: usize, command_bytes: usize) -> Self {
-        let bytes = HEADER_BYTES + commands * LENGTH_BYTES + command_bytes;
-        let mut buffer = BytesMut::with_capacity(bytes);
+        let mut buffer = BytesMut::with_capacity(Self::bytes(commands, command_bytes));
         buffer.put_bytes(0, HEADER_BYTES);
         Self { buffer, count: 0 }
-    }
-
-    /// How many commands it holds.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.count as usize
-    }
-
-    /// Whether it holds none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// The payload's size in bytes if `command_bytes` more were pushed.
-    #[must_use]
-    pub fn bytes_with(&self, command_bytes: usize) -> usize {
-        self.buffer.len() + LENGTH_BYTES + command_bytes
     }
 
     /// Appends a command.

@@ -60,6 +60,9 @@ pub struct Plan {
     pub(crate) segment_bytes: u64,
     pub(crate) snapshot_entries: u64,
     pub(crate) limits: Limits,
+    /// Commands of a batch at most, and batches under way.
+    pub(crate) batch_commands_max: u64,
+    pub(crate) pipeline_max: u64,
     /// A fault that was drawn and did nothing is a failure; not where somebody
     /// has picked the faults.
     pub(crate) all_delivered: bool,
@@ -189,6 +192,12 @@ impl Plan {
                 inflight_messages_max: random.between(1, 64) as usize,
                 ..Limits::default()
             },
+            // Small batches wait together, and are proposed together.
+            batch_commands_max: match random.per_mille(400) {
+                true => random.between(1, 3),
+                false => 8_192,
+            },
+            pipeline_max: random.between(1, 8),
             all_delivered: true,
             variation: 0,
         }

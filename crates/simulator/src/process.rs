@@ -207,6 +207,8 @@ impl Process {
             replica: ReplicaConfig {
                 snapshot_entries: plan.snapshot_entries,
                 batch_bytes_max: plan.segment_bytes as usize / BATCHES_IN_SEGMENT,
+                batch_commands_max: plan.batch_commands_max as usize,
+                pipeline_max: plan.pipeline_max as usize,
                 ..ReplicaConfig::new(self.id)
             },
         };

@@ -23,13 +23,15 @@ use replica::superblock;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::wire::{self, Control, Frames, ReplicaReport};
 use disk::{DiskControl, MeasuredDisk};
 pub(crate) use machine::{KEY_BYTES, KeyValues};
 pub(crate) use ownership::{COMMAND_BYTES, Ownership, OwnershipCommand};
 
+/// Commands of a connection that have no outcome yet, at most; then it is not read.
+const OPEN_MAX: usize = 1 << 20;
 /// Rounds whose outcomes are written together at most.
 const TOLD_MAX: usize = 64;
 
@@ -146,18 +148,22 @@ impl Replica {
         let _ = stream.set_nodelay(true);
         let (reader, mut writer) = stream.into_split();
         let (outcomes, mut done) = mpsc::unbounded_channel::<Vec<Outcome>>();
+        let room = Arc::new(Semaphore::new(OPEN_MAX));
+        let freed = Arc::clone(&room);
         let (answers, mut answered) = mpsc::channel::<Bytes>(16);
         let writing = tokio::spawn(async move {
             let mut waiting = Vec::with_capacity(TOLD_MAX);
             let mut frame = BytesMut::new();
             loop {
+                let mut told = 0;
                 tokio::select! {
                     taken = done.recv_many(&mut waiting, TOLD_MAX) => {
                         if taken == 0 {
-                            return;
+                            break;
                         }
                         let at = wire::begin_frame(&mut frame, wire::OUTCOMES);
                         for outcome in waiting.drain(..).flatten() {
+                            told += 1;
                             wire::put_outcome(&mut frame, outcome.tag, code(&outcome));
                         }
                         wire::end_frame(&mut frame, at);
@@ -165,17 +171,26 @@ impl Replica {
                     Some(answer) = answered.recv() => frame.extend_from_slice(&answer),
                 }
                 if writer.write_all(&frame).await.is_err() {
-                    return;
+                    break;
                 }
                 frame.clear();
+                freed.add_permits(told);
             }
+            freed.close();
         });
         let mut frames = Frames::new(reader);
         while let Ok(Some((kind, body))) = frames.next().await {
             match kind {
                 wire::COMMANDS => match wire::commands(body) {
-                    Some(commands) => self.log.queue(commands, &outcomes).await,
-                    None => break,
+                    Some(commands) if commands.len() <= OPEN_MAX => {
+                        // Given back with their outcomes.
+                        match room.acquire_many(commands.len() as u32).await {
+                            Ok(taken) => taken.forget(),
+                            Err(_) => break,
+                        }
+                        self.log.queue(commands, &outcomes).await;
+                    }
+                    _ => break,
                 },
                 wire::CONTROL => {
                     let Ok(control) = serde_json::from_slice(&body) else {

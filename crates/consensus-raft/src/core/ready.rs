@@ -142,9 +142,12 @@ impl RaftCore {
 
     fn send(&mut self, messages: Vec<Message>, after: Option<PersistId>) {
         let bytes_max = self.limits.message_bytes_max;
-        let messages = messages
+        let log = &self.raw.raft.raft_log;
+        let messages: Vec<_> = messages
             .into_iter()
-            .flat_map(|message| translate::bounded(message, bytes_max));
+            .filter_map(|message| translate::placed(message, |index| log.term(index).ok()))
+            .flat_map(|message| translate::bounded(message, bytes_max))
+            .collect();
         for mut message in messages {
             let to = ReplicaId(message.to);
             if message.get_msg_type() == MessageType::MsgReadIndexResp

@@ -154,3 +154,28 @@ fn a_term_that_leaves_no_room_for_elections_is_refused() {
     vote.context = Bytes::from_static(raft::CAMPAIGN_TRANSFER);
     is_refused(follower(), vote);
 }
+
+#[test]
+fn a_vote_before_it_was_asked_for_is_refused() {
+    let mut core = follower();
+    let mut append = message(Kind::MsgAppend);
+    (append.index, append.log_term) = (3, TERM);
+    append.set_entries(vec![entry(4, TERM)].into());
+    let mut vote = message(Kind::MsgRequestVoteResponse);
+    vote.term = TERM + 1;
+    // In one breath: nothing is carried out between them.
+    let mut step = |message: Message| {
+        let input = Input::Receive {
+            from: ReplicaId(message.from),
+            message: message::encode(GROUP, message, None).to_bytes(),
+        };
+        core.step(core.now, input)
+    };
+    step(append).unwrap();
+    step(message(Kind::MsgTimeoutNow)).unwrap();
+    assert!(matches!(step(vote.clone()), Err(StepError::Impossible(_))));
+    // Once it was asked for, it counts.
+    drain(&mut core);
+    receive(&mut core, vote).unwrap();
+    assert!(core.is_leader());
+}

@@ -36,9 +36,9 @@ pub fn a_lagging_replica_catches_up_by_log(factory: Factory) {
 
 /// See the name.
 pub fn a_long_log_travels_in_messages_of_bounded_size(factory: Factory) {
-    const PAYLOAD_BYTES: usize = 300;
+    const PAYLOAD_BYTES: usize = 1_500;
     let limits = Limits {
-        message_bytes_max: 1_000,
+        message_bytes_max: 5_000,
         entry_bytes_max: PAYLOAD_BYTES,
         ..Limits::default()
     };

@@ -56,7 +56,8 @@ pub struct Outcome {
     pub result: Result<Applied, SubmitError>,
 }
 
-/// Where outcomes go, several at a time.
+/// Where outcomes go, several at a time. Whoever queues commands bounds how many of its
+/// own are open: outcomes wait for their receiver without bound.
 pub type Outcomes = mpsc::UnboundedSender<Vec<Outcome>>;
 
 /// The log, as the node that runs a replica reaches it. Cheap to clone.

@@ -21,6 +21,8 @@ use super::turns::Turns;
 const PEER_MESSAGES_MAX: usize = 65_536;
 /// Commands that were queued and wait for a round; beyond it whoever queues them waits.
 const QUEUED_KIB_MAX: u32 = 16 << 10;
+/// What a queued command takes beside its bytes: tiny ones are not free.
+const QUEUED_OVERHEAD_BYTES: usize = 64;
 /// Commands that are queued together at most: a round takes them together.
 const QUEUED_TOGETHER_MAX: usize = 4_096;
 
@@ -180,20 +182,21 @@ impl Inbox {
     }
 
     /// Puts commands in where there is room for them, and waits for it where not.
-    pub(super) async fn queue(&self, mut commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
-        while !commands.is_empty() {
-            let later = match commands.len() > QUEUED_TOGETHER_MAX {
-                true => commands.split_off(QUEUED_TOGETHER_MAX),
-                false => Vec::new(),
-            };
-            let bytes: usize = commands.iter().map(|(_, command)| command.len()).sum();
+    pub(super) async fn queue(&self, commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
+        let mut rest = commands.into_iter();
+        loop {
+            let together: Vec<_> = rest.by_ref().take(QUEUED_TOGETHER_MAX).collect();
+            if together.is_empty() {
+                return;
+            }
+            let bytes = together.iter().map(|(_, command)| command.len());
+            let bytes = bytes.sum::<usize>() + together.len() * QUEUED_OVERHEAD_BYTES;
             let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX);
             let room = Arc::clone(&self.room);
             let Ok(room) = room.acquire_many_owned(kib.min(QUEUED_KIB_MAX)).await else {
                 return;
             };
-            self.submit(Submission::Many(commands, outcomes.clone(), room));
-            commands = later;
+            self.submit(Submission::Many(together, outcomes.clone(), room));
         }
     }
 

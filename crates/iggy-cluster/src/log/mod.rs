@@ -105,10 +105,12 @@ impl RunningLog {
         };
         let (wal, wal_inbox, wal_metrics) = (opened.wal, inbox.clone(), Arc::clone(metrics));
         thread("wal", move || {
+            let _panic = FatalPanic("the thread of the write-ahead log", wal_inbox.clone());
             wal_thread::run(wal, &jobs, &wal_inbox, &wal_metrics);
         })?;
         let (worker, file_inbox) = (opened.files, inbox.clone());
         thread("snapshots", move || {
+            let _panic = FatalPanic("the thread of the snapshots", file_inbox.clone());
             while let Ok(job) = files.recv() {
                 let event = worker.execute(job);
                 if let FileEvent::Saved(Err(why)) = &event {
@@ -146,6 +148,19 @@ impl RunningLog {
 impl Drop for RunningLog {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// A replica does not go on without one of its threads: nothing would become durable,
+/// and nobody would say so.
+struct FatalPanic(&'static str, Inbox);
+
+impl Drop for FatalPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self(who, inbox) = self;
+            inbox.leave(Message::Fatal(format!("{who} has panicked")));
+        }
     }
 }
 

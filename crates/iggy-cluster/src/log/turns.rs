@@ -98,6 +98,8 @@ impl<E: Rounds> Turns<E> {
 
     /// Leaves what waits to the consensus thread.
     pub(super) fn wake(&self) {
+        // Either the thread is known here, or it sees what was put in when it begins.
+        fence(Ordering::SeqCst);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::{Lane, LinkCounters, Target, handshake};
+use super::{Lane, LinkCounters, Target, handshake, socket};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -45,9 +45,7 @@ pub(super) async fn connect(target: &Target, lane: Lane) -> Option<TcpStream> {
             return None;
         }
     };
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "cannot set TCP_NODELAY");
-    }
+    socket::prepare(&stream);
     match handshake::present(&mut stream, &target.identity, target.replica, lane).await {
         Ok(_) => {
             LinkCounters::add(&target.counters.connected, 1);

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::{
     Identity, Lane, LinkCounters, LinkLimits, RpcHandler, Standing, Witness, frame, handshake, rpc,
-    standing,
+    socket, standing,
 };
 
 /// Connections that may be open at once, handshakes under way included.
@@ -88,7 +88,7 @@ impl PeerListener {
     }
 
     async fn serve(&self, mut stream: TcpStream, address: std::net::SocketAddr) {
-        let _ = stream.set_nodelay(true);
+        socket::prepare(&stream);
         let is_member = |id| self.members.contains(&id);
         let peer = match handshake::receive(&mut stream, &self.identity, is_member).await {
             Ok(peer) => peer,
@@ -135,7 +135,11 @@ impl PeerListener {
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         loop {
             match frame::read(&mut reader, self.limits.frame_bytes_max).await {
-                Ok(Some(message)) => (services.one_way)(from, message),
+                Ok(Some(message)) => {
+                    (services.one_way)(from, message);
+                    // What the message has woken may wait behind this task.
+                    tokio::task::consume_budget().await;
+                }
                 Ok(None) => return,
                 Err(error) => {
                     LinkCounters::add(&self.counters.refused, 1);

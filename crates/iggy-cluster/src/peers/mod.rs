@@ -17,6 +17,7 @@ mod listener;
 mod one_way;
 mod outgoing;
 mod rpc;
+mod socket;
 mod standing;
 
 use std::sync::Arc;

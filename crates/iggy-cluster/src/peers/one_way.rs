@@ -22,7 +22,7 @@ use super::{Lane, LinkCounters, Target};
 
 /// More than this is left to the task: whoever sends has better to do than to wait for
 /// the kernel to copy it.
-const DIRECT_BYTES_MAX: usize = 16 << 10;
+const DIRECT_BYTES_MAX: usize = 256 << 10;
 /// The task takes no more from the queue, whose bounds hold, while it has so much.
 const WRITE_BYTES_MIN: usize = 256 << 10;
 /// Slices of one vectored write.

@@ -13,6 +13,9 @@ use super::Ticket;
 
 /// Bytes that a batch needs beside its commands.
 const BATCH_OVERHEAD_BYTES: usize = 64;
+/// What a command that waits takes beside its bytes, where that is bounded: tiny ones
+/// are not free.
+const WAITING_OVERHEAD_BYTES: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(super) struct BatchLimits {
@@ -55,10 +58,11 @@ impl Batches {
                 max,
             });
         }
-        if self.waiting_bytes + command.len() > self.limits.waiting_bytes_max {
+        let bytes = self.waiting_bytes + command.len() + WAITING_OVERHEAD_BYTES;
+        if bytes > self.limits.waiting_bytes_max {
             return Err(Refused::Overloaded);
         }
-        self.waiting_bytes += command.len();
+        self.waiting_bytes = bytes;
         self.waiting.push_back((ticket, command));
         Ok(())
     }
@@ -68,27 +72,32 @@ impl Batches {
         if self.waiting.is_empty() || self.in_flight.len() >= self.limits.pipeline_max {
             return None;
         }
-        let most = self.waiting.len().min(self.limits.commands_max);
-        let bytes = self.waiting_bytes.min(self.limits.bytes_max);
-        let mut builder = BatchBuilder::with_capacity(most, bytes);
-        let mut tickets = Vec::with_capacity(most);
-        while let Some((_, command)) = self.waiting.front() {
-            let fits = builder.bytes_with(command.len()) <= self.limits.bytes_max
-                && builder.len() < self.limits.commands_max;
-            if !fits {
-                break;
-            }
-            if let Some((ticket, command)) = self.waiting.pop_front() {
-                self.waiting_bytes -= command.len();
-                builder.push(&command);
-                tickets.push(ticket);
-            }
+        let (commands, bytes) = self.fitting();
+        let mut builder = BatchBuilder::with_capacity(commands, bytes);
+        let mut tickets = Vec::with_capacity(commands);
+        for (ticket, command) in self.waiting.drain(..commands) {
+            self.waiting_bytes -= command.len() + WAITING_OVERHEAD_BYTES;
+            builder.push(&command);
+            tickets.push(ticket);
         }
         self.next_proposal += 1;
         let proposal = ProposalId(self.next_proposal);
-        let commands = tickets.len();
         self.in_flight.insert(proposal, tickets);
         Some((proposal, builder.finish(wall_micros), commands))
+    }
+
+    /// How many commands the next batch takes, and their bytes. A batch keeps its memory
+    /// for as long as the log holds it, so it gets no more than it needs.
+    fn fitting(&self) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        for (_, command) in self.waiting.iter().take(self.limits.commands_max) {
+            let longer = bytes + command.len();
+            if BatchBuilder::bytes(count + 1, longer) > self.limits.bytes_max {
+                break;
+            }
+            (count, bytes) = (count + 1, longer);
+        }
+        (count, bytes)
     }
 
     /// The tickets of a batch that was answered.
@@ -108,5 +117,49 @@ impl Batches {
 
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batches(bytes_max: usize, commands_max: usize) -> Batches {
+        Batches::new(BatchLimits {
+            bytes_max,
+            commands_max,
+            pipeline_max: 9,
+            waiting_bytes_max: 1 << 20,
+        })
+    }
+
+    #[test]
+    fn a_batch_takes_what_fits_and_no_more_memory_than_that() {
+        let mut batches = batches(1_000, 3);
+        for (ticket, bytes) in [10, 20, 0, 5, 936, 100, 880, 1].into_iter().enumerate() {
+            let command = Bytes::from(vec![7; bytes]);
+            assert!(batches.push(Ticket(ticket as u64), command).is_ok());
+        }
+        let mut sizes = Vec::new();
+        while let Some((proposal, payload, commands)) = batches.next(1) {
+            assert_eq!(batches.take(proposal).len(), commands);
+            let length = payload.len();
+            let buffer = payload.try_into_mut().map(|buffer| buffer.capacity());
+            assert_eq!(buffer, Ok(length));
+            sizes.push((commands, length));
+        }
+        assert_eq!(sizes, [(3, 55), (2, 962), (1, 117), (2, 902)]);
+        assert_eq!((batches.waiting(), batches.waiting_bytes), (0, 0));
+    }
+
+    #[test]
+    fn commands_of_nothing_are_bounded_too() {
+        let mut batches = batches(1 << 20, 10);
+        let taken = (0..u64::MAX)
+            .take_while(|ticket| batches.push(Ticket(*ticket), Bytes::new()).is_ok())
+            .count();
+        assert_eq!(taken, (1 << 20) / WAITING_OVERHEAD_BYTES);
+        let _ = batches.next(1);
+        assert!(batches.push(Ticket(0), Bytes::new()).is_ok());
     }
 }

@@ -33,7 +33,7 @@ const SNAPSHOT_RETRY_TICKS: u64 = 500;
 /// A peer that has asked for a piece of a snapshot within this time is being served.
 const SERVING_TICKS: u64 = 200;
 /// While a peer is served, the log may grow to so many times its usual size.
-const SERVING_PATIENCE: u64 = 8;
+const SERVING_PATIENCE: u64 = 32;
 
 /// How a replica is driven.
 #[derive(Clone, Debug)]
