@@ -8,9 +8,6 @@ use replica::driver::ReplicaStatus;
 
 use crate::history::History;
 
-/// Batches that a replica proposes before the first is committed.
-const PIPELINE_MAX: usize = 4;
-
 /// What all replicas have shown so far, for all time.
 #[derive(Default)]
 pub(crate) struct Checks {
@@ -47,10 +44,15 @@ impl Checks {
     }
 
     /// A term has one leader, and nothing grows beyond its bound.
-    pub(crate) fn replica(&mut self, id: ReplicaId, status: &ReplicaStatus) -> Result<(), String> {
-        if status.batches_in_flight > PIPELINE_MAX {
+    pub(crate) fn replica(
+        &mut self,
+        id: ReplicaId,
+        status: &ReplicaStatus,
+        pipeline_max: u64,
+    ) -> Result<(), String> {
+        if status.batches_in_flight as u64 > pipeline_max {
             return Err(format!(
-                "replica {id} has {} batches in flight, at most {PIPELINE_MAX} may be",
+                "replica {id} has {} batches in flight, at most {pipeline_max} may be",
                 status.batches_in_flight
             ));
         }

@@ -78,6 +78,8 @@ pub(crate) struct Noise {
     pub(crate) reordering: u64,
 }
 
+/// The part of a seed's chance that draws batches.
+const BATCHING: u64 = 9;
 /// How many cards of a deck are of each kind that waits for its moment: the others
 /// do little by themselves.
 const AMBUSHES: usize = 3;
@@ -159,6 +161,13 @@ impl Plan {
         let at_least = random.between(2_000_000, 4_000_000 + 10 * every);
         let schedule = draw_schedule(&mut random, &kinds, voters + learners, every, at_least);
         let last = schedule.last().map_or(0, |planned| planned.at);
+        // From a stream of its own: small batches wait together, and are proposed
+        // together. Too few of them would not keep up with what clients repeat.
+        let mut batching = Random::of(seed, BATCHING, 0);
+        let (batch_commands_max, pipeline_max) = match batching.per_mille(400) {
+            true => (batching.between(2, 4), batching.between(3, 8)),
+            false => (8_192, batching.between(1, 8)),
+        };
         Self {
             backend,
             seed,
@@ -192,12 +201,8 @@ impl Plan {
                 inflight_messages_max: random.between(1, 64) as usize,
                 ..Limits::default()
             },
-            // Small batches wait together, and are proposed together.
-            batch_commands_max: match random.per_mille(400) {
-                true => random.between(1, 3),
-                false => 8_192,
-            },
-            pipeline_max: random.between(1, 8),
+            batch_commands_max,
+            pipeline_max,
             all_delivered: true,
             variation: 0,
         }

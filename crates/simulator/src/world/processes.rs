@@ -170,7 +170,7 @@ impl World {
                 "replica {id} counts on snapshot {index}, which is not durable"
             ));
         }
-        self.checks.replica(id, &status)?;
+        self.checks.replica(id, &status, self.plan.pipeline_max)?;
         self.committed(id, &status)?;
         for output in outputs {
             if self.ends_here(node) {
