@@ -1,4 +1,7 @@
 //! What the machine is, and what it can do at best.
+//!
+//! A round trip over loopback takes ten times as long where it goes to another core that
+//! sleeps: both are measured, and limits are given for both.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -9,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::load::{histogram, record};
 use crate::results::{Calibration, Machine, Percentiles};
@@ -27,7 +31,8 @@ pub(crate) fn calibrate() -> anyhow::Result<Calibration> {
     Ok(Calibration {
         fdatasync: concurrent_syncs(dir.path(), 1)?,
         three_fdatasyncs: concurrent_syncs(dir.path(), 3)?,
-        round_trip: round_trips()?,
+        round_trip: round_trips(false)?,
+        round_trip_one_core: round_trips(true)?,
     })
 }
 
@@ -69,10 +74,41 @@ fn syncs(path: &Path) -> anyhow::Result<Histogram<u64>> {
     Ok(took)
 }
 
-fn round_trips() -> anyhow::Result<Percentiles> {
+/// A byte there and back, between two cores or on one.
+fn round_trips(one_core: bool) -> anyhow::Result<Percentiles> {
+    std::thread::spawn(move || exchange(one_core))
+        .join()
+        .expect("an exchange does not panic")
+}
+
+/// The first two cores that this process may use, or one of them twice.
+fn two_cores(one_core: bool) -> [Option<CpuSet>; 2] {
+    let allowed = sched_getaffinity(None).unwrap_or_default();
+    let mut cores = (0..CpuSet::MAX_CPU)
+        .filter(|core| allowed.is_set(*core))
+        .map(|core| {
+            let mut only = CpuSet::new();
+            only.set(core);
+            only
+        });
+    let first = cores.next();
+    let second = if one_core { first } else { cores.next() };
+    [first, second]
+}
+
+/// Lets this thread run there only. Where that is not allowed, it runs anywhere.
+fn stay_on(core: Option<CpuSet>) {
+    if let Some(core) = core {
+        let _ = sched_setaffinity(None, &core);
+    }
+}
+
+fn exchange(one_core: bool) -> anyhow::Result<Percentiles> {
+    let [here, there] = two_cores(one_core);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let echo = std::thread::spawn(move || -> std::io::Result<()> {
+        stay_on(there);
         let (mut stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;
         let mut byte = [0];
@@ -81,6 +117,7 @@ fn round_trips() -> anyhow::Result<Percentiles> {
         }
         Ok(())
     });
+    stay_on(here);
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     let mut took = histogram();

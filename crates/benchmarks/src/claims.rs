@@ -203,12 +203,37 @@ fn million(results: &Results) -> Judged {
             figure(one.per_second())
         );
     }
+    let others = [
+        ("with fsync", with_fsync(results)),
+        (
+            "with memory returned at once",
+            with_memory(results, "returned"),
+        ),
+        ("with huge pages", with_memory(results, "huge-pages")),
+    ];
+    for (how, rate) in others {
+        if let Some(rate) = rate {
+            text += &format!("; {}/s {how}", figure(rate));
+        }
+    }
     let verdict = match (processes.per_second() >= 1e6, alone >= 1e6) {
         (true, _) => Verdict::Holds,
         (false, true) => Verdict::Depends,
         (false, false) => Verdict::DoesNotHold,
     };
     Some((verdict, text))
+}
+
+fn with_fsync(results: &Results) -> Option<f64> {
+    let all = results.throughput.iter();
+    let of_vr = all.filter(|point| point.system == "vr" && point.durability == "fsync");
+    of_vr.map(Point::per_second).reduce(f64::max)
+}
+
+fn with_memory(results: &Results, setting: &str) -> Option<f64> {
+    let mut all = results.memory_settings.iter();
+    let point = all.find(|point| point.system == "vr" && point.setting == setting)?;
+    Some(point.per_second())
 }
 
 fn without_fsync(results: &Results) -> Vec<(&Point, Ratio)> {

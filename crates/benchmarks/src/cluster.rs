@@ -8,7 +8,7 @@ use iggy_cluster::config::{Backend, ClusterConfig};
 use local_cluster::{Processes, Program};
 
 use crate::client::Client;
-use crate::replica::{Durability, Machine};
+use crate::replica::{Durability, Machine, Memory};
 use crate::wire::{Control, ReplicaReport};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,6 +23,7 @@ pub(crate) struct Setup {
     pub(crate) durability: Durability,
     pub(crate) replicas: u8,
     pub(crate) machine: Machine,
+    pub(crate) memory: Memory,
 }
 
 pub(crate) struct Cluster {
@@ -72,7 +73,10 @@ impl Cluster {
                 setup.durability.name().into(),
                 "--machine".into(),
                 setup.machine.name().into(),
+                "--memory".into(),
+                setup.memory.name().into(),
             ],
+            environment: setup.memory.environment(),
         };
         let mut processes = Processes::prepare(program, setup.backend, setup.replicas, change)?;
         for replica in 0..setup.replicas {

@@ -33,7 +33,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 pub use advise::AdviseArgs;
 use options::Options;
-use replica::ReplicaArgs;
+use replica::{Memory, ReplicaArgs};
 use results::{FORMAT, Missing, Results};
 use scenarios::{Bench, Scenario};
 
@@ -48,10 +48,14 @@ pub struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// Whether this process is one replica of a benchmark's cluster.
+    /// Whether the memory of this process is to be of huge pages: as that of a node, it
+    /// is not, unless it is a replica on which that is measured.
     #[must_use]
-    pub fn is_a_replica(&self) -> bool {
-        matches!(self.command, Command::Replica(_))
+    pub fn huge_pages(&self) -> bool {
+        match &self.command {
+            Command::Replica(args) => args.memory == Memory::HugePages,
+            _ => false,
+        }
     }
 }
 
@@ -114,7 +118,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         Command::Share(options) => (vec![Scenario::Share], options),
         Command::Memory(options) => (vec![Scenario::Memory], options),
     };
-    let results = measure(&scenarios, options.clone()).await?;
+    let (results, failed) = measure(&scenarios, options.clone()).await?;
     report::write(&results, &options.out)?;
     report::print(&results)?;
     writeln!(
@@ -123,6 +127,12 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         results.seconds,
         options.out.join("report.html").display()
     )?;
+    let names: Vec<_> = failed.iter().map(|scenario| scenario.name()).collect();
+    anyhow::ensure!(
+        names.is_empty(),
+        "could not measure: {}; the report says why",
+        names.join(", ")
+    );
     Ok(())
 }
 
@@ -134,7 +144,11 @@ fn again(path: &std::path::Path) -> anyhow::Result<()> {
     report::print(&results)
 }
 
-async fn measure(scenarios: &[Scenario], options: Options) -> anyhow::Result<Results> {
+/// Returns also which scenarios could not be measured.
+async fn measure(
+    scenarios: &[Scenario],
+    options: Options,
+) -> anyhow::Result<(Results, Vec<Scenario>)> {
     let begun = Instant::now();
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let steps: usize = scenarios.iter().map(|one| one.steps(&options)).sum();
@@ -154,12 +168,14 @@ async fn measure(scenarios: &[Scenario], options: Options) -> anyhow::Result<Res
         options,
         progress,
     };
+    let mut failed = Vec::new();
     for scenario in scenarios {
         // What the others have measured is not lost with one that fails.
         if let Err(error) = scenario.run(&bench, &mut results).await {
             let why = format!("{error:#}");
             let said = format!("{}: {why}", scenario.name());
             bench.progress.println(said);
+            failed.push(*scenario);
             results.missing.push(Missing {
                 peer: scenario.name().into(),
                 why,
@@ -168,7 +184,7 @@ async fn measure(scenarios: &[Scenario], options: Options) -> anyhow::Result<Res
     }
     bench.progress.finish_and_clear();
     results.seconds = begun.elapsed().as_secs_f64();
-    Ok(results)
+    Ok((results, failed))
 }
 
 fn progress(steps: u64) -> anyhow::Result<ProgressBar> {

@@ -17,7 +17,7 @@ pub(crate) struct Options {
     /// Rounds of every measurement; the backends take turns [default: 3, quick 1]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// How long one measurement lasts [default: 1, quick 0.3]
+    /// How long one measurement lasts [default: 1, quick 0.2]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// Kills of the leader for each backend [default: 20, quick 3]
@@ -67,8 +67,13 @@ impl Options {
     }
 
     pub(crate) fn measured(&self) -> Duration {
-        let seconds = self.seconds.unwrap_or(if self.quick { 0.3 } else { 1.0 });
+        let seconds = self.seconds.unwrap_or(if self.quick { 0.2 } else { 1.0 });
         Duration::from_secs_f64(seconds.clamp(0.05, 3_600.0))
+    }
+
+    /// How long commands are sent before anything counts.
+    pub(crate) fn warm_up(&self) -> Duration {
+        Duration::from_millis(if self.quick { 150 } else { 300 })
     }
 
     pub(crate) fn saturation(&self) -> Duration {

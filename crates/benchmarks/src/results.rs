@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Spent;
 
 /// Rises when a field changes its meaning.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// A whole run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Results {
     pub throughput: Vec<Point>,
     /// The same at 2,048 under way, by commands in a batch.
     pub batches: Vec<Point>,
+    /// The same at 2,048 under way, by what becomes of memory that is freed.
+    pub memory_settings: Vec<Point>,
     /// The protocols alone.
     pub in_process: Vec<Point>,
     /// Latency at a given rate.
@@ -77,8 +79,10 @@ pub struct Calibration {
     pub fdatasync: Percentiles,
     /// The same in three files at once.
     pub three_fdatasyncs: Percentiles,
-    /// A byte there and back over loopback TCP.
+    /// A byte there and back over loopback TCP, between two cores.
     pub round_trip: Percentiles,
+    /// The same with both ends on one core.
+    pub round_trip_one_core: Percentiles,
 }
 
 /// A distribution, in microseconds.
@@ -119,6 +123,8 @@ pub struct Point {
     pub in_flight: usize,
     /// What else was set: commands of a batch at most, or commands a second offered.
     pub parameter: u64,
+    /// What else was set and is not a number.
+    pub setting: String,
     /// The runs, in the order of the rounds.
     pub runs: Vec<Run>,
 }
@@ -140,12 +146,15 @@ impl Point {
         self.durability == other.durability
             && self.in_flight == other.in_flight
             && self.parameter == other.parameter
+            && self.setting == other.setting
     }
 }
 
 /// One measurement.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Run {
+    /// In which round; runs of one round are neighbours.
+    pub round: usize,
     /// Commands a second.
     pub per_second: f64,
     /// From a command's sending, or when it was due, to its answer.
@@ -409,10 +418,12 @@ pub fn ratios<'a>(points: &'a [Point], above: &str, below: &str) -> Vec<(&'a Poi
     of(above)
         .filter_map(|point| {
             let other = of(below).find(|other| other.is_beside(point))?;
-            let rates = |point: &Point| -> Vec<f64> {
-                point.runs.iter().map(|run| run.per_second).collect()
-            };
-            Ratio::of(rates(point).into_iter().zip(rates(other))).map(|ratio| (point, ratio))
+            // Who failed in a round has no run of it.
+            let pairs = point.runs.iter().filter_map(|run| {
+                let beside = other.runs.iter().find(|other| other.round == run.round)?;
+                Some((run.per_second, beside.per_second))
+            });
+            Ratio::of(pairs).map(|ratio| (point, ratio))
         })
         .collect()
 }
@@ -423,22 +434,24 @@ mod tests {
 
     #[test]
     fn ratios_are_of_rounds_not_of_medians() {
-        let point = |system: &str, rates: &[f64]| Point {
+        let point = |system: &str, rates: &[(usize, f64)]| Point {
             system: system.into(),
             durability: "none".into(),
             in_flight: 1,
             parameter: 0,
+            setting: String::new(),
             runs: rates
                 .iter()
-                .map(|rate| Run {
+                .map(|(round, rate)| Run {
+                    round: *round,
                     per_second: *rate,
                     ..Run::default()
                 })
                 .collect(),
         };
         let points = [
-            point("vr", &[10.0, 40.0, 90.0]),
-            point("raft", &[10.0, 20.0, 30.0]),
+            point("vr", &[(0, 10.0), (1, 40.0), (2, 7.0), (3, 90.0)]),
+            point("raft", &[(0, 10.0), (1, 20.0), (3, 30.0)]),
         ];
         let ratios = ratios(&points, "vr", "raft");
         let expected = Ratio {

@@ -96,12 +96,13 @@ pub(crate) struct StatusArgs {
 }
 
 impl Command {
-    fn is_a_node(&self) -> bool {
+    /// Whether memory is to be of huge pages; `None` where it does not matter.
+    fn huge_pages(&self) -> Option<bool> {
         match self {
-            Self::Serve(_) => true,
+            Self::Serve(_) => Some(false),
             #[cfg(feature = "bench")]
-            Self::Bench(args) => args.is_a_replica(),
-            _ => false,
+            Self::Bench(args) => Some(args.huge_pages()),
+            _ => None,
         }
     }
 }
@@ -121,8 +122,8 @@ enum ConfigCommand {
 /// What to print before exiting with 1.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     stop_on_panic();
-    if cli.command.is_a_node() {
-        without_huge_pages();
+    if let Some(wanted) = cli.command.huge_pages() {
+        huge_pages(wanted);
     }
     match cli.command {
         Command::Format(args) => format::run(&args),
@@ -150,8 +151,8 @@ fn stop_on_panic() {
 /// Batches come and go by the megabyte. Where the allocator's memory is of huge pages,
 /// the kernel clears and joins two megabytes at a time for them, which was seen to take
 /// half of a node's speed. Where the kernel knows no huge pages there are none to miss.
-fn without_huge_pages() {
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+fn huge_pages(wanted: bool) {
+    let _ = rustix::thread::disable_transparent_huge_pages(!wanted);
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

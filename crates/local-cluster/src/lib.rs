@@ -23,6 +23,8 @@ pub struct Program {
     pub binary: PathBuf,
     /// Its first arguments.
     pub arguments: Vec<OsString>,
+    /// Variables of its environment, beside those of whoever starts it.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Program {
@@ -32,6 +34,7 @@ impl Program {
         Self {
             binary: binary.into(),
             arguments: vec!["serve".into()],
+            environment: Vec::new(),
         }
     }
 }
@@ -85,6 +88,7 @@ impl Processes {
             .args(&self.program.arguments)
             .args(["--replica-id", &node.to_string(), "--config"])
             .arg(self.dir.path().join("cluster.toml"))
+            .envs(self.program.environment.iter().cloned())
             .env("IGGY_STORAGE_PATH", &data)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::thread::{disable_transparent_huge_pages, transparent_huge_pages_are_disabled};
 use tempfile::TempDir;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,11 +42,11 @@ impl PeerProcesses {
     /// Starts the next node.
     pub(super) fn start(&mut self, program: &Path, command: &mut Command) -> anyhow::Result<()> {
         let log = File::create(self.log(self.children.len()))?;
-        let child = command
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
+            .stderr(log);
+        let child = with_huge_pages(|| command.spawn())
             .with_context(|| format!("cannot start {}", program.display()))?;
         self.children.push(child);
         Ok(())
@@ -84,6 +85,16 @@ impl PeerProcesses {
         let lines: Vec<_> = text.lines().rev().take(10).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
+}
+
+/// This process may be without huge pages, and its children would be too: peers have
+/// what the system gives them.
+fn with_huge_pages<T>(start: impl FnOnce() -> T) -> T {
+    let disabled = transparent_huge_pages_are_disabled().unwrap_or(false);
+    let _ = disable_transparent_huge_pages(false);
+    let started = start();
+    let _ = disable_transparent_huge_pages(disabled);
+    started
 }
 
 impl Drop for PeerProcesses {

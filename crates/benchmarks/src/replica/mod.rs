@@ -5,6 +5,7 @@ mod disk;
 mod machine;
 mod ownership;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -79,6 +80,38 @@ impl Machine {
     }
 }
 
+/// What becomes of memory that is freed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Memory {
+    /// The allocator keeps it for a second, as in a node
+    #[default]
+    Kept,
+    /// It goes back to the system at once
+    Returned,
+    /// It is kept, and made of huge pages
+    HugePages,
+}
+
+impl Memory {
+    pub(crate) const ALL: [Self; 3] = [Self::Kept, Self::Returned, Self::HugePages];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Returned => "returned",
+            Self::HugePages => "huge-pages",
+        }
+    }
+
+    /// What tells the allocator.
+    pub(crate) fn environment(self) -> Vec<(OsString, OsString)> {
+        match self {
+            Self::Kept | Self::HugePages => Vec::new(),
+            Self::Returned => vec![("MIMALLOC_PURGE_DELAY".into(), "0".into())],
+        }
+    }
+}
+
 /// Arguments of a benchmark's replica.
 #[derive(Debug, Args)]
 pub(crate) struct ReplicaArgs {
@@ -90,6 +123,8 @@ pub(crate) struct ReplicaArgs {
     durability: Durability,
     #[arg(long)]
     machine: Machine,
+    #[arg(long, default_value = "kept")]
+    pub(crate) memory: Memory,
 }
 
 struct Replica {

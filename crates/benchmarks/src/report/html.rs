@@ -79,7 +79,14 @@ fn head(body: &mut String, results: &Results) {
             "the same in three files at once",
             &calibration.three_fdatasyncs,
         ),
-        row("loopback round trip", &calibration.round_trip),
+        row(
+            "loopback round trip between two cores",
+            &calibration.round_trip,
+        ),
+        row(
+            "loopback round trip on one core",
+            &calibration.round_trip_one_core,
+        ),
     ];
     let columns = ["what the machine can do", "p50, us", "p99, us", "max, us"].map(str::to_owned);
     table(body, &columns, &rows);

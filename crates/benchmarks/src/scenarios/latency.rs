@@ -1,7 +1,7 @@
 //! Latency at a rate that the clients keep whatever the replicas do: measured from
 //! when a command was due, so that a stall counts for all that were due in it.
 
-use super::{BACKENDS, Bench, PointKey, Scenario, add};
+use super::{BACKENDS, Bench, PointKey, Scenario, add, quiet};
 use crate::cluster::Cluster;
 use crate::options::Options;
 use crate::results::{Results, Run};
@@ -26,7 +26,7 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
             clusters.push((backend.name(), Cluster::start(&setup, |_| {}).await?));
         }
         for rate in rates(&bench.options) {
-            for _ in 0..bench.options.rounds() {
+            for round in 0..bench.options.rounds() {
                 let name = durability.name();
                 bench.says(
                     Scenario::Latency,
@@ -35,8 +35,10 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
                 for (system, cluster) in &mut clusters {
                     let leader = cluster.leader().await?;
                     let load = bench.load(0);
+                    quiet::wait(bench.options.quick).await;
                     let measured = load.open(&cluster.address(leader), *rate).await?;
                     let run = Run {
+                        round,
                         per_second: measured.per_second(),
                         latency: (&measured.latency).into(),
                         cost: None,
@@ -46,6 +48,7 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
                         durability: name,
                         in_flight: 0,
                         parameter: *rate,
+                        ..PointKey::default()
                     };
                     add(&mut results.latency, &key, run);
                 }

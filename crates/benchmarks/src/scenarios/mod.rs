@@ -3,6 +3,7 @@
 mod failover;
 mod latency;
 mod memory;
+mod quiet;
 mod rebalance;
 mod recovery;
 mod repro;
@@ -12,7 +13,6 @@ mod slow_disk;
 mod throughput;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use iggy_cluster::config::Backend;
 use indicatif::ProgressBar;
@@ -20,11 +20,10 @@ use indicatif::ProgressBar;
 use crate::cluster::{Cluster, Setup};
 use crate::load::Load;
 use crate::options::Options;
-use crate::replica::Durability;
+use crate::replica::{Durability, Memory};
 use crate::results::{Point, Results, Run};
 
 pub(crate) const BACKENDS: [Backend; 2] = [Backend::Raft, Backend::Vr];
-const WARM_UP: Duration = Duration::from_millis(300);
 
 /// What is to be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +122,7 @@ impl Bench {
             durability,
             replicas: self.options.replicas,
             machine: crate::replica::Machine::Values,
+            memory: Memory::default(),
         }
     }
 
@@ -131,7 +131,7 @@ impl Bench {
             command_bytes: self.options.command_size,
             in_flight,
             connections: self.options.connections,
-            warm_up: WARM_UP,
+            warm_up: self.options.warm_up(),
             measured: self.options.measured(),
         }
     }
@@ -146,13 +146,21 @@ impl Bench {
         self.progress.inc(1);
     }
 
-    /// One closed-loop measurement, with what it cost.
-    async fn measure(&self, cluster: &mut Cluster, load: Load) -> anyhow::Result<Run> {
+    /// One closed-loop measurement on a machine that has come to rest, with what it
+    /// cost.
+    async fn measure(
+        &self,
+        cluster: &mut Cluster,
+        load: Load,
+        round: usize,
+    ) -> anyhow::Result<Run> {
+        quiet::wait(self.options.quick).await;
         let leader = cluster.leader().await?;
         let before = cluster.spent().await?;
         let measured = load.closed(&cluster.address(leader)).await?;
         let spent = cluster.spent().await?.since(before);
         Ok(Run {
+            round,
             per_second: measured.per_second(),
             latency: (&measured.latency).into(),
             cost: Some(spent.into()),
@@ -167,6 +175,7 @@ fn add(points: &mut Vec<Point>, key: &PointKey<'_>, run: Run) {
             && point.durability == key.durability
             && point.in_flight == key.in_flight
             && point.parameter == key.parameter
+            && point.setting == key.setting
     });
     match found {
         Some(point) => point.runs.push(run),
@@ -175,15 +184,18 @@ fn add(points: &mut Vec<Point>, key: &PointKey<'_>, run: Run) {
             durability: key.durability.to_owned(),
             in_flight: key.in_flight,
             parameter: key.parameter,
+            setting: key.setting.to_owned(),
             runs: vec![run],
         }),
     }
 }
 
 /// What tells a point from the others of its scenario.
+#[derive(Default)]
 struct PointKey<'a> {
     system: &'a str,
     durability: &'a str,
     in_flight: usize,
     parameter: u64,
+    setting: &'a str,
 }

@@ -11,7 +11,7 @@ use iggy_cluster::admin;
 use iggy_cluster::config::Backend;
 use local_cluster::{Processes, Program};
 
-use super::{BACKENDS, Bench, Scenario, WARM_UP};
+use super::{BACKENDS, Bench, Scenario};
 use crate::advise::metric;
 use crate::load::Load;
 use crate::results::{Results, Share};
@@ -175,7 +175,8 @@ impl Nodes {
             .await?;
         let after = self.committed().await?;
         // Commands of the warm-up are in the sums too: scale to what was measured.
-        let part = load.measured.as_secs_f64() / (WARM_UP + load.measured).as_secs_f64();
+        let part =
+            load.measured.as_secs_f64() / (bench.options.warm_up() + load.measured).as_secs_f64();
         let requests = measured.commands as f64 * if metadata { 2.0 } else { 1.0 };
         let each = if metadata {
             1.0

@@ -42,7 +42,9 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
                 };
                 let delay = Control::DelayDisk(delay_millis * 1_000);
                 cluster.control(slow, delay).await?;
-                let run = bench.measure(&mut cluster, bench.load(IN_FLIGHT)).await?;
+                let run = bench
+                    .measure(&mut cluster, bench.load(IN_FLIGHT), 0)
+                    .await?;
                 cluster.control(slow, Control::DelayDisk(0)).await?;
                 cluster.current().await?;
                 results.slow_disk.push(SlowDisk {
