@@ -82,6 +82,7 @@ pub(crate) fn check(
         // has appended more. raft-rs panics where it is elected so.
         MessageType::MsgRequestVoteResponse
             if !message.reject
+                && raft.state == StateRole::Candidate
                 && message.term == raft.term
                 && raft.raft_log.last_index() != raft.raft_log.persisted =>
         {
