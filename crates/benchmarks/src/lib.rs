@@ -158,6 +158,7 @@ async fn measure(
         program: env!("CARGO_PKG_VERSION").into(),
         begun_unix_seconds: since.unwrap_or_default().as_secs(),
         command: command_line(),
+        replicas: options.replicas,
         machine: calibrate::machine(),
         ..Results::default()
     };

@@ -153,7 +153,7 @@ impl Load {
                 }
                 outcomes = tokio::time::timeout(LATE, client.outcomes()) => {
                     let Ok(outcomes) = outcomes else {
-                        break;
+                        bail!("{} commands were not answered", total - answered);
                     };
                     let now = Instant::now();
                     for (tag, code) in outcomes? {

@@ -18,7 +18,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// How long one measurement lasts [default: 1, quick 0.2]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     seconds: Option<f64>,
     /// Kills of the leader for each backend [default: 20, quick 3]
     #[arg(long, value_name = "N")]
@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS")]
     saturation: Option<u64>,
     /// Bytes of a command
-    #[arg(long, default_value_t = 256, value_name = "BYTES", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8..=65_536))]
+    #[arg(long, default_value_t = 256, value_name = "BYTES", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8..=4_096))]
     pub(crate) command_size: usize,
     /// Commands under way, several separated by commas
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
@@ -55,6 +55,13 @@ pub(crate) struct Options {
     pub(crate) out: PathBuf,
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.05..=3_600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number from 0.05 to 3600".into()),
+    }
+}
+
 impl Options {
     pub(crate) fn rounds(&self) -> usize {
         self.rounds.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
@@ -68,7 +75,7 @@ impl Options {
 
     pub(crate) fn measured(&self) -> Duration {
         let seconds = self.seconds.unwrap_or(if self.quick { 0.2 } else { 1.0 });
-        Duration::from_secs_f64(seconds.clamp(0.05, 3_600.0))
+        Duration::from_secs_f64(seconds)
     }
 
     /// How long commands are sent before anything counts.

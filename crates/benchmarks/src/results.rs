@@ -21,6 +21,8 @@ pub struct Results {
     pub seconds: f64,
     /// How it was called.
     pub command: String,
+    /// Replicas of each cluster.
+    pub replicas: u8,
     /// Where it ran.
     pub machine: Machine,
     /// What the machine can do at best.

@@ -130,7 +130,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(&args)),
         #[cfg(feature = "bench")]
-        Command::Bench(args) => runtime()?.block_on(benchmarks::run(args)),
+        Command::Bench(args) => runtime()?.block_on(async {
+            // Whoever is asked to stop ends the processes that it has started.
+            tokio::select! {
+                result = benchmarks::run(args) => result,
+                asked = asked_to_stop() => asked.and(Err(anyhow::anyhow!("stopped before the end"))),
+            }
+        }),
         #[cfg(feature = "bench")]
         Command::Advise(args) => runtime()?.block_on(benchmarks::advise::run(args)),
         Command::Status(args) => runtime()?.block_on(status::run(&args)),

@@ -262,8 +262,9 @@ fn next_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Processes that start one after the other begin far from each other: a port that
     // is free now is not held until its node listens.
-    let start = (std::process::id() % 180 * 37 % 180) as u16 * 100;
-    12_000 + (start + NEXT.fetch_add(100, Ordering::Relaxed)) % 18_000
+    let start = std::process::id() % 180 * 37 % 180 * 100;
+    let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)) * 100;
+    12_000 + ((start + next) % 18_000) as u16
 }
 
 fn is_free(port: u16) -> bool {

@@ -172,7 +172,8 @@ impl Bare {
                         result?;
                         self.cost.commands += 1;
                     }
-                    Output::File(FileJob::Save { meta, .. }) => {
+                    Output::File(FileJob::Save { meta, state }) => {
+                        std::hint::black_box(state.encode());
                         events.push(Event::File(FileEvent::Saved(Ok(meta))));
                     }
                     _ => {}

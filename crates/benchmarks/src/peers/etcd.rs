@@ -32,7 +32,7 @@ pub(super) fn find() -> Option<PathBuf> {
 }
 
 pub(super) struct Etcd {
-    leader: u16,
+    clients: Vec<u16>,
     value: Bytes,
     _processes: PeerProcesses,
 }
@@ -70,9 +70,9 @@ impl Etcd {
             }
             processes.start(binary, &mut command)?;
         }
-        let leader = processes.wait("etcd", || leader(clients)).await?;
+        processes.wait("etcd", || leader(clients)).await?;
         Ok(Self {
-            leader,
+            clients: clients.to_vec(),
             value: vec![b'v'; value_bytes].into(),
             _processes: processes,
         })
@@ -86,9 +86,10 @@ impl Peer for Etcd {
     }
 
     async fn measure(&mut self, load: Load) -> anyhow::Result<Measured> {
+        let leader = leader(&self.clients).await?;
         let mut connections = Vec::new();
         for _ in 0..load.connections.min(load.in_flight).max(1) {
-            connections.push(connect(self.leader).await?);
+            connections.push(connect(leader).await?);
         }
         let (next, value) = (Arc::new(AtomicU64::new(0)), self.value.clone());
         load.closed_with(move |number| {

@@ -35,11 +35,10 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Vec<Box<dyn Peer>>> {
     let mut peers: Vec<Box<dyn Peer>> = Vec::new();
     match etcd::find() {
-        Some(binary) => {
-            peers.push(Box::new(
-                etcd::Etcd::start(&binary, durability, value_bytes).await?,
-            ));
-        }
+        Some(binary) => match etcd::Etcd::start(&binary, durability, value_bytes).await {
+            Ok(etcd) => peers.push(Box::new(etcd)),
+            Err(error) => note(missing, "etcd", &format!("does not start: {error:#}")),
+        },
         None => note(
             missing,
             "etcd",
@@ -47,10 +46,10 @@ pub(crate) async fn start(
         ),
     }
     match zookeeper::find() {
-        Some(java) => {
-            let started = zookeeper::ZooKeeper::start(&java, durability, value_bytes);
-            peers.push(Box::new(started.await?));
-        }
+        Some(java) => match zookeeper::ZooKeeper::start(&java, durability, value_bytes).await {
+            Ok(zookeeper) => peers.push(Box::new(zookeeper)),
+            Err(error) => note(missing, "zookeeper", &format!("does not start: {error:#}")),
+        },
         None => note(
             missing,
             "zookeeper",

@@ -211,7 +211,12 @@ struct State {
 
 impl State {
     fn snapshot(&self, meta: SnapshotMeta<u64, BasicNode>) -> Snapshot<Types> {
-        let encoded = serde_json::to_vec(&self.values).unwrap_or_default();
+        let mut encoded = Vec::new();
+        for (key, value) in &self.values {
+            encoded.extend(key.to_le_bytes());
+            encoded.extend((value.len() as u64).to_le_bytes());
+            encoded.extend(value);
+        }
         Snapshot {
             meta,
             snapshot: Box::new(Cursor::new(encoded)),
@@ -281,7 +286,7 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), Error> {
         let mut state = lock(&self.0);
-        state.values = serde_json::from_slice(snapshot.get_ref()).unwrap_or_default();
+        state.values = decode(snapshot.get_ref());
         state.applied = meta.last_log_id;
         state.membership = meta.last_membership.clone();
         state.snapshot = Some(meta.clone());
@@ -293,6 +298,21 @@ impl RaftStateMachine<Types> for Machine {
         let meta = state.snapshot.clone();
         Ok(meta.map(|meta| state.snapshot(meta)))
     }
+}
+
+fn decode(mut rest: &[u8]) -> BTreeMap<u64, Vec<u8>> {
+    std::iter::from_fn(|| {
+        let key = number(&mut rest)?;
+        let length = usize::try_from(number(&mut rest)?).ok()?;
+        Some((key, rest.split_off(..length)?.to_vec()))
+    })
+    .collect()
+}
+
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    let (number, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some(u64::from_le_bytes(*number))
 }
 
 struct Network(Members);

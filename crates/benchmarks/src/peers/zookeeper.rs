@@ -42,7 +42,7 @@ pub(super) fn find() -> Option<PathBuf> {
 }
 
 pub(super) struct ZooKeeper {
-    leader: u16,
+    clients: Vec<u16>,
     value: Bytes,
     _processes: PeerProcesses,
 }
@@ -91,7 +91,7 @@ impl ZooKeeper {
             session.create(&path(number)).await?;
         }
         Ok(Self {
-            leader,
+            clients: clients.to_vec(),
             value: vec![b'v'; value_bytes].into(),
             _processes: processes,
         })
@@ -105,6 +105,7 @@ impl Peer for ZooKeeper {
     }
 
     async fn measure(&mut self, load: Load) -> anyhow::Result<Measured> {
+        let leader = leader(&self.clients).await?;
         let begin = Instant::now() + load.warm_up;
         let end = begin + load.measured;
         let sessions = load.connections.min(load.in_flight).max(1);
@@ -112,7 +113,7 @@ impl Peer for ZooKeeper {
         for number in 0..sessions {
             let window =
                 load.in_flight / sessions + usize::from(number < load.in_flight % sessions);
-            let session = Session::connect(self.leader).await?;
+            let session = Session::connect(leader).await?;
             tasks.spawn(session.write(window, number, self.value.clone(), begin, end));
         }
         let mut latency = histogram();

@@ -48,6 +48,12 @@ pub(crate) fn print(results: &Results) -> anyhow::Result<()> {
     terminal::print(results, &sections::all(results)?)
 }
 
+/// What every format of the file says.
+#[derive(serde::Deserialize)]
+struct Format {
+    format: u32,
+}
+
 /// Reads a `results.json`.
 ///
 /// # Errors
@@ -55,13 +61,12 @@ pub(crate) fn print(results: &Results) -> anyhow::Result<()> {
 pub(crate) fn read(path: &Path) -> anyhow::Result<Results> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let results: Results = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a results.json of this program", path.display()))?;
+    let is_none = || format!("{} is not a results.json of this program", path.display());
+    let Format { format } = serde_json::from_str(&text).with_context(is_none)?;
     anyhow::ensure!(
-        results.format == FORMAT,
-        "{} has format {}, this program reads {FORMAT}; run the benchmark again",
+        format == FORMAT,
+        "{} has format {format}, this program reads {FORMAT}; run the benchmark again",
         path.display(),
-        results.format
     );
-    Ok(results)
+    serde_json::from_str(&text).with_context(is_none)
 }

@@ -74,7 +74,10 @@ async fn kill_leader(
     let leader = cluster.leader().await?;
     cluster.current().await?;
     probes.answered_for(STEADY).await?;
-    let term = cluster.report(leader).await?.term;
+    let before = cluster.report(leader).await?;
+    let leads = before.leader == Some(leader);
+    anyhow::ensure!(leads, "leadership has moved by itself");
+    let term = before.term;
     let killed = Instant::now();
     cluster.processes.kill(leader)?;
     let answered = probes.answered_by_another(leader, killed).await?;

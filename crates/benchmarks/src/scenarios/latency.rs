@@ -1,7 +1,7 @@
 //! Latency at a rate that the clients keep whatever the replicas do: measured from
 //! when a command was due, so that a stall counts for all that were due in it.
 
-use super::{BACKENDS, Bench, PointKey, Scenario, add, quiet};
+use super::{BACKENDS, Bench, PointKey, Scenario, add, quiet, turns};
 use crate::cluster::Cluster;
 use crate::options::Options;
 use crate::results::{Results, Run};
@@ -25,6 +25,9 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
             let setup = bench.setup(backend, durability);
             clusters.push((backend.name(), Cluster::start(&setup, |_| {}).await?));
         }
+        for (_, cluster) in &mut clusters {
+            bench.grow_up(cluster).await?;
+        }
         for rate in rates(&bench.options) {
             for round in 0..bench.options.rounds() {
                 let name = durability.name();
@@ -32,7 +35,8 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
                     Scenario::Latency,
                     &format!("{rate} commands/s, durability {name}"),
                 );
-                for (system, cluster) in &mut clusters {
+                for turn in turns(clusters.len(), round) {
+                    let (system, cluster) = &mut clusters[turn];
                     let leader = cluster.leader().await?;
                     let load = bench.load(0);
                     quiet::wait(bench.options.quick).await;

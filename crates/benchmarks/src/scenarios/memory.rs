@@ -129,7 +129,10 @@ async fn pushback(bench: &Bench, backend: Backend) -> anyhow::Result<Pushback> {
     let back = Instant::now();
     let mut client = Client::connect(&cluster.address(leader), bytes).await?;
     // What waits is carried out first.
-    while client.carry_out(1, 1).await.is_err() {
+    while !matches!(
+        tokio::time::timeout(PATIENCE, client.carry_out(1, 1)).await,
+        Ok(Ok(()))
+    ) {
         anyhow::ensure!(back.elapsed() < PATIENCE, "the leader does not come back");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

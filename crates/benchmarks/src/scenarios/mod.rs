@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use iggy_cluster::config::Backend;
 use indicatif::ProgressBar;
 
+use crate::client::Client;
 use crate::cluster::{Cluster, Setup};
 use crate::load::Load;
 use crate::options::Options;
@@ -24,6 +25,21 @@ use crate::replica::{Durability, Memory};
 use crate::results::{Point, Results, Run};
 
 pub(crate) const BACKENDS: [Backend; 2] = [Backend::Raft, Backend::Vr];
+
+/// What a log holds at most, with what stays in front of a snapshot.
+const GROWN_BYTES: u64 = 160 << 20;
+const GROWN_BYTES_QUICK: u64 = 32 << 20;
+/// Bytes of commands under way until then.
+const GROWING_BYTES: usize = 512 << 10;
+
+/// In which order systems are measured in a round: every other round backwards, so that
+/// nobody always comes behind the same one.
+fn turns(systems: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..systems).map(move |turn| match round % 2 {
+        0 => turn,
+        _ => systems - 1 - turn,
+    })
+}
 
 /// What is to be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +162,22 @@ impl Bench {
         self.progress.inc(1);
     }
 
+    /// A cluster that has just begun takes memory for its log as it grows, which is not
+    /// to be measured: carries out as many commands as fill it.
+    async fn grow_up(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        let total = if self.options.quick {
+            GROWN_BYTES_QUICK
+        } else {
+            GROWN_BYTES
+        };
+        let bytes = self.options.command_size;
+        let commands = total / bytes as u64;
+        let in_flight = (GROWING_BYTES / bytes).max(1);
+        let leader = cluster.leader().await?;
+        let mut client = Client::connect(&cluster.address(leader), bytes).await?;
+        client.carry_out(commands, in_flight).await
+    }
+
     /// One closed-loop measurement on a machine that has come to rest, with what it
     /// cost.
     async fn measure(
@@ -198,4 +230,17 @@ struct PointKey<'a> {
     in_flight: usize,
     parameter: u64,
     setting: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_has_a_turn_and_the_order_changes() {
+        assert!(turns(3, 0).eq([0, 1, 2]));
+        assert!(turns(3, 1).eq([2, 1, 0]));
+        assert!(turns(3, 2).eq([0, 1, 2]));
+        assert_eq!(turns(0, 1).count(), 0);
+    }
 }

@@ -1,5 +1,5 @@
-//! What a run leaves behind (snapshots on their way to the disk, a peer's collector of
-//! garbage) is not to be measured with the next.
+//! What a run leaves behind (pages on their way to the disk, a snapshot, a peer's
+//! collector of garbage) is not to be measured with the next.
 
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ const IDLE_PER_MILLE: u64 = 900;
 const LOOKS: usize = 40;
 const LOOKS_QUICK: usize = 2;
 
-/// Waits until the machine rests, for a bounded time.
+/// Has everything written, and waits until the machine rests, for a bounded time.
 pub(super) async fn wait(quick: bool) {
+    tokio::task::block_in_place(rustix::fs::sync);
     let looks = if quick { LOOKS_QUICK } else { LOOKS };
     let mut before = times();
     for _ in 0..looks {

@@ -1,9 +1,10 @@
 //! One disk is slow: the leader's, then a follower's.
 
-use super::{BACKENDS, Bench, Scenario};
+use super::{BACKENDS, Bench, Scenario, turns};
 use crate::cluster::Cluster;
 use crate::options::Options;
-use crate::results::{Results, SlowDisk};
+use crate::replica::Durability;
+use crate::results::{Results, Run, SlowDisk};
 use crate::wire::Control;
 
 const IN_FLIGHT: usize = 256;
@@ -17,47 +18,97 @@ fn delays(options: &Options) -> &'static [u64] {
     }
 }
 
+/// Rounds at most: each is long.
+const ROUNDS_MAX: usize = 3;
+
+fn rounds(options: &Options) -> usize {
+    options.rounds().min(ROUNDS_MAX)
+}
+
 pub(super) fn steps(options: &Options) -> usize {
-    BACKENDS.len() * options.durabilities().len() * (1 + 2 * delays(options).len())
+    let settings = 1 + 2 * delays(options).len();
+    options.durabilities().len() * settings * rounds(options)
 }
 
 pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
     for durability in bench.options.durabilities() {
-        for backend in BACKENDS {
-            let setup = bench.setup(backend, durability);
-            let mut cluster = Cluster::start(&setup, |_| {}).await?;
-            let mut settings = vec![("none", 0)];
-            for whose in ["leader", "follower"] {
-                settings.extend(delays(&bench.options).iter().map(|delay| (whose, *delay)));
+        of_durability(bench, results, durability).await?;
+    }
+    Ok(())
+}
+
+async fn of_durability(
+    bench: &Bench,
+    results: &mut Results,
+    durability: Durability,
+) -> anyhow::Result<()> {
+    let mut clusters = Vec::new();
+    for backend in BACKENDS {
+        let setup = bench.setup(backend, durability);
+        let mut cluster = Cluster::start(&setup, |_| {}).await?;
+        bench.grow_up(&mut cluster).await?;
+        clusters.push((backend.name(), cluster));
+    }
+    let mut settings = vec![("none", 0)];
+    for whose in ["leader", "follower"] {
+        settings.extend(delays(&bench.options).iter().map(|delay| (whose, *delay)));
+    }
+    // By backend and setting, a run for each round.
+    let mut runs: Vec<_> = BACKENDS
+        .iter()
+        .map(|_| vec![Vec::new(); settings.len()])
+        .collect();
+    for round in 0..rounds(&bench.options) {
+        for (setting, (whose, delay_millis)) in settings.iter().enumerate() {
+            let what = format!(
+                "{delay_millis} ms at {whose}, durability {}",
+                durability.name()
+            );
+            bench.says(Scenario::SlowDisk, &what);
+            for turn in turns(clusters.len(), round) {
+                let cluster = &mut clusters[turn].1;
+                let run = slowed(bench, cluster, whose, *delay_millis, round).await?;
+                runs[turn][setting].push(run);
             }
-            for (whose, delay_millis) in settings {
-                bench.says(
-                    Scenario::SlowDisk,
-                    &format!("{} ms at the {whose}, {}", delay_millis, backend.name()),
-                );
-                let leader = cluster.leader().await?;
-                let slow = match whose {
-                    "follower" => (leader + 1) % bench.options.replicas,
-                    _ => leader,
-                };
-                let delay = Control::DelayDisk(delay_millis * 1_000);
-                cluster.control(slow, delay).await?;
-                let run = bench
-                    .measure(&mut cluster, bench.load(IN_FLIGHT), 0)
-                    .await?;
-                cluster.control(slow, Control::DelayDisk(0)).await?;
-                cluster.current().await?;
-                results.slow_disk.push(SlowDisk {
-                    system: backend.name().into(),
-                    durability: durability.name().into(),
-                    whose: whose.into(),
-                    delay_millis,
-                    per_second: run.per_second,
-                    latency: run.latency,
-                });
-                bench.step();
-            }
+            bench.step();
+        }
+    }
+    for ((system, _), runs) in clusters.iter().zip(&runs) {
+        for ((whose, delay_millis), runs) in settings.iter().zip(runs) {
+            let mut runs: Vec<_> = runs.clone();
+            runs.sort_by(|a: &Run, b| a.per_second.total_cmp(&b.per_second));
+            // The run in the middle.
+            let run = &runs[runs.len() / 2];
+            results.slow_disk.push(SlowDisk {
+                system: (*system).into(),
+                durability: durability.name().into(),
+                whose: (*whose).into(),
+                delay_millis: *delay_millis,
+                per_second: run.per_second,
+                latency: run.latency,
+            });
         }
     }
     Ok(())
+}
+
+/// A run while one disk is slower.
+async fn slowed(
+    bench: &Bench,
+    cluster: &mut Cluster,
+    whose: &str,
+    delay_millis: u64,
+    round: usize,
+) -> anyhow::Result<Run> {
+    let leader = cluster.leader().await?;
+    let slow = match whose {
+        "follower" => (leader + 1) % bench.options.replicas,
+        _ => leader,
+    };
+    let delay = Control::DelayDisk(delay_millis * 1_000);
+    cluster.control(slow, delay).await?;
+    let run = bench.measure(cluster, bench.load(IN_FLIGHT), round).await?;
+    cluster.control(slow, Control::DelayDisk(0)).await?;
+    cluster.current().await?;
+    Ok(run)
 }

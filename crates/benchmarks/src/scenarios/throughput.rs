@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::{BACKENDS, Bench, PointKey, Scenario, add, quiet};
-use crate::client::Client;
+use super::{BACKENDS, Bench, PointKey, Scenario, add, quiet, turns};
 use crate::cluster::Cluster;
 use crate::in_process::Bare;
+use crate::load::Load;
 use crate::options::Options;
 use crate::peers::{self, Peer};
 use crate::replica::{Durability, Memory};
@@ -14,15 +14,16 @@ use crate::results::{Point, Results, Run};
 
 /// Under way while batches and memory are varied.
 const MANY_IN_FLIGHT: usize = 2_048;
-/// What a log holds at most, with what stays in front of a snapshot.
-const GROWN_BYTES: u64 = 160 << 20;
-const GROWN_BYTES_QUICK: u64 = 32 << 20;
+/// Peers carry out so many commands at a time for so long before they are measured.
+const PEERS_WARM_IN_FLIGHT: usize = 256;
+const PEERS_WARM: Duration = Duration::from_secs(8);
+const PEERS_WARM_QUICK: Duration = Duration::from_millis(500);
 /// Small batches need many of them under way to keep the replicas busy.
 const BATCHED_PIPELINE: usize = 256;
 
 pub(super) fn steps(options: &Options) -> usize {
     let of_flights = options.in_flights().len() * options.durabilities().len();
-    (of_flights + options.batches().len() + Memory::ALL.len()) * options.rounds()
+    (of_flights + options.batches().len() + 1) * options.rounds()
 }
 
 pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
@@ -44,11 +45,14 @@ async fn by_in_flight(
         let setup = bench.setup(backend, durability);
         clusters.push((backend.name(), Cluster::start(&setup, |_| {}).await?));
     }
-    grow_up(bench, &mut clusters).await?;
+    for (_, cluster) in &mut clusters {
+        bench.grow_up(cluster).await?;
+    }
     let mut peers = match bench.options.peers {
         true => peers::start(durability, bench.options.command_size, &mut results.missing).await?,
         false => Vec::new(),
     };
+    warm(bench, &mut peers, results).await;
     for in_flight in bench.options.in_flights() {
         for round in 0..bench.options.rounds() {
             bench.says(
@@ -61,32 +65,54 @@ async fn by_in_flight(
                 in_flight,
                 ..PointKey::default()
             };
-            for (system, cluster) in &mut clusters {
-                let run = bench.measure(cluster, bench.load(in_flight), round).await?;
-                add(&mut results.throughput, &key(system), run);
-            }
-            for peer in &mut peers {
+            let load = bench.load(in_flight);
+            for turn in turns(clusters.len() + peers.len(), round) {
+                if let Some((system, cluster)) = clusters.get_mut(turn) {
+                    let run = bench.measure(cluster, load, round).await?;
+                    add(&mut results.throughput, &key(system), run);
+                    continue;
+                }
+                let peer = &mut peers[turn - clusters.len()];
                 quiet::wait(bench.options.quick).await;
-                let measured = match peer.measure(bench.load(in_flight)).await {
-                    Ok(measured) => measured,
+                match peer.measure(load).await {
+                    Ok(measured) => {
+                        let run = Run {
+                            round,
+                            per_second: measured.per_second(),
+                            latency: (&measured.latency).into(),
+                            cost: None,
+                        };
+                        add(&mut results.throughput, &key(peer.name()), run);
+                    }
                     Err(error) => {
                         let why = format!("{in_flight} under way, durability {name}: {error}");
                         peers::note(&mut results.missing, peer.name(), &why);
-                        continue;
                     }
-                };
-                let run = Run {
-                    round,
-                    per_second: measured.per_second(),
-                    latency: (&measured.latency).into(),
-                    cost: None,
-                };
-                add(&mut results.throughput, &key(peer.name()), run);
+                }
             }
             bench.step();
         }
     }
     Ok(())
+}
+
+/// Lets peers run for as long as a virtual machine takes to compile what it runs.
+async fn warm(bench: &Bench, peers: &mut [Box<dyn Peer>], results: &mut Results) {
+    let load = Load {
+        measured: if bench.options.quick {
+            PEERS_WARM_QUICK
+        } else {
+            PEERS_WARM
+        },
+        ..bench.load(PEERS_WARM_IN_FLIGHT)
+    };
+    for peer in peers {
+        bench.says(Scenario::Throughput, &format!("{} warms up", peer.name()));
+        if let Err(error) = peer.measure(load).await {
+            let why = format!("while it warmed up: {error}");
+            peers::note(&mut results.missing, peer.name(), &why);
+        }
+    }
 }
 
 /// Only the bound of a batch varies; nothing is synced, which would hide it.
@@ -99,71 +125,54 @@ async fn by_batch(bench: &Bench, points: &mut Vec<Point>) -> anyhow::Result<()> 
                 config.cluster.consensus.batch_commands_max = batch;
                 config.cluster.consensus.pipeline_max = BATCHED_PIPELINE;
             });
-            clusters.push((backend.name(), cluster.await?));
+            let key = PointKey {
+                system: backend.name(),
+                parameter: batch as u64,
+                ..PointKey::default()
+            };
+            clusters.push((key, cluster.await?));
         }
-        let key = PointKey {
-            parameter: batch as u64,
-            ..PointKey::default()
-        };
         let what = format!("batches of up to {batch} commands");
-        rounds_of_many(bench, &what, clusters, &key, points).await?;
+        rounds_of_many(bench, &what, clusters, points).await?;
     }
     Ok(())
 }
 
 /// Only what becomes of freed memory varies.
 async fn by_memory(bench: &Bench, points: &mut Vec<Point>) -> anyhow::Result<()> {
+    let mut clusters = Vec::new();
     for memory in Memory::ALL {
-        let mut clusters = Vec::new();
         for backend in BACKENDS {
             let mut setup = bench.setup(backend, Durability::None);
             setup.memory = memory;
-            clusters.push((backend.name(), Cluster::start(&setup, |_| {}).await?));
+            let key = PointKey {
+                system: backend.name(),
+                setting: memory.name(),
+                ..PointKey::default()
+            };
+            clusters.push((key, Cluster::start(&setup, |_| {}).await?));
         }
-        let key = PointKey {
-            setting: memory.name(),
-            ..PointKey::default()
-        };
-        let what = format!("freed memory: {}", memory.name());
-        rounds_of_many(bench, &what, clusters, &key, points).await?;
     }
-    Ok(())
+    rounds_of_many(bench, "freed memory", clusters, points).await
 }
 
-/// A cluster that has just begun takes memory for its log as it grows, which is not to be
-/// measured: carries out as many commands as fill it.
-async fn grow_up(bench: &Bench, clusters: &mut [(&str, Cluster)]) -> anyhow::Result<()> {
-    let bytes = if bench.options.quick {
-        GROWN_BYTES_QUICK
-    } else {
-        GROWN_BYTES
-    };
-    let commands = bytes / bench.options.command_size as u64;
-    for (_, cluster) in clusters {
-        let leader = cluster.leader().await?;
-        let address = cluster.address(leader);
-        let mut client = Client::connect(&address, bench.options.command_size).await?;
-        client.carry_out(commands, MANY_IN_FLIGHT).await?;
-    }
-    Ok(())
-}
-
-/// All rounds of one setting, with many commands under way and nothing synced.
+/// All rounds of some settings, with many commands under way and nothing synced.
 async fn rounds_of_many(
     bench: &Bench,
     what: &str,
-    mut clusters: Vec<(&str, Cluster)>,
-    key: &PointKey<'_>,
+    mut clusters: Vec<(PointKey<'_>, Cluster)>,
     points: &mut Vec<Point>,
 ) -> anyhow::Result<()> {
-    grow_up(bench, &mut clusters).await?;
+    for (_, cluster) in &mut clusters {
+        bench.grow_up(cluster).await?;
+    }
     for round in 0..bench.options.rounds() {
         bench.says(Scenario::Throughput, what);
-        for (system, cluster) in &mut clusters {
+        for turn in turns(clusters.len(), round) {
+            let (key, cluster) = &mut clusters[turn];
             let load = bench.load(MANY_IN_FLIGHT);
             let run = bench.measure(cluster, load, round).await?;
             let key = PointKey {
-                system,
                 durability: Durability::None.name(),
                 in_flight: MANY_IN_FLIGHT,
                 ..*key
@@ -186,10 +195,16 @@ pub(super) async fn run_in_process(bench: &Bench, results: &mut Results) -> anyh
     for backend in BACKENDS {
         bare.push((backend.name(), Bare::new(backend, replicas, bytes, |_| {})?));
     }
-    let mut openraft = match bench.options.peers {
-        true => Some(peers::Openraft::start(replicas, bytes).await?),
-        false => None,
-    };
+    let mut openraft = None;
+    if bench.options.peers {
+        match peers::Openraft::start(replicas, bytes).await {
+            Ok(started) => openraft = Some(started),
+            Err(error) => {
+                let why = format!("does not start: {error:#}");
+                peers::note(&mut results.missing, "openraft", &why);
+            }
+        }
+    }
     for in_flight in bench.options.in_flights() {
         for round in 0..bench.options.rounds() {
             bench.says(Scenario::InProcess, &format!("{in_flight} under way"));
@@ -207,16 +222,18 @@ pub(super) async fn run_in_process(bench: &Bench, results: &mut Results) -> anyh
                 };
                 add(&mut results.in_process, &key, run);
             };
-            for (system, bare) in &mut bare {
-                let measured = bench.options.measured().min(Duration::from_secs(5));
-                let in_flight = in_flight as u64;
-                // It would keep a thread of the runtime busy.
-                let rate = tokio::task::block_in_place(|| bare.per_second(in_flight, measured))?;
-                note(system, rate);
-            }
-            if let Some(openraft) = &mut openraft {
-                let measured = openraft.measure(bench.load(in_flight)).await?;
-                note(openraft.name(), measured.per_second());
+            for turn in turns(bare.len() + usize::from(openraft.is_some()), round) {
+                quiet::wait(bench.options.quick).await;
+                if let Some((system, bare)) = bare.get_mut(turn) {
+                    let measured = bench.options.measured().min(Duration::from_secs(5));
+                    let in_flight = in_flight as u64;
+                    // It would keep a thread of the runtime busy.
+                    let rate = || bare.per_second(in_flight, measured);
+                    note(system, tokio::task::block_in_place(rate)?);
+                } else if let Some(openraft) = &mut openraft {
+                    let measured = openraft.measure(bench.load(in_flight)).await?;
+                    note(openraft.name(), measured.per_second());
+                }
             }
             bench.step();
         }

@@ -45,7 +45,7 @@ pub(super) async fn connect(target: &Target, lane: Lane) -> Option<TcpStream> {
             return None;
         }
     };
-    socket::prepare(&stream);
+    socket::prepare(&stream, Some(lane));
     match handshake::present(&mut stream, &target.identity, target.replica, lane).await {
         Ok(_) => {
             LinkCounters::add(&target.counters.connected, 1);

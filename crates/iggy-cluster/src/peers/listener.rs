@@ -88,7 +88,7 @@ impl PeerListener {
     }
 
     async fn serve(&self, mut stream: TcpStream, address: std::net::SocketAddr) {
-        socket::prepare(&stream);
+        socket::prepare(&stream, None);
         let is_member = |id| self.members.contains(&id);
         let peer = match handshake::receive(&mut stream, &self.identity, is_member).await {
             Ok(peer) => peer,
@@ -98,6 +98,7 @@ impl PeerListener {
                 return;
             }
         };
+        socket::prepare(&stream, Some(peer.lane));
         debug!(peer = %peer.replica, lane = ?peer.lane, "a peer connected");
         let Some(services) = &self.services else {
             match peer.lane {

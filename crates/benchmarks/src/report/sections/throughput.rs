@@ -132,10 +132,11 @@ pub(super) fn beside_limits(results: &Results) -> Option<Section> {
         ("on one core", calibration.round_trip_one_core.p50),
     ];
     let mut rows = Vec::new();
-    let lone = results
-        .throughput
-        .iter()
-        .filter(|point| point.in_flight == 1 && ["raft", "vr"].contains(&point.system.as_str()));
+    // So many disks were calibrated.
+    let of_three = results.replicas == 3;
+    let lone = results.throughput.iter().filter(|point| {
+        of_three && point.in_flight == 1 && ["raft", "vr"].contains(&point.system.as_str())
+    });
     for point in lone {
         let median = point.median(|run| run.latency.p50 as f64);
         for (where_to, trip) in trips {
@@ -168,7 +169,7 @@ pub(super) fn beside_limits(results: &Results) -> Option<Section> {
         let rate = point.per_second();
         let mut limits = vec![("all processor time for replicas", cores * 1e6 / cpu)];
         // Each replica syncs every command once, those of a sync together.
-        let replicas_syncs = cost(|cost| cost.syncs) / 3.0;
+        let replicas_syncs = cost(|cost| cost.syncs) / f64::from(results.replicas.max(1));
         if point.durability == "fsync" && replicas_syncs > 0.0 {
             limits.push((
                 "one sync of three after the other",
