@@ -10,14 +10,14 @@ use simulator::{Backend, Plan, simulate};
 /// What the simulator has found: each fault lives on as a mutant, with seeds on
 /// which it shows.
 const CORPUS: &[(Backend, &str, &[u64])] = &[
-    (Backend::Vr, "vr-alone-in-view", &[134, 5169, 10016]),
+    (Backend::Vr, "vr-alone-in-view", &[134, 5293, 10016]),
     (Backend::Raft, "raft-question-twice", &[180, 5154, 10018]),
     (
         Backend::Vr,
         "snapshot-page-cache-trusted",
-        &[9, 5029, 10056],
+        &[0, 5029, 10100],
     ),
-    (Backend::Vr, "snapshot-name-trusted", &[0, 5050, 10008]),
+    (Backend::Vr, "snapshot-name-trusted", &[88, 5015, 10030]),
 ];
 /// What it has found that other tests hold, on the seeds that showed it.
 const PASSED_BY_NOW: &[(Backend, u64)] = &[(Backend::Vr, 1066), (Backend::Vr, 1860)];
