@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// Kills of the leader for each backend [default: 20, quick 3]
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
-    /// How long elections are looked for on a busy machine [default: 20, quick 2]
+    /// How long elections are looked for on a busy machine [default: 20, quick 1]
     #[arg(long, value_name = "SECONDS")]
     saturation: Option<u64>,
     /// Bytes of a command

@@ -245,6 +245,22 @@ impl Bare {
 mod tests {
     use super::*;
 
+    /// Batches that wait together are one write and one message to each follower.
+    #[test]
+    fn small_batches_that_wait_together_travel_together() {
+        for backend in [Backend::Raft, Backend::Vr] {
+            let configure = |config: &mut ReplicaConfig| {
+                config.batch_commands_max = 64;
+                config.pipeline_max = 32;
+            };
+            let mut bare = Bare::new(backend, 3, 256, configure).expect("it starts");
+            let cost = bare.commands(4_096, 2_048).expect("they commit");
+            let expected = (64, 4 * 2, 3 * 2);
+            let found = (cost.batches, cost.messages, cost.persists);
+            assert_eq!(found, expected, "{backend:?}");
+        }
+    }
+
     /// What commands cost does not depend on the machine, and does not change without
     /// somebody saying so: 4,096 of them, messages and writes of all three replicas.
     #[test]

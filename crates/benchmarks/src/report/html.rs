@@ -57,7 +57,7 @@ fn head(body: &mut String, results: &Results) {
     );
     let _ = write!(
         body,
-        "<p>{} · {} cores for all replicas and the load · {} GiB · Linux {} · {}. Backends take turns; ratios are of neighbouring runs, and what is given is the median.</p>",
+        "<p>{} · {} cores for all replicas and the load · {} GiB · Linux {} · {}. Where there are rounds, backends take turns, ratios are of runs of one round, and what is given is the median; recovery, share and memory are one run of each backend.</p>",
         escape(&machine.cpu),
         machine.cores,
         figure(machine.memory_bytes as f64 / f64::from(1 << 30)),

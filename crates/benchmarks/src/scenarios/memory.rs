@@ -9,7 +9,7 @@ use super::share::Nodes;
 use super::{BACKENDS, Bench, Scenario};
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::replica::Durability;
+use crate::replica::{Durability, Memory};
 use crate::results::{ObjectMemory, Pushback, Results};
 use crate::wire;
 
@@ -50,7 +50,8 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
 /// Creates objects at a cluster of one node, and looks what its process needs.
 async fn objects(bench: &Bench) -> anyhow::Result<Vec<ObjectMemory>> {
     let few = if bench.options.quick { 10 } else { 1 };
-    let cluster = Nodes::start_with(bench, Backend::Vr, 1).await?;
+    // What the allocator keeps of a login would be taken for the objects' memory.
+    let cluster = Nodes::start_with(bench, Backend::Vr, 1, Memory::Returned).await?;
     let client = cluster.client(0).await?;
     let mut all = Vec::new();
     let mut before = cluster.processes.memory_bytes(0);

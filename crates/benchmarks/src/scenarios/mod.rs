@@ -28,7 +28,7 @@ pub(crate) const BACKENDS: [Backend; 2] = [Backend::Raft, Backend::Vr];
 
 /// What a log holds at most, with what stays in front of a snapshot.
 const GROWN_BYTES: u64 = 160 << 20;
-const GROWN_BYTES_QUICK: u64 = 32 << 20;
+const GROWN_BYTES_QUICK: u64 = 24 << 20;
 /// Bytes of commands under way until then.
 const GROWING_BYTES: usize = 512 << 10;
 

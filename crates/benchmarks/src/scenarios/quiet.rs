@@ -5,19 +5,23 @@ use std::time::Duration;
 
 /// How long the machine is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+const LOOK_QUICK: Duration = Duration::from_millis(40);
 /// It rests when so much of its processor time, in thousandths, was idle.
 const IDLE_PER_MILLE: u64 = 900;
 /// It is waited for so many looks; then the run begins all the same.
 const LOOKS: usize = 40;
-const LOOKS_QUICK: usize = 2;
+const LOOKS_QUICK: usize = 1;
 
 /// Has everything written, and waits until the machine rests, for a bounded time.
 pub(super) async fn wait(quick: bool) {
     tokio::task::block_in_place(rustix::fs::sync);
-    let looks = if quick { LOOKS_QUICK } else { LOOKS };
+    let (look, looks) = match quick {
+        true => (LOOK_QUICK, LOOKS_QUICK),
+        false => (LOOK, LOOKS),
+    };
     let mut before = times();
     for _ in 0..looks {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(look).await;
         let now = times();
         let all = now.all.saturating_sub(before.all);
         let idle = now.idle.saturating_sub(before.idle);

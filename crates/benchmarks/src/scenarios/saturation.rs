@@ -80,4 +80,4 @@ impl Drop for Busy {
 
 /// How long, unless it is said otherwise.
 pub(crate) const SECONDS: Duration = Duration::from_secs(20);
-pub(crate) const SECONDS_QUICK: Duration = Duration::from_secs(2);
+pub(crate) const SECONDS_QUICK: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@ use local_cluster::{Processes, Program};
 use super::{BACKENDS, Bench, Scenario};
 use crate::advise::metric;
 use crate::load::Load;
+use crate::replica::Memory;
 use crate::results::{Results, Share};
 
 const CLIENTS: usize = 64;
@@ -79,15 +80,20 @@ struct Committed {
 
 impl Nodes {
     pub(super) async fn start(bench: &Bench, backend: Backend) -> anyhow::Result<Self> {
-        Self::start_with(bench, backend, bench.options.replicas).await
+        let nodes = bench.options.replicas;
+        Self::start_with(bench, backend, nodes, Memory::Kept).await
     }
 
     pub(super) async fn start_with(
         bench: &Bench,
         backend: Backend,
         nodes: u8,
+        memory: Memory,
     ) -> anyhow::Result<Self> {
-        let program = Program::serve(&bench.binary);
+        let program = Program {
+            environment: memory.environment(),
+            ..Program::serve(&bench.binary)
+        };
         let mut processes = Processes::prepare(program, backend, nodes, |_| {})?;
         for node in 0..nodes {
             processes.run(node)?;
