@@ -1,7 +1,7 @@
 //! What is claimed of Raft and VR, and what was measured.
 
 use crate::report::plots::figure;
-use crate::results::{Point, Ratio, Results, Run, ratios};
+use crate::results::{Point, Ratio, Results, Run, of_durability, ratios};
 
 /// Whether a claim holds on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,18 +159,13 @@ fn holds(yes: bool) -> Verdict {
     }
 }
 
-fn of_durability(points: &[Point], durability: &str) -> Vec<Point> {
-    let of = points.iter().filter(|point| point.durability == durability);
-    of.cloned().collect()
-}
-
 fn best<'a>(points: &'a [Point], system: &str) -> Option<&'a Point> {
     let of = points.iter().filter(|point| point.system == system);
     of.max_by(|a, b| a.per_second().total_cmp(&b.per_second()))
 }
 
 fn peers(results: &Results) -> Judged {
-    let durable: Vec<_> = of_durability(&results.throughput, "fsync");
+    let durable = of_durability(&results.throughput, "fsync");
     let rate = |system| best(&durable, system).map(Point::per_second);
     let (etcd, zookeeper) = (rate("etcd")?, rate("zookeeper")?);
     let inside = |rate: f64, high: f64| (10_000.0..=high).contains(&rate);
@@ -205,8 +200,9 @@ fn million(results: &Results) -> Judged {
         .iter()
         .find(|point| point.system == "vr" && point.parameter == 1);
     // The first of those that vary memory is the one that it is varied from.
+    let durable = of_durability(&results.throughput, "fsync");
     let others = [
-        ("with fsync", with_fsync(results)),
+        ("with fsync", best(&durable, "vr").map(Point::per_second)),
         ("with one command in each entry", one.map(Point::per_second)),
         (
             "without network and disk",
@@ -240,12 +236,6 @@ fn million(results: &Results) -> Judged {
         _ => Verdict::Depends,
     };
     Some((verdict, text))
-}
-
-fn with_fsync(results: &Results) -> Option<f64> {
-    let all = results.throughput.iter();
-    let of_vr = all.filter(|point| point.system == "vr" && point.durability == "fsync");
-    of_vr.map(Point::per_second).reduce(f64::max)
 }
 
 fn with_memory(results: &Results, setting: &str) -> Option<f64> {

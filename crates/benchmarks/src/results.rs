@@ -410,6 +410,13 @@ impl Ratio {
     }
 }
 
+/// The points of this durability.
+#[must_use]
+pub fn of_durability(points: &[Point], durability: &str) -> Vec<Point> {
+    let of = points.iter().filter(|point| point.durability == durability);
+    of.cloned().collect()
+}
+
 /// A ratio of `above` to `below` for every setting at which both were measured.
 #[must_use]
 pub fn ratios<'a>(points: &'a [Point], above: &str, below: &str) -> Vec<(&'a Point, Ratio)> {

@@ -73,9 +73,8 @@ async fn of_durability(
             bench.step();
         }
     }
-    for ((system, _), runs) in clusters.iter().zip(&runs) {
-        for ((whose, delay_millis), runs) in settings.iter().zip(runs) {
-            let mut runs: Vec<_> = runs.clone();
+    for ((system, _), runs) in clusters.iter().zip(runs) {
+        for ((whose, delay_millis), mut runs) in settings.iter().zip(runs) {
             runs.sort_by(|a: &Run, b| a.per_second.total_cmp(&b.per_second));
             // The run in the middle.
             let run = &runs[runs.len() / 2];

@@ -142,10 +142,14 @@ impl RaftCore {
 
     fn send(&mut self, messages: Vec<Message>, after: Option<PersistId>) {
         let bytes_max = self.limits.message_bytes_max;
-        let log = &self.raw.raft.raft_log;
+        // raft-rs says term 0 where it does not know.
+        let term = |index| {
+            let term = self.raw.raft.raft_log.term(index).ok()?;
+            (term > 0 || index == 0).then_some(term)
+        };
         let messages: Vec<_> = messages
             .into_iter()
-            .filter_map(|message| translate::placed(message, |index| log.term(index).ok()))
+            .filter_map(|message| translate::placed(message, term))
             .flat_map(|message| translate::bounded(message, bytes_max))
             .collect();
         for mut message in messages {

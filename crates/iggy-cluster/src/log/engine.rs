@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use consensus::{ReplicaId, Tick};
+use consensus::{Parts, ReplicaId, Tick};
 use replica::driver::{Event, FileJob, Lane, Now, Output, Replica};
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -37,14 +37,40 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Links of the one-way lanes to every peer.
 pub(super) struct PeerLinks {
-    pub(super) consensus: BTreeMap<ReplicaId, OneWayLink>,
-    pub(super) bulk: BTreeMap<ReplicaId, OneWayLink>,
+    pub(super) consensus: BTreeMap<ReplicaId, PeerLink>,
+    pub(super) bulk: BTreeMap<ReplicaId, PeerLink>,
+}
+
+pub(super) struct PeerLink {
+    link: OneWayLink,
+    /// Something was sent in this round.
+    used: bool,
+}
+
+impl From<OneWayLink> for PeerLink {
+    fn from(link: OneWayLink) -> Self {
+        Self { link, used: false }
+    }
 }
 
 impl PeerLinks {
-    fn flush(&self) {
-        for link in self.consensus.values().chain(self.bulk.values()) {
-            link.flush();
+    fn send(&mut self, to: ReplicaId, lane: Lane, message: Parts) {
+        let links = match lane {
+            Lane::Consensus => &mut self.consensus,
+            Lane::Bulk => &mut self.bulk,
+        };
+        if let Some(peer) = links.get_mut(&to) {
+            peer.link.send(message);
+            peer.used = true;
+        }
+    }
+
+    /// Writes what this round has sent.
+    fn flush(&mut self) {
+        let all = self.consensus.values_mut().chain(self.bulk.values_mut());
+        for peer in all.filter(|peer| peer.used) {
+            peer.link.flush();
+            peer.used = false;
         }
     }
 }
@@ -173,15 +199,7 @@ impl Engine {
             Output::Write(batch) => drop(self.wal.send(WalJob::Write(batch))),
             Output::Compact(through) => drop(self.wal.send(WalJob::Compact(through))),
             Output::File(job) => drop(self.files.send(job)),
-            Output::Send { to, lane, message } => {
-                let links = match lane {
-                    Lane::Consensus => &self.links.consensus,
-                    Lane::Bulk => &self.links.bulk,
-                };
-                if let Some(link) = links.get(&to) {
-                    link.send(message);
-                }
-            }
+            Output::Send { to, lane, message } => self.links.send(to, lane, message),
             Output::Replied { ticket, result } => {
                 let took = self.answers.replied(now, ticket, result);
                 self.metrics.commit_seconds.observe(took.as_secs_f64());

@@ -75,7 +75,7 @@ impl Links {
             let links = self.targets.iter().map(|(id, target)| {
                 let inbox = inbox.clone();
                 let broken = move |peer| inbox.unreachable(peer);
-                (*id, OneWayLink::start(target.clone(), lane, broken))
+                (*id, OneWayLink::start(target.clone(), lane, broken).into())
             });
             links.collect()
         };

@@ -75,11 +75,6 @@ fn lines_of(points: &[Point], x: impl Fn(&Point) -> f64, y: impl Fn(&Point) -> f
     systems(points).into_iter().map(line).collect()
 }
 
-fn of_durability(points: &[Point], durability: &str) -> Vec<Point> {
-    let of = points.iter().filter(|point| point.durability == durability);
-    of.cloned().collect()
-}
-
 /// What both backends have, a value for each setting.
 fn of_both<T>(all: &[T], system: impl Fn(&T) -> &str, value: impl Fn(&T) -> f64) -> [Series; 2] {
     ["raft", "vr"].map(|name| {

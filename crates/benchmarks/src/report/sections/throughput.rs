@@ -4,8 +4,13 @@ use std::collections::BTreeSet;
 
 use super::super::Section;
 use super::super::plots::{self, Scale, figure};
-use super::{durabilities, in_words, lines_of, of_durability, section, with_plots};
-use crate::results::{Cost, Percentiles, Point, Ratio, Results, ratios};
+use super::{durabilities, in_words, lines_of, section, with_plots};
+use crate::results::{Cost, Percentiles, Point, Ratio, Results, of_durability, ratios};
+
+/// The median of the runs, in microseconds.
+fn latency_of(point: &Point, of: fn(&Percentiles) -> u64) -> String {
+    figure(point.median(|run| of(&run.latency) as f64))
+}
 
 pub(super) fn throughput(results: &Results) -> anyhow::Result<Option<Section>> {
     let points = &results.throughput;
@@ -25,16 +30,14 @@ pub(super) fn throughput(results: &Results) -> anyhow::Result<Option<Section>> {
         )?);
     }
     let rows = points.iter().map(|point| {
-        let latency =
-            |of: fn(&Percentiles) -> u64| figure(point.median(|run| of(&run.latency) as f64));
         vec![
             point.durability.clone(),
             point.in_flight.to_string(),
             point.system.clone(),
             figure(point.per_second()),
-            latency(|times| times.p50),
-            latency(|times| times.p99),
-            latency(|times| times.p999),
+            latency_of(point, |times| times.p50),
+            latency_of(point, |times| times.p99),
+            latency_of(point, |times| times.p999),
         ]
     });
     let head = [
@@ -394,16 +397,14 @@ pub(super) fn latency(results: &Results) -> anyhow::Result<Option<Section>> {
         )?);
     }
     let rows = points.iter().map(|point| {
-        let latency =
-            |of: fn(&Percentiles) -> u64| figure(point.median(|run| of(&run.latency) as f64));
         vec![
             point.durability.clone(),
             point.parameter.to_string(),
             point.system.clone(),
-            latency(|times| times.p50),
-            latency(|times| times.p99),
-            latency(|times| times.p999),
-            latency(|times| times.max),
+            latency_of(point, |times| times.p50),
+            latency_of(point, |times| times.p99),
+            latency_of(point, |times| times.p999),
+            latency_of(point, |times| times.max),
         ]
     });
     let head = [
