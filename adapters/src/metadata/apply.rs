@@ -1,0 +1,300 @@
+//! Applying commands.
+
+use bytes::Bytes;
+use consensus::ReplicaId;
+use consensus::rule;
+
+use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo, Proof};
+use super::error::MetadataError;
+use super::machine::MetadataEvent;
+use super::reply::{Reply, TopicInfo};
+use super::sessions::Admission;
+use super::state::{MetadataState, Node};
+
+/// One command on its way into the state.
+pub(super) struct Apply<'a> {
+    pub(super) state: &'a mut MetadataState,
+    pub(super) events: Vec<MetadataEvent>,
+}
+
+impl Apply<'_> {
+    pub(super) fn command(&mut self, command: Command) -> Bytes {
+        let reply = match command {
+            Command::Client(request) => return self.request(request),
+            Command::Register {
+                client,
+                user_id,
+                proof,
+                node,
+                registration,
+            } => self.register(client, user_id, proof, node, registration),
+            Command::Unregister { client, session } => {
+                if self.state.sessions.close(client, session) {
+                    self.sessions_ended(vec![client]);
+                }
+                Ok(Reply::Done)
+            }
+            Command::RegisterNode(info) => self.register_node(info),
+            Command::FenceNode { node, registration } => {
+                self.fence_node(node, registration);
+                Ok(Reply::Done)
+            }
+            Command::BootstrapRoot {
+                username,
+                password_hash,
+            } => {
+                let now = self.state.now;
+                self.state.users.bootstrap(username, password_hash, now);
+                Ok(Reply::Done)
+            }
+            Command::CompleteRevocation {
+                group,
+                partition,
+                id,
+            } => {
+                self.state.complete_revocation(&group, partition, id);
+                Ok(Reply::Done)
+            }
+            Command::ExpireTokens => {
+                let now = self.state.now;
+                self.state.users.expire_tokens(now);
+                Ok(Reply::Done)
+            }
+            Command::ExpireRevocations { timeout_micros } => {
+                self.state.expire_revocations(timeout_micros);
+                Ok(Reply::Done)
+            }
+        };
+        reply.unwrap_or_else(Reply::from).encode()
+    }
+
+    /// Executes a request once; a repetition gets the first reply.
+    fn request(&mut self, request: ClientRequest) -> Bytes {
+        let ClientRequest {
+            client,
+            session,
+            request,
+            checksum,
+            operation,
+        } = request;
+        let sessions = &mut self.state.sessions;
+        match sessions.admit(client, session, request, checksum) {
+            Err(error) => Reply::from(error).encode(),
+            Ok(Admission::Repeat(reply)) => reply,
+            Ok(Admission::Execute) => {
+                let reply = self
+                    .operation(client, operation)
+                    .unwrap_or_else(Reply::from);
+                let reply = reply.encode();
+                self.state
+                    .sessions
+                    .record(client, request, checksum, &reply);
+                reply
+            }
+        }
+    }
+
+    fn operation(
+        &mut self,
+        client: u128,
+        operation: ClientOperation,
+    ) -> Result<Reply, MetadataError> {
+        let state = &mut *self.state;
+        let user_id = state.sessions.get(client).map(|session| session.user_id);
+        let user_id = user_id.ok_or(MetadataError::SessionExpired)?;
+        if !state.allows_change(user_id, &operation) {
+            return Err(MetadataError::Unauthorized);
+        }
+        let removed = match operation {
+            ClientOperation::CreateStream { name, options } => {
+                let stream = state.create_stream(name, options)?;
+                return Ok(Reply::StreamCreated {
+                    id: stream.id,
+                    created_at: stream.created_at,
+                    name: stream.name.clone(),
+                    options: stream.options.clone(),
+                });
+            }
+            ClientOperation::UpdateStream {
+                stream,
+                name,
+                options,
+            } => {
+                state.update_stream(&stream, name, &options)?;
+                return Ok(Reply::Done);
+            }
+            ClientOperation::DeleteStream { stream } => state.delete_stream(&stream)?,
+            ClientOperation::PurgeStream { stream } => state.purge_stream(&stream)?,
+            ClientOperation::PurgeTopic { stream, topic } => state.purge_topic(&stream, &topic)?,
+            ClientOperation::CreateTopic {
+                stream,
+                name,
+                options,
+                partitions,
+                owners,
+            } => {
+                check_placed(partitions, &owners)?;
+                let (_, topic) = state.create_topic(&stream, name, options, &owners)?;
+                return Ok(Reply::TopicCreated(TopicInfo {
+                    id: topic.id,
+                    created_at: topic.created_at,
+                    name: topic.name.clone(),
+                    options: topic.options.clone(),
+                    partitions: (0..partitions).collect(),
+                }));
+            }
+            ClientOperation::UpdateTopic {
+                stream,
+                topic,
+                name,
+                options,
+            } => {
+                state.update_topic(&stream, &topic, name, &options)?;
+                return Ok(Reply::Done);
+            }
+            ClientOperation::DeleteTopic { stream, topic } => {
+                state.delete_topic(&stream, &topic)?
+            }
+            ClientOperation::CreatePartitions {
+                stream,
+                topic,
+                partitions,
+                owners,
+            } => {
+                check_placed(partitions, &owners)?;
+                state.create_partitions(&stream, &topic, &owners)?;
+                return Ok(Reply::Done);
+            }
+            ClientOperation::DeletePartitions {
+                stream,
+                topic,
+                partitions,
+            } => state.delete_partitions(&stream, &topic, partitions)?,
+            ClientOperation::User(operation) => {
+                let (reply, ended) = state.change_user(user_id, operation)?;
+                if let Some(user_id) = ended {
+                    let ended = self.state.sessions.close_of_user(user_id);
+                    self.sessions_ended(ended);
+                }
+                return Ok(reply);
+            }
+            ClientOperation::Group(operation) => {
+                let (reply, removed) = state.change_group(client, operation)?;
+                self.events.extend(removed.map(MetadataEvent::GroupRemoved));
+                return Ok(reply);
+            }
+        };
+        if !removed.is_empty() {
+            self.events.push(MetadataEvent::PartitionsRemoved(removed));
+        }
+        Ok(Reply::Done)
+    }
+
+    fn register(
+        &mut self,
+        client: u128,
+        user_id: u32,
+        proof: Proof,
+        node: ReplicaId,
+        registration: u64,
+    ) -> Result<Reply, MetadataError> {
+        if !self.proven(user_id, proof) {
+            return Err(MetadataError::InvalidCredentials);
+        }
+        let host = self.state.nodes.get(&node);
+        let serves = |host: &Node| host.live && host.registration == registration;
+        if !host.is_some_and(serves) && rule!(FencedNodeOpensNoSession) {
+            return Err(MetadataError::NodeFenced);
+        }
+        // A session that is replaced ends like any other.
+        self.state.end_memberships(client);
+        let (session, evicted) = self
+            .state
+            .sessions
+            .open(client, user_id, node, registration);
+        self.sessions_ended(evicted.into_iter().collect());
+        Ok(Reply::Registered { session })
+    }
+
+    fn proven(&self, user_id: u32, proof: Proof) -> bool {
+        let users = &self.state.users;
+        let user = match proof {
+            Proof::Password(version) => {
+                let user = users.get(user_id);
+                user.filter(|user| user.credential_version == version)
+            }
+            Proof::Token(hash) => {
+                let found = users.by_token(&hash);
+                let usable = found.filter(|(_, token)| token.expires_at > self.state.now);
+                usable.map(|(user, _)| user)
+            }
+        };
+        user.is_some_and(|user| user.id == user_id && user.active)
+    }
+
+    /// A node that starts again ends what its former life left: its sessions.
+    fn register_node(&mut self, info: NodeInfo) -> Result<Reply, MetadataError> {
+        let id = info.node;
+        let registration = self.state.applied;
+        let mut partitions = 0;
+        if let Some(known) = self.state.nodes.get(&id) {
+            if info.incarnation < known.info.incarnation {
+                return Err(MetadataError::NodeFenced);
+            }
+            partitions = known.partitions;
+            if known.live && known.info == info {
+                // The same node once more: a repeated request.
+                return Ok(Reply::NodeRegistered {
+                    registration: known.registration,
+                });
+            }
+            let former = known.registration;
+            self.close_sessions_of(id, former);
+        }
+        let node = Node {
+            info,
+            registration,
+            live: true,
+            partitions,
+        };
+        self.state.nodes.insert(id, node);
+        self.events.push(MetadataEvent::NodeRegistered(id));
+        Ok(Reply::NodeRegistered { registration })
+    }
+
+    fn fence_node(&mut self, id: ReplicaId, registration: u64) {
+        let Some(node) = self.state.nodes.get_mut(&id) else {
+            return;
+        };
+        if !node.live || node.registration != registration {
+            return;
+        }
+        node.live = false;
+        if rule!(SessionsEndWithFence) {
+            self.close_sessions_of(id, registration);
+        }
+        self.events.push(MetadataEvent::NodeFenced(id));
+    }
+
+    fn close_sessions_of(&mut self, node: ReplicaId, registration: u64) {
+        let closed = self.state.sessions.close_of(node, registration);
+        self.sessions_ended(closed);
+    }
+
+    /// What these clients held goes with their sessions.
+    fn sessions_ended(&mut self, clients: Vec<u128>) {
+        for client in &clients {
+            self.state.end_memberships(*client);
+        }
+        if !clients.is_empty() {
+            self.events.push(MetadataEvent::SessionsClosed(clients));
+        }
+    }
+}
+
+fn check_placed(partitions: u32, owners: &[ReplicaId]) -> Result<(), MetadataError> {
+    match owners.len() == partitions as usize {
+        true => Ok(()),
+        false => Err(MetadataError::InvalidCommand),
+    }
+}

@@ -1,0 +1,96 @@
+//! Names and identifiers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::codec::{Malformed, Reader, Result, Writer};
+
+/// A name has at most this many bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// A checked name of a stream, a topic or a user.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+/// Why a text is not a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a name has 1 to {NAME_BYTES_MAX} bytes")]
+pub struct NameError;
+
+impl Name {
+    /// A name of 1 to 255 bytes.
+    ///
+    /// # Errors
+    /// When it is empty or too long.
+    pub fn new(text: &str) -> std::result::Result<Self, NameError> {
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            return Err(NameError);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        Self::new(reader.text(NAME_BYTES_MAX)?).map_err(|_| Malformed("an empty name"))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How a client names a stream or a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identifier {
+    /// By number.
+    Id(u32),
+    /// By name.
+    Name(Name),
+}
+
+impl Identifier {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        match reader.u8()? {
+            1 => Ok(Self::Id(reader.u32()?)),
+            2 => Ok(Self::Name(Name::read(reader)?)),
+            _ => Err(Malformed("unknown kind of identifier")),
+        }
+    }
+
+    pub(crate) fn write(&self, out: &mut impl Writer) {
+        match self {
+            Self::Id(id) => {
+                out.put_u8(1);
+                out.put_u32_le(*id);
+            }
+            Self::Name(name) => {
+                out.put_u8(2);
+                out.put_text(name.as_str());
+            }
+        }
+    }
+}
+
+impl fmt::Display for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}

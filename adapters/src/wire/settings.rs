@@ -1,0 +1,51 @@
+//! What the options of a topic mean.
+
+use iggy_common::{
+    DEFAULT_MAX_TOPIC_SIZE, DEFAULT_MESSAGE_EXPIRY, DEFAULT_SEGMENT_SIZE, TopicCreateOptions,
+};
+
+use super::v0_11::to_wire;
+use crate::metadata::Options;
+use partitions::{Durability, PartitionOptions};
+
+/// A topic's options as the cluster understands them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// After how many microseconds messages expire; `u64::MAX` never.
+    pub message_expiry_micros: u64,
+    /// How many bytes the topic may hold; `u64::MAX` any.
+    pub max_topic_bytes: u64,
+    /// Iggy's number of the compression algorithm.
+    pub compression: u8,
+    /// How the partitions are kept.
+    pub partitions: PartitionOptions,
+}
+
+impl TopicSettings {
+    /// What a topic's options say. Options that this version does not know are
+    /// passed over: they were accepted by one that does.
+    #[must_use]
+    pub fn of(options: &Options) -> Self {
+        let parsed = TopicCreateOptions::parse_committed(&to_wire(options, |_| true));
+        let durability = |policy: iggy_common::Durability| match policy.is_persisted() {
+            true => Durability::Synced,
+            false => Durability::Written,
+        };
+        Self {
+            message_expiry_micros: parsed
+                .message_expiry
+                .map_or(DEFAULT_MESSAGE_EXPIRY, u64::from),
+            max_topic_bytes: parsed
+                .max_topic_size
+                .map_or(DEFAULT_MAX_TOPIC_SIZE, u64::from),
+            compression: parsed.compression_algorithm.unwrap_or_default().as_code(),
+            partitions: PartitionOptions {
+                segment_bytes_max: parsed
+                    .segment_size
+                    .map_or(DEFAULT_SEGMENT_SIZE, |size| size.as_bytes_u64()),
+                durability: durability(parsed.durability),
+                offset_durability: durability(parsed.consumer_offset_durability),
+            },
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! A group of replicas whose messages and disks do only what a test says.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use consensus::conformance::Durable;
+use consensus::{
+    Consensus, CoreConfig, Effect, EntryKind, Index, Input, Limits, Membership, PersistBatch,
+    PersistId, ProposalId, ReplicaId, Role, SnapshotMeta, StepError, Tick,
+};
+
+use crate::core::VrCore;
+use crate::ids::View;
+use crate::message::{Envelope, Message};
+
+pub(super) const GROUP: u128 = 7;
+pub(super) const HEARTBEAT: u64 = 3;
+pub(super) const ELECTION: u64 = 10;
+
+pub(super) fn id(number: u64) -> ReplicaId {
+    ReplicaId(number)
+}
+
+pub(super) fn config(replica: ReplicaId, voters: u64, incarnation: u64) -> CoreConfig {
+    CoreConfig {
+        id: replica,
+        group: GROUP,
+        membership: Membership::new(1, (1..=voters).map(ReplicaId), []).unwrap(),
+        heartbeat_ticks: HEARTBEAT,
+        election_ticks: ELECTION,
+        seed: replica.0 * 1000 + incarnation,
+        limits: Limits {
+            log_tail_entries: 0,
+            ..Limits::default()
+        },
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Node {
+    pub(super) core: Option<VrCore>,
+    pub(super) disk: Durable,
+    pub(super) manual_sync: bool,
+    unsynced: VecDeque<PersistBatch>,
+    durable: PersistId,
+    held: Vec<(PersistId, Envelope)>,
+    incarnation: u64,
+    /// Commands, as they were committed here in this life.
+    pub(super) committed: Vec<(Index, Bytes)>,
+    pub(super) installed: Vec<SnapshotMeta>,
+    pub(super) fetches: Vec<SnapshotMeta>,
+    pub(super) answers: Vec<(u64, bool)>,
+    pub(super) rejected: Vec<StepError>,
+    pub(super) reads: Vec<(u64, Index)>,
+}
+
+pub(super) struct Group {
+    voters: u64,
+    limits: Limits,
+    pub(super) nodes: BTreeMap<ReplicaId, Node>,
+    pub(super) network: VecDeque<Envelope>,
+    /// Everything that ever left.
+    pub(super) sent: Vec<Envelope>,
+    pub(super) now: Tick,
+    next_proposal: u64,
+}
+
+impl Group {
+    pub(super) fn new(voters: u64) -> Self {
+        Self::with_limits(voters, config(id(1), voters, 0).limits)
+    }
+
+    pub(super) fn with_limits(voters: u64, limits: Limits) -> Self {
+        let mut group = Self {
+            voters,
+            limits,
+            nodes: (1..=voters)
+                .map(|number| (id(number), Node::default()))
+                .collect(),
+            network: VecDeque::new(),
+            sent: Vec::new(),
+            now: Tick(0),
+            next_proposal: 0,
+        };
+        for number in 1..=voters {
+            group.restart(number);
+        }
+        group
+    }
+
+    /// A group in its first view, and the number of its primary.
+    pub(super) fn started(voters: u64) -> (Self, u64) {
+        Self::new(voters).begun()
+    }
+
+    pub(super) fn begun(mut self) -> (Self, u64) {
+        let group = &mut self;
+        group.run(3);
+        let primary = group.primary().expect("the first view begins at once");
+        group.run(2 * HEARTBEAT);
+        (self, primary)
+    }
+
+    pub(super) fn core(&self, number: u64) -> &VrCore {
+        self.nodes[&id(number)].core.as_ref().expect("it runs")
+    }
+
+    pub(super) fn node(&mut self, number: u64) -> &mut Node {
+        self.nodes.get_mut(&id(number)).expect("a member")
+    }
+
+    /// The leader of the highest view.
+    pub(super) fn primary(&self) -> Option<u64> {
+        self.nodes
+            .iter()
+            .filter_map(|(id, node)| Some((id, node.core.as_ref()?.status())))
+            .filter(|(_, status)| status.role == Role::Leader)
+            .max_by_key(|(_, status)| status.term)
+            .map(|(id, _)| id.0)
+    }
+
+    pub(super) fn crash(&mut self, number: u64) {
+        let node = self.node(number);
+        let disk = std::mem::take(&mut node.disk);
+        *node = Node {
+            disk,
+            incarnation: node.incarnation,
+            ..Node::default()
+        };
+    }
+
+    pub(super) fn restart(&mut self, number: u64) {
+        let (voters, limits) = (self.voters, self.limits.clone());
+        let now = self.now;
+        let node = self.node(number);
+        node.incarnation += 1;
+        let recovered = node.disk.recovered().checked().expect("a legal disk");
+        if recovered.log_is_void(node.disk.end())
+            && let Some(snapshot) = &recovered.snapshot
+        {
+            node.disk.start = (snapshot.index, snapshot.term);
+            node.disk.entries.clear();
+        }
+        let mut config = config(id(number), voters, node.incarnation);
+        config.limits = limits;
+        let mut core = VrCore::new(&config, recovered).expect("a legal disk");
+        core.now = now;
+        node.core = Some(core);
+        self.drain(number);
+    }
+
+    pub(super) fn input(&mut self, number: u64, input: Input) {
+        let now = self.now;
+        let node = self.node(number);
+        let Some(core) = node.core.as_mut() else {
+            return;
+        };
+        if let Err(error) = core.step(now, input) {
+            node.rejected.push(error);
+        }
+        self.drain(number);
+    }
+
+    pub(super) fn deliver(&mut self, envelope: &Envelope) {
+        let message = envelope.encode(GROUP).to_bytes();
+        let from = envelope.from;
+        self.input(envelope.to.0, Input::Receive { from, message });
+    }
+
+    /// A message that a test made up.
+    pub(super) fn say(&mut self, from: u64, to: u64, view: u64, message: Message) {
+        self.deliver(&Envelope {
+            from: id(from),
+            to: id(to),
+            view: View(view),
+            message,
+        });
+    }
+
+    /// Delivers what is under way, and what that causes, as far as `wanted` says.
+    pub(super) fn settle_if(&mut self, mut wanted: impl FnMut(&Envelope) -> bool) {
+        for _ in 0..100_000 {
+            let Some(envelope) = self.network.pop_front() else {
+                return;
+            };
+            if wanted(&envelope) {
+                self.deliver(&envelope);
+            }
+        }
+        panic!("the group does not come to rest");
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.now = Tick(self.now.0 + 1);
+        for number in 1..=self.voters {
+            self.input(number, Input::Tick);
+        }
+    }
+
+    pub(super) fn run(&mut self, ticks: u64) {
+        self.run_if(ticks, |_| true);
+    }
+
+    pub(super) fn run_if(&mut self, ticks: u64, mut wanted: impl FnMut(&Envelope) -> bool) {
+        for _ in 0..ticks {
+            self.tick();
+            self.settle_if(&mut wanted);
+        }
+    }
+
+    /// Runs until a primary leads in a view behind this one.
+    pub(super) fn until_view_after(&mut self, view: u64) -> u64 {
+        for _ in 0..100 * ELECTION {
+            self.run(1);
+            if let Some(primary) = self.primary()
+                && self.core(primary).view > View(view)
+                && self.core(primary).commit == self.core(primary).log.last()
+            {
+                return primary;
+            }
+        }
+        panic!("no view begins");
+    }
+
+    pub(super) fn propose(&mut self, number: u64, payload: &[u8]) -> u64 {
+        self.next_proposal += 1;
+        let proposal = ProposalId(self.next_proposal);
+        let payload = Bytes::copy_from_slice(payload);
+        self.input(number, Input::Propose { proposal, payload });
+        self.next_proposal
+    }
+
+    /// Proposes at the primary and lets it be committed everywhere.
+    pub(super) fn commit(&mut self, payload: &[u8]) {
+        let primary = self.primary().expect("somebody leads");
+        self.propose(primary, payload);
+        self.run(HEARTBEAT + 1);
+    }
+
+    /// Makes the oldest batch durable, and releases what waited for it.
+    pub(super) fn sync(&mut self, number: u64) -> bool {
+        let node = self.node(number);
+        let Some(batch) = node.unsynced.pop_front() else {
+            return false;
+        };
+        node.disk.write(&batch);
+        node.durable = batch.id;
+        let durable = node.durable;
+        let held = std::mem::take(&mut node.held);
+        let (ready, held): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|(after, _)| *after <= durable);
+        node.held = held;
+        for (_, envelope) in ready {
+            self.transmit(envelope);
+        }
+        self.input(number, Input::Persisted(batch.id));
+        true
+    }
+
+    fn transmit(&mut self, envelope: Envelope) {
+        self.sent.push(envelope.clone());
+        self.network.push_back(envelope);
+    }
+
+    fn drain(&mut self, number: u64) {
+        while let Some(core) = self.node(number).core.as_mut()
+            && let Some(effect) = core.poll()
+        {
+            self.carry_out(number, effect);
+        }
+    }
+
+    fn carry_out(&mut self, number: u64, effect: Effect) {
+        let node = self.node(number);
+        match effect {
+            Effect::Persist(batch) => {
+                node.unsynced.push_back(batch);
+                if !node.manual_sync {
+                    self.sync(number);
+                }
+            }
+            Effect::Send { message, after, .. } => {
+                let envelope =
+                    Envelope::decode(GROUP, message.to_bytes()).expect("own messages decode");
+                match after.filter(|after| *after > node.durable) {
+                    Some(after) => node.held.push((after, envelope)),
+                    None => self.transmit(envelope),
+                }
+            }
+            Effect::Commit(entries) => {
+                for committed in entries {
+                    let entry = committed.entry;
+                    if entry.kind == EntryKind::Command {
+                        node.committed.push((entry.index, entry.payload));
+                    }
+                    if let Some(proposal) = committed.proposal {
+                        node.answers.push((proposal.0, true));
+                    }
+                }
+            }
+            Effect::ProposalRejected { proposal, .. } => node.answers.push((proposal.0, false)),
+            Effect::FetchSnapshot { snapshot, .. } => node.fetches.push(snapshot),
+            Effect::InstallSnapshot(meta) => node.installed.push(meta),
+            Effect::ReadReady { token, index } => node.reads.push((token.0, index)),
+            Effect::Compact(_) | Effect::LeaderChanged { .. } | Effect::ReadRejected { .. } => {}
+        }
+    }
+
+    /// Snapshots a replica where it stands, with nothing kept before it.
+    pub(super) fn snapshot(&mut self, number: u64) -> SnapshotMeta {
+        let core = self.core(number);
+        let index = core.delivered;
+        let meta = SnapshotMeta {
+            index,
+            term: core.log.view(index).expect("it is held").term(),
+            membership: core.membership.clone(),
+        };
+        let snapshots = &mut self.node(number).disk.snapshots;
+        snapshots.insert(index, (meta.clone(), Vec::new()));
+        self.input(number, Input::SnapshotTaken(meta.clone()));
+        meta
+    }
+
+    /// The snapshot that a replica asked for arrives.
+    pub(super) fn fetched(&mut self, number: u64) {
+        let node = self.node(number);
+        let meta = node.fetches.pop().expect("it asked for one");
+        node.disk
+            .snapshots
+            .insert(meta.index, (meta.clone(), Vec::new()));
+        self.input(number, Input::SnapshotFetched(meta));
+    }
+
+    /// What a replica has committed in this life.
+    pub(super) fn commands(&self, number: u64) -> Vec<String> {
+        let node = &self.nodes[&id(number)];
+        let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();
+        node.committed.iter().map(|(_, p)| text(p)).collect()
+    }
+}

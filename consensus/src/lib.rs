@@ -1,0 +1,39 @@
+//! The contract between a replicated log and the backends that replicate it.
+//!
+//! A [`Consensus`] object is one replica of one group: a pure state machine
+//! that takes [`Input`]s and gives [`Effect`]s. It performs no I/O, reads no
+//! clock, draws no randomness and spawns nothing, so the same inputs give the
+//! same effects, byte for byte. Whoever drives it (a node, a simulator) owns
+//! time, disks and the network.
+//!
+//! What a backend promises is written down at [`Consensus`]; the suite that
+//! checks it is [`conformance`] (feature `conformance`).
+
+mod batch;
+mod config;
+mod contract;
+mod entry;
+mod ids;
+mod log_window;
+mod membership;
+mod parts;
+#[doc(hidden)]
+pub mod rules;
+mod state_machine;
+pub mod wire;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
+pub use batch::{Batch, BatchBuilder, BatchError};
+pub use config::{CoreConfig, Limits, RecoverError, Recovered};
+pub use contract::{
+    Committed, Consensus, Effect, Input, PeerProgress, PeerState, PersistBatch, ProposeError,
+    ReadError, RefusalReason, RefusedMessage, Role, Status, StepError,
+};
+pub use entry::{Entry, EntryKind, SnapshotMeta};
+pub use ids::{Index, PersistId, ProposalId, ReadToken, ReplicaId, Term, Tick};
+pub use log_window::LogWindow;
+pub use membership::{Membership, MembershipError};
+pub use parts::{Parts, PartsWriter};
+pub use state_machine::{ApplyContext, FrozenState, RestoreError, StateMachine};

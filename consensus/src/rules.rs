@@ -1,0 +1,111 @@
+//! Rules of the code by name, so that the simulator can leave one out.
+//!
+//! A simulator that finds nothing shows little unless it is known what it would have
+//! found. So a place that keeps a rule names it: `if rule!(AckOnlyDurable) { .. }`. The
+//! condition is a constant, and nothing is left of it, unless the feature `mutants` is on,
+//! which only the simulator turns on: then [`break_rule`] names the rule that is left out
+//! on the calling thread.
+//!
+//! Each crate that keeps rules lists them with [`rules!`](crate::rules!) in a module `rules` at its root,
+//! with what happens without them.
+
+/// A rule that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name.
+    pub name: &'static str,
+    /// What the code does without it.
+    pub without: &'static str,
+}
+
+/// Lists the rules of a crate: a constant for each, and `RULES` with all.
+#[macro_export]
+macro_rules! rules {
+    ($($name:ident: $without:literal,)*) => {
+        $(
+            #[doc = $without]
+            #[allow(non_upper_case_globals, reason = "rules read as names of variants")]
+            pub const $name: $crate::rules::Rule = $crate::rules::Rule {
+                name: stringify!($name),
+                without: $without,
+            };
+        )*
+        /// All rules of this crate.
+        pub const RULES: &[$crate::rules::Rule] = &[$($name),*];
+    };
+}
+
+/// Whether the code keeps this rule here: always, but in a simulated mutant.
+#[macro_export]
+macro_rules! rule {
+    ($name:ident) => {
+        $crate::rules::is_kept(&crate::rules::$name)
+    };
+}
+
+/// Whether this rule is kept.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+#[must_use]
+pub const fn is_kept(_rule: &Rule) -> bool {
+    true
+}
+
+/// A limit that no run would come to: the simulator makes it smaller.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+#[must_use]
+pub const fn limit(usual: usize) -> usize {
+    usual
+}
+
+#[cfg(feature = "mutants")]
+pub use compiled_in::{break_rule, is_kept, limit, lower_limit, was_broken};
+
+#[cfg(feature = "mutants")]
+mod compiled_in {
+    use std::cell::Cell;
+
+    use super::Rule;
+
+    thread_local! {
+        static BROKEN: Cell<Option<&'static str>> = const { Cell::new(None) };
+        static REACHED: Cell<bool> = const { Cell::new(false) };
+        static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// Whether this rule is kept.
+    #[inline]
+    #[must_use]
+    pub fn is_kept(rule: &Rule) -> bool {
+        let broken = BROKEN.get().is_some_and(|broken| broken == rule.name);
+        if broken {
+            REACHED.set(true);
+        }
+        !broken
+    }
+
+    /// From now on this rule is left out on the calling thread, and no other.
+    pub fn break_rule(rule: Option<&Rule>) {
+        BROKEN.set(rule.map(|rule| rule.name));
+        REACHED.set(false);
+    }
+
+    /// Whether a place asked for the rule since it was left out.
+    #[must_use]
+    pub fn was_broken() -> bool {
+        REACHED.get()
+    }
+
+    /// A limit that no run would come to, or the one that was set.
+    #[inline]
+    #[must_use]
+    pub fn limit(usual: usize) -> usize {
+        LIMIT.get().unwrap_or(usual)
+    }
+
+    /// From now on such limits are this on the calling thread.
+    pub fn lower_limit(to: usize) {
+        LIMIT.set(Some(to));
+    }
+}

@@ -1,0 +1,162 @@
+//! A replicated log in memory, for tests of what is above it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adapters::metadata::{Command, MetadataMachine, Name, NodeInfo, Proof, Reply};
+use async_trait::async_trait;
+use bytes::Bytes;
+use consensus::{ApplyContext, Index, ProposeError, ReadError, ReplicaId, StateMachine, Term};
+use replica::driver::{Applied, ReplicaStatus};
+use tokio::sync::watch;
+
+use super::Metadata;
+use replicated_log::{Leadership, ReplicatedLog};
+
+pub(crate) const ME: ReplicaId = ReplicaId(1);
+
+/// What becomes of the next command.
+pub(crate) enum Fate {
+    /// It is applied, and nobody hears of it; then these are.
+    Lost(Vec<Command>),
+    /// It is turned away.
+    NotLeader,
+    /// It waits for ever.
+    Stuck,
+}
+
+/// A log whose only node leads.
+pub(crate) struct FakeLog {
+    machine: Mutex<(u64, MetadataMachine)>,
+    fates: Mutex<VecDeque<Fate>>,
+    /// Committed, and not yet known here.
+    unseen: Mutex<Vec<Command>>,
+    reads_stuck: AtomicBool,
+    leadership: watch::Sender<Leadership>,
+}
+
+impl FakeLog {
+    /// The log, with this node and a root user in it, and the metadata above it.
+    pub(crate) fn start(timeout: Duration) -> (Arc<Self>, Arc<Metadata>) {
+        let (machine, reader) = MetadataMachine::new(Box::new(drop));
+        let leadership = Leadership {
+            term: Term(1),
+            leader: Some(ME),
+        };
+        let log = Arc::new(Self {
+            machine: Mutex::new((0, machine)),
+            fates: Mutex::default(),
+            unseen: Mutex::default(),
+            reads_stuck: AtomicBool::new(false),
+            leadership: watch::Sender::new(leadership),
+        });
+        log.apply(&Command::RegisterNode(NodeInfo {
+            node: ME,
+            name: "node-0".into(),
+            incarnation: 1,
+            host: "127.0.0.1".into(),
+            tcp_port: 8090,
+            admin: String::new(),
+            version: String::new(),
+        }));
+        log.apply(&Command::BootstrapRoot {
+            username: Name::new("iggy").unwrap(),
+            password_hash: String::new(),
+        });
+        let metadata = Metadata::new(
+            ME,
+            Arc::clone(&log) as Arc<dyn ReplicatedLog>,
+            reader,
+            std::collections::BTreeMap::new(),
+            timeout,
+        );
+        (log, Arc::new(metadata))
+    }
+
+    pub(crate) fn apply(&self, command: &Command) -> Applied {
+        let mut machine = self.machine.lock().unwrap();
+        machine.0 += 1;
+        let index = Index(machine.0);
+        let context = ApplyContext {
+            index,
+            position: 0,
+            timestamp_micros: 0,
+        };
+        let reply = machine.1.apply(context, &command.encode());
+        Applied { index, reply }
+    }
+
+    /// Opens a session for a client.
+    pub(crate) fn register(&self, client: u128) -> u64 {
+        let applied = self.apply(&Command::Register {
+            client,
+            user_id: 0,
+            proof: Proof::Password(1),
+            node: ME,
+            registration: 1,
+        });
+        match Reply::decode(&applied.reply) {
+            Ok(Reply::Registered { session }) => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn expect(&self, fate: Fate) {
+        self.fates.lock().unwrap().push_back(fate);
+    }
+
+    /// This node applies nothing any more.
+    pub(crate) fn stop_reads(&self) {
+        self.reads_stuck.store(true, Ordering::Relaxed);
+    }
+
+    /// Committed, and not applied here before somebody asks the log.
+    pub(crate) fn commit_unseen(&self, command: Command) {
+        self.unseen.lock().unwrap().push(command);
+    }
+}
+
+#[async_trait]
+impl ReplicatedLog for FakeLog {
+    async fn submit(&self, command: Bytes) -> Result<Applied, ProposeError> {
+        let fate = self.fates.lock().unwrap().pop_front();
+        match fate {
+            Some(Fate::NotLeader) => return Err(ProposeError::NotLeader { leader: None }),
+            Some(Fate::Stuck) => std::future::pending().await,
+            _ => {}
+        }
+        let applied = self.apply(&Command::decode(&command).unwrap());
+        let Some(Fate::Lost(then)) = fate else {
+            return Ok(applied);
+        };
+        for command in then {
+            self.apply(&command);
+        }
+        Err(ProposeError::OutcomeUnknown)
+    }
+
+    async fn read(&self) -> Result<Index, ReadError> {
+        if self.reads_stuck.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        let unseen = std::mem::take(&mut *self.unseen.lock().unwrap());
+        for command in unseen {
+            self.apply(&command);
+        }
+        Ok(Index(self.machine.lock().unwrap().0))
+    }
+
+    async fn transfer(&self, _to: ReplicaId) -> Result<(), String> {
+        Err("there is nobody else".into())
+    }
+
+    async fn status(&self) -> Option<ReplicaStatus> {
+        None
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+}

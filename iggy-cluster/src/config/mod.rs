@@ -1,0 +1,444 @@
+//! A node's configuration: TOML with the names of Iggy's own server, overridden
+//! by `IGGY_*` variables.
+//!
+//! Everything is checked before anything starts, and everything that is wrong is
+//! said at once.
+
+mod check;
+mod load;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use consensus::{Membership, MembershipError, ReplicaId};
+use ipnet::IpNet;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Loaded, environment, load, parse};
+use replicated_log::{LogConfig, PeerAddress};
+
+pub use replicated_log::{Backend, ConsensusSettings, HumanDuration, HumanSize, join_host_port};
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// The cluster, its nodes and how they agree.
+    pub cluster: ClusterSection,
+    /// Clients' connections.
+    pub tcp: TcpSection,
+    /// Where data is kept.
+    pub storage: StorageSection,
+    /// What is done beside serving clients.
+    pub data_maintenance: DataMaintenanceSection,
+    /// Consumer groups.
+    pub consumer_group: ConsumerGroupSection,
+    /// Signs of life from members of consumer groups.
+    pub heartbeat: HeartbeatSection,
+    /// Health, status and metrics.
+    pub admin: AdminSection,
+}
+
+/// `[cluster]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSection {
+    /// Must be true: a node of this software is always part of a cluster, be it
+    /// of one.
+    pub enabled: bool,
+    /// Nodes of another name are refused.
+    pub name: String,
+    /// A node that is silent for so long is fenced: it takes no new partitions,
+    /// and its clients' sessions end.
+    pub fencing_timeout: HumanDuration,
+    /// How they agree.
+    pub consensus: ConsensusSettings,
+    /// Who they are. All nodes have the same list.
+    pub nodes: Vec<NodeSection>,
+}
+
+/// `[[cluster.nodes]]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSection {
+    /// Its name.
+    pub name: String,
+    /// Where other nodes reach it, and where it listens.
+    pub ip: String,
+    /// Its number, from zero. Given to `serve` as `--replica-id`.
+    pub replica_id: u8,
+    /// Where clients reach it, when that is not `ip`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertised_address: Option<String>,
+    /// Where clients of a certain network reach it instead. The narrowest network
+    /// that a client is in counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertised_addresses: Vec<AdvertisedAddress>,
+    /// Its ports.
+    pub ports: PortsSection,
+}
+
+/// `[[cluster.nodes.advertised_addresses]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdvertisedAddress {
+    /// The network, as `10.0.0.0/16` or `2001:db8::/32`.
+    pub client_cidr: IpNet,
+    /// Where its clients reach the node.
+    pub address: String,
+}
+
+/// `ports` of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PortsSection {
+    /// Iggy's TCP protocol.
+    pub tcp: u16,
+    /// Between nodes.
+    pub tcp_replica: u16,
+    /// Health, status and metrics.
+    pub admin: u16,
+}
+
+/// `[tcp]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TcpSection {
+    /// Connections at once; more are closed at once.
+    pub connections_max: usize,
+    /// A larger frame closes its connection.
+    pub frame_size_max: HumanSize,
+    /// A frame that has begun must be complete within this time.
+    pub frame_timeout: HumanDuration,
+    /// A connection that is silent for so long and not logged in is closed.
+    pub login_timeout: HumanDuration,
+    /// Connections from one address at once; more are closed at once.
+    pub connections_per_address_max: usize,
+    /// A request that cannot be served within this time is answered with a
+    /// transient error.
+    pub request_timeout: HumanDuration,
+    /// Encryption.
+    pub tls: TlsSection,
+}
+
+/// `[tcp.tls]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSection {
+    /// Whether clients are served over TLS, and only so.
+    pub enabled: bool,
+    /// Where `cert_file` does not exist, the node makes a certificate for itself
+    /// and keeps it below its data directory, in `tls/iggy_cert.pem`.
+    pub self_signed: bool,
+    /// The certificate, with those that vouch for it, as PEM.
+    pub cert_file: PathBuf,
+    /// Its key, as PEM.
+    pub key_file: PathBuf,
+}
+
+/// `[storage]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// The data directory of this node.
+    pub path: PathBuf,
+}
+
+/// `[data_maintenance]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataMaintenanceSection {
+    /// Messages that topics do not keep.
+    pub messages: MessagesMaintenanceSection,
+}
+
+/// `[data_maintenance.messages]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MessagesMaintenanceSection {
+    /// Whether messages that have expired, and those beyond a topic's size, are
+    /// removed.
+    pub cleaner_enabled: bool,
+    /// How often.
+    pub interval: HumanDuration,
+}
+
+/// `[consumer_group]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsumerGroupSection {
+    /// A member that is to give up a partition has this long to commit what it was
+    /// served of it.
+    pub rebalancing_timeout: HumanDuration,
+}
+
+/// `[heartbeat]`, with the names of Iggy's own server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeartbeatSection {
+    /// Whether a member of a consumer group that is silent is removed from it.
+    pub enabled: bool,
+    /// A member that sent nothing for 1.2 times as long is silent.
+    pub interval: HumanDuration,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSection {
+    /// Whether to serve it.
+    pub enabled: bool,
+    /// The address to listen on; the port is the node's `ports.admin`.
+    pub ip: String,
+}
+
+/// The root user, from the environment alone.
+#[derive(Clone, Debug)]
+pub struct RootUser {
+    /// `IGGY_ROOT_USERNAME`.
+    pub username: String,
+    /// `IGGY_ROOT_PASSWORD`.
+    pub password: SecretString,
+}
+
+impl Default for RootUser {
+    fn default() -> Self {
+        Self {
+            username: "iggy".into(),
+            password: SecretString::from("iggy"),
+        }
+    }
+}
+
+impl Default for ClusterSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            name: "iggy-cluster".into(),
+            fencing_timeout: HumanDuration::from_millis(3_000),
+            consensus: ConsensusSettings::default(),
+            nodes: Vec::new(),
+        }
+    }
+}
+
+impl Default for PortsSection {
+    fn default() -> Self {
+        Self {
+            tcp: 8090,
+            tcp_replica: 9090,
+            admin: 3300,
+        }
+    }
+}
+
+impl Default for TcpSection {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            frame_size_max: HumanSize::from_mib(64),
+            frame_timeout: HumanDuration::from_millis(30_000),
+            login_timeout: HumanDuration::from_millis(30_000),
+            connections_per_address_max: 5_000,
+            request_timeout: HumanDuration::from_millis(10_000),
+            tls: TlsSection::default(),
+        }
+    }
+}
+
+impl Default for TlsSection {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            self_signed: true,
+            cert_file: PathBuf::from("iggy_cert.pem"),
+            key_file: PathBuf::from("iggy_key.pem"),
+        }
+    }
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("data"),
+        }
+    }
+}
+
+impl Default for MessagesMaintenanceSection {
+    fn default() -> Self {
+        Self {
+            cleaner_enabled: true,
+            interval: HumanDuration::from_millis(60_000),
+        }
+    }
+}
+
+impl Default for ConsumerGroupSection {
+    fn default() -> Self {
+        Self {
+            rebalancing_timeout: HumanDuration::from_millis(30_000),
+        }
+    }
+}
+
+impl Default for HeartbeatSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: HumanDuration::from_millis(30_000),
+        }
+    }
+}
+
+impl HeartbeatSection {
+    /// How long a member may be silent; `None` for ever.
+    #[must_use]
+    pub fn silence_max(&self) -> Option<Duration> {
+        let interval = self.interval.duration();
+        self.enabled.then(|| interval + interval / 5)
+    }
+}
+
+impl Default for AdminSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ip: "127.0.0.1".into(),
+        }
+    }
+}
+
+impl NodeSection {
+    /// Its id in the replicated log, where zero is nobody.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        ReplicaId::from_number(u64::from(self.replica_id))
+    }
+
+    /// Where clients reach it.
+    #[must_use]
+    pub fn client_host(&self) -> &str {
+        self.advertised_address.as_deref().unwrap_or(&self.ip)
+    }
+
+    /// Where a client of this address reaches it. A client behind a proxy has the
+    /// proxy's address.
+    #[must_use]
+    pub fn client_host_for(&self, client: IpAddr) -> &str {
+        let client = client.to_canonical();
+        self.advertised_addresses
+            .iter()
+            .filter(|advertised| advertised.client_cidr.contains(&client))
+            .max_by_key(|advertised| advertised.client_cidr.prefix_len())
+            .map_or(self.client_host(), |advertised| &advertised.address)
+    }
+
+    /// `host:port` for other nodes.
+    #[must_use]
+    pub fn replica_address(&self) -> String {
+        join_host_port(&self.ip, self.ports.tcp_replica)
+    }
+
+    /// `host:port` for clients to dial.
+    #[must_use]
+    pub fn client_address(&self) -> String {
+        join_host_port(self.client_host(), self.ports.tcp)
+    }
+}
+
+impl ClusterConfig {
+    /// A cluster of `nodes` on this machine, as `dev` runs it.
+    #[must_use]
+    pub fn for_dev(nodes: u8, backend: Backend, tcp_port: u16, port_step: u16) -> Self {
+        // 3300 beside 8090.
+        let admin_port = match tcp_port.checked_sub(4790) {
+            Some(port) if port >= 1024 => port,
+            _ => tcp_port + 2000,
+        };
+        let section = |replica_id: u8| {
+            let offset = u16::from(replica_id) * port_step;
+            NodeSection {
+                name: format!("node-{replica_id}"),
+                ip: "127.0.0.1".into(),
+                replica_id,
+                advertised_address: None,
+                advertised_addresses: Vec::new(),
+                ports: PortsSection {
+                    tcp: tcp_port + offset,
+                    tcp_replica: tcp_port + 1000 + offset,
+                    admin: admin_port + offset,
+                },
+            }
+        };
+        let mut config = Self::default();
+        config.cluster.name = "dev".into();
+        config.cluster.consensus.backend = backend;
+        config.cluster.nodes = (0..nodes).map(section).collect();
+        config
+    }
+
+    /// The node of this number.
+    #[must_use]
+    pub fn node(&self, replica_id: u8) -> Option<&NodeSection> {
+        let nodes = &self.cluster.nodes;
+        nodes.iter().find(|node| node.replica_id == replica_id)
+    }
+
+    /// The node with this id in the replicated log.
+    #[must_use]
+    pub fn node_of(&self, replica: ReplicaId) -> Option<&NodeSection> {
+        let nodes = &self.cluster.nodes;
+        nodes.iter().find(|node| node.replica() == replica)
+    }
+
+    /// What the replicated log of this node needs to know.
+    ///
+    /// # Errors
+    /// When the list of nodes is empty or names one twice.
+    pub fn log(&self, section: &NodeSection) -> Result<LogConfig, MembershipError> {
+        let peers = self.cluster.nodes.iter().map(|node| PeerAddress {
+            replica: node.replica(),
+            address: node.replica_address(),
+        });
+        Ok(LogConfig {
+            cluster: self.cluster.name.clone(),
+            me: section.replica(),
+            listen: section.replica_address(),
+            peers: peers.collect(),
+            membership: self.membership()?,
+            data: self.storage.path.clone(),
+            settings: self.cluster.consensus.clone(),
+        })
+    }
+
+    /// The members of the metadata group: the first seven nodes vote, the others
+    /// follow.
+    ///
+    /// # Errors
+    /// When the list of nodes is empty or names one twice.
+    pub fn membership(&self) -> Result<Membership, MembershipError> {
+        let ids: BTreeSet<ReplicaId> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(NodeSection::replica)
+            .collect();
+        let learners = ids.iter().copied().skip(Membership::VOTERS_MAX);
+        Membership::new(1, self.voters(), learners)
+    }
+
+    /// The nodes that vote: those of the lowest numbers.
+    fn voters(&self) -> BTreeSet<ReplicaId> {
+        let ids: BTreeSet<ReplicaId> = self
+            .cluster
+            .nodes
+            .iter()
+            .map(NodeSection::replica)
+            .collect();
+        ids.into_iter().take(Membership::VOTERS_MAX).collect()
+    }
+}

@@ -1,0 +1,116 @@
+//! What the node counts and measures, for Prometheus.
+//!
+//! What happens all the time is counted in place; what the replica knows is
+//! asked of it when somebody looks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use replica::driver::ReplicaStatus;
+
+use replicated_log::LogMetrics;
+use replicated_log::links::LinkCounters;
+
+/// The node's metrics.
+pub(crate) struct Metrics {
+    registry: Registry,
+    started: Instant,
+    pub(crate) connections: Gauge,
+    pub(crate) connections_refused: Counter,
+    pub(crate) frames_refused: Counter,
+    pub(crate) logins_refused: Counter,
+    pub(crate) messages_in: Counter,
+    pub(crate) message_bytes_in: Counter,
+    pub(crate) messages_out: Counter,
+    /// Of clients, from the whole frame to the reply.
+    pub(crate) request_seconds: Histogram,
+    /// Of the replicated log.
+    pub(crate) log: Arc<LogMetrics>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("iggy_cluster");
+        let metrics = Self {
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            frames_refused: Counter::default(),
+            logins_refused: Counter::default(),
+            messages_in: Counter::default(),
+            message_bytes_in: Counter::default(),
+            messages_out: Counter::default(),
+            request_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
+            log: Arc::default(),
+            registry: Registry::default(),
+            started: Instant::now(),
+        };
+        registry.register(
+            "connections",
+            "Clients connected",
+            metrics.connections.clone(),
+        );
+        for (name, help, counter) in [
+            (
+                "connections_refused",
+                "Connections over the limit",
+                &metrics.connections_refused,
+            ),
+            (
+                "frames_refused",
+                "Client frames that were refused",
+                &metrics.frames_refused,
+            ),
+            (
+                "logins_refused",
+                "Logins with wrong credentials",
+                &metrics.logins_refused,
+            ),
+            (
+                "messages_received",
+                "Messages received from clients",
+                &metrics.messages_in,
+            ),
+            (
+                "message_bytes_received",
+                "Bytes of batches received",
+                &metrics.message_bytes_in,
+            ),
+            (
+                "messages_polled",
+                "Messages given to clients",
+                &metrics.messages_out,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register(
+            "request_seconds",
+            "Requests of clients, from frame to reply",
+            metrics.request_seconds.clone(),
+        );
+        metrics.log.register(&mut registry);
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+
+    /// Everything in Prometheus' text format.
+    pub(crate) fn render(&self, status: &ReplicaStatus, links: &LinkCounters) -> String {
+        let mut out = String::new();
+        let mut asked = Registry::with_prefix("iggy_cluster");
+        let uptime = Gauge::<i64>::default();
+        uptime.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
+        asked.register("uptime_seconds", "Since the node started", uptime);
+        self.log.register_status(&mut asked, status, links);
+        // Writing into a string cannot fail.
+        let _ = encode(&mut out, &self.registry);
+        let _ = encode(&mut out, &asked);
+        out.replacen("# EOF\n", "", 1)
+    }
+}

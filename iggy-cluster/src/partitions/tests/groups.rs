@@ -1,0 +1,326 @@
+//! Members of groups at the owner, and commits of polls.
+
+use std::collections::BTreeSet;
+
+use ::partitions::ConsumerKey;
+use adapters::metadata::{GroupChange, GroupOperation};
+use adapters::wire::PollStart;
+use bytes::{Bytes, BytesMut};
+use iggy_binary_protocol::requests::messages::{RawMessage, SendMessagesEncoder};
+use iggy_binary_protocol::{WireIdentifier, WirePartitioning};
+
+use super::*;
+
+const OTHER: u128 = 8;
+const GROUP: ConsumerKey = ConsumerKey { group: true, id: 0 };
+
+struct Bench {
+    log: Arc<FakeLog>,
+    local: Arc<LocalPartitions>,
+    sessions: BTreeMap<u128, u64>,
+    requests: u64,
+    _data: TempDir,
+}
+
+impl Bench {
+    /// A topic with four partitions of ten messages each, and a group.
+    async fn new() -> Self {
+        let data = TempDir::new().unwrap();
+        let (log, metadata) = FakeLog::start(Duration::from_secs(5));
+        let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
+        let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
+        let sessions = [CLIENT, OTHER].map(|client| (client, log.register(client)));
+        let mut bench = Self {
+            log,
+            local: Arc::new(local),
+            sessions: sessions.into(),
+            requests: 0,
+            _data: data,
+        };
+        for operation in [
+            ClientOperation::CreateStream {
+                name: Name::new("s").unwrap(),
+                options: Options::default(),
+            },
+            ClientOperation::CreateTopic {
+                stream: named("s"),
+                name: Name::new("t").unwrap(),
+                options: Options::default(),
+                partitions: 4,
+                owners: vec![ME; 4],
+            },
+        ] {
+            let command = bench.command(CLIENT, operation);
+            bench.log.apply(&command);
+        }
+        bench.change(CLIENT, GroupChange::Create(Name::new("g").unwrap()));
+        for partition in 0..4 {
+            bench.append(partition).await;
+        }
+        bench
+    }
+
+    fn command(&mut self, client: u128, operation: ClientOperation) -> Command {
+        self.requests += 1;
+        Command::Client(ClientRequest {
+            client,
+            session: self.sessions[&client],
+            request: self.requests,
+            checksum: 0,
+            operation,
+        })
+    }
+
+    fn group_command(&mut self, client: u128, change: GroupChange) -> Command {
+        let operation = ClientOperation::Group(GroupOperation {
+            stream: named("s"),
+            topic: named("t"),
+            change,
+        });
+        self.command(client, operation)
+    }
+
+    fn change(&mut self, client: u128, change: GroupChange) {
+        let command = self.group_command(client, change);
+        self.log.apply(&command);
+    }
+
+    fn join(&mut self, client: u128, busy: &[u32]) {
+        self.change(client, join(busy));
+    }
+
+    fn key(&self, partition: u32) -> PartitionKey {
+        let state = self.local.metadata.reader.read();
+        let (stream, topic) = state.topic(&named("s"), &named("t")).unwrap();
+        topic.key(stream.id, partition).unwrap()
+    }
+
+    async fn append(&self, partition: u32) {
+        let payload = b"payload";
+        let messages: Vec<_> = (1..=10)
+            .map(|id| RawMessage {
+                id,
+                origin_timestamp: 1,
+                headers: None,
+                payload,
+            })
+            .collect();
+        let mut out = BytesMut::new();
+        let stream = WireIdentifier::Numeric(0);
+        let to = WirePartitioning::PartitionId(partition);
+        SendMessagesEncoder::encode(&mut out, &stream, &stream, &to, &messages).unwrap();
+        let metadata = u32::from_le_bytes(out[..4].try_into().unwrap()) as usize;
+        let batch: Bytes = out.freeze().slice(4 + metadata..);
+        let key = self.key(partition);
+        let appended = self.local.serve(DataRequest::Append { key, batch }).await;
+        assert!(matches!(appended, DataReply::Appended(_)));
+    }
+
+    fn reader(&self, client: u128) -> Reader {
+        Reader::Member {
+            group: 0,
+            client,
+            session: self.sessions[&client],
+        }
+    }
+
+    async fn poll(
+        &self,
+        client: u128,
+        partition: u32,
+        count: u32,
+        auto_commit: bool,
+    ) -> (DataReply, Option<Receipt>) {
+        let poll = Poll {
+            key: self.key(partition),
+            reader: self.reader(client),
+            start: PollStart::Next,
+            count,
+            auto_commit,
+        };
+        self.local.poll(poll).await.unwrap()
+    }
+
+    /// The offsets that a poll returns.
+    async fn polled(&self, client: u128, partition: u32, count: u32) -> (Option<u64>, u32) {
+        match self.poll(client, partition, count, false).await.0 {
+            DataReply::Polled(polled) => (polled.last_offset, polled.messages),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn stored(&self, partition: u32) -> Option<u64> {
+        let request = DataRequest::Offset {
+            key: self.key(partition),
+            consumer: GROUP,
+        };
+        match self.local.serve(request).await {
+            DataReply::Offset { stored, .. } => stored,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn store(&self, client: u128, partition: u32, offset: u64) -> DataReply {
+        let request = DataRequest::StoreOffset {
+            key: self.key(partition),
+            reader: self.reader(client),
+            offset,
+        };
+        self.local.serve(request).await
+    }
+}
+
+fn join(busy: &[u32]) -> GroupChange {
+    GroupChange::Join {
+        group: named("g"),
+        busy: busy.iter().copied().collect::<BTreeSet<_>>(),
+    }
+}
+
+#[tokio::test]
+async fn only_the_holder_is_served() {
+    let mut bench = Bench::new().await;
+    let (reply, _) = bench.poll(CLIENT, 0, 5, false).await;
+    assert!(matches!(reply, DataReply::Fenced), "no member");
+    bench.join(CLIENT, &[]);
+    bench.join(OTHER, &[]);
+    assert_eq!(bench.polled(CLIENT, 0, 5).await, (Some(4), 5));
+    assert_eq!(bench.polled(OTHER, 3, 5).await, (Some(4), 5));
+    let (reply, _) = bench.poll(OTHER, 0, 5, false).await;
+    assert!(matches!(reply, DataReply::Fenced));
+    let refused = bench.store(OTHER, 0, 4).await;
+    assert!(matches!(refused, DataReply::Refused(5009)));
+}
+
+/// This node has not heard of the member yet; a refusal would be taken for final.
+#[tokio::test]
+async fn a_refusal_is_never_made_from_an_old_state() {
+    let mut bench = Bench::new().await;
+    let unseen = bench.group_command(CLIENT, join(&[]));
+    bench.log.commit_unseen(unseen);
+    assert_eq!(bench.polled(CLIENT, 0, 5).await, (Some(4), 5));
+}
+
+#[tokio::test]
+async fn a_session_that_is_gone_is_told_so() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    let poll = Poll {
+        key: bench.key(0),
+        reader: bench.reader(CLIENT),
+        start: PollStart::Next,
+        count: 1,
+        auto_commit: true,
+    };
+    bench.log.register(CLIENT);
+    assert_eq!(bench.local.poll(poll).await.unwrap_err(), 30);
+}
+
+#[tokio::test]
+async fn a_holder_that_is_to_go_may_commit_and_read_no_more() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    bench.polled(CLIENT, 3, 5).await;
+    bench.join(OTHER, &[0, 1, 2, 3]);
+    let (reply, _) = bench.poll(CLIENT, 3, 5, false).await;
+    assert!(matches!(reply, DataReply::Fenced));
+    assert!(bench.local.is_busy(bench.key(3), 0, CLIENT).await);
+    assert!(
+        !bench.local.is_busy(bench.key(2), 0, CLIENT).await,
+        "nothing was served of it"
+    );
+    assert!(matches!(bench.store(CLIENT, 3, 3).await, DataReply::Done));
+    assert!(bench.local.is_busy(bench.key(3), 0, CLIENT).await);
+    assert!(matches!(bench.store(CLIENT, 3, 4).await, DataReply::Done));
+    assert!(!bench.local.is_busy(bench.key(3), 0, CLIENT).await);
+}
+
+#[tokio::test]
+async fn hand_overs_end_when_everything_served_is_committed() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    bench.polled(CLIENT, 3, 5).await;
+    bench.join(OTHER, &[0, 1, 2, 3]);
+    let round = || super::super::hand_over::round(&bench.local, Duration::from_secs(3_600));
+    round().await;
+    assert_eq!(bench.polled(OTHER, 2, 5).await, (Some(4), 5));
+    let (reply, _) = bench.poll(OTHER, 3, 5, false).await;
+    assert!(matches!(reply, DataReply::Fenced), "not committed");
+    bench.store(CLIENT, 3, 4).await;
+    round().await;
+    assert_eq!(bench.polled(OTHER, 3, 100).await, (Some(9), 5));
+}
+
+/// The clock of the log stands at zero here, that of this node does not.
+#[tokio::test]
+async fn the_leader_ends_hand_overs_that_take_too_long() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    bench.polled(CLIENT, 3, 5).await;
+    bench.join(OTHER, &[0, 1, 2, 3]);
+    super::super::hand_over::round(&bench.local, Duration::ZERO).await;
+    assert_eq!(bench.polled(OTHER, 3, 5).await, (Some(4), 5));
+}
+
+#[tokio::test]
+async fn a_commit_is_seen_at_once_and_kept_only_when_the_messages_arrived() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    let (_, receipt) = bench.poll(CLIENT, 0, 4, true).await;
+    assert_eq!(bench.stored(0).await, Some(3));
+    assert!(bench.local.is_busy(bench.key(0), 0, CLIENT).await);
+    bench.local.withdraw(&receipt.unwrap());
+    assert_eq!(bench.stored(0).await, None, "the messages come again");
+
+    let (_, receipt) = bench.poll(CLIENT, 0, 4, true).await;
+    bench.local.confirm(receipt.unwrap()).await;
+    let (_, lost) = bench.poll(CLIENT, 0, 4, true).await;
+    assert_eq!(bench.stored(0).await, Some(7));
+    bench.local.withdraw(&lost.unwrap());
+    assert_eq!(bench.stored(0).await, Some(3));
+    assert_eq!(bench.polled(CLIENT, 0, 4).await, (Some(7), 4));
+}
+
+#[tokio::test]
+async fn a_consumer_that_says_where_it_is_is_believed() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    let (_, receipt) = bench.poll(CLIENT, 0, 8, true).await;
+    bench.store(CLIENT, 0, 2).await;
+    bench.local.confirm(receipt.unwrap()).await;
+    assert_eq!(bench.stored(0).await, Some(2));
+    let (_, receipt) = bench.poll(CLIENT, 1, 8, true).await;
+    let request = DataRequest::DeleteOffset {
+        key: bench.key(1),
+        reader: bench.reader(CLIENT),
+    };
+    assert!(matches!(bench.local.serve(request).await, DataReply::Done));
+    bench.local.confirm(receipt.unwrap()).await;
+    assert_eq!(bench.stored(1).await, None);
+}
+
+#[tokio::test]
+async fn of_two_polls_the_later_one_counts() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    let (_, first) = bench.poll(CLIENT, 0, 4, true).await;
+    let (_, second) = bench.poll(CLIENT, 0, 4, true).await;
+    bench.local.confirm(second.unwrap()).await;
+    bench.local.confirm(first.unwrap()).await;
+    assert_eq!(bench.stored(0).await, Some(7));
+}
+
+#[tokio::test]
+async fn a_group_that_is_gone_leaves_no_offsets() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    bench.store(CLIENT, 0, 4).await;
+    bench.change(CLIENT, GroupChange::Delete(named("g")));
+    let partitions = (0..4).map(|partition| bench.key(partition)).collect();
+    let removed = adapters::metadata::RemovedGroup {
+        group_id: 0,
+        partitions,
+    };
+    bench.local.remove_group(removed).await;
+    assert_eq!(bench.stored(0).await, None);
+}

@@ -1,0 +1,70 @@
+use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
+use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options};
+use tempfile::TempDir;
+
+use super::*;
+use crate::cluster::testing::{FakeLog, ME};
+
+mod groups;
+
+const CLIENT: u128 = 7;
+
+fn named(text: &str) -> Identifier {
+    Identifier::Name(Name::new(text).unwrap())
+}
+
+/// Commands of one client.
+fn commands(session: u64, operations: Vec<ClientOperation>) -> Vec<Command> {
+    let request = |(number, operation)| {
+        Command::Client(ClientRequest {
+            client: CLIENT,
+            session,
+            request: number,
+            checksum: 0,
+            operation,
+        })
+    };
+    (1..).zip(operations).map(request).collect()
+}
+
+/// This node has not heard yet that the topic is another.
+#[tokio::test]
+async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
+    let data = TempDir::new().unwrap();
+    let (log, metadata) = FakeLog::start(Duration::from_secs(5));
+    let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
+    let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
+    let partitions = Partitions::new(Arc::clone(&metadata), Arc::new(local), BTreeMap::new());
+    let create = || ClientOperation::CreateTopic {
+        stream: named("s"),
+        name: Name::new("t").unwrap(),
+        options: Options::default(),
+        partitions: 1,
+        owners: vec![ME],
+    };
+    let operations = vec![
+        ClientOperation::CreateStream {
+            name: Name::new("s").unwrap(),
+            options: Options::default(),
+        },
+        create(),
+        ClientOperation::DeleteTopic {
+            stream: named("s"),
+            topic: named("t"),
+        },
+        create(),
+    ];
+    let commands = commands(log.register(CLIENT), operations);
+    for command in &commands[..2] {
+        log.apply(command);
+    }
+    for command in &commands[2..] {
+        log.commit_unseen(command.clone());
+    }
+    let here = metadata.applied();
+    let (stream, topic, partition) = (named("s"), named("t"), Partitioning::Partition(0));
+    let find = |seen| partitions.find(&stream, &topic, &partition, seen);
+    assert_eq!(find(here).await.unwrap().key.generation, here);
+    let last = here + 2;
+    assert_eq!(find(last).await.unwrap().key.generation, last);
+}

@@ -1,0 +1,286 @@
+use std::sync::Arc;
+
+use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
+use adapters::metadata::{
+    ClientOperation, ClientRequest, Command, Identifier, Name, Options, Proof, Reply as Answer,
+    UserOperation,
+};
+use adapters::wire::{Consumer, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest};
+use tempfile::TempDir;
+
+use super::super::Server;
+use super::super::connection::Bound;
+use super::*;
+use crate::cluster::testing::{FakeLog, Fate, ME};
+use crate::config::ClusterConfig;
+use crate::metrics::Metrics;
+use crate::partitions::{LocalPartitions, Partitions};
+
+const CLIENT: u128 = 7;
+
+struct Bench {
+    log: Arc<FakeLog>,
+    connection: Connection,
+    _data: TempDir,
+}
+
+impl Bench {
+    /// A connection in session, on a node that tries for so long.
+    fn new(timeout: Duration) -> Self {
+        let data = TempDir::new().unwrap();
+        let (log, metadata) = FakeLog::start(timeout);
+        let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
+        let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
+        let partitions = Partitions::new(
+            Arc::clone(&metadata),
+            Arc::new(local),
+            std::collections::BTreeMap::new(),
+        );
+        let server = Server::new(
+            ClusterConfig::default(),
+            metadata,
+            Arc::new(partitions),
+            Arc::new(Metrics::new()),
+            Vec::new(),
+        )
+        .unwrap();
+        let mut connection = Connection::new(Arc::new(server), ([127, 0, 0, 1], 1).into());
+        connection.bound = Some(Bound {
+            client: CLIENT,
+            session: log.register(CLIENT),
+            user_id: 0,
+        });
+        Self {
+            log,
+            connection,
+            _data: data,
+        }
+    }
+
+    fn header(&self) -> RequestHeader {
+        RequestHeader {
+            body_bytes: 0,
+            client: CLIENT,
+            checksum: 0,
+            request: 1,
+            operation: Operation::CreateStream,
+            session: self.connection.bound.unwrap().session,
+            code: 0,
+        }
+    }
+
+    async fn create_stream(&mut self) -> Bytes {
+        let header = self.header();
+        let operation = ClientOperation::CreateStream {
+            name: Name::new("s").unwrap(),
+            options: Options::default(),
+        };
+        match self.connection.change(&header, operation).await {
+            Outcome::Reply(reply) => reply.joined(),
+            Outcome::Evict(frame) => frame,
+        }
+    }
+
+    fn refusal(&self, code: u32) -> Bytes {
+        Reply::refused(&self.header(), self.connection.commit, code).joined()
+    }
+
+    fn end_of_session(&self) -> Command {
+        Command::Unregister {
+            client: CLIENT,
+            session: self.connection.bound.unwrap().session,
+        }
+    }
+}
+
+/// A client takes `NoSession` for leave to send the request in a new session.
+#[tokio::test]
+async fn a_session_that_ends_before_an_outcome_is_known_is_not_denied() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    let end = bench.end_of_session();
+    bench.log.expect(Fate::Lost(vec![end]));
+    let unknown = bench.create_stream().await;
+    assert_eq!(unknown, bench.refusal(code::TRANSIENT_NOT_COMMITTED));
+    let repeated = bench.create_stream().await;
+    assert_eq!(repeated, Eviction::StaleClient.encode(CLIENT));
+}
+
+/// A client takes `TRANSIENT_NOT_ACCEPTED` for the same.
+#[tokio::test]
+async fn an_outcome_that_was_unknown_stays_so_until_it_is_known() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.log.expect(Fate::Lost(Vec::new()));
+    bench.log.expect(Fate::NotLeader);
+    for _ in 0..2 {
+        let answer = bench.create_stream().await;
+        assert_eq!(answer, bench.refusal(code::TRANSIENT_NOT_COMMITTED));
+    }
+    let first_reply = bench.create_stream().await;
+    let name = Name::new("s").unwrap();
+    let created = wire::created_stream(0, 0, &name, &Options::default());
+    let reply = Reply::ok(&bench.header(), bench.connection.commit, vec![created]);
+    assert_eq!(first_reply, reply.joined());
+}
+
+#[tokio::test]
+async fn a_change_without_a_session_had_no_effect() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let end = bench.end_of_session();
+    bench.log.apply(&end);
+    assert_eq!(
+        bench.create_stream().await,
+        Eviction::NoSession.encode(CLIENT)
+    );
+    bench = Bench::new(Duration::ZERO);
+    bench.log.expect(Fate::NotLeader);
+    let answer = bench.create_stream().await;
+    assert_eq!(answer, bench.refusal(code::TRANSIENT_NOT_ACCEPTED));
+}
+
+const BOB: u128 = 8;
+
+impl Bench {
+    /// From now on the connection speaks for a user without any permission.
+    fn as_bob(&mut self) {
+        let create = ClientOperation::User(UserOperation::Create {
+            name: Name::new("bob").unwrap(),
+            password_hash: String::new(),
+            active: true,
+            permissions: None,
+        });
+        self.log.apply(&self.by_root(1, create));
+        let register = Command::Register {
+            client: BOB,
+            user_id: 1,
+            proof: Proof::Password(1),
+            node: ME,
+            registration: 1,
+        };
+        let reply = Answer::decode(&self.log.apply(&register).reply);
+        let Ok(Answer::Registered { session }) = reply else {
+            panic!("{reply:?}");
+        };
+        self.connection.bound = Some(Bound {
+            client: BOB,
+            session,
+            user_id: 1,
+        });
+    }
+
+    fn by_root(&self, request: u64, operation: ClientOperation) -> Command {
+        Command::Client(ClientRequest {
+            client: CLIENT,
+            session: 1,
+            request,
+            checksum: 0,
+            operation,
+        })
+    }
+
+    async fn ask(&mut self, request: Request) -> Body {
+        let header = self.header();
+        self.connection.authorize(&request).await?;
+        self.connection.serve_request(&header, request).await
+    }
+}
+
+/// The state in which a name is looked up may be newer than the one in which a
+/// request was first judged.
+#[tokio::test]
+async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
+    let name = |text: &str| Name::new(text).unwrap();
+    let of = |text: &str| Identifier::Name(name(text));
+    let send = Request::Send(SendRequest {
+        stream: of("s"),
+        topic: of("t"),
+        partitioning: Partitioning::Partition(0),
+        batch: Bytes::new(),
+    });
+    let target = OffsetTarget {
+        stream: of("s"),
+        topic: of("t"),
+        partition: 0,
+        consumer: Consumer::Single(1),
+    };
+    let poll = Request::Poll(PollRequest {
+        target: target.clone(),
+        start: PollStart::First,
+        count: 1,
+        auto_commit: false,
+    });
+    let topic = Request::Topic {
+        stream: of("s"),
+        topic: of("t"),
+    };
+    let requests = [
+        send,
+        poll,
+        topic,
+        Request::Offset(target.clone()),
+        Request::StoreOffset { target, offset: 0 },
+        Request::Stream(of("s")),
+        Request::User(of("eve")),
+    ];
+    for request in requests {
+        let mut bench = Bench::new(Duration::from_secs(5));
+        bench.as_bob();
+        let appear = [
+            ClientOperation::CreateStream {
+                name: name("s"),
+                options: Options::default(),
+            },
+            ClientOperation::CreateTopic {
+                stream: of("s"),
+                name: name("t"),
+                options: Options::default(),
+                partitions: 1,
+                owners: vec![ME],
+            },
+            ClientOperation::User(UserOperation::Create {
+                name: name("eve"),
+                password_hash: String::new(),
+                active: true,
+                permissions: None,
+            }),
+        ];
+        for (number, operation) in (2..).zip(appear) {
+            let unseen = bench.by_root(number, operation);
+            bench.log.commit_unseen(unseen);
+        }
+        let what = format!("{request:?}");
+        let refused = bench.ask(request).await;
+        assert!(
+            matches!(refused, Err(Failure::Refused(code::UNAUTHORIZED))),
+            "{what}: {refused:?}"
+        );
+    }
+}
+
+/// The session that a change names was compared with the connection's, or it is no
+/// change.
+#[tokio::test]
+async fn a_change_is_not_made_in_the_name_of_another_session() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    let admin = bench.header();
+    bench.as_bob();
+    let create = ClientOperation::CreateStream {
+        name: Name::new("s").unwrap(),
+        options: Options::default(),
+    };
+    bench.log.apply(&bench.by_root(2, create));
+    let header = RequestHeader {
+        operation: Operation::NonReplicated,
+        code: iggy_binary_protocol::codes::DELETE_STREAM_CODE,
+        request: 3,
+        ..admin
+    };
+    // The stream with the number 0.
+    let body = Bytes::from_static(&[1, 4, 0, 0, 0, 0]);
+    let Outcome::Reply(reply) = bench.connection.handle(&header, body).await else {
+        panic!("no reply");
+    };
+    let denied = Reply::denied(&header, 0, code::INVALID_COMMAND);
+    assert_eq!(reply.joined(), denied.joined());
+    let metadata = &bench.connection.server.metadata;
+    assert_eq!(metadata.reader.read().streams().count(), 1);
+}

@@ -1,0 +1,218 @@
+//! Frames that no honest client or node sends.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::{Backend, Cluster};
+
+/// Frames sent on one connection before the next is made: few, because a node
+/// hangs up at the first that makes no sense and reads none behind it.
+const FRAMES_PER_CONNECTION: u64 = 4;
+
+/// Makes random and mutated frames, from a seed.
+pub struct Garbage {
+    seed: u64,
+    backend: Backend,
+}
+
+impl Garbage {
+    /// Sends so many frames, half to each port, to the nodes in turn; returns how
+    /// many. A node may close the connection at any of them.
+    ///
+    /// # Errors
+    /// When a node does not accept connections any more.
+    pub async fn send(cluster: &Cluster, seed: u64, frames: u64) -> anyhow::Result<u64> {
+        let mut garbage = Self {
+            seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            backend: cluster.config().cluster.consensus.backend,
+        };
+        let group = cluster.config().log(cluster.section(0))?.group_id();
+        let name = cluster.config().cluster.name.clone();
+        let mut sent = 0;
+        while sent < frames {
+            let node = (garbage.draw() % 3) as u8;
+            if garbage.draw().is_multiple_of(2) {
+                let stream = TcpStream::connect(cluster.tcp(node)).await?;
+                sent += garbage.fill_client_connection(stream).await;
+            } else {
+                let mut stream = TcpStream::connect(cluster.replica(node)).await?;
+                let lane = (1 + garbage.draw() % 4) as u8;
+                let from = 1 + u64::from((node + 1) % 3);
+                let hello = hello(&name, lane, from, u64::from(node) + 1);
+                if stream.write_all(&hello).await.is_ok() {
+                    sent += garbage
+                        .fill_peer_connection(stream, group, from, node)
+                        .await;
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        self.seed
+    }
+
+    async fn fill_client_connection(&mut self, stream: TcpStream) -> u64 {
+        let frames = (0..FRAMES_PER_CONNECTION).map(|_| self.request()).collect();
+        write_and_drain(stream, frames).await
+    }
+
+    async fn fill_peer_connection(
+        &mut self,
+        stream: TcpStream,
+        group: u128,
+        from: u64,
+        node: u8,
+    ) -> u64 {
+        let frames = (0..FRAMES_PER_CONNECTION)
+            .map(|_| self.peer_frame(group, from, u64::from(node) + 1))
+            .collect();
+        write_and_drain(stream, frames).await
+    }
+
+    /// A well-formed request with some bytes changed, or none, or random bytes.
+    #[must_use]
+    pub fn request(&mut self) -> Vec<u8> {
+        if self.draw().is_multiple_of(16) {
+            return self.random_bytes(400);
+        }
+        let body = (self.draw() % 100) as usize;
+        let mut frame = vec![0; 256 + body];
+        frame[48..52].copy_from_slice(&(256 + body as u32).to_le_bytes());
+        frame[60] = 5;
+        frame[128] = 1;
+        frame[168] = 1;
+        frame[176] = [2, 1, 3, 128, 132, 160, 161][(self.draw() % 7) as usize];
+        frame[184] = 1;
+        frame[196] = [1, 10, 12, 20, 100, 103, 200, 244][(self.draw() % 8) as usize];
+        for _ in 0..self.draw() % 6 {
+            let at = (self.draw() % frame.len() as u64) as usize;
+            frame[at] = self.draw() as u8;
+        }
+        frame
+    }
+
+    /// A frame of a lane: a message of the backend with random numbers, or random
+    /// bytes.
+    fn peer_frame(&mut self, group: u128, from: u64, to: u64) -> Vec<u8> {
+        let mut content = match self.draw() % 4 {
+            0 => self.random_bytes(200),
+            _ => match self.backend {
+                Backend::Raft => self.raft_message(group, from, to),
+                Backend::Vr => self.vr_message(group, from, to),
+            },
+        };
+        if self.draw().is_multiple_of(3) && !content.is_empty() {
+            let at = (self.draw() % content.len() as u64) as usize;
+            content[at] ^= 1 << (self.draw() % 8);
+        }
+        let mut frame = (content.len() as u32).to_le_bytes().to_vec();
+        frame.append(&mut content);
+        frame
+    }
+
+    fn raft_message(&mut self, group: u128, from: u64, to: u64) -> Vec<u8> {
+        let mut out = vec![0, 1];
+        out.extend_from_slice(&group.to_le_bytes());
+        out.push((self.draw() % 20) as u8);
+        out.push((self.draw() % 2) as u8);
+        let small = self.draw().is_multiple_of(2);
+        for (field, fixed) in [
+            (0, Some(to)),
+            (1, Some(from)),
+            (2, None),
+            (3, None),
+            (4, None),
+            (5, None),
+            (6, None),
+            (7, None),
+        ] {
+            // A term of zero or a past one, so that an election is not what is tested.
+            let random = if field == 2 {
+                self.draw() % 2
+            } else if small {
+                self.draw() % 8
+            } else {
+                self.draw()
+            };
+            out.extend_from_slice(&fixed.unwrap_or(random).to_le_bytes());
+        }
+        out.extend_from_slice(&0_u16.to_le_bytes());
+        self.entries(&mut out);
+        out
+    }
+
+    /// Of view 0 or 1, so that a view change is not what is tested.
+    fn vr_message(&mut self, group: u128, from: u64, to: u64) -> Vec<u8> {
+        let mut out = vec![0, 1];
+        out.extend_from_slice(&group.to_le_bytes());
+        out.push((self.draw() % 14) as u8);
+        for number in [from, to, self.draw() % 2] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        for _ in 0..self.draw() % 4 {
+            out.extend_from_slice(&(self.draw() % 8).to_le_bytes());
+        }
+        if self.draw().is_multiple_of(2) {
+            self.entries(&mut out);
+        }
+        out
+    }
+
+    fn entries(&mut self, out: &mut Vec<u8>) {
+        let entries = (self.draw() % 3) as u32;
+        out.extend_from_slice(&entries.to_le_bytes());
+        for _ in 0..entries {
+            out.extend_from_slice(&(self.draw() % 8).to_le_bytes());
+            out.extend_from_slice(&(self.draw() % 8).to_le_bytes());
+            out.push((self.draw() % 3) as u8);
+            let payload = self.random_bytes(40);
+            out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+            out.extend_from_slice(&payload);
+        }
+    }
+
+    fn random_bytes(&mut self, below: u64) -> Vec<u8> {
+        (0..self.draw() % below)
+            .map(|_| self.draw() as u8)
+            .collect()
+    }
+}
+
+fn hello(cluster: &str, lane: u8, from: u64, to: u64) -> Vec<u8> {
+    let mut content = b"IGCL".to_vec();
+    content.extend_from_slice(&1_u16.to_le_bytes());
+    content.push(lane);
+    for number in [from, 1, to] {
+        content.extend_from_slice(&number.to_le_bytes());
+    }
+    content.extend_from_slice(cluster.as_bytes());
+    let mut frame = (content.len() as u32).to_le_bytes().to_vec();
+    frame.append(&mut content);
+    frame
+}
+
+/// Writes all frames while reading whatever comes back; returns how many were
+/// written before the node hung up.
+async fn write_and_drain(stream: TcpStream, frames: Vec<Vec<u8>>) -> u64 {
+    let (mut reader, mut writer) = stream.into_split();
+    let drain = tokio::spawn(async move {
+        let mut nowhere = vec![0; 4096];
+        while matches!(reader.read(&mut nowhere).await, Ok(read) if read > 0) {}
+    });
+    let mut written = 0;
+    for frame in frames {
+        if writer.write_all(&frame).await.is_err() {
+            break;
+        }
+        written += 1;
+    }
+    // The node hangs up when it has read everything, or does not want the rest.
+    let _ = writer.shutdown().await;
+    let _ = drain.await;
+    written.max(1)
+}

@@ -1,0 +1,492 @@
+//! Partitions in files below one directory:
+//! `<stream>/<topic>/<partition>-<generation>/`.
+//!
+//! Partitions are opened when they are first used. What is purged or removed is
+//! first moved into `.removed`, which is atomic, and then deleted; what a crash
+//! left there goes at the next start.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
+use tokio::task::JoinSet;
+use tracing::warn;
+use twox_hash::XxHash3_64;
+
+use super::error::failed;
+use super::files::{Disk, Files, OsDisk, lock};
+use super::offsets::NewOffset;
+use super::partition::{End, Partition, Shared, blocking};
+use super::{
+    Appended, BATCH_BYTES_MAX, ConsumerKey, PartitionKey, PartitionOptions, PartitionStats,
+    PartitionStorage, PolledBatches, ReadFrom, StorageError, Trim,
+};
+
+const REMOVED: &str = ".removed";
+
+/// Bounds of the embedded storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbeddedStorageConfig {
+    /// Files that stay open; more are open only while they are in use. Default
+    /// 512.
+    pub open_files_max: usize,
+    /// Bytes of batches that wait for one partition's writer, at least one batch;
+    /// beyond it appenders wait. Default 64 MiB.
+    pub queue_bytes_max: usize,
+}
+
+impl Default for EmbeddedStorageConfig {
+    fn default() -> Self {
+        Self {
+            open_files_max: 512,
+            queue_bytes_max: BATCH_BYTES_MAX,
+        }
+    }
+}
+
+/// The storage that comes along.
+pub struct EmbeddedStorage {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    shared: Arc<Shared>,
+    slots: Mutex<HashMap<PartitionKey, Arc<RwLock<Slot>>>>,
+    shut: AtomicBool,
+    removals: AtomicU64,
+}
+
+/// Whoever opens or ends a partition holds the slot's lock until it is done, also
+/// when its caller has gone.
+enum Slot {
+    NotOpen,
+    Open(Arc<Partition>),
+    /// No longer in the map: look there again.
+    Stale,
+}
+
+impl EmbeddedStorage {
+    /// The partitions below `root`, which is created when it is not there.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or leftovers not be removed.
+    pub fn new(
+        root: impl Into<PathBuf>,
+        config: EmbeddedStorageConfig,
+    ) -> Result<Self, StorageError> {
+        Self::on(Arc::new(OsDisk), root.into(), config, this_boot())
+    }
+
+    pub(super) fn on(
+        disk: Arc<dyn Disk>,
+        root: PathBuf,
+        config: EmbeddedStorageConfig,
+        boot: u64,
+    ) -> Result<Self, StorageError> {
+        let removed = root.join(REMOVED);
+        remove_all(&removed)?;
+        fs::create_dir_all(&removed).map_err(failed("create directory", &removed))?;
+        let shared = Shared {
+            files: Files::new(disk, config.open_files_max),
+            boot,
+            queue_bytes_max: config.queue_bytes_max.max(1),
+            directories: Mutex::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                root,
+                shared: Arc::new(shared),
+                slots: Mutex::default(),
+                shut: AtomicBool::new(false),
+                removals: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// Does something with the partition, once more if it was closed or purged
+    /// meanwhile: nothing has been done when a partition says that it is closed.
+    async fn with<T, F>(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        work: impl Fn(Arc<Partition>) -> F + Send + Sync,
+    ) -> Result<T, StorageError>
+    where
+        F: Future<Output = Result<T, StorageError>> + Send,
+    {
+        let mut tried = None;
+        loop {
+            let partition = self.inner.partition(key, options).await?;
+            let result = work(Arc::clone(&partition)).await;
+            let again = matches!(result, Err(StorageError::Closed))
+                && tried
+                    .as_ref()
+                    .is_none_or(|tried| !Arc::ptr_eq(tried, &partition));
+            if !again {
+                return result;
+            }
+            tried = Some(partition);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn dir(&self, key: &PartitionKey) -> PathBuf {
+        self.inner.dir(key)
+    }
+
+    /// Batches that wait for the partition's writer.
+    #[cfg(test)]
+    pub(super) async fn waiting(&self, key: PartitionKey) -> usize {
+        match &*self.inner.slot(key).read().await {
+            Slot::Open(partition) => partition.appends.waiting(),
+            Slot::NotOpen | Slot::Stale => 0,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn files(&self) -> &Files {
+        &self.inner.shared.files
+    }
+}
+
+impl Inner {
+    fn dir(&self, key: &PartitionKey) -> PathBuf {
+        self.root
+            .join(key.stream_id.to_string())
+            .join(key.topic_id.to_string())
+            .join(format!("{}-{}", key.partition_id, key.generation))
+    }
+
+    fn slot(&self, key: PartitionKey) -> Arc<RwLock<Slot>> {
+        let mut slots = lock(&self.slots);
+        let slot = slots
+            .entry(key)
+            .or_insert_with(|| Arc::new(RwLock::new(Slot::NotOpen)));
+        Arc::clone(slot)
+    }
+
+    /// The partition, opened by whoever comes first while the others wait. One
+    /// that failed to open is tried again by the next.
+    async fn partition(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+    ) -> Result<Arc<Partition>, StorageError> {
+        loop {
+            if self.shut.load(Ordering::SeqCst) {
+                return Err(StorageError::Closed);
+            }
+            let slot = self.slot(key);
+            if let Slot::Open(partition) = &*slot.read().await {
+                return Ok(Arc::clone(partition));
+            }
+            let slot = slot.write_owned().await;
+            let (dir, shared) = (self.dir(&key), Arc::clone(&self.shared));
+            let opened = blocking(move || open(slot, dir, key, options, shared));
+            if let Some(partition) = opened.await? {
+                return Ok(partition);
+            }
+        }
+    }
+
+    /// Ends a partition's life here, to the end even when the caller goes.
+    async fn end(self: &Arc<Self>, key: PartitionKey, end: End) -> Result<(), StorageError> {
+        let inner = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            loop {
+                let mut slot = inner.slot(key).write_owned().await;
+                let retired = match std::mem::replace(&mut *slot, Slot::Stale) {
+                    Slot::Stale => continue,
+                    Slot::NotOpen => Ok(()),
+                    Slot::Open(partition) => partition.retire(end).await,
+                };
+                let moved = match end {
+                    End::Close => Ok(()),
+                    End::Purge | End::Remove => {
+                        let inner = Arc::clone(&inner);
+                        blocking(move || inner.move_away(&key)).await
+                    }
+                };
+                lock(&inner.slots).remove(&key);
+                return retired.and(moved);
+            }
+        });
+        task.await.unwrap_or(Err(StorageError::Closed))
+    }
+
+    /// Takes a partition's directory away, and those above it that are empty
+    /// then.
+    fn move_away(&self, key: &PartitionKey) -> Result<(), StorageError> {
+        let dir = self.dir(key);
+        let number = self.removals.fetch_add(1, Ordering::Relaxed);
+        let away = self.root.join(REMOVED).join(number.to_string());
+        {
+            let _nobody_makes = lock(&self.shared.directories);
+            match fs::rename(&dir, &away) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                moved => moved.map_err(failed("move away", &dir))?,
+            }
+            for above in dir.ancestors().skip(1) {
+                let emptied = above != self.root && fs::remove_dir(above).is_ok();
+                if !emptied {
+                    self.shared.files.sync_dir(above)?;
+                    break;
+                }
+            }
+        }
+        if let Err(error) = remove_all(&away) {
+            warn!(%error, "the rest of a partition is removed at the next start");
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<PartitionKey>, StorageError> {
+        let mut keys = Vec::new();
+        for stream in names(&self.root)? {
+            let Ok(stream_id) = stream.parse() else {
+                continue;
+            };
+            let dir = self.root.join(stream);
+            for topic in names(&dir)? {
+                let Ok(topic_id) = topic.parse() else {
+                    continue;
+                };
+                for name in names(&dir.join(topic))? {
+                    let key = name.split_once('-').and_then(|(partition, generation)| {
+                        Some(PartitionKey {
+                            stream_id,
+                            topic_id,
+                            partition_id: partition.parse().ok()?,
+                            generation: generation.parse().ok()?,
+                        })
+                    });
+                    keys.extend(key);
+                }
+            }
+        }
+        Ok(keys)
+    }
+}
+
+/// Opens the partition of a slot, unless it is open by now. `None` when the slot
+/// is stale.
+fn open(
+    mut slot: OwnedRwLockWriteGuard<Slot>,
+    dir: PathBuf,
+    key: PartitionKey,
+    options: PartitionOptions,
+    shared: Arc<Shared>,
+) -> Result<Option<Arc<Partition>>, StorageError> {
+    match &*slot {
+        Slot::Open(partition) => Ok(Some(Arc::clone(partition))),
+        Slot::Stale => Ok(None),
+        Slot::NotOpen => {
+            let partition = Arc::new(Partition::open(dir, key, options, shared)?);
+            *slot = Slot::Open(Arc::clone(&partition));
+            Ok(Some(partition))
+        }
+    }
+}
+
+#[async_trait]
+impl PartitionStorage for EmbeddedStorage {
+    async fn append(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        batch: Bytes,
+        now_micros: u64,
+    ) -> Result<Appended, StorageError> {
+        self.with(key, options, |partition| {
+            let batch = batch.clone();
+            async move { partition.append(options, batch, now_micros).await }
+        })
+        .await
+    }
+
+    async fn read(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        from: ReadFrom,
+        messages_max: u32,
+        bytes_max: usize,
+    ) -> Result<PolledBatches, StorageError> {
+        self.with(key, options, |partition| async move {
+            partition.read(from, messages_max, bytes_max).await
+        })
+        .await
+    }
+
+    async fn store_offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+        offset: u64,
+    ) -> Result<(), StorageError> {
+        self.with(key, options, |partition| async move {
+            partition
+                .store_offset(options, consumer, offset, NewOffset::Exactly)
+                .await
+        })
+        .await
+    }
+
+    async fn advance_offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+        offset: u64,
+    ) -> Result<(), StorageError> {
+        self.with(key, options, |partition| async move {
+            partition
+                .store_offset(options, consumer, offset, NewOffset::AtLeast)
+                .await
+        })
+        .await
+    }
+
+    async fn offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+    ) -> Result<Option<u64>, StorageError> {
+        let partition = self.inner.partition(key, options).await?;
+        Ok(partition.offsets.get(consumer))
+    }
+
+    async fn offsets(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+    ) -> Result<Vec<(ConsumerKey, u64)>, StorageError> {
+        let partition = self.inner.partition(key, options).await?;
+        Ok(partition.offsets.all())
+    }
+
+    async fn sealed_end(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        count: u32,
+    ) -> Result<Option<u64>, StorageError> {
+        let partition = self.inner.partition(key, options).await?;
+        Ok(lock(&partition.log).sealed_end(count))
+    }
+
+    async fn trim(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        trim: Trim,
+    ) -> Result<u32, StorageError> {
+        self.with(key, options, |partition| async move {
+            partition.trim(trim).await
+        })
+        .await
+    }
+
+    async fn delete_offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+    ) -> Result<(), StorageError> {
+        self.with(key, options, |partition| async move {
+            partition
+                .change_offset(options, consumer, NewOffset::None)
+                .await
+        })
+        .await
+    }
+
+    async fn stats(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+    ) -> Result<PartitionStats, StorageError> {
+        Ok(self.inner.partition(key, options).await?.stats())
+    }
+
+    async fn sync(&self, key: PartitionKey, options: PartitionOptions) -> Result<(), StorageError> {
+        let partition = self.inner.partition(key, options).await?;
+        blocking(move || partition.sync()).await
+    }
+
+    async fn purge(&self, key: PartitionKey) -> Result<(), StorageError> {
+        self.inner.end(key, End::Purge).await
+    }
+
+    async fn remove(&self, key: PartitionKey) -> Result<(), StorageError> {
+        self.inner.end(key, End::Remove).await
+    }
+
+    async fn close(&self, key: PartitionKey) -> Result<(), StorageError> {
+        self.inner.end(key, End::Close).await
+    }
+
+    async fn shutdown(&self) -> Result<(), StorageError> {
+        /// Partitions that are closed at the same time.
+        const AT_ONCE: usize = 16;
+        self.inner.shut.store(true, Ordering::SeqCst);
+        let keys: Vec<_> = lock(&self.inner.slots).keys().copied().collect();
+        let mut result = Ok(());
+        let mut closing = JoinSet::new();
+        for key in keys {
+            if closing.len() >= AT_ONCE
+                && let Some(closed) = closing.join_next().await
+            {
+                result = result.and(closed.unwrap_or(Err(StorageError::Closed)));
+            }
+            let inner = Arc::clone(&self.inner);
+            closing.spawn(async move { inner.end(key, End::Close).await });
+        }
+        while let Some(closed) = closing.join_next().await {
+            result = result.and(closed.unwrap_or(Err(StorageError::Closed)));
+        }
+        result
+    }
+
+    async fn list(&self) -> Result<Vec<PartitionKey>, StorageError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.list()).await
+    }
+}
+
+/// The names in a directory; none when it is not there (any more).
+fn names(dir: &Path) -> Result<Vec<String>, StorageError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("list", dir))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+fn remove_all(dir: &Path) -> Result<(), StorageError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Tells this run of the machine from others; zero where the system does not say.
+fn this_boot() -> u64 {
+    let id = fs::read("/proc/sys/kernel/random/boot_id");
+    id.map_or(0, |id| XxHash3_64::oneshot(&id).max(1))
+}

@@ -1,0 +1,367 @@
+//! Consumer offsets of one partition: an append-only file of small records,
+//! rewritten when most of it is outdated.
+//!
+//! ```text
+//! offsets: magic 8 | version u16 | 0 u16 | crc32c u32
+//!     | { kind u8 | id u32 | offset u64 | crc32c u32 } *
+//! ```
+//! The offset `u64::MAX` means that there is none any more.
+//!
+//! Changes gather while others are written; of several for one consumer only the
+//! last is written. A record that is not sound is left out: its consumer goes on
+//! from an earlier offset and gets messages again, but misses none. For the same
+//! reason an offset beyond the end of the log, which a crash of the machine may
+//! have cut, goes back to that end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::error::failed;
+use super::files::{Files, ManagedFile, lock};
+use super::lane::Lane;
+use super::partition::{Partition, Working};
+use super::{ConsumerKey, Durability, PartitionOptions, StorageError};
+use crate::bytes_at::{u32_at, u64_at};
+
+const MAGIC: &[u8; 8] = b"IGGYOFF\n";
+const VERSION: u16 = 1;
+const HEADER_BYTES: usize = 16;
+const RECORD_BYTES: usize = 1 + 4 + 8 + 4;
+const NONE: u64 = u64::MAX;
+/// Below this many records a file is not worth rewriting.
+const REWRITE_RECORDS_MIN: u64 = 4096;
+/// A file is rewritten when it has this many records for each offset.
+const REWRITE_FACTOR: u64 = 8;
+/// Changes that share one write at most.
+const CHANGES_PER_WRITE_MAX: usize = 1024;
+
+/// The consumer offsets of a partition.
+pub(super) struct Offsets {
+    path: PathBuf,
+    files: Arc<Files>,
+    stored: RwLock<BTreeMap<ConsumerKey, u64>>,
+    file: Mutex<OffsetsFile>,
+    changes: Lane<Change>,
+}
+
+#[derive(Default)]
+struct OffsetsFile {
+    file: Option<Arc<ManagedFile>>,
+    records: u64,
+}
+
+/// What becomes of a consumer's offset.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NewOffset {
+    /// It is this one.
+    Exactly(u64),
+    /// It is this one unless it is a later one.
+    AtLeast(u64),
+    /// There is none.
+    None,
+}
+
+struct Change {
+    consumer: ConsumerKey,
+    to: NewOffset,
+    durability: Durability,
+    answer: oneshot::Sender<Result<(), StorageError>>,
+}
+
+impl Offsets {
+    /// Reads the offsets in a directory.
+    pub(super) fn open(
+        dir: &Path,
+        files: &Arc<Files>,
+        next_offset: u64,
+    ) -> Result<Self, StorageError> {
+        let path = dir.join("offsets");
+        let mut stored = BTreeMap::new();
+        let mut file = OffsetsFile::default();
+        if let Some(content) = files.load(&path)? {
+            check_header(&path, &content)?;
+            let records = &content[HEADER_BYTES..];
+            file.records = (records.len() / RECORD_BYTES) as u64;
+            file.file = Some(ManagedFile::at(path.clone(), files));
+            stored = load(&path, records, next_offset);
+        }
+        Ok(Self {
+            path,
+            files: Arc::clone(files),
+            stored: RwLock::new(stored),
+            file: Mutex::new(file),
+            changes: Lane::new(),
+        })
+    }
+
+    pub(super) fn get(&self, consumer: ConsumerKey) -> Option<u64> {
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        stored.get(&consumer).copied()
+    }
+
+    pub(super) fn all(&self) -> Vec<(ConsumerKey, u64)> {
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        let stored = stored.iter();
+        stored
+            .map(|(consumer, offset)| (*consumer, *offset))
+            .collect()
+    }
+
+    /// The lowest that is stored: nobody needs what is before it.
+    pub(super) fn lowest(&self) -> Option<u64> {
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        stored.values().min().copied()
+    }
+
+    pub(super) fn shut(&self, error: &StorageError) {
+        let waiting: VecDeque<_> = self.changes.shut(error.clone());
+        for change in waiting {
+            let _ = change.answer.send(Err(error.clone()));
+        }
+    }
+
+    pub(super) async fn idle(&self) {
+        self.changes.idle().await;
+    }
+
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        let file = lock(&self.file).file.clone();
+        file.map_or(Ok(()), |file| file.sync())
+    }
+
+    pub(super) fn let_go(&self) {
+        if let Some(file) = &lock(&self.file).file {
+            file.let_go();
+        }
+    }
+
+    /// Writes a group of changes, and gives the result of each.
+    fn write(&self, group: &[Change]) -> Result<Vec<Result<(), StorageError>>, StorageError> {
+        let durability = group.iter().map(|change| change.durability).max();
+        let durability = durability.unwrap_or_default();
+        let mut after: BTreeMap<ConsumerKey, Option<u64>> = BTreeMap::new();
+        let mut results = Vec::with_capacity(group.len());
+        for change in group {
+            let before = after.get(&change.consumer).copied();
+            let before = before.unwrap_or_else(|| self.get(change.consumer));
+            let to = match change.to {
+                NewOffset::Exactly(offset) => Some(offset),
+                NewOffset::AtLeast(offset) => Some(offset.max(before.unwrap_or(0))),
+                NewOffset::None if before.is_none() => {
+                    results.push(Err(StorageError::OffsetNotFound));
+                    continue;
+                }
+                NewOffset::None => None,
+            };
+            after.insert(change.consumer, to);
+            results.push(Ok(()));
+        }
+        if !after.is_empty() {
+            self.write_records(&after, durability)?;
+            let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
+            for (consumer, offset) in after {
+                match offset {
+                    Some(offset) => stored.insert(consumer, offset),
+                    None => stored.remove(&consumer),
+                };
+            }
+        }
+        Ok(results)
+    }
+
+    fn write_records(
+        &self,
+        changes: &BTreeMap<ConsumerKey, Option<u64>>,
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        let mut file = lock(&self.file);
+        let live = {
+            let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+            stored.len() as u64
+        };
+        let outdated = file.records >= REWRITE_RECORDS_MIN && file.records > REWRITE_FACTOR * live;
+        if outdated || file.file.is_none() {
+            *file = self.rewrite()?;
+        }
+        let Some(target) = &file.file else {
+            return Ok(());
+        };
+        let mut records = Vec::with_capacity(changes.len() * RECORD_BYTES);
+        for (consumer, offset) in changes {
+            records.extend_from_slice(&encode(*consumer, offset.unwrap_or(NONE)));
+        }
+        let at = HEADER_BYTES as u64 + file.records * RECORD_BYTES as u64;
+        target.write(at, &mut [IoSlice::new(&records)])?;
+        if durability == Durability::Synced {
+            target.sync()?;
+        }
+        file.records += changes.len() as u64;
+        Ok(())
+    }
+
+    /// A new file with nothing but what is stored now; durable on return.
+    fn rewrite(&self) -> Result<OffsetsFile, StorageError> {
+        let mut content = header().to_vec();
+        let records = {
+            let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+            for (consumer, offset) in stored.iter() {
+                content.extend_from_slice(&encode(*consumer, *offset));
+            }
+            stored.len() as u64
+        };
+        let disk = &self.files.disk;
+        let tmp = self.path.with_extension("tmp");
+        let handle = disk.create(&tmp).map_err(failed("create", &tmp))?;
+        handle
+            .write(0, &mut [IoSlice::new(&content)])
+            .and_then(|()| handle.sync())
+            .map_err(failed("write", &tmp))?;
+        disk.rename(&tmp, &self.path)
+            .map_err(failed("rename", &tmp))?;
+        if let Some(dir) = self.path.parent() {
+            self.files.sync_dir(dir)?;
+        }
+        Ok(OffsetsFile {
+            file: Some(ManagedFile::made(self.path.clone(), &self.files, handle)),
+            records,
+        })
+    }
+}
+
+impl Partition {
+    /// Changes a consumer's offset.
+    pub(super) async fn change_offset(
+        self: &Arc<Self>,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+        to: NewOffset,
+    ) -> Result<(), StorageError> {
+        let (answer, answered) = oneshot::channel();
+        let begin = self.offsets.changes.add(Change {
+            consumer,
+            to,
+            durability: options.offset_durability,
+            answer,
+        })?;
+        if begin {
+            let partition = Arc::clone(self);
+            tokio::task::spawn_blocking(move || partition.write_offsets());
+        }
+        answered
+            .await
+            .unwrap_or_else(|_| Err(StorageError::Closed.lasting()))
+    }
+
+    /// Writes until nothing waits.
+    fn write_offsets(&self) {
+        let mut working = Working {
+            partition: self,
+            lane: &self.offsets.changes,
+            done: false,
+        };
+        loop {
+            let mut count = 0;
+            let group = self.offsets.changes.take(|_| {
+                count += 1;
+                count <= CHANGES_PER_WRITE_MAX
+            });
+            if group.is_empty() {
+                working.done = true;
+                return;
+            }
+            let results = self.offsets.write(&group);
+            let results = results.unwrap_or_else(|error| {
+                self.fail(&error);
+                vec![Err(error.lasting()); group.len()]
+            });
+            for (change, result) in group.into_iter().zip(results) {
+                let _ = change.answer.send(result);
+            }
+        }
+    }
+}
+
+fn header() -> [u8; HEADER_BYTES] {
+    let mut out = [0; HEADER_BYTES];
+    out[..8].copy_from_slice(MAGIC);
+    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    let crc = crc32c::crc32c(&out[..12]);
+    out[12..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The file gets its name only when it is whole, so its header is sound or it is
+/// damaged.
+fn check_header(path: &Path, content: &[u8]) -> Result<(), StorageError> {
+    let damaged = |what| Err(StorageError::corrupt(path, 0, what));
+    let Some(found) = content.get(..HEADER_BYTES) else {
+        return damaged("the file ends in its header");
+    };
+    if &found[..8] != MAGIC {
+        return damaged("it is not a file of consumer offsets");
+    }
+    let version = u16::from_le_bytes([found[8], found[9]]);
+    if version != VERSION {
+        return Err(StorageError::Version {
+            path: path.to_owned(),
+            found: version,
+            known: VERSION,
+        });
+    }
+    if found != header() {
+        return damaged("its header is not sound");
+    }
+    Ok(())
+}
+
+fn load(path: &Path, records: &[u8], next_offset: u64) -> BTreeMap<ConsumerKey, u64> {
+    let mut stored = BTreeMap::new();
+    for (number, record) in records.chunks_exact(RECORD_BYTES).enumerate() {
+        match decode(record) {
+            Some((consumer, NONE)) => {
+                stored.remove(&consumer);
+            }
+            Some((consumer, offset)) => {
+                stored.insert(consumer, offset);
+            }
+            None => warn!(
+                path = %path.display(),
+                position = HEADER_BYTES + number * RECORD_BYTES,
+                "a consumer offset is damaged; the consumer may get messages again"
+            ),
+        }
+    }
+    match next_offset.checked_sub(1) {
+        Some(last) => stored
+            .values_mut()
+            .for_each(|offset| *offset = last.min(*offset)),
+        None => stored.clear(),
+    }
+    stored
+}
+
+fn encode(consumer: ConsumerKey, offset: u64) -> [u8; RECORD_BYTES] {
+    let mut out = [0; RECORD_BYTES];
+    out[0] = u8::from(consumer.group);
+    out[1..5].copy_from_slice(&consumer.id.to_le_bytes());
+    out[5..13].copy_from_slice(&offset.to_le_bytes());
+    let crc = crc32c::crc32c(&out[..13]);
+    out[13..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn decode(record: &[u8]) -> Option<(ConsumerKey, u64)> {
+    let sound = crc32c::crc32c(&record[..13]) == u32_at(record, 13);
+    sound.then(|| {
+        let consumer = ConsumerKey {
+            group: record[0] != 0,
+            id: u32_at(record, 1),
+        };
+        (consumer, u64_at(record, 5))
+    })
+}

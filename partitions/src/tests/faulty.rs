@@ -1,0 +1,188 @@
+//! A disk that fails when it is told to, and counts what it is asked for.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use crate::files::{Disk, DiskFile, OsDisk, lock};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Create,
+    Write,
+    Sync,
+    SyncDir,
+    Rename,
+    Remove,
+}
+
+#[derive(Default)]
+pub(super) struct FaultyDisk {
+    state: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    released: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    done: Vec<(Operation, String)>,
+    read_bytes: u64,
+    /// Which operation fails, on which kind of file, and how much of a write
+    /// still gets through.
+    failing: Option<(Operation, &'static str, usize)>,
+    /// Syncs wait.
+    held: bool,
+    waiting: usize,
+}
+
+impl FaultyDisk {
+    /// From now on.
+    pub(super) fn fail(&self, operation: Operation, file: &'static str) {
+        self.fail_after(operation, file, 0);
+    }
+
+    /// From now on, and so many bytes of a write are written nevertheless.
+    pub(super) fn fail_after(&self, operation: Operation, file: &'static str, bytes: usize) {
+        lock(&self.state.state).failing = Some((operation, file, bytes));
+    }
+
+    pub(super) fn heal(&self) {
+        lock(&self.state.state).failing = None;
+    }
+
+    pub(super) fn hold_syncs(&self) {
+        lock(&self.state.state).held = true;
+    }
+
+    pub(super) fn release_syncs(&self) {
+        lock(&self.state.state).held = false;
+        self.state.released.notify_all();
+    }
+
+    /// Blocks until a sync waits to be released.
+    pub(super) fn wait_for_held_sync(&self) {
+        let state = lock(&self.state.state);
+        let waiting = self.state.released.wait_while(state, |s| s.waiting == 0);
+        drop(waiting.unwrap());
+    }
+
+    pub(super) fn count(&self, operation: Operation, file: &str) -> usize {
+        let state = lock(&self.state.state);
+        let matches = |done: &&(Operation, String)| done.0 == operation && done.1.ends_with(file);
+        state.done.iter().filter(matches).count()
+    }
+
+    /// All that was done, in order.
+    pub(super) fn operations(&self) -> Vec<(Operation, String)> {
+        lock(&self.state.state).done.clone()
+    }
+
+    pub(super) fn read_bytes(&self) -> u64 {
+        lock(&self.state.state).read_bytes
+    }
+}
+
+impl Shared {
+    /// How much may be done, if not all.
+    fn does(&self, operation: Operation, path: &Path) -> Option<usize> {
+        let mut state = lock(&self.state);
+        if operation == Operation::Sync {
+            state.waiting += 1;
+            self.released.notify_all();
+            state = self.released.wait_while(state, |s| s.held).unwrap();
+            state.waiting -= 1;
+        }
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let failing = state
+            .failing
+            .filter(|(failing, file, _)| *failing == operation && name.contains(file));
+        state.done.push((operation, name));
+        failing.map(|(_, _, bytes)| bytes)
+    }
+
+    fn check(&self, operation: Operation, path: &Path) -> io::Result<()> {
+        match self.does(operation, path) {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("injected")),
+        }
+    }
+}
+
+struct FaultyFile {
+    file: Arc<dyn DiskFile>,
+    path: std::path::PathBuf,
+    state: Arc<Shared>,
+}
+
+impl FaultyDisk {
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(FaultyFile {
+            file,
+            path: path.to_owned(),
+            state: Arc::clone(&self.state),
+        })
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.wrap(path, OsDisk.open(path)?))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.state.check(Operation::Create, path)?;
+        Ok(self.wrap(path, OsDisk.create(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.state.check(Operation::Rename, to)?;
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.state.check(Operation::Remove, path)?;
+        OsDisk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.state.check(Operation::SyncDir, dir)?;
+        OsDisk.sync_dir(dir)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, position: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let read = self.file.read(position, bytes)?;
+        lock(&self.state.state).read_bytes += read.len() as u64;
+        Ok(read)
+    }
+
+    fn write(&self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        match self.state.does(Operation::Write, &self.path) {
+            None => self.file.write(position, parts),
+            Some(bytes) => {
+                let all: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+                let some = &all[..bytes.min(all.len())];
+                self.file.write(position, &mut [IoSlice::new(some)])?;
+                Err(io::Error::other("injected"))
+            }
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.state.check(Operation::Sync, &self.path)?;
+        self.file.sync()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.file.truncate(bytes)
+    }
+}

@@ -1,0 +1,27 @@
+//! Rules of this crate that the simulator leaves out, one at a time.
+
+consensus::rules! {
+    SendAfterSync: "messages do not wait for the write that they depend on",
+    ReadAfterApplied: "a confirmed read is served before the state has got there",
+    RepliesInOrder: "the answers of a batch go to the wrong callers",
+    SnapshotTakenWhenDurable: "the log is cut before the snapshot is durable",
+    SnapshotIndexExact: "a snapshot holds one entry more than it says",
+    FetchedSnapshotRestored: "a snapshot that was brought over is not restored",
+    SnapshotSyncedBeforeName: "a snapshot gets its name before its bytes are durable",
+    ListedSnapshotRewritten: "a snapshot counts as durable because it is listed (found by the simulator)",
+    FetchedPieceRewritten: "a piece of a snapshot whose sync failed counts as durable (found by the simulator)",
+    WalSynced: "writes are not synced",
+    FullSegmentSynced: "a full segment is left without a sync",
+    FrameChecksumVerified: "the checksum of a frame is not looked at",
+    ReplacedSuffixDropped: "recovery keeps a suffix that was replaced",
+    RecoveredTailRewritten: "what recovery has read counts as durable without being written again",
+    SegmentHeaderSynced: "a segment gets its name before its header is durable",
+    SegmentNameSynced: "a segment is written before its name is durable",
+    NeededSegmentsKept: "segments are given up that hold entries behind the snapshot",
+    ResetLogged: "a log that begins anew is not written down as such",
+    EmptyDiskRefused: "a replica begins anew on an empty disk",
+    IncarnationSynced: "the number of a start is not durable when it is used",
+    DurableDamageReported: "a damaged frame counts as torn although it was durable",
+    FrontDroppedAfterSync: "the front goes before what makes it superfluous is durable",
+    HardStateKept: "the segment goes that holds the hard state",
+}

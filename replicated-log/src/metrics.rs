@@ -1,0 +1,256 @@
+//! What a replica counts and measures, for Prometheus.
+//!
+//! What happens all the time is counted in place; what the replica knows is
+//! asked of it when somebody looks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use replica::driver::ReplicaStatus;
+use replica::wal::WalSize;
+
+use crate::links::LinkCounters;
+
+/// A replica's metrics.
+pub struct LogMetrics {
+    pub(crate) fsync_seconds: Histogram,
+    pub(crate) commit_seconds: Histogram,
+    pub(crate) batches_per_fsync: Histogram,
+    wal_bytes: AtomicU64,
+    wal_segments: AtomicU64,
+    snapshot_bytes: AtomicU64,
+    /// Peers' messages that wait for the consensus thread, and that did not fit.
+    inbox: AtomicU64,
+    inbox_dropped: AtomicU64,
+}
+
+impl Default for LogMetrics {
+    fn default() -> Self {
+        let latency = || Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        Self {
+            fsync_seconds: latency(),
+            commit_seconds: latency(),
+            batches_per_fsync: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            wal_bytes: AtomicU64::new(0),
+            wal_segments: AtomicU64::new(0),
+            snapshot_bytes: AtomicU64::new(0),
+            inbox: AtomicU64::new(0),
+            inbox_dropped: AtomicU64::new(0),
+        }
+    }
+}
+
+impl LogMetrics {
+    pub(crate) fn set_wal(&self, size: WalSize) {
+        self.wal_bytes.store(size.bytes, Ordering::Relaxed);
+        self.wal_segments
+            .store(size.segments as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_snapshot_bytes(&self, bytes: u64) {
+        self.snapshot_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_inbox(&self, waiting: u64, dropped: u64) {
+        self.inbox.store(waiting, Ordering::Relaxed);
+        self.inbox_dropped.store(dropped, Ordering::Relaxed);
+    }
+
+    /// Registers what is counted in place.
+    pub fn register(&self, registry: &mut Registry) {
+        for (name, help, histogram) in [
+            (
+                "fsync_seconds",
+                "Syncs of the write-ahead log",
+                &self.fsync_seconds,
+            ),
+            (
+                "commit_seconds",
+                "Commands from proposal to reply",
+                &self.commit_seconds,
+            ),
+            (
+                "batches_per_fsync",
+                "Batches that share one sync",
+                &self.batches_per_fsync,
+            ),
+        ] {
+            registry.register(name, help, histogram.clone());
+        }
+    }
+
+    /// Registers what the replica knows now.
+    pub fn register_status(
+        &self,
+        registry: &mut Registry,
+        status: &ReplicaStatus,
+        links: &LinkCounters,
+    ) {
+        self.gauges(registry, status);
+        counters(registry, status, links);
+    }
+
+    fn gauges(&self, registry: &mut Registry, status: &ReplicaStatus) {
+        let core = &status.core;
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        };
+        let role = core.role as u64;
+        gauge("role", "0 leader, 1 follower, 2 candidate, 3 learner", role);
+        gauge("term", "The current term", core.term.0);
+        gauge(
+            "leader",
+            "The leader's replica id plus one, 0 for none",
+            core.leader.map_or(0, |id| id.0),
+        );
+        gauge("commit_index", "Known to be committed", core.commit.0);
+        gauge("applied_index", "Applied to the state", status.applied.0);
+        gauge("log_first_index", "First entry in memory", core.first.0);
+        gauge("log_last_index", "Last entry of the log", core.last.0);
+        gauge("log_bytes", "Log since the last snapshot", status.log_bytes);
+        gauge(
+            "snapshot_index",
+            "The newest snapshot",
+            status.snapshot.map_or(0, |index| index.0),
+        );
+        gauge(
+            "snapshot_bytes",
+            "Size of the newest snapshot",
+            self.snapshot_bytes.load(Ordering::Relaxed),
+        );
+        gauge(
+            "wal_bytes",
+            "The write-ahead log on disk",
+            self.wal_bytes.load(Ordering::Relaxed),
+        );
+        gauge(
+            "wal_segments",
+            "Files of the write-ahead log in use",
+            self.wal_segments.load(Ordering::Relaxed),
+        );
+        gauge(
+            "commands_waiting",
+            "Commands that wait for a batch",
+            status.commands_waiting as u64,
+        );
+        gauge(
+            "batches_in_flight",
+            "Batches proposed and not committed",
+            status.batches_in_flight as u64,
+        );
+        gauge(
+            "peer_messages_waiting",
+            "Messages of peers that wait for the consensus thread",
+            self.inbox.load(Ordering::Relaxed),
+        );
+        gauge(
+            "peer_messages_dropped",
+            "Messages of peers that found the inbox full",
+            self.inbox_dropped.load(Ordering::Relaxed),
+        );
+        gauge(
+            "reads_waiting",
+            "Reads that wait for confirmation",
+            status.reads_waiting as u64,
+        );
+    }
+}
+
+fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounters) {
+    let counters = &status.counters;
+    let mut counter = |name: &str, help: &str, value: u64| {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    };
+    counter(
+        "elections",
+        "Elections begun here",
+        status.core.elections_started,
+    );
+    counter("leader_changes", "Leaders seen", counters.leader_changes);
+    counter(
+        "commands_proposed",
+        "Commands proposed here",
+        counters.commands_proposed,
+    );
+    counter(
+        "batches_proposed",
+        "Batches proposed here",
+        counters.batches_proposed,
+    );
+    counter(
+        "commands_committed",
+        "Commands proposed here and committed",
+        counters.commands_committed,
+    );
+    counter(
+        "commands_not_leader",
+        "Commands turned away: another leads",
+        counters.not_leader,
+    );
+    counter(
+        "commands_overloaded",
+        "Commands turned away: a bound",
+        counters.overloaded,
+    );
+    counter(
+        "commands_unknown",
+        "Commands with an unknown outcome",
+        counters.outcome_unknown,
+    );
+    counter(
+        "commands_applied",
+        "Commands applied",
+        counters.commands_applied,
+    );
+    counter(
+        "peer_messages_refused",
+        "Messages of peers that were refused",
+        counters.messages_refused,
+    );
+    counter(
+        "snapshots_taken",
+        "Snapshots taken",
+        counters.snapshots_taken,
+    );
+    counter(
+        "snapshots_installed",
+        "Snapshots brought over",
+        counters.snapshots_installed,
+    );
+    counter(
+        "link_messages_sent",
+        "One-way messages sent to peers",
+        links.sent.load(Ordering::Relaxed),
+    );
+    counter(
+        "link_bytes_sent",
+        "Their bytes",
+        links.sent_bytes.load(Ordering::Relaxed),
+    );
+    counter(
+        "link_messages_dropped",
+        "Messages dropped at a full or broken link",
+        links.dropped.load(Ordering::Relaxed),
+    );
+    counter(
+        "link_refused",
+        "Frames and handshakes of peers that were refused",
+        links.refused.load(Ordering::Relaxed),
+    );
+    counter(
+        "link_connections",
+        "Connections to peers made",
+        links.connected.load(Ordering::Relaxed),
+    );
+    for (power, count) in counters.batch_sizes.iter().enumerate() {
+        let name = format!("batches_up_to_{}_commands", 1 << power);
+        counter(&name, "Batches proposed, by size", *count);
+    }
+}

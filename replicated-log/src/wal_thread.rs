@@ -1,0 +1,101 @@
+//! The thread that makes batches durable.
+//!
+//! While one sync is under way the next batches gather: they share one write
+//! and one sync (group commit). A failed write or sync is fatal to the node: what
+//! reached the disk is then unknown, and trying again could acknowledge what is
+//! not there.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, TryRecvError};
+use std::time::Instant;
+
+use consensus::{Index, PersistBatch};
+use replica::wal::Wal;
+use tracing::warn;
+
+use super::inbox::{Inbox, Message};
+use crate::metrics::LogMetrics;
+
+/// Batches that share one write at most.
+const BATCHES_PER_WRITE_MAX: usize = 256;
+
+pub(super) enum WalJob {
+    Write(PersistBatch),
+    Compact(Index),
+}
+
+pub(super) fn run(
+    mut wal: Wal,
+    jobs: &mpsc::Receiver<WalJob>,
+    inbox: &Inbox,
+    metrics: &Arc<LogMetrics>,
+) {
+    let mut batches = Vec::new();
+    while let Some(first) = next_job(&mut wal, jobs) {
+        let mut compact = None;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job {
+                WalJob::Write(batch) => batches.push(batch),
+                WalJob::Compact(through) => compact = Some(through),
+            }
+            if batches.len() == BATCHES_PER_WRITE_MAX {
+                break;
+            }
+            next = jobs.try_recv().ok();
+        }
+        if let Err(error) = write(&mut wal, &batches, compact, metrics) {
+            inbox.leave(Message::Fatal(format!("write-ahead log: {error}")));
+            return;
+        }
+        if let Some(last) = batches.last() {
+            let persisted = Message::Persisted(last.id);
+            // Where the next batches wait already, this thread has better to do.
+            match batches.len() {
+                1 => inbox.put(persisted),
+                _ => inbox.leave(persisted),
+            }
+        }
+        batches.clear();
+    }
+}
+
+/// The next job. While there is none, a spare segment is made ready slice by
+/// slice, so that a full segment is followed by the next without delay.
+fn next_job(wal: &mut Wal, jobs: &mpsc::Receiver<WalJob>) -> Option<WalJob> {
+    loop {
+        match jobs.try_recv() {
+            Ok(job) => return Some(job),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        match wal.prepare() {
+            Ok(true) => {}
+            Ok(false) => return jobs.recv().ok(),
+            Err(error) => {
+                warn!(%error, "cannot prepare the next segment of the write-ahead log");
+                return jobs.recv().ok();
+            }
+        }
+    }
+}
+
+fn write(
+    wal: &mut Wal,
+    batches: &[PersistBatch],
+    compact: Option<Index>,
+    metrics: &LogMetrics,
+) -> Result<(), replica::wal::WalError> {
+    if !batches.is_empty() {
+        wal.append(batches)?;
+        let begun = Instant::now();
+        wal.sync()?;
+        metrics.fsync_seconds.observe(begun.elapsed().as_secs_f64());
+        metrics.batches_per_fsync.observe(batches.len() as f64);
+    }
+    if let Some(through) = compact {
+        wal.compact(through)?;
+    }
+    metrics.set_wal(wal.size());
+    Ok(())
+}

@@ -1,0 +1,474 @@
+//! Virtual time, and the loop that carries everything out.
+
+mod ambush;
+mod clients;
+mod echo;
+mod faults;
+mod network;
+mod processes;
+mod visits;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use adapters::metadata::Reply;
+use bytes::Bytes;
+use consensus::rules::{self, Rule};
+use consensus::{ProposeError, ReplicaId};
+use replica::driver::{Event as Input, Ticket};
+
+use crate::check::Checks;
+use crate::client::Client;
+use crate::fault::{Delivered, Fault, Planned};
+use crate::plan::Plan;
+use crate::process::Process;
+use crate::random::Random;
+use crate::trace::Trace;
+pub(crate) use ambush::Ambush;
+use clients::Waiting;
+use echo::Moment;
+use network::Network;
+
+/// After the faults, everything has come together within this time.
+const RECOVERY: u64 = 60_000_000;
+/// A leader that hears nobody is replaced, and clients have got there, within this
+/// time.
+const DEAF: u64 = 8_000_000;
+/// Entries of a log that was just cut, beyond those that it is to keep.
+const ENTRIES_MORE: u64 = 500;
+/// The same in segments, beside one for every start.
+const SEGMENTS_MORE: u64 = 40;
+/// Generators of the seed: of machines, clients, and links.
+const PROCESSES: u64 = 1;
+const CLIENTS: u64 = 2;
+const LINKS: u64 = 3;
+/// Operations that are acknowledged in a run that shows anything.
+const OPERATIONS_MIN: u64 = 4;
+
+/// What a run has done.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Equal for equal runs.
+    pub hash: u64,
+    /// Virtual time, in microseconds.
+    pub micros: u64,
+    /// Entries applied.
+    pub entries: u64,
+    /// Operations of clients that were acknowledged.
+    pub operations: u64,
+    /// Reads of clients that were answered.
+    pub reads: u64,
+    /// Terms that had a leader.
+    pub terms: usize,
+    /// Faults that took effect.
+    pub faults: Delivered,
+    /// What happened, when it was asked for.
+    pub trace: Vec<String>,
+}
+
+/// What a run did wrong.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What.
+    pub what: String,
+    /// When, in virtual microseconds.
+    pub micros: u64,
+    /// What happened before, when it was asked for.
+    pub trace: Vec<String>,
+}
+
+/// Runs a plan.
+///
+/// # Errors
+/// What went wrong.
+pub fn simulate(plan: &Plan, keep_trace: bool) -> Result<Outcome, Box<Failure>> {
+    simulate_broken(plan, None, keep_trace).0
+}
+
+/// Runs a plan on code in which a rule is broken. Tells as well whether the run
+/// came to the place where it is.
+pub(crate) fn simulate_broken(
+    plan: &Plan,
+    rule: Option<&Rule>,
+    keep_trace: bool,
+) -> (Result<Outcome, Box<Failure>>, bool) {
+    rules::break_rule(rule);
+    rules::lower_limit(visits::SESSIONS_MAX);
+    let mut world = World::new(plan.clone(), keep_trace);
+    // An assertion that fails is a finding like any other.
+    let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    });
+    let was_broken = rules::was_broken();
+    rules::break_rule(None);
+    (world.finish(result), was_broken)
+}
+
+enum Event {
+    Tick {
+        node: usize,
+        life: u64,
+    },
+    Deliver {
+        from: usize,
+        to: usize,
+        message: Bytes,
+        /// The fault that brings it once more.
+        again: Option<Fault>,
+    },
+    Written {
+        node: usize,
+        life: u64,
+    },
+    Filed {
+        node: usize,
+        life: u64,
+    },
+    Start(usize),
+    /// A fault, the next of the schedule or one more.
+    Fault(Planned),
+    Join(usize, usize),
+    /// A disk has room again.
+    Room(usize),
+    /// Nothing passes to and from a replica for this time.
+    CutOff(usize, u64),
+    /// A machine loses power, and has it again after this time.
+    PowerFails(usize, u64),
+    /// A replica gets again what it was sent before.
+    Echo(usize, Moment),
+    /// Whether a replica that is cut off needs a snapshot by now.
+    LeaveBehind(usize),
+    /// The operator turns to this replica.
+    Turn(usize),
+    Act(usize),
+    /// A request arrives at a node.
+    Submit(usize, Ticket, Bytes),
+    Impatient {
+        client: usize,
+        ticket: u64,
+    },
+}
+
+struct World {
+    plan: Plan,
+    random: Random,
+    now: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    next_event: u64,
+    processes: Vec<Process>,
+    network: Network,
+    clients: Vec<Client>,
+    tickets: BTreeMap<u64, Waiting>,
+    next_ticket: u64,
+    setup_reply: Option<Result<Reply, ProposeError>>,
+    faulty: bool,
+    /// Clients begin nothing new.
+    resting: bool,
+    /// What happens when the next leader is elected.
+    at_election: Option<Planned>,
+    echo_at_election: bool,
+    /// The same for everybody who enters another term until then.
+    echo_at_term: bool,
+    /// Where most reads go.
+    asked: usize,
+    delivered: Delivered,
+    checks: Checks,
+    trace: Trace,
+}
+
+impl World {
+    fn new(plan: Plan, keep_trace: bool) -> Self {
+        let chance = plan.chance();
+        let mut random = Random::new(chance);
+        let (low, high) = plan.clock_rate_percent;
+        let processes = (1..=plan.replicas())
+            .map(|id| {
+                let own = Random::of(chance, PROCESSES, id);
+                Process::new(ReplicaId(id), random.between(low, high), own)
+            })
+            .collect();
+        Self {
+            plan,
+            random,
+            now: 0,
+            events: BTreeMap::new(),
+            next_event: 0,
+            processes,
+            network: Network::default(),
+            clients: Vec::new(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            setup_reply: None,
+            faulty: false,
+            resting: false,
+            at_election: None,
+            echo_at_election: false,
+            echo_at_term: false,
+            asked: 0,
+            delivered: Delivered::default(),
+            checks: Checks::default(),
+            trace: Trace::new(keep_trace),
+        }
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        for node in 0..self.processes.len() {
+            let formatted = self.processes[node].format(&self.plan);
+            formatted.map_err(|error| format!("replica {}: {error}", node + 1))?;
+            self.start(node)?;
+        }
+        self.form()?;
+        self.faulty = true;
+        for client in 0..self.clients.len() {
+            self.after(client as u64 * 1_000, Event::Act(client));
+        }
+        for planned in self.plan.schedule.clone() {
+            self.after(planned.at, Event::Fault(planned));
+        }
+        self.run_for(self.plan.faults_for)?;
+        self.deliver_the_rest()?;
+        self.recover()
+    }
+
+    fn run_for(&mut self, micros: u64) -> Result<(), String> {
+        let end = self.now + micros;
+        while self.now < end {
+            self.next()?;
+        }
+        Ok(())
+    }
+
+    fn after(&mut self, micros: u64, event: Event) {
+        self.next_event += 1;
+        self.events
+            .insert((self.now + micros, self.next_event), event);
+    }
+
+    /// The next thing that happens.
+    fn next(&mut self) -> Result<(), String> {
+        let Some(((at, _), event)) = self.events.pop_first() else {
+            return Err("nothing happens any more".into());
+        };
+        self.now = at;
+        match event {
+            Event::Tick { node, life } => self.tick(node, life),
+            Event::Deliver {
+                from,
+                to,
+                message,
+                again,
+            } => self.deliver(from, to, message, again),
+            Event::Written { node, life } => self.written(node, life),
+            Event::Filed { node, life } => self.filed(node, life),
+            Event::Start(node) => self.start(node),
+            Event::Fault(planned) => self.fault(planned),
+            Event::Join(from, to) => {
+                self.network.join(from, to, self.now);
+                Ok(())
+            }
+            Event::Room(node) => {
+                self.processes[node].set_full(false);
+                Ok(())
+            }
+            Event::CutOff(node, lasts) => {
+                if self.faulty {
+                    self.cut_off(node, lasts, Fault::ForgetfulMajority);
+                }
+                Ok(())
+            }
+            Event::PowerFails(node, back) => {
+                if self.faulty {
+                    self.stop_for(node, true, back);
+                }
+                Ok(())
+            }
+            Event::Echo(node, moment) => {
+                self.echo(node, moment);
+                Ok(())
+            }
+            Event::LeaveBehind(node) => {
+                self.leave_behind(node);
+                Ok(())
+            }
+            Event::Turn(node) => {
+                self.turn(node);
+                Ok(())
+            }
+            Event::Act(client) => self.act(client),
+            Event::Submit(node, ticket, command) => {
+                self.input(node, Input::Submit { ticket, command })
+            }
+            Event::Impatient { client, ticket } => {
+                self.impatient(client, ticket);
+                Ok(())
+            }
+        }
+    }
+
+    /// The faults end: everything has to come together, and to go on.
+    fn recover(&mut self) -> Result<(), String> {
+        self.trace.line(self.now, format_args!("the faults end"));
+        self.end_faults();
+        self.come_together()?;
+        if self.plan.deaf_leader {
+            self.deafen_leader()?;
+            self.come_together()?;
+        }
+        self.check_everything()?;
+        self.visit()?;
+        // Clients have had to make room, and rest.
+        self.agree_by(|_| true)
+    }
+
+    /// Nothing reaches the leader, and whatever it sends arrives: a majority that
+    /// hears it must not wait for it.
+    fn deafen_leader(&mut self) -> Result<(), String> {
+        let Some(leader) = self.leader() else {
+            return Ok(());
+        };
+        self.trace.line(
+            self.now,
+            format_args!("nothing reaches replica {}", leader + 1),
+        );
+        for other in (0..self.processes.len()).filter(|other| *other != leader) {
+            self.cut_link(other, leader, DEAF, Fault::CutOneWay);
+        }
+        let done = |world: &Self| -> u64 {
+            let done = world.clients.iter().map(|client| client.acknowledged);
+            done.sum()
+        };
+        let (before, deadline) = (done(self), self.now + DEAF);
+        self.wake();
+        while done(self) == before {
+            if self.now > deadline {
+                return Err(format!(
+                    "nothing reaches the leader, replica {}, and nobody has replaced it after {} s",
+                    leader + 1,
+                    DEAF / 1_000_000
+                ));
+            }
+            self.next()?;
+        }
+        self.network.mend();
+        Ok(())
+    }
+
+    /// Clients that rest go on.
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.resting) {
+            for client in 0..self.clients.len() {
+                self.after(1, Event::Act(client));
+            }
+        }
+    }
+
+    fn come_together(&mut self) -> Result<(), String> {
+        self.wake();
+        let goals: Vec<u64> = self
+            .clients
+            .iter()
+            .map(|client| client.acknowledged + 2)
+            .collect();
+        self.agree_by(|world| {
+            let mut clients = world.clients.iter().zip(&goals);
+            clients.all(|(client, goal)| client.acknowledged >= *goal)
+        })
+    }
+
+    /// Until all replicas agree, and clients have done what they are to do.
+    fn agree_by(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let deadline = self.now + RECOVERY;
+        while self.now < deadline {
+            self.next()?;
+            // A replica with a slow link may be behind for as long as they go on.
+            self.resting = self.resting || done(self);
+            if self.resting && self.clients_rest() && self.agree() && self.logs_are_bounded() {
+                return Ok(());
+            }
+        }
+        let mut statuses: Vec<_> = self.processes.iter().map(Process::describe).collect();
+        statuses.extend(self.clients.iter().map(Client::describe));
+        Err(format!(
+            "not recovered {} s after the last fault: {}",
+            RECOVERY / 1_000_000,
+            statuses.join("; ")
+        ))
+    }
+
+    fn clients_rest(&self) -> bool {
+        let mut clients = self.clients.iter();
+        clients.all(|client| client.waits_for.is_none() && client.begun == client.acknowledged)
+    }
+
+    /// Whether all replicas run, have applied the same, and owe nobody an answer.
+    fn agree(&self) -> bool {
+        let mut applied = self.processes.iter().map(|process| {
+            let status = process.running.as_ref()?.replica.status();
+            let open = status.reads_waiting + status.batches_in_flight + status.commands_waiting;
+            (open == 0).then_some(status.applied)
+        });
+        let first = applied.next().flatten();
+        first.is_some() && applied.all(|other| other == first)
+    }
+
+    /// Everything acknowledged is there, everywhere.
+    fn check_everything(&mut self) -> Result<(), String> {
+        self.checks.history.check()?;
+        for process in &self.processes {
+            let Some(running) = &process.running else {
+                continue;
+            };
+            let state = running.reader.read();
+            for client in &mut self.clients {
+                let oldest = client.oldest();
+                client.check(&state, oldest)?;
+            }
+            drop(state);
+        }
+        let operations: u64 = self.clients.iter().map(|client| client.acknowledged).sum();
+        if operations < OPERATIONS_MIN {
+            return Err("a run in which nothing was done shows nothing".into());
+        }
+        Ok(())
+    }
+
+    /// Whether snapshots have cut all logs as far as they have to.
+    fn logs_are_bounded(&self) -> bool {
+        let planned = self.plan.limits.log_tail_entries + self.plan.snapshot_entries;
+        // A restart brings back what else its segments hold.
+        let bound = planned + ENTRIES_MORE;
+        self.processes.iter().all(|process| {
+            let Some(running) = &process.running else {
+                return false;
+            };
+            let status = running.replica.status();
+            let held = status.core.last.0 + 1 - status.core.first.0;
+            let segments = SEGMENTS_MORE + planned + process.life;
+            held <= bound && running.log_segments() as u64 <= segments
+        })
+    }
+
+    fn finish(self, result: Result<(), String>) -> Result<Outcome, Box<Failure>> {
+        let micros = self.now;
+        let (hash, trace) = self.trace.finish();
+        match result {
+            Ok(()) => Ok(Outcome {
+                hash,
+                micros,
+                entries: self.checks.applied(),
+                operations: self.clients.iter().map(|client| client.acknowledged).sum(),
+                reads: self.clients.iter().map(|client| client.reads_done).sum(),
+                terms: self.checks.terms(),
+                faults: self.delivered,
+                trace,
+            }),
+            Err(what) => Err(Box::new(Failure {
+                what,
+                micros,
+                trace,
+            })),
+        }
+    }
+}
