@@ -1,13 +1,14 @@
 //! The metadata of the cluster, as any node serves it.
 //!
-//! A command reaches the leader, wherever it is, and is tried again under the
-//! same session and request number until its outcome is known or time is up:
-//! sessions make that safe. A read waits until the local state holds everything
-//! that was acknowledged anywhere.
+//! An intent reaches the leader, at any node, and is repeated with the same session and
+//! request number until its outcome is known or the timeout expires: sessions make that
+//! safe. The leader decides it and proposes the command. A read waits until the local
+//! state contains everything that was acknowledged by any node.
 
 mod control;
+mod decisions;
+mod failure;
 mod members;
-mod placement;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -15,44 +16,22 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use adapters::metadata::{Command, MetadataReader, Reply, code};
+use adapters::metadata::{Intent, MetadataReader, Reply, code};
 use bytes::Bytes;
 use consensus::{ProposeError, ReplicaId};
-use replica::driver::Applied;
-use tokio::sync::watch;
-
 use replicated_log::links::{RpcError, RpcLink};
 use replicated_log::{Leadership, ReplicatedLog};
+use tokio::sync::watch;
 
 pub(crate) use control::serve as serve_control;
-pub(crate) use members::{LastHeard, Members};
-use placement::Placer;
+use decisions::Decisions;
+pub(crate) use failure::Failure;
+pub(crate) use members::{LastContact, Members};
 
-/// Between two attempts, when nothing better tells when to try.
+/// Between two attempts, unless the leader changes.
 const PAUSE: Duration = Duration::from_millis(20);
-/// One forwarded command is waited for this long before it is tried again.
+/// The answer to a forwarded intent is awaited this long before it is repeated.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Why a command or a read could not be served; each with Iggy's code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The outcome is unknown.
-    NotCommitted,
-    /// It certainly had no effect.
-    NotAccepted,
-    /// It is refused for good.
-    Refused(u32),
-}
-
-impl Failure {
-    pub(crate) fn code(self) -> u32 {
-        match self {
-            Self::NotCommitted => code::TRANSIENT_NOT_COMMITTED,
-            Self::NotAccepted => code::TRANSIENT_NOT_ACCEPTED,
-            Self::Refused(code) => code,
-        }
-    }
-}
 
 /// The replicated metadata, from one node's point of view.
 pub(crate) struct Metadata {
@@ -60,7 +39,7 @@ pub(crate) struct Metadata {
     pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) reader: MetadataReader,
     links: BTreeMap<ReplicaId, RpcLink>,
-    placer: Placer,
+    decisions: Decisions,
     timeout: Duration,
     leaderless_since: Mutex<Option<Instant>>,
 }
@@ -76,19 +55,19 @@ impl Metadata {
         Self {
             me,
             log,
-            placer: Placer::default(),
             reader,
             links,
+            decisions: Decisions::default(),
             timeout,
             leaderless_since: Mutex::default(),
         }
     }
 
-    /// Whether this node has been asked this for so long and knew no leader: others
-    /// may have decided what it does not know.
+    /// Whether this node has known no leader for so long, counted from the first call that
+    /// found none: other nodes may have committed what it does not know.
     pub(crate) fn is_leaderless_for(&self, bound: Duration) -> bool {
         if self.leadership().leader.is_some() {
-            // Mostly it is none already, and nobody waits for anybody.
+            // Usually it is `None` already, so a call does not wait for another one.
             let since = self.leaderless_since.try_lock();
             if let Ok(mut since) = since {
                 *since = None;
@@ -102,7 +81,7 @@ impl Metadata {
         since.get_or_insert_with(Instant::now).elapsed() >= bound
     }
 
-    /// The number under which this node is registered, while it is.
+    /// The number of this node's registration, unless it is fenced.
     pub(crate) fn registration(&self) -> Option<u64> {
         let state = self.reader.read();
         let node = state.node(self.me).filter(|node| node.live);
@@ -113,87 +92,84 @@ impl Metadata {
         *self.log.leadership().borrow()
     }
 
-    /// Replicates a command; returns its reply and its position in the log.
-    pub(crate) async fn replicate(&self, command: Command) -> Result<(u64, Reply), Failure> {
+    /// Has an intent decided and replicated; returns the position of the command in the
+    /// log and its reply.
+    pub(crate) async fn replicate(&self, intent: Intent) -> Result<(u64, Reply), Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut leadership = self.log.leadership();
-        // Whether an attempt may have taken effect.
-        let mut open = false;
+        // Of all attempts: an earlier one may still take effect.
+        let mut outcome = Failure::NotAccepted;
         loop {
             let leader = leadership.borrow_and_update().leader;
-            let attempt = match leader {
-                Some(leader) if leader == self.me => self.here(command.clone(), deadline).await,
-                Some(leader) => self.forward(leader, &command).await,
-                None => Attempt::Again { effect: false },
-            };
-            match attempt {
-                // The session that knew whether an attempt took effect is gone.
-                Attempt::Done(_, Reply::Refused(code::UNAUTHENTICATED)) if open => {
-                    return Err(Failure::NotCommitted);
+            match self.attempt(leader, &intent, deadline).await {
+                // The session that could tell whether an attempt took effect is gone.
+                Ok((_, Reply::Refused(code::UNAUTHENTICATED)))
+                    if outcome == Failure::OutcomeUnknown =>
+                {
+                    return Err(outcome);
                 }
-                Attempt::Done(index, reply) => return Ok((index, reply)),
-                Attempt::Failed(failure) => return Err(failure),
-                Attempt::Again { effect } => open |= effect,
+                Ok(applied) => return Ok(applied),
+                Err(refused @ Failure::Refused(_)) => return Err(refused),
+                Err(Failure::OutcomeUnknown) => outcome = Failure::OutcomeUnknown,
+                Err(Failure::NotAccepted) => {}
             }
             if Instant::now() >= deadline {
-                return Err(match open {
-                    true => Failure::NotCommitted,
-                    false => Failure::NotAccepted,
-                });
+                return Err(outcome);
             }
             changed_or_pause(&mut leadership, leader.is_none(), deadline).await;
         }
     }
 
-    /// Proposes at this node, which leads or recently did. Its own disk may hang
-    /// while it goes on leading.
-    async fn here(&self, command: Command, deadline: Instant) -> Attempt {
-        let placed = match self.placer.place(&self.reader, command) {
-            Ok(placed) => placed,
-            Err(_) => return Attempt::Again { effect: false },
-        };
-        let submitted = self.log.submit(placed.command.encode());
-        let submitted = tokio::time::timeout_at(deadline.into(), submitted).await;
-        placed.release();
-        match submitted.unwrap_or(Err(ProposeError::OutcomeUnknown)) {
-            Ok(Applied { index, reply }) => match Reply::decode(&reply) {
-                Ok(reply) => Attempt::Done(index.0, reply),
-                Err(_) => Attempt::Failed(Failure::NotCommitted),
-            },
-            Err(ProposeError::OutcomeUnknown) => Attempt::Again { effect: true },
-            Err(ProposeError::NotLeader { .. } | ProposeError::Overloaded) => {
-                Attempt::Again { effect: false }
-            }
-            Err(ProposeError::TooLarge { .. }) => {
-                Attempt::Failed(Failure::Refused(code::INVALID_COMMAND))
-            }
+    async fn attempt(
+        &self,
+        leader: Option<ReplicaId>,
+        intent: &Intent,
+        deadline: Instant,
+    ) -> Result<(u64, Reply), Failure> {
+        match leader {
+            Some(leader) if leader == self.me => self.propose(intent.clone(), deadline).await,
+            Some(leader) => self.forward(leader, intent).await,
+            None => Err(Failure::NotAccepted),
         }
     }
 
-    async fn forward(&self, leader: ReplicaId, command: &Command) -> Attempt {
-        let Some(link) = self.links.get(&leader) else {
-            return Attempt::Again { effect: false };
-        };
+    /// Decides and proposes at this node, which leads or recently did. Its own disk may
+    /// hang while it stays the leader.
+    async fn propose(&self, intent: Intent, deadline: Instant) -> Result<(u64, Reply), Failure> {
+        let decision = self.decisions.decide(intent, &self.reader)?;
+        let submitted = self.log.submit(decision.command.encode());
+        let submitted = tokio::time::timeout_at(deadline.into(), submitted).await;
+        drop(decision);
+        let applied = submitted.unwrap_or(Err(ProposeError::OutcomeUnknown))?;
+        match Reply::decode(&applied.reply) {
+            Ok(reply) => Ok((applied.index.0, reply)),
+            // It was applied: repeating it yields the same.
+            Err(_) => Err(Failure::Refused(code::TRANSIENT_NOT_COMMITTED)),
+        }
+    }
+
+    async fn forward(&self, leader: ReplicaId, intent: &Intent) -> Result<(u64, Reply), Failure> {
+        let link = self.links.get(&leader).ok_or(Failure::NotAccepted)?;
         let answer = link
-            .call(control::SUBMIT, vec![command.encode()], FORWARD_TIMEOUT)
+            .call(control::SUBMIT, vec![intent.encode()], FORWARD_TIMEOUT)
             .await;
         match answer {
-            Ok(answer) => control::decode_answer(answer),
-            Err(RpcError::NotSent) => Attempt::Again { effect: false },
-            Err(RpcError::Unknown) => Attempt::Again { effect: true },
+            Ok(answer) => control::decode(answer),
+            Err(RpcError::NotSent) => Err(Failure::NotAccepted),
+            Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),
         }
     }
 
-    /// One attempt at this node, for a command that another node forwards.
-    async fn forwarded(&self, command: Bytes) -> Attempt {
-        match Command::decode(&command) {
-            Ok(command) => self.here(command, Instant::now() + FORWARD_TIMEOUT).await,
-            Err(_) => Attempt::Failed(Failure::Refused(code::INVALID_COMMAND)),
+    /// One attempt at this node, for an intent that another node forwards.
+    async fn forwarded(&self, intent: Bytes) -> Result<(u64, Reply), Failure> {
+        match Intent::decode(&intent) {
+            Ok(intent) => self.propose(intent, Instant::now() + FORWARD_TIMEOUT).await,
+            Err(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
         }
     }
 
-    /// Returns when the local state holds everything acknowledged before; with
-    /// the position that it has reached.
+    /// Returns when the local state contains everything that was acknowledged before;
+    /// with the position that it has reached.
     pub(crate) async fn barrier(&self) -> Result<u64, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut leadership = self.log.leadership();
@@ -201,17 +177,19 @@ impl Metadata {
             let leaderless = leadership.borrow_and_update().leader.is_none();
             // A confirmed read waits until this node has applied what it needs.
             let read = tokio::time::timeout_at(deadline.into(), self.log.read()).await;
-            if let Ok(Ok(index)) = read {
-                return Ok(index.0);
-            }
+            let failure = match read {
+                Ok(Ok(index)) => return Ok(index.0),
+                Ok(Err(error)) => Failure::from(error),
+                Err(_) => Failure::OutcomeUnknown,
+            };
             if Instant::now() >= deadline {
-                return Err(Failure::NotCommitted);
+                return Err(failure);
             }
             changed_or_pause(&mut leadership, leaderless, deadline).await;
         }
     }
 
-    /// Waits until somebody leads, or for a bounded time.
+    /// Waits until a leader is known, or for a bounded time.
     pub(crate) async fn leader_known(&self, at_most: Duration) {
         let mut leadership = self.log.leadership();
         let known = leadership.wait_for(|leadership| leadership.leader.is_some());
@@ -223,17 +201,7 @@ impl Metadata {
     }
 }
 
-/// How one attempt ended.
-enum Attempt {
-    Done(u64, Reply),
-    Failed(Failure),
-    /// To be tried again; whether it may have taken effect.
-    Again {
-        effect: bool,
-    },
-}
-
-/// Waits for another leader, or a moment.
+/// Waits for another leader, or for a moment.
 async fn changed_or_pause(
     leadership: &mut watch::Receiver<Leadership>,
     leaderless: bool,
@@ -255,8 +223,8 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_millis(50);
 
-    fn command() -> Command {
-        Command::BootstrapRoot {
+    fn intent() -> Intent {
+        Intent::BootstrapRoot {
             username: Name::new("iggy").unwrap(),
             password_hash: String::new(),
         }
@@ -267,16 +235,16 @@ mod tests {
     async fn a_command_that_hangs_is_answered_in_time() {
         let (log, metadata) = FakeLog::start(TIMEOUT);
         log.expect(Fate::Stuck);
-        let answer = tokio::time::timeout(100 * TIMEOUT, metadata.replicate(command()));
-        assert_eq!(answer.await, Ok(Err(Failure::NotCommitted)));
+        let answer = tokio::time::timeout(100 * TIMEOUT, metadata.replicate(intent()));
+        assert_eq!(answer.await, Ok(Err(Failure::OutcomeUnknown)));
     }
 
-    /// The position is confirmed, and this node is far behind it.
+    /// The position is confirmed, and this node lags behind it.
     #[tokio::test]
     async fn a_read_that_hangs_is_answered_in_time() {
         let (log, metadata) = FakeLog::start(TIMEOUT);
         log.stop_reads();
         let answer = tokio::time::timeout(100 * TIMEOUT, metadata.barrier());
-        assert_eq!(answer.await, Ok(Err(Failure::NotCommitted)));
+        assert_eq!(answer.await, Ok(Err(Failure::OutcomeUnknown)));
     }
 }
