@@ -10,24 +10,15 @@
 //! whose placement the leader fills in. `effect` is 1 when the command may have taken
 //! effect, and 0 when it certainly has not.
 
-use adapters::metadata::{ErrorCode, Reply, code};
+use adapters::metadata::{ErrorCode, Reply};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use replicated_log::links::RpcReply;
 
-use super::{Failure, Metadata};
+use super::failure::Failure;
 
 pub(super) const SUBMIT: u8 = 1;
 
-/// Serves a request of the control lane.
-pub(crate) async fn serve(metadata: &Metadata, kind: u8, payload: Bytes) -> RpcReply {
-    let outcome = match kind {
-        SUBMIT => metadata.forwarded(payload).await,
-        _ => Err(Failure::Refused(code::TRANSIENT_NOT_ACCEPTED)),
-    };
-    vec![encode(outcome)]
-}
-
-fn encode(outcome: Result<(u64, Reply), Failure>) -> Bytes {
+/// The answer of the leader.
+pub(super) fn encode(outcome: Result<(u64, Reply), Failure>) -> Bytes {
     let mut out = BytesMut::with_capacity(32);
     match outcome {
         Ok((index, reply)) => {
@@ -69,6 +60,8 @@ fn read(mut answer: Bytes) -> Option<Result<(u64, Reply), Failure>> {
 
 #[cfg(test)]
 mod tests {
+    use adapters::metadata::code;
+
     use super::*;
 
     /// Nodes of version 0.1 read and write the same.

@@ -13,7 +13,7 @@ use consensus::{ReplicaId, Term};
 use secrecy::ExposeSecret;
 use tracing::{error, info, warn};
 
-use super::Metadata;
+use super::metadata::Metadata;
 use crate::config::RootUser;
 use crate::password::hash_password;
 

@@ -12,7 +12,7 @@ use consensus::{ApplyContext, Index, ProposeError, ReadError, ReplicaId, StateMa
 use replica::driver::{Applied, ReplicaStatus};
 use tokio::sync::watch;
 
-use super::Metadata;
+use super::metadata::Metadata;
 use replicated_log::{Leadership, ReplicatedLog};
 
 pub(crate) const ME: ReplicaId = ReplicaId(1);

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::{self, Admin};
-use crate::cluster::{self, LastContact, Members, Metadata};
+use crate::cluster::{LastContact, Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
 use crate::metrics::Metrics;
 use crate::partitions::{self, LocalPartitions, Partitions};
@@ -385,7 +385,7 @@ impl RpcHandler for Requests {
     async fn handle(&self, _from: ReplicaId, lane: Lane, kind: u8, payload: Bytes) -> RpcReply {
         match lane {
             Lane::Data => self.local.serve_bytes(payload).await,
-            _ => cluster::serve_control(&self.metadata, kind, payload).await,
+            _ => self.metadata.serve_control(kind, payload).await,
         }
     }
 }

@@ -11,6 +11,7 @@ mod partitions;
 mod resources;
 mod sessions;
 mod users;
+mod version_1;
 
 const NODES: u64 = 3;
 
