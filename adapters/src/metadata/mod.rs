@@ -1,9 +1,9 @@
 //! The replicated metadata of a cluster.
 //!
 //! [`MetadataMachine`] is a deterministic state machine: everything that is not a
-//! function of the log (time, password hashes, placement) is part of the commands. What
-//! nodes ask for is an [`Intent`]; [`decide()`] turns it into the [`Command`] that the
-//! leader proposes. Semantics and error codes are those of Iggy's own server.
+//! function of the log (time, password hashes, placement) is part of the commands. Nodes
+//! request an [`Intent`]; [`decide()`] turns it into the [`Command`] that the leader
+//! proposes. Semantics and error codes are those of Iggy's own server.
 //!
 //! Invariants: names are unique; ids are the lowest free, from zero; a client's request
 //! takes effect at most once; time never moves backwards; the cost of a request does not

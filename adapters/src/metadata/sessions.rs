@@ -1,4 +1,4 @@
-//! Client sessions: what makes a request take effect once.
+//! Client sessions, which make a request take effect once.
 //!
 //! A client has at most one request in flight. The session keeps the number and the reply
 //! of the last one; a repetition is answered with that reply. Request numbers may skip
@@ -17,8 +17,8 @@ use consensus::rules::limit;
 use super::error::MetadataError;
 use crate::codec::{Malformed, Reader, Result, Writer};
 
-/// At most so many sessions are kept: a constant of the state machine, not a key of the
-/// configuration, because all replicas must evict the same.
+/// The most sessions: a constant of the state machine, not a key of the configuration,
+/// because all replicas must evict the same.
 pub const SESSIONS_MAX: usize = 100_000;
 /// A reply larger than this is not kept: a repetition is answered with
 /// `RequestAlreadyApplied`.

@@ -4,7 +4,7 @@
 //! version u32 | applied u64 | now u64 | users | nodes | streams | sessions
 //! ```
 //! Everything is written in the order of its ids, and what can be derived is not
-//! written: equal states give equal bytes. Storage adds checksums.
+//! written: equal states have equal bytes. Storage adds checksums.
 
 use std::sync::Arc;
 
@@ -114,10 +114,12 @@ pub(super) fn decode(bytes: &[u8]) -> std::result::Result<MetadataState, Restore
 }
 
 fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
-    let mut state = MetadataState::default();
-    state.applied = reader.u64()?;
-    state.now = reader.u64()?;
-    state.users = Users::read(reader)?;
+    let mut state = MetadataState {
+        applied: reader.u64()?,
+        now: reader.u64()?,
+        users: Users::read(reader)?,
+        ..MetadataState::default()
+    };
     for _ in 0..reader.count(40)? {
         let node = Node {
             info: NodeInfo::read(reader)?,

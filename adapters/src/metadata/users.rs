@@ -11,9 +11,9 @@ use crate::codec::{Malformed, Reader, Result, Writer};
 
 /// A user's name has 3 to 50 bytes, as on Iggy's server.
 const USERNAME_BYTES: std::ops::RangeInclusive<usize> = 3..=50;
-/// A user has at most so many tokens, as on Iggy's server by default.
+/// The most tokens of a user, as on Iggy's server by default.
 pub const TOKENS_MAX: usize = 100;
-/// One command removes at most so many expired tokens.
+/// The most expired tokens that one command removes.
 const EXPIRED_PER_COMMAND_MAX: usize = 256;
 const HASH_BYTES_MAX: usize = 1024;
 const ROOT: u32 = 0;
@@ -99,7 +99,7 @@ impl Users {
         self.expiring.first().map(|(at, _)| *at)
     }
 
-    /// Creates the root user where there is none.
+    /// Creates the root user unless there are users.
     pub(super) fn bootstrap(&mut self, name: Name, password_hash: String, now: u64) {
         if self.by_id.is_empty() {
             self.insert(User {

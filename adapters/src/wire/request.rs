@@ -99,7 +99,7 @@ pub enum Request {
     Users,
     /// The client's own tokens.
     Tokens,
-    /// A change of users that holds a secret, or makes one.
+    /// A change of users that contains a secret or needs a new one.
     ChangeUser(UserRequest),
     /// One consumer group.
     Group(GroupTarget),
@@ -149,7 +149,7 @@ pub struct SendRequest {
 /// The choice of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Partitioning {
-    /// By the server, in turn.
+    /// By the server, round-robin.
     Balanced,
     /// By the client.
     Partition(u32),
@@ -157,7 +157,7 @@ pub enum Partitioning {
     Key(Vec<u8>),
 }
 
-/// A change of users that holds a secret or needs a new one. The node that serves the
+/// A change of users that contains a secret or needs a new one. The node that serves the
 /// client turns it into a change that can be replicated.
 #[derive(Clone, Debug)]
 pub enum UserRequest {

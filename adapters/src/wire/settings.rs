@@ -11,9 +11,9 @@ use partitions::{Durability, PartitionOptions};
 /// A topic's options as the cluster understands them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
-    /// After how many microseconds messages expire; `u64::MAX` never.
+    /// When messages expire, in microseconds after they were appended; `u64::MAX` for never.
     pub message_expiry_micros: u64,
-    /// How many bytes the topic may hold; `u64::MAX` any.
+    /// The most bytes of the topic; `u64::MAX` for no bound.
     pub max_topic_bytes: u64,
     /// Iggy's number of the compression algorithm.
     pub compression: u8,

@@ -3,7 +3,7 @@
 use adapters::metadata::{ErrorCode, MetadataError, PlacementError, code};
 use consensus::{ProposeError, ReadError};
 
-/// The contract's errors, as far as clients distinguish them. Each has a code of Iggy's.
+/// The contract's errors, as far as clients can tell them apart by Iggy's codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
     /// The command may or may not take effect, as in [`ProposeError::OutcomeUnknown`]: the

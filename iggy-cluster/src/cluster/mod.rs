@@ -1,5 +1,5 @@
-//! The cluster, as one of its nodes takes part in it: replicated metadata, registration
-//! and fencing.
+//! The cluster, from one node's point of view: replicated metadata, registration and
+//! fencing of nodes.
 
 mod control;
 mod decisions;

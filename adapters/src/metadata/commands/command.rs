@@ -56,7 +56,7 @@ pub enum MetadataCommand<P> {
         /// The registration that ends; a newer one stays.
         registration: u64,
     },
-    /// Creates the root user where there is none.
+    /// Creates the root user unless there are users.
     BootstrapRoot {
         /// Its name.
         username: Name,

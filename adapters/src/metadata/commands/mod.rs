@@ -1,9 +1,9 @@
-//! What nodes propose and what the log contains, and their versioned encoding.
+//! Intents and commands, and their versioned encoding.
 //!
-//! An [`Intent`] is what a node or its client asks for, and what nodes forward to the
-//! leader. A [`Command`] is what the log contains: everything that replicas must not
-//! find out for themselves is in it. The leader turns one into the other in
-//! [`decide`](super::decide()); today that decides the owners of new partitions.
+//! An [`Intent`] is the request of a node or of its client, and is forwarded to the leader.
+//! A [`Command`] is what the log contains, with every value that replicas could find
+//! differently. The leader turns one into the other in [`decide`](super::decide()); today
+//! that decides the owners of new partitions.
 //!
 //! ```text
 //! version u8 | tag u8 | body

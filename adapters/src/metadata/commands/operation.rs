@@ -35,7 +35,7 @@ pub enum ClientOperation<P> {
         /// The stream.
         stream: Identifier,
     },
-    /// Deletes all messages and offsets of a stream, and nothing else.
+    /// Deletes all messages and offsets of a stream; everything else stays.
     PurgeStream {
         /// The stream.
         stream: Identifier,
@@ -69,7 +69,7 @@ pub enum ClientOperation<P> {
         /// The topic.
         topic: Identifier,
     },
-    /// Deletes all messages and offsets of a topic, and nothing else.
+    /// Deletes all messages and offsets of a topic; everything else stays.
     PurgeTopic {
         /// The stream.
         stream: Identifier,

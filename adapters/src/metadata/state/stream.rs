@@ -9,7 +9,7 @@ use super::topic::Topic;
 use crate::metadata::options::Options;
 use crate::metadata::types::{Identifier, Name};
 
-/// At most so many streams exist, as on Iggy's server.
+/// The most streams, as on Iggy's server.
 pub const STREAMS_MAX: u32 = 1 << 20;
 
 /// A stream.

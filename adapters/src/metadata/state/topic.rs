@@ -11,9 +11,9 @@ use crate::metadata::groups::Group;
 use crate::metadata::options::Options;
 use crate::metadata::types::{Identifier, Name};
 
-/// At most so many topics exist in one stream, as on Iggy's server.
+/// The most topics of a stream, as on Iggy's server.
 pub const TOPICS_MAX: u32 = 4096;
-/// At most so many partitions exist in one topic, as on Iggy's server.
+/// The most partitions of a topic, as on Iggy's server.
 pub const PARTITIONS_MAX: u32 = 1_000_000;
 
 /// A topic.

@@ -41,8 +41,8 @@ fn version_1_commands_stay_as_they_are() {
     );
 }
 
-/// Nodes of version 0.1 forward what a client asks for as a command without owners, and
-/// expect the same of other nodes.
+/// Nodes of version 0.1 forward a client's request as a command without owners, and expect
+/// the same of other nodes.
 #[test]
 fn version_1_forwards_an_intent_as_a_command_without_owners() {
     let intent = |partitions| {
@@ -161,7 +161,7 @@ fn operation() -> impl Strategy<Value = ClientOperation<PartitionCount>> {
 
 proptest! {
     /// A replica that was restored from a snapshot in the middle ends where the
-    /// others do, and what is counted incrementally is what counting gives.
+    /// others do, and incremental counts are equal to the counted sums.
     #[test]
     fn snapshots_change_nothing(
         before in prop::collection::vec(happening(), 0..60),

@@ -331,7 +331,7 @@ fn changes_without_permission_have_no_effect() {
     assert_eq!(after, digest);
 }
 
-/// Ids of streams and topics are given again; grants are not.
+/// Ids of streams and topics are reused; grants are not.
 #[test]
 fn grants_go_with_what_they_were_for() {
     let mut bench = Bench::new();

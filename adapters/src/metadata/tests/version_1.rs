@@ -10,7 +10,7 @@ use super::*;
 const RECORDED: &[u8] = include_bytes!("version_1.bin");
 
 /// The recorded commands with their replies, and the snapshot.
-fn recorded() -> (Vec<(&'static [u8], &'static [u8])>, &'static [u8]) {
+fn recorded() -> (Vec<[&'static [u8]; 2]>, &'static [u8]) {
     let mut rest = RECORDED;
     let mut part = || {
         let (length, tail) = rest.split_first_chunk().unwrap();
@@ -24,7 +24,7 @@ fn recorded() -> (Vec<(&'static [u8], &'static [u8])>, &'static [u8]) {
         if command.is_empty() {
             return (commands, rest);
         }
-        commands.push((command, part()));
+        commands.push([command, part()]);
     }
 }
 
@@ -35,7 +35,7 @@ fn a_log_of_version_1_leads_to_the_same_replies_and_the_same_snapshot() {
     let mut bench = Bench::empty();
     let (commands, snapshot) = recorded();
     assert_eq!(commands.len(), 46);
-    for (number, (command, reply)) in commands.into_iter().enumerate() {
+    for (number, [command, reply]) in commands.into_iter().enumerate() {
         bench.position = (bench.index as u32 + 1) % 3;
         let decoded = Command::decode(command).unwrap();
         if decoded != Command::Noop {

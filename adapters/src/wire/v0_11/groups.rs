@@ -28,7 +28,7 @@ use crate::wire::request::{GroupTarget, Request};
 /// with it, and the client requests its assignment.
 const UNASSIGNED_PARTITION: u32 = u32::MAX;
 
-/// A request about groups that changes nothing, or to join one; `None` for other commands.
+/// A query about groups, or a request to join one; `None` for other commands.
 pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
     Ok(Some(match command {
         GET_CONSUMER_GROUP_CODE => {

@@ -72,8 +72,7 @@ pub fn update_topic_options(options: &WireOptions) -> Result<Options, ErrorCode>
     update().map_err(ErrorCode::from)
 }
 
-/// Whether a topic may have the size that an update gives it: no less than a
-/// segment.
+/// Whether a topic may have the size that an update sets: at least one segment.
 ///
 /// # Errors
 /// Iggy's code when it may not.

@@ -337,7 +337,7 @@ fn offset_target(body: &[u8]) -> Result<OffsetTarget> {
 }
 
 /// An omitted partition is partition 0, as on Iggy's server; a member of a group
-/// must say which, since it alone knows what it holds.
+/// must name one, because only the member knows which partitions it holds.
 fn target(
     consumer: &WireConsumer,
     stream: &WireIdentifier,

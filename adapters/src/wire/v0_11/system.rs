@@ -103,7 +103,7 @@ fn topic_options() -> Vec<OptionDescriptor> {
         ),
         (
             "durability",
-            "When a send is acknowledged: replicated (written) or persisted (synced)",
+            "When a send is acknowledged: replicated (written) or persisted (fsynced)",
         ),
         (
             "consumer_offset_durability",

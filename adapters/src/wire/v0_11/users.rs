@@ -33,8 +33,7 @@ const INACTIVE: u8 = 2;
 /// Bytes of a password.
 const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 3..=100;
 
-/// A request about users that is no change, or a change that holds a secret; `None` for
-/// other commands.
+/// A query about users, or a change that contains a secret; `None` for other commands.
 pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
     Ok(Some(match command {
         GET_USER_CODE => Request::User(identifier(&read::<GetUserRequest>(body)?.user_id)?),
@@ -100,7 +99,7 @@ pub(super) fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation
     Ok(Some(ClientOperation::User(operation)))
 }
 
-/// Longer or shorter ones could never log in.
+/// A user with a longer or shorter one could not log in.
 fn checked(password: String) -> Result<String> {
     match PASSWORD_BYTES.contains(&password.len()) {
         true => Ok(password),
