@@ -121,10 +121,10 @@ impl Sessions {
     }
 
     fn next_to_evict(&self) -> Option<(bool, u64, u128)> {
-        match rule!(OldestSessionEvicted) {
-            true => self.by_use.first().copied(),
-            false => self.by_use.last().copied(),
+        if rule!(OldestSessionEvicted) {
+            return self.by_use.first().copied();
         }
+        self.by_use.last().copied()
     }
 
     fn insert(&mut self, client: u128, session: Session) {
@@ -205,10 +205,8 @@ impl Sessions {
         if request > found.last_request || !rule!(RequestExecutedOnce) {
             return Ok(Admission::Execute);
         }
-        let same = match rule!(RequestContentCompared) {
-            true => checksum == 0 || found.last_checksum == 0 || checksum == found.last_checksum,
-            false => true,
-        };
+        let compared = checksum > 0 && found.last_checksum > 0 && rule!(RequestContentCompared);
+        let same = !compared || checksum == found.last_checksum;
         let older = request < found.last_request && rule!(OlderRequestRefused);
         if older || !same || found.last_reply.is_empty() {
             return Err(MetadataError::RequestAlreadyApplied);

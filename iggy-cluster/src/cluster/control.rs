@@ -67,12 +67,8 @@ mod tests {
     /// Nodes of version 0.1 read and write the same.
     #[test]
     fn version_1_answers_stay_as_they_are() {
-        let done = Reply::Done;
         for (outcome, bytes) in [
-            (
-                Ok((5, done.clone())),
-                &[0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 0][..],
-            ),
+            (Ok((5, Reply::Done)), &[0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 0][..]),
             (
                 Err(Failure::Refused(code::INVALID_COMMAND)),
                 &[1, 3, 0, 0, 0],
