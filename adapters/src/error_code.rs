@@ -8,7 +8,7 @@ use std::fmt;
 use iggy_common::{IggyError, IggyErrorDiscriminants};
 
 /// An error as Iggy's clients know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ErrorCode(u32);
 
 impl ErrorCode {
@@ -41,6 +41,13 @@ impl From<&IggyError> for ErrorCode {
 impl From<IggyError> for ErrorCode {
     fn from(error: IggyError) -> Self {
         Self::from(&error)
+    }
+}
+
+/// The number alone.
+impl fmt::Debug for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
