@@ -18,15 +18,12 @@ fn ids_are_the_lowest_free_and_names_are_unique() {
     assert_eq!(id(bench.create_stream("b")), 3);
 }
 
-#[test]
-fn refusals_carry_the_codes_of_iggys_server() {
-    let mut bench = Bench::new();
-    bench.create_stream("s");
-    bench.create_topic(named("s"), "t", 3);
-    bench.create_topic(named("s"), "u", 1);
+/// Operations that are refused where the stream "s" has the topics "t", of three
+/// partitions, and "u"; each with its code.
+fn refused_operations() -> Vec<(u32, ClientOperation<PartitionCount>)> {
     let (s, t, gone) = (named("s"), named("t"), named("gone"));
     let options = Options::default;
-    let cases = [
+    vec![
         (
             1009,
             ClientOperation::DeleteStream {
@@ -114,14 +111,22 @@ fn refusals_carry_the_codes_of_iggys_server() {
                 partitions: 1,
             },
         ),
-    ];
+    ]
+}
+
+#[test]
+fn refusals_carry_the_codes_of_iggys_server() {
+    let mut bench = Bench::new();
+    bench.create_stream("s");
+    bench.create_topic(named("s"), "t", 3);
+    bench.create_topic(named("s"), "u", 1);
     let before = bench
         .reader
         .read()
         .streams()
         .map(|s| (**s).clone())
         .collect::<Vec<_>>();
-    for (code, operation) in cases {
+    for (code, operation) in refused_operations() {
         let reply = bench.client(operation.clone());
         assert_eq!(reply, refused(code), "{operation:?}");
     }
