@@ -13,6 +13,7 @@ pub mod logs;
 mod metrics;
 mod node;
 mod partitions;
+mod password;
 mod server;
 
 pub use ::partitions as storage;

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::metadata::Command;
+use adapters::metadata::Intent;
 use async_trait::async_trait;
 use consensus::{Index, ReplicaId, Term};
 use tokio::sync::mpsc;
@@ -137,13 +137,8 @@ impl Registered {
 
     /// Commits something without the node that asks, which takes no part as long as
     /// it waits. See the module's description.
-    async fn agree_without(&self, of: ReplicaId) -> Result<(), Failure> {
-        // Fences nobody: no registration has this number.
-        let nothing = Command::FenceNode {
-            node: of,
-            registration: 0,
-        };
-        self.0.replicate(nothing).await?;
+    async fn agree(&self) -> Result<(), Failure> {
+        self.0.replicate(Intent::Noop).await?;
         self.0.barrier().await.map(drop)
     }
 
@@ -164,7 +159,7 @@ impl Witness for Registered {
         if self.is_empty().await {
             return Standing::Empty;
         }
-        match tokio::time::timeout(CURRENT_TIMEOUT, self.agree_without(of)).await {
+        match tokio::time::timeout(CURRENT_TIMEOUT, self.agree()).await {
             Ok(Ok(())) if self.knows(of) => Standing::Known,
             Ok(Ok(())) => {
                 info!(replica_id = of.0 - 1, "a node that never ran begins");

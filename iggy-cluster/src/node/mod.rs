@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::{self, Admin};
-use crate::cluster::{self, LastHeard, Members, Metadata};
+use crate::cluster::{LastContact, Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
 use crate::metrics::Metrics;
 use crate::partitions::{self, LocalPartitions, Partitions};
@@ -143,7 +143,7 @@ impl Node {
         let incarnation = opened.incarnation;
         let metrics = Arc::new(Metrics::new());
         let links = Links::new(&log_config, incarnation);
-        let heard = Arc::new(LastHeard::new(links.others()));
+        let last_contact = Arc::new(LastContact::new(links.others()));
         let running = RunningLog::start(opened, &log_config, &links, &metrics.log)?;
         let log: Arc<dyn ReplicatedLog> = Arc::new(running.log.clone());
         let metadata = Arc::new(Metadata::new(
@@ -173,8 +173,8 @@ impl Node {
         let mut tasks = JoinSet::new();
         let services = Services {
             one_way: running.log.receiver({
-                let heard = Arc::clone(&heard);
-                move |from| heard.note(from)
+                let last_contact = Arc::clone(&last_contact);
+                move |from| last_contact.note(from)
             }),
             requests: Arc::new(Requests {
                 metadata: Arc::clone(&metadata),
@@ -203,7 +203,7 @@ impl Node {
                 info: node_info(&section, incarnation),
                 root,
                 fencing_timeout: config.cluster.fencing_timeout.duration(),
-                heard,
+                last_contact,
             }
             .run(),
         );
@@ -385,7 +385,7 @@ impl RpcHandler for Requests {
     async fn handle(&self, _from: ReplicaId, lane: Lane, kind: u8, payload: Bytes) -> RpcReply {
         match lane {
             Lane::Data => self.local.serve_bytes(payload).await,
-            _ => cluster::serve_control(&self.metadata, kind, payload).await,
+            _ => self.metadata.serve_control(kind, payload).await,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::partitions::{ConsumerKey, PartitionOptions, StorageError, Trim};
-use adapters::metadata::PartitionKey;
+use adapters::metadata::{ErrorCode, PartitionKey};
 use adapters::wire::TopicSettings;
 use tracing::{debug, error};
 
@@ -137,7 +137,11 @@ impl LocalPartitions {
     }
 
     /// Where the oldest segments end that nothing is written to any more.
-    pub(super) async fn sealed_end(&self, key: PartitionKey, count: u32) -> Result<DataReply, u32> {
+    pub(super) async fn sealed_end(
+        &self,
+        key: PartitionKey,
+        count: u32,
+    ) -> Result<DataReply, ErrorCode> {
         let options = self.owned(&key).await?;
         let end = self.storage.sealed_end(key, options, count).await;
         end.map(DataReply::SealedEnd)
@@ -150,7 +154,7 @@ impl LocalPartitions {
         &self,
         key: PartitionKey,
         through: u64,
-    ) -> Result<DataReply, u32> {
+    ) -> Result<DataReply, ErrorCode> {
         let current = self.metadata.barrier().await;
         current.map_err(|failure| failure.code())?;
         let options = self.owned(&key).await?;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::{Command, GroupKey, MetadataState, PartitionKey};
+use adapters::metadata::{GroupKey, Intent, MetadataState, PartitionKey};
 
 use super::LocalPartitions;
 
@@ -50,13 +50,13 @@ async fn confirm(local: &LocalPartitions) {
         if local.is_busy(key, group.group_id, holder).await {
             continue;
         }
-        let command = Command::CompleteRevocation {
+        let intent = Intent::CompleteRevocation {
             group,
             partition: key.partition_id,
             id,
         };
         // Tried again in the next round.
-        let _ = local.metadata.replicate(command).await;
+        let _ = local.metadata.replicate(intent).await;
     }
 }
 
@@ -100,8 +100,8 @@ async fn expire(local: &LocalPartitions, timeout: Duration) {
         .unwrap_or_default();
     if now >= Duration::from_micros(oldest).saturating_add(timeout) {
         let timeout_micros = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        let command = Command::ExpireRevocations { timeout_micros };
-        let _ = local.metadata.replicate(command).await;
+        let intent = Intent::ExpireRevocations { timeout_micros };
+        let _ = local.metadata.replicate(intent).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::partitions::{
     ConsumerKey, PartitionOptions, PartitionStorage, PolledBatches, ReadFrom, StorageError,
 };
-use adapters::metadata::{MetadataError, PartitionKey, RemovedGroup, code};
+use adapters::metadata::{ErrorCode, MetadataError, PartitionKey, RemovedGroup, code};
 use adapters::wire::PollStart;
 use bytes::Bytes;
 use consensus::ReplicaId;
@@ -16,17 +16,11 @@ use tracing::{debug, error};
 use super::messages::Poll;
 use super::readers::{Denied, Reader, Right, Served, group_of};
 use super::receipts::{Announced, Receipt};
-use super::{DataReply, DataRequest, PARTITION_NOT_FOUND, settings};
+use super::{DataReply, DataRequest, settings};
 use crate::cluster::Metadata;
 
 /// A poll returns at most so many bytes of batches.
 const POLL_BYTES_MAX: usize = 32 << 20;
-const INVALID_OFFSET: u32 = 4100;
-const OFFSET_NOT_FOUND: u32 = 3021;
-const INVALID_BATCH_CHECKSUM: u32 = 4039;
-const INVALID_BATCH: u32 = 4036;
-const EMPTY_PAYLOAD: u32 = 4024;
-const IO_ERROR: u32 = 13_000;
 
 /// Serves requests for partitions of this node.
 pub(crate) struct LocalPartitions {
@@ -79,7 +73,7 @@ impl LocalPartitions {
 
     /// The options of a partition, if this node owns it. The asker may know more
     /// of the log than this node: then it catches up first.
-    pub(super) async fn owned(&self, key: &PartitionKey) -> Result<PartitionOptions, u32> {
+    pub(super) async fn owned(&self, key: &PartitionKey) -> Result<PartitionOptions, ErrorCode> {
         let here = self.owner(key);
         if here != Some(self.metadata.me) {
             self.metadata
@@ -89,7 +83,7 @@ impl LocalPartitions {
             match self.owner(key) {
                 Some(owner) if owner == self.metadata.me => {}
                 Some(_) => return Err(code::TRANSIENT_NOT_ACCEPTED),
-                None => return Err(PARTITION_NOT_FOUND),
+                None => return Err(code::PARTITION_NOT_FOUND),
             }
         }
         let settings = settings(&self.metadata, key).ok_or(MetadataError::TopicNotFound.code())?;
@@ -108,7 +102,7 @@ impl LocalPartitions {
         key: &PartitionKey,
         reader: Reader,
         right: Right,
-    ) -> Result<Result<(), Denied>, u32> {
+    ) -> Result<Result<(), Denied>, ErrorCode> {
         let here = self.check(key, reader, right);
         if here.is_ok() {
             return Ok(here);
@@ -218,7 +212,7 @@ impl LocalPartitions {
         });
     }
 
-    async fn append(&self, key: PartitionKey, batch: Bytes) -> Result<DataReply, u32> {
+    async fn append(&self, key: PartitionKey, batch: Bytes) -> Result<DataReply, ErrorCode> {
         let options = self.owned(&key).await?;
         let appended = self.storage.append(key, options, batch, now_micros()).await;
         appended
@@ -227,7 +221,7 @@ impl LocalPartitions {
     }
 
     /// Polls for a client of another node: what it commits is committed at once.
-    async fn poll_at_once(&self, poll: Poll) -> Result<DataReply, u32> {
+    async fn poll_at_once(&self, poll: Poll) -> Result<DataReply, ErrorCode> {
         let (reply, receipt) = self.poll(poll).await?;
         if let Some(receipt) = receipt {
             self.commit(receipt).await?;
@@ -236,7 +230,7 @@ impl LocalPartitions {
     }
 
     /// What a poll finds, and what is to be committed when it has arrived.
-    pub(crate) async fn poll(&self, poll: Poll) -> Result<(DataReply, Option<Receipt>), u32> {
+    pub(crate) async fn poll(&self, poll: Poll) -> Result<(DataReply, Option<Receipt>), ErrorCode> {
         let Poll {
             key,
             reader,
@@ -290,7 +284,7 @@ impl LocalPartitions {
     pub(crate) async fn confirm(&self, receipt: Receipt) {
         // Without the commit the messages come again.
         if let Err(code) = self.commit(receipt).await {
-            debug!(key = ?receipt.key, code, "a poll's commit failed");
+            debug!(key = ?receipt.key, %code, "a poll's commit failed");
         }
     }
 
@@ -300,7 +294,7 @@ impl LocalPartitions {
     }
 
     /// Stores what was announced, unless the consumer has said otherwise since.
-    async fn commit(&self, receipt: Receipt) -> Result<(), u32> {
+    async fn commit(&self, receipt: Receipt) -> Result<(), ErrorCode> {
         let Receipt {
             key,
             reader,
@@ -322,7 +316,11 @@ impl LocalPartitions {
         committed
     }
 
-    async fn offset(&self, key: PartitionKey, consumer: ConsumerKey) -> Result<DataReply, u32> {
+    async fn offset(
+        &self,
+        key: PartitionKey,
+        consumer: ConsumerKey,
+    ) -> Result<DataReply, ErrorCode> {
         let options = self.owned(&key).await?;
         let failed = |error: StorageError| refusal(&key, &error);
         let stored = self.storage.offset(key, options, consumer).await;
@@ -339,7 +337,7 @@ impl LocalPartitions {
         key: PartitionKey,
         reader: Reader,
         offset: u64,
-    ) -> Result<DataReply, u32> {
+    ) -> Result<DataReply, ErrorCode> {
         let options = self.owned(&key).await?;
         if let Err(denied) = self.admit(&key, reader, Right::Store).await? {
             return Err(denied.code());
@@ -355,7 +353,11 @@ impl LocalPartitions {
             .map_err(|error| refusal(&key, &error))
     }
 
-    async fn delete_offset(&self, key: PartitionKey, reader: Reader) -> Result<DataReply, u32> {
+    async fn delete_offset(
+        &self,
+        key: PartitionKey,
+        reader: Reader,
+    ) -> Result<DataReply, ErrorCode> {
         let options = self.owned(&key).await?;
         if let Err(denied) = self.admit(&key, reader, Right::Store).await? {
             return Err(denied.code());
@@ -370,7 +372,7 @@ impl LocalPartitions {
             .map_err(|error| refusal(&key, &error))
     }
 
-    async fn stats(&self, keys: Vec<PartitionKey>) -> Result<DataReply, u32> {
+    async fn stats(&self, keys: Vec<PartitionKey>) -> Result<DataReply, ErrorCode> {
         let mut all = Vec::with_capacity(keys.len());
         for key in keys {
             let stats = match settings(&self.metadata, &key) {
@@ -407,7 +409,7 @@ impl LocalPartitions {
 }
 
 /// The answer to a poll that a member may not make.
-fn denial(denied: Denied) -> Result<(DataReply, Option<Receipt>), u32> {
+fn denial(denied: Denied) -> Result<(DataReply, Option<Receipt>), ErrorCode> {
     match denied {
         Denied::Fenced => Ok((DataReply::Fenced, None)),
         Denied::Stale => Err(denied.code()),
@@ -415,22 +417,22 @@ fn denial(denied: Denied) -> Result<(DataReply, Option<Receipt>), u32> {
 }
 
 /// Iggy's code for what the storage says.
-pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> u32 {
+pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
     use ::partitions::BatchError;
     match error {
-        StorageError::Batch(BatchError::Checksum) => INVALID_BATCH_CHECKSUM,
-        StorageError::Batch(BatchError::EmptyPayload) => EMPTY_PAYLOAD,
-        StorageError::Batch(_) => INVALID_BATCH,
-        StorageError::InvalidOffset { .. } => INVALID_OFFSET,
-        StorageError::OffsetNotFound => OFFSET_NOT_FOUND,
-        StorageError::Removed => PARTITION_NOT_FOUND,
+        StorageError::Batch(BatchError::Checksum) => code::INVALID_BATCH_CHECKSUM,
+        StorageError::Batch(BatchError::EmptyPayload) => code::EMPTY_PAYLOAD,
+        StorageError::Batch(_) => code::INVALID_BATCH,
+        StorageError::InvalidOffset { .. } => code::INVALID_OFFSET,
+        StorageError::OffsetNotFound => code::OFFSET_NOT_FOUND,
+        StorageError::Removed => code::PARTITION_NOT_FOUND,
         StorageError::Closed => code::TRANSIENT_NOT_ACCEPTED,
         StorageError::Corrupt { .. }
         | StorageError::Version { .. }
         | StorageError::Io { .. }
         | StorageError::Failed { .. } => {
             error!(?key, %error, "the partition cannot be served");
-            IO_ERROR
+            code::IO_ERROR
         }
     }
 }

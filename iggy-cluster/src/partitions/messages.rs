@@ -4,7 +4,7 @@
 //! travel as they are.
 
 use ::partitions::{Appended, ConsumerKey, PartitionStats, PolledBatches};
-use adapters::metadata::PartitionKey;
+use adapters::metadata::{ErrorCode, PartitionKey};
 use adapters::wire::PollStart;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -68,7 +68,7 @@ pub(crate) struct Poll {
 #[derive(Clone, Debug)]
 pub(crate) enum DataReply {
     Done,
-    Refused(u32),
+    Refused(ErrorCode),
     Appended(Appended),
     Polled(PolledBatches),
     Offset {
@@ -240,7 +240,7 @@ impl DataReply {
             Self::Done => out.put_u8(0),
             Self::Refused(code) => {
                 out.put_u8(1);
-                out.put_u32_le(code);
+                out.put_u32_le(code.number());
             }
             Self::Appended(appended) => {
                 out.put_u8(2);
@@ -290,7 +290,7 @@ impl DataReply {
     pub(crate) fn decode(mut bytes: Bytes) -> Option<Self> {
         let reply = match bytes.try_get_u8().ok()? {
             0 => Self::Done,
-            1 => Self::Refused(bytes.try_get_u32_le().ok()?),
+            1 => Self::Refused(ErrorCode::from_number(bytes.try_get_u32_le().ok()?)),
             2 => Self::Appended(Appended {
                 base_offset: bytes.try_get_u64_le().ok()?,
                 messages: bytes.try_get_u32_le().ok()?,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use adapters::metadata::{Identifier, MetadataError, PartitionKey, code};
+use adapters::metadata::{ErrorCode, Identifier, MetadataError, PartitionKey, code};
 use adapters::wire::TopicSettings;
 use adapters::wire::{GroupTarget, Partitioning};
 use consensus::ReplicaId;
@@ -34,10 +34,6 @@ pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
 pub(crate) use readers::{Reader, Right, has_session};
 pub(crate) use receipts::Receipt;
 
-/// No such partition, as Iggy has it.
-const PARTITION_NOT_FOUND: u32 = 3007;
-/// No partitions in the topic, as Iggy has it.
-const INVALID_IDENTIFIER: u32 = 6;
 /// An owner answers within this time, or is lost.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -99,17 +95,17 @@ impl Partitions {
         stream: &Identifier,
         topic: &Identifier,
         partition: &Partitioning,
-    ) -> Result<Place, u32> {
+    ) -> Result<Place, ErrorCode> {
         let state = self.metadata.reader.read();
         let (stream, topic) = state.topic(stream, topic).map_err(MetadataError::code)?;
         let count = topic.partitions.len();
         let id = match partition {
             Partitioning::Partition(id) => *id,
-            _ if count == 0 => return Err(INVALID_IDENTIFIER),
+            _ if count == 0 => return Err(code::INVALID_IDENTIFIER),
             Partitioning::Balanced => (self.turns.fetch_add(1, Ordering::Relaxed) % count) as u32,
             Partitioning::Key(key) => iggy_common::calculate_32(key) % count as u32,
         };
-        let key = topic.key(stream.id, id).ok_or(PARTITION_NOT_FOUND)?;
+        let key = topic.key(stream.id, id).ok_or(code::PARTITION_NOT_FOUND)?;
         let owner = topic.partitions[id as usize].owner;
         Ok(Place { key, owner })
     }
@@ -139,11 +135,11 @@ impl Partitions {
         let answer = link.call(REQUEST, request.encode(), OWNER_TIMEOUT).await;
         match answer {
             Ok(answer) => DataReply::decode(answer)
-                .ok_or(Failure::NotCommitted)?
+                .ok_or(Failure::OutcomeUnknown)?
                 .or_failure(),
             Err(RpcError::NotSent) => Err(Failure::NotAccepted),
             Err(RpcError::Unknown) if read_only => Err(Failure::NotAccepted),
-            Err(RpcError::Unknown) => Err(Failure::NotCommitted),
+            Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),
         }
     }
 
@@ -185,7 +181,7 @@ impl Partitions {
                 return BTreeSet::new();
             };
             let mut by_owner: BTreeMap<ReplicaId, Vec<PartitionKey>> = BTreeMap::new();
-            for (id, _) in group.held() {
+            for (id, _) in group.assignments() {
                 if let Some(key) = topic.key(stream.id, id) {
                     let owner = topic.partitions[id as usize].owner;
                     by_owner.entry(owner).or_default().push(key);

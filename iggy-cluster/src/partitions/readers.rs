@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use ::partitions::ConsumerKey;
-use adapters::metadata::{GroupKey, MetadataState, PartitionKey, code};
+use adapters::metadata::{ErrorCode, GroupKey, MetadataState, PartitionKey, code};
 
 /// Who reads a partition, or stores an offset of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) enum Denied {
 
 impl Denied {
     /// Iggy's code.
-    pub(crate) fn code(self) -> u32 {
+    pub(crate) fn code(self) -> ErrorCode {
         match self {
             Self::Fenced => code::PARTITION_NOT_OWNED,
             Self::Stale => code::STALE_CLIENT,

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::{Proof, TokenHash, hash_password, verify_password};
+use adapters::metadata::{Proof, TokenHash};
 use adapters::wire::Credentials as Claim;
 use adapters::wire::v0_11::{Eviction, RequestHeader};
 use base64::Engine;
@@ -26,6 +26,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
 use super::guesses::Guesses;
 use super::handlers::hash_of;
 use crate::cluster::{Failure, Metadata};
+use crate::password::{hash_password, verify_password};
 
 /// Passwords remembered; beyond it the memory begins anew.
 const REMEMBERED_MAX: usize = 10_000;

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::metadata::Command;
+use adapters::metadata::Intent;
 use adapters::wire::NodeView;
 use consensus::ReplicaId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -149,8 +149,8 @@ impl Server {
     pub(super) async fn end_session(&self, client: u128, session: u64) {
         let registration = self.metadata.registration();
         while self.metadata.registration() == registration {
-            let command = Command::Unregister { client, session };
-            if self.metadata.replicate(command).await.is_ok() {
+            let intent = Intent::Unregister { client, session };
+            if self.metadata.replicate(intent).await.is_ok() {
                 return;
             }
             tokio::time::sleep(END_SESSION_AGAIN).await;

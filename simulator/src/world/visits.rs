@@ -7,7 +7,7 @@
 
 use adapters::metadata::{
     ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Identifier,
-    MetadataError, Name, NodeInfo, Options, Permissions, Proof, Reply, StreamPermissions,
+    MetadataError, Name, NodeInfo, Options, Owners, Permissions, Proof, Reply, StreamPermissions,
     UserOperation,
 };
 use consensus::ReplicaId;
@@ -33,7 +33,7 @@ fn name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
 }
 
-fn stream(text: &str) -> Result<ClientOperation, String> {
+fn stream(text: &str) -> Result<ClientOperation<Owners>, String> {
     Ok(ClientOperation::CreateStream {
         name: name(text)?,
         options: Options::default(),
@@ -95,7 +95,7 @@ impl World {
         visitor: Visitor,
         request: u64,
         checksum: u64,
-        operation: ClientOperation,
+        operation: ClientOperation<Owners>,
     ) -> Result<Reply, String> {
         self.settle(&Command::Client(ClientRequest {
             client: visitor.client,
@@ -128,14 +128,12 @@ impl World {
                 stream: of.clone(),
                 name: name("topic")?,
                 options: Options::default(),
-                partitions: 3,
-                owners: vec![HOME; 3],
+                partitions: Owners(vec![HOME; 3]),
             },
             ClientOperation::CreatePartitions {
                 stream: of,
                 topic,
-                partitions: 1,
-                owners: vec![HOME],
+                partitions: Owners(vec![HOME]),
             },
             group(GroupChange::Create(name("group")?)),
             group(GroupChange::Join {
@@ -166,8 +164,8 @@ impl World {
     /// Each rule of sessions once.
     pub(super) fn visit(&mut self) -> Result<(), String> {
         let registration = self.register_node(HOME)?;
-        let applied = Reply::Refused(MetadataError::RequestAlreadyApplied as u32);
-        let expired = Reply::Refused(MetadataError::SessionExpired as u32);
+        let applied = Reply::Refused(MetadataError::RequestAlreadyApplied.code());
+        let expired = Reply::Refused(MetadataError::SessionExpired.code());
         let is = |what: &str, found: &Reply, wanted: &Reply| match found == wanted {
             true => Ok(()),
             false => Err(format!("{what}: {found:?} instead of {wanted:?}")),
@@ -203,7 +201,7 @@ impl World {
         let fenced = self.ask(guest, 1, 1, stream("fenced")?)?;
         is("a session at a fenced node", &fenced, &expired)?;
         let refused = self.register(VISITORS + 2, OTHER, elsewhere)?;
-        let fenced = Reply::Refused(MetadataError::NodeFenced as u32);
+        let fenced = Reply::Refused(MetadataError::NodeFenced.code());
         is("a session at a fenced node", &refused, &fenced)?;
         self.crowd(newer, registration)
     }
@@ -223,7 +221,7 @@ impl World {
             }
         }
         let found = self.ask(idle, 2, 2, stream("idle")?)?;
-        if found != Reply::Refused(MetadataError::SessionExpired as u32) {
+        if found != Reply::Refused(MetadataError::SessionExpired.code()) {
             return Err(format!("there are too many sessions: {found:?}"));
         }
         let held = self.processes.iter().all(|process| {

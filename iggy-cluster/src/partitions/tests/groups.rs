@@ -46,8 +46,7 @@ impl Bench {
                 stream: named("s"),
                 name: Name::new("t").unwrap(),
                 options: Options::default(),
-                partitions: 4,
-                owners: vec![ME; 4],
+                partitions: Owners(vec![ME; 4]),
             },
         ] {
             let command = bench.command(CLIENT, operation);
@@ -60,7 +59,7 @@ impl Bench {
         bench
     }
 
-    fn command(&mut self, client: u128, operation: ClientOperation) -> Command {
+    fn command(&mut self, client: u128, operation: ClientOperation<Owners>) -> Command {
         self.requests += 1;
         Command::Client(ClientRequest {
             client,
@@ -189,7 +188,10 @@ async fn only_the_holder_is_served() {
     let (reply, _) = bench.poll(OTHER, 0, 5, false).await;
     assert!(matches!(reply, DataReply::Fenced));
     let refused = bench.store(OTHER, 0, 4).await;
-    assert!(matches!(refused, DataReply::Refused(5009)));
+    assert!(matches!(
+        refused,
+        DataReply::Refused(code::PARTITION_NOT_OWNED)
+    ));
 }
 
 /// This node has not heard of the member yet; a refusal would be taken for final.
@@ -213,7 +215,10 @@ async fn a_session_that_is_gone_is_told_so() {
         auto_commit: true,
     };
     bench.log.register(CLIENT);
-    assert_eq!(bench.local.poll(poll).await.unwrap_err(), 30);
+    assert_eq!(
+        bench.local.poll(poll).await.unwrap_err(),
+        code::STALE_CLIENT
+    );
 }
 
 #[tokio::test]

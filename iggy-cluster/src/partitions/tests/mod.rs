@@ -1,5 +1,5 @@
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
-use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options};
+use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options, Owners};
 use tempfile::TempDir;
 
 use super::*;
@@ -14,7 +14,7 @@ fn named(text: &str) -> Identifier {
 }
 
 /// Commands of one client.
-fn commands(session: u64, operations: Vec<ClientOperation>) -> Vec<Command> {
+fn commands(session: u64, operations: Vec<ClientOperation<Owners>>) -> Vec<Command> {
     let request = |(number, operation)| {
         Command::Client(ClientRequest {
             client: CLIENT,
@@ -39,8 +39,7 @@ async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
         stream: named("s"),
         name: Name::new("t").unwrap(),
         options: Options::default(),
-        partitions: 1,
-        owners: vec![ME],
+        partitions: Owners(vec![ME]),
     };
     let operations = vec![
         ClientOperation::CreateStream {

@@ -8,7 +8,7 @@
 //! are applied; here they are only kept away from the log when it is clear how that
 //! would end.
 
-use adapters::metadata::{ClientOperation, MetadataState, Rule, code};
+use adapters::metadata::{ClientOperation, MetadataState, PartitionCount, Rule, code};
 use adapters::wire::Request;
 use adapters::wire::v0_11::RequestHeader;
 
@@ -55,7 +55,7 @@ impl Connection {
     pub(super) async fn authorize_change(
         &self,
         header: &RequestHeader,
-        operation: &ClientOperation,
+        operation: &ClientOperation<PartitionCount>,
     ) -> Result<(), Failure> {
         let Some(bound) = self.bound else {
             return Ok(());

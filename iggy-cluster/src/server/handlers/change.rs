@@ -1,6 +1,8 @@
 //! Changes of metadata.
 
-use adapters::metadata::{ClientOperation, ClientRequest, Command, Reply as Answer, code};
+use adapters::metadata::{
+    ClientOperation, ClientRequest, Intent, PartitionCount, Reply as Answer, code,
+};
 use adapters::wire::TopicSettings;
 use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader};
 
@@ -8,11 +10,12 @@ use crate::cluster::Failure;
 use crate::server::connection::{Connection, Outcome};
 
 impl Connection {
-    /// Adds what a change needs and its client does not know, and checks what needs
-    /// more than the request to be checked.
-    pub(super) async fn prepare(&self, operation: &mut ClientOperation) -> Result<(), Failure> {
+    /// Checks what needs more than the request to be checked.
+    pub(super) fn check_change(
+        &self,
+        operation: &ClientOperation<PartitionCount>,
+    ) -> Result<(), Failure> {
         match operation {
-            ClientOperation::Group(operation) => self.prepare_join(operation).await,
             ClientOperation::UpdateTopic {
                 stream,
                 topic,
@@ -40,24 +43,24 @@ impl Connection {
     pub(super) async fn change(
         &mut self,
         header: &RequestHeader,
-        operation: ClientOperation,
+        operation: ClientOperation<PartitionCount>,
     ) -> Outcome {
         if let Err(failure) = self.authorize_change(header, &operation).await {
             return self.reply(header, Err(failure));
         }
         let open = self.open.take() == Some(header.request);
-        let command = Command::Client(ClientRequest {
+        let intent = Intent::Client(ClientRequest {
             client: header.client,
             session: header.session,
             request: header.request,
             checksum: header.checksum as u64,
             operation,
         });
-        let (index, answer) = match self.server.metadata.replicate(command).await {
+        let (index, answer) = match self.server.metadata.replicate(intent).await {
             Ok(done) => done,
             Err(failure) => {
                 let failure = match failure.code() {
-                    code::TRANSIENT_NOT_ACCEPTED if open => Failure::NotCommitted,
+                    code::TRANSIENT_NOT_ACCEPTED if open => Failure::OutcomeUnknown,
                     _ => failure,
                 };
                 let unknown = failure.code() == code::TRANSIENT_NOT_COMMITTED;

@@ -24,7 +24,7 @@ type TopicRule = fn(u32, u32) -> Rule;
 /// repeat the request where it was.
 fn elsewhere(failure: Failure) -> Failure {
     match failure {
-        Failure::NotCommitted => Failure::NotAccepted,
+        Failure::OutcomeUnknown => Failure::NotAccepted,
         failure => failure,
     }
 }
@@ -121,7 +121,7 @@ impl Connection {
                 metrics.message_bytes_in.inc_by(bytes);
                 Ok(vec![wire::sent(&place.key, appended)])
             }
-            _ => Err(Failure::NotCommitted),
+            _ => Err(Failure::OutcomeUnknown),
         }
     }
 

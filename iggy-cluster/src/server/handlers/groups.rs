@@ -1,6 +1,8 @@
 //! Consumer groups.
 
-use adapters::metadata::{GroupChange, GroupOperation, Identifier, MetadataError, Rule};
+use adapters::metadata::{
+    ClientOperation, GroupChange, GroupOperation, Identifier, PartitionCount, Rule,
+};
 use adapters::wire::GroupTarget;
 use adapters::wire::v0_11 as wire;
 use bytes::Bytes;
@@ -10,18 +12,22 @@ use crate::cluster::Failure;
 use crate::server::connection::Connection;
 
 impl Connection {
-    /// Adds to a join what the client does not know.
-    pub(super) async fn prepare_join(&self, operation: &mut GroupOperation) -> Result<(), Failure> {
-        if let GroupChange::Join { group, busy } = &mut operation.change {
-            let target = GroupTarget {
-                stream: operation.stream.clone(),
-                topic: operation.topic.clone(),
-                group: group.clone(),
-            };
-            self.server.metadata.barrier().await?;
-            *busy = self.server.partitions.busy(&target).await;
-        }
-        Ok(())
+    /// The change that makes the client a member, with what only nodes know of the
+    /// group's partitions.
+    pub(super) async fn join_of(
+        &self,
+        target: GroupTarget,
+    ) -> Result<ClientOperation<PartitionCount>, Failure> {
+        self.server.metadata.barrier().await?;
+        let busy = self.server.partitions.busy(&target).await;
+        Ok(ClientOperation::Group(GroupOperation {
+            stream: target.stream,
+            topic: target.topic,
+            change: GroupChange::Join {
+                group: target.group,
+                busy,
+            },
+        }))
     }
 
     /// One group; nothing when there is none.
@@ -30,7 +36,7 @@ impl Connection {
         let state = self.server.metadata.reader.read();
         let (stream, topic) = state
             .topic(&target.stream, &target.topic)
-            .map_err(refused)?;
+            .map_err(Failure::from)?;
         self.may(&state, Some(Rule::ReadTopic(stream.id, topic.id)))?;
         let group = topic.group(&target.group);
         Ok(group
@@ -43,7 +49,7 @@ impl Connection {
     pub(super) async fn groups(&self, stream: &Identifier, topic: &Identifier) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
-        let (stream, topic) = state.topic(stream, topic).map_err(refused)?;
+        let (stream, topic) = state.topic(stream, topic).map_err(Failure::from)?;
         self.may(&state, Some(Rule::ReadTopic(stream.id, topic.id)))?;
         Ok(vec![wire::groups(topic)])
     }
@@ -73,8 +79,4 @@ impl Connection {
             .into_iter()
             .collect()
     }
-}
-
-fn refused(error: MetadataError) -> Failure {
-    Failure::Refused(error.code())
 }

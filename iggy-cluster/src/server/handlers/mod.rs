@@ -51,16 +51,20 @@ impl Connection {
             _ if !self.is_bound(header) => self.not_bound(header),
             Request::Logout => self.logout(header).await,
             // Such a header names no session that was compared with the connection's.
-            Request::Change(_) | Request::ChangeUser(_)
+            Request::Change(_) | Request::ChangeUser(_) | Request::JoinGroup(_)
                 if header.operation == Operation::NonReplicated =>
             {
                 Outcome::Reply(Reply::denied(header, self.commit, code::INVALID_COMMAND))
             }
-            Request::Change(mut operation) => match self.prepare(&mut operation).await {
+            Request::Change(operation) => match self.check_change(&operation) {
                 Ok(()) => self.change(header, operation).await,
                 Err(failure) => self.reply(header, Err(failure)),
             },
             Request::ChangeUser(request) => self.change_user(header, request).await,
+            Request::JoinGroup(target) => match self.join_of(target).await {
+                Ok(join) => self.change(header, join).await,
+                Err(failure) => self.reply(header, Err(failure)),
+            },
             request => {
                 let body = match self.authorize(&request).await {
                     Ok(()) => self.serve_request(header, request).await,
@@ -153,7 +157,8 @@ impl Connection {
             | Request::LegacyLogin
             | Request::Logout
             | Request::Change(_)
-            | Request::ChangeUser(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
+            | Request::ChangeUser(_)
+            | Request::JoinGroup(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
         }
     }
 }

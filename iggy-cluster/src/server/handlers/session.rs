@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use adapters::metadata::{Command, Proof, Reply as Answer, code};
+use adapters::metadata::{Intent, Proof, Reply as Answer, code};
 use adapters::wire::Credentials;
 use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader, is_protocol_compatible};
 
@@ -27,7 +27,7 @@ impl Connection {
         // Until this node is registered, it speaks for nobody and may not
         // know the users yet; clients repeat.
         let Some(registration) = registration else {
-            return self.reply(header, Err(Failure::NotCommitted));
+            return self.reply(header, Err(Failure::OutcomeUnknown));
         };
         let mut outdated = false;
         loop {
@@ -44,14 +44,14 @@ impl Connection {
                 }
                 Err(failure) => return self.reply(header, Err(failure)),
             };
-            let command = Command::Register {
+            let intent = Intent::Register {
                 client: header.client,
                 user_id: verified.user_id,
                 proof: verified.proof,
                 node: metadata.me,
                 registration,
             };
-            match metadata.replicate(command).await {
+            match metadata.replicate(intent).await {
                 Ok((index, Answer::Registered { session })) => {
                     self.bound = Some(Bound {
                         client: header.client,
@@ -78,7 +78,7 @@ impl Connection {
                     });
                 }
                 // Fenced in the meantime: it will register again.
-                Ok(_) => return self.reply(header, Err(Failure::NotCommitted)),
+                Ok(_) => return self.reply(header, Err(Failure::OutcomeUnknown)),
                 Err(failure) => return self.reply(header, Err(failure)),
             }
         }
@@ -91,8 +91,8 @@ impl Connection {
         else {
             return self.reply(header, Ok(Vec::new()));
         };
-        let command = Command::Unregister { client, session };
-        let result = self.server.metadata.replicate(command).await;
+        let intent = Intent::Unregister { client, session };
+        let result = self.server.metadata.replicate(intent).await;
         if result.is_ok() {
             self.bound = None;
             self.attached = None;

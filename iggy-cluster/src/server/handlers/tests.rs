@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
 use adapters::metadata::{
-    ClientOperation, ClientRequest, Command, Identifier, Name, Options, Proof, Reply as Answer,
-    UserOperation,
+    ClientOperation, ClientRequest, Command, ErrorCode, Identifier, Name, Options, Owners, Proof,
+    Reply as Answer, UserOperation,
 };
 use adapters::wire::{Consumer, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest};
 use tempfile::TempDir;
@@ -81,7 +81,7 @@ impl Bench {
         }
     }
 
-    fn refusal(&self, code: u32) -> Bytes {
+    fn refusal(&self, code: ErrorCode) -> Bytes {
         Reply::refused(&self.header(), self.connection.commit, code).joined()
     }
 
@@ -167,7 +167,7 @@ impl Bench {
         });
     }
 
-    fn by_root(&self, request: u64, operation: ClientOperation) -> Command {
+    fn by_root(&self, request: u64, operation: ClientOperation<Owners>) -> Command {
         Command::Client(ClientRequest {
             client: CLIENT,
             session: 1,
@@ -233,8 +233,7 @@ async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
                 stream: of("s"),
                 name: name("t"),
                 options: Options::default(),
-                partitions: 1,
-                owners: vec![ME],
+                partitions: Owners(vec![ME]),
             },
             ClientOperation::User(UserOperation::Create {
                 name: name("eve"),

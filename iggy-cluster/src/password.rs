@@ -1,4 +1,4 @@
-//! Password hashes. The salt comes from outside: nothing here is random.
+//! Password hashes.
 
 use argon2::password_hash::phc::{PasswordHash, Salt};
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
@@ -7,14 +7,14 @@ use thiserror::Error;
 /// Why a password could not be hashed.
 #[derive(Debug, Error)]
 #[error("the password cannot be hashed: {0}")]
-pub struct CredentialError(String);
+pub(crate) struct HashError(String);
 
 /// The password's Argon2id hash in PHC format.
 ///
 /// # Errors
 /// When the password is too long for the algorithm.
-pub fn hash_password(password: &str, salt: &[u8; 16]) -> Result<String, CredentialError> {
-    let failed = |error: &dyn std::fmt::Display| CredentialError(error.to_string());
+pub(crate) fn hash_password(password: &str, salt: &[u8; 16]) -> Result<String, HashError> {
+    let failed = |error: &dyn std::fmt::Display| HashError(error.to_string());
     let salt = Salt::new(salt).map_err(|error| failed(&error))?;
     let hash = Argon2::default()
         .hash_password_with_salt(password.as_bytes(), &salt)
@@ -22,10 +22,10 @@ pub fn hash_password(password: &str, salt: &[u8; 16]) -> Result<String, Credenti
     Ok(hash.to_string())
 }
 
-/// Whether the password is the one that was hashed. A hash that does not parse
-/// matches nothing.
+/// Whether the password is the one that was hashed. A hash that does not parse matches
+/// no password.
 #[must_use]
-pub fn verify_password(password: &str, hash: &str) -> bool {
+pub(crate) fn verify_password(password: &str, hash: &str) -> bool {
     PasswordHash::new(hash).is_ok_and(|hash| {
         Argon2::default()
             .verify_password(password.as_bytes(), &hash)
