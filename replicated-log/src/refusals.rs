@@ -53,13 +53,14 @@ impl Refusals {
             logged_at: now,
             suppressed: 0,
         };
+        let is_full = self.lines.len() >= KEYS_MAX;
         match self.lines.get_mut(&key) {
             Some(line) if now.saturating_duration_since(line.logged_at) < INTERVAL => {
                 line.suppressed += 1;
                 None
             }
             Some(line) => Some(std::mem::replace(line, first).suppressed),
-            None if self.lines.len() >= KEYS_MAX => None,
+            None if is_full => None,
             None => {
                 self.lines.insert(key, first);
                 Some(0)

@@ -261,7 +261,7 @@ fn a_disk_of_another_replica_is_refused_by_name() {
     ];
     for (other, what) in others
         .iter()
-        .zip(["cluster c", "replica 1", "backend raft"])
+        .zip(["cluster c", "replica 0", "backend raft"])
     {
         let error = start_incarnation(&disk, other).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
