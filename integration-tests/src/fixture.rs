@@ -27,12 +27,16 @@ fn consumer() -> Consumer {
     Consumer::new(Identifier::numeric(7).expect("a number is valid"))
 }
 
+fn size(text: &str) -> HumanSize {
+    text.parse().expect("the sizes of the fixture are valid")
+}
+
 /// The configuration of the fixture's node: small files, early snapshots.
 pub fn configure(config: &mut ClusterConfig) {
     config.cluster.name = "upgrade".into();
     let consensus = &mut config.cluster.consensus;
-    consensus.batch_size_max = HumanSize::from_kib(64);
-    consensus.wal_segment_size = HumanSize::from_kib(256);
+    consensus.batch_size_max = size("64 KiB");
+    consensus.wal_segment_size = size("256 KiB");
     consensus.snapshot_entries = 5;
     consensus.log_tail_entries = 2;
 }
