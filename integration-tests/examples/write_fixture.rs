@@ -1,6 +1,6 @@
 //! Writes the data directories that the upgrade test opens.
 //!
-//!     cargo run -p integration-tests --example write_fixture BINARY VERSION
+//!     cargo run -p integration-tests --example write_fixture -- BINARY VERSION
 //!
 //! BINARY is the `iggy-cluster` of that version.
 
