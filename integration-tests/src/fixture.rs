@@ -156,9 +156,8 @@ pub async fn check(cluster: &Cluster) -> anyhow::Result<()> {
     let offset = offset.context("the consumer's offset is missing")?;
     ensure!(offset.stored_offset == STORED_OFFSET, "{offset:?}");
     let address = cluster.tcp(0);
-    let reader = IggyClient::from_connection_string(&format!("iggy://{address}"))?;
-    reader.connect().await?;
-    reader.login_user("reader", PASSWORD).await?;
+    let user = format!("iggy://reader:{PASSWORD}@{address}");
+    IggyClient::from_connection_string(&user)?.connect().await?;
     // The log and the partitions continue where they ended.
     root.create_stream("new").await?;
     send(&root, MESSAGES.0 + MESSAGES.1, 1).await?;

@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use replica::driver::{ReplicaStatus, SizeHistogram};
+use replica::driver::{Counters, ReplicaStatus, SizeHistogram};
 use replica::wal::WalSize;
 
 use crate::links::LinkCounters;
@@ -248,6 +248,10 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
         "Connections to peers made",
         links.connected.load(Ordering::Relaxed),
     );
+    proposals_and_refusals(registry, counters);
+}
+
+fn proposals_and_refusals(registry: &mut Registry, counters: &Counters) {
     registry.register(
         "batch_commands",
         "Commands in a batch proposed here",
