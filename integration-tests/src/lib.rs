@@ -1,5 +1,6 @@
 //! Clusters of real processes, for tests and measurements.
 
+pub mod fixture;
 mod garbage;
 pub mod readers;
 

@@ -14,13 +14,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consensus::{Parts, ReplicaId, Tick};
-use replica::driver::{Event, FileJob, Lane, Now, Output, Replica};
+use replica::driver::{Channel, Event, FileJob, Now, Output, Replica};
 use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::answers::Answers;
 use super::handle::Leadership;
 use super::inbox::{Message, Submission, Waiting};
+use super::refusals::Refusals;
 use super::turns::Rounds;
 use super::wal_thread::WalJob;
 use crate::links::OneWayLink;
@@ -53,10 +54,10 @@ impl From<OneWayLink> for PeerLink {
 }
 
 impl PeerLinks {
-    fn send(&mut self, to: ReplicaId, lane: Lane, message: Parts) {
-        let links = match lane {
-            Lane::Consensus => &mut self.consensus,
-            Lane::Bulk => &mut self.bulk,
+    fn send(&mut self, to: ReplicaId, channel: Channel, message: Parts) {
+        let links = match channel {
+            Channel::Consensus => &mut self.consensus,
+            Channel::Bulk => &mut self.bulk,
         };
         if let Some(peer) = links.get_mut(&to) {
             peer.link.send(message);
@@ -85,6 +86,7 @@ pub(super) struct Engine {
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) answers: Answers,
     pub(super) started: Instant,
+    pub(super) refusals: Refusals,
     pub(super) metrics: Arc<LogMetrics>,
 }
 
@@ -146,13 +148,13 @@ impl Engine {
             match submission {
                 Submission::One(command, answer) => {
                     let ticket = self.answers.submit(begun, answer);
-                    self.replica.handle(now, Event::Submit { ticket, command });
+                    self.replica.handle(now, Event::Propose { ticket, command });
                 }
                 Submission::Many(commands, outcomes, _room) => {
                     let group = self.answers.group(outcomes, commands.len());
                     for (tag, command) in commands {
                         let ticket = self.answers.submit_of(begun, group, tag);
-                        self.replica.handle(now, Event::Submit { ticket, command });
+                        self.replica.handle(now, Event::Propose { ticket, command });
                     }
                 }
             }
@@ -170,11 +172,12 @@ impl Engine {
         match message {
             Message::Read(answer) => {
                 let ticket = self.answers.read(answer);
-                self.replica.handle(now, Event::Read(ticket));
+                self.replica.handle(now, Event::ReadIndex(ticket));
             }
             Message::Transfer(to, answer) => {
                 let ticket = self.answers.transfer(answer);
-                self.replica.handle(now, Event::Transfer { ticket, to });
+                self.replica
+                    .handle(now, Event::TransferLeadership { ticket, to });
             }
             Message::Status(answer) => {
                 let (waiting, dropped) = self.waiting.traffic().peer_messages();
@@ -194,16 +197,24 @@ impl Engine {
     fn carry_out(&mut self, now: Instant, output: Output) {
         match output {
             // A thread that is gone has reported why.
-            Output::Write(batch) => drop(self.wal.send(WalJob::Write(batch))),
+            Output::Persist(batch) => drop(self.wal.send(WalJob::Write(batch))),
             Output::Compact(through) => drop(self.wal.send(WalJob::Compact(through))),
             Output::File(job) => drop(self.files.send(job)),
-            Output::Send { to, lane, message } => self.links.send(to, lane, message),
-            Output::Replied { ticket, result } => {
+            Output::Send {
+                to,
+                channel,
+                message,
+            } => self.links.send(to, channel, message),
+            Output::ProposeResult { ticket, result } => {
                 let took = self.answers.replied(now, ticket, result);
                 self.metrics.commit_seconds.observe(took.as_secs_f64());
             }
-            Output::ReadDone { ticket, result } => self.answers.read_done(ticket, result),
-            Output::TransferBegun { ticket, result } => self.answers.transferred(ticket, result),
+            Output::ReadResult { ticket, result } => self.answers.read_done(ticket, result),
+            Output::TransferResult { ticket, result } => {
+                let result = result.map_err(|error| error.to_string());
+                self.answers.transferred(ticket, result);
+            }
+            Output::Refused(error) => self.refusals.log(now, &error),
             Output::LeaderChanged { term, leader } => {
                 info!(%term, leader = leader.map(|id| id.0), "leadership changed");
                 self.leadership.send_replace(Leadership { term, leader });

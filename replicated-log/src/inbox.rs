@@ -43,7 +43,7 @@ impl Message {
     /// As an event of the replica, when it needs no answer.
     pub(super) fn into_event(self) -> Result<Event, Self> {
         match self {
-            Self::Peer(from, message) => Ok(Event::Peer { from, message }),
+            Self::Peer(from, message) => Ok(Event::Receive { from, message }),
             Self::Unreachable(peer) => Ok(Event::Unreachable(peer)),
             Self::Persisted(id) => Ok(Event::Persisted(id)),
             Self::File(event) => Ok(Event::File(event)),

@@ -12,6 +12,7 @@ mod inbox;
 pub mod links;
 mod metrics;
 mod open;
+mod refusals;
 mod standalone;
 mod turns;
 mod units;
@@ -29,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 use answers::Answers;
 use engine::Engine;
 use inbox::{Inbox, Message};
+use refusals::Refusals;
 
 pub use config::{Backend, ConsensusSettings, LogConfig, PeerAddress, join_host_port};
 pub use handle::{Leadership, LogHandle, Outcome, Outcomes, ReplicatedLog};
@@ -104,6 +106,7 @@ impl RunningLog {
             leadership,
             answers: Answers::default(),
             started: Instant::now(),
+            refusals: Refusals::default(),
             metrics: Arc::clone(metrics),
         };
         let (wal, wal_inbox, wal_metrics) = (opened.wal, inbox.clone(), Arc::clone(metrics));

@@ -3,13 +3,17 @@
 //! What happens all the time is counted in place; what the replica knows is
 //! asked of it when somebody looks.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use replica::driver::ReplicaStatus;
+use replica::driver::{Counters, ReplicaStatus, SizeHistogram};
 use replica::wal::WalSize;
 
 use crate::links::LinkCounters;
@@ -182,7 +186,7 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
     counter(
         "batches_proposed",
         "Batches proposed here",
-        counters.batches_proposed,
+        counters.batch_commands.count(),
     );
     counter(
         "commands_committed",
@@ -208,11 +212,6 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
         "commands_applied",
         "Commands applied",
         counters.commands_applied,
-    );
-    counter(
-        "peer_messages_refused",
-        "Messages of peers that were refused",
-        counters.messages_refused,
     );
     counter(
         "snapshots_taken",
@@ -249,8 +248,87 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
         "Connections to peers made",
         links.connected.load(Ordering::Relaxed),
     );
-    for (power, count) in counters.batch_sizes.iter().enumerate() {
-        let name = format!("batches_up_to_{}_commands", 1 << power);
-        counter(&name, "Batches proposed, by size", *count);
+    proposals_and_refusals(registry, counters);
+}
+
+fn proposals_and_refusals(registry: &mut Registry, counters: &Counters) {
+    registry.register(
+        "batch_commands",
+        "Commands in a batch proposed here",
+        Sizes(counters.batch_commands),
+    );
+    let refused = Family::<RefusedLabels, Counter>::default();
+    for (peer, reason, count) in counters.messages_refused.iter() {
+        let labels = [("peer", peer.to_string()), ("reason", reason.to_owned())];
+        refused.get_or_create(&labels).inc_by(count);
+    }
+    registry.register(
+        "peer_messages_refused",
+        "Messages of peers that were refused, by the peer's replica_id and the reason",
+        refused,
+    );
+    let requests_refused: Counter = Counter::default();
+    requests_refused.inc_by(counters.requests_refused);
+    registry.register(
+        "core_requests_refused",
+        "Requests of this replica that its consensus core refused",
+        requests_refused,
+    );
+}
+
+type RefusedLabels = [(&'static str, String); 2];
+
+/// A histogram that the replica keeps itself.
+#[derive(Debug)]
+struct Sizes(SizeHistogram);
+
+impl EncodeMetric for Sizes {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let Self(sizes) = self;
+        let mut below = 0;
+        let mut buckets: Vec<_> = sizes
+            .cumulative()
+            .map(|(bound, at_most)| {
+                let count = at_most - std::mem::replace(&mut below, at_most);
+                (bound as f64, count)
+            })
+            .collect();
+        buckets.push((f64::INFINITY, sizes.count() - below));
+        encoder.encode_histogram::<NoLabelSet>(sizes.sum() as f64, sizes.count(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    #[test]
+    fn a_histogram_of_the_replica_reads_as_one_of_prometheus() {
+        let mut sizes = SizeHistogram::default();
+        for size in [1, 3, 3, 40_000] {
+            sizes.observe(size);
+        }
+        let mut registry = Registry::default();
+        registry.register("batch_commands", "Commands", Sizes(sizes));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "# TYPE batch_commands histogram",
+            "batch_commands_sum 40007.0",
+            "batch_commands_count 4",
+            "batch_commands_bucket{le=\"1.0\"} 1",
+            "batch_commands_bucket{le=\"2.0\"} 1",
+            "batch_commands_bucket{le=\"4.0\"} 3",
+            "batch_commands_bucket{le=\"32768.0\"} 3",
+            "batch_commands_bucket{le=\"+Inf\"} 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
     }
 }

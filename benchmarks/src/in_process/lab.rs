@@ -253,7 +253,7 @@ impl Lab {
                 }
             }
             Some(Happening::Message { to, from, message }) => {
-                self.give(to, Event::Peer { from, message })?;
+                self.give(to, Event::Receive { from, message })?;
             }
             Some(Happening::Start { replica }) => self.start(replica)?,
             None => {}
@@ -278,7 +278,7 @@ impl Lab {
             running.replica.flush()?;
             while let Some(output) = running.replica.poll() {
                 match output {
-                    Output::Write(batch) => {
+                    Output::Persist(batch) => {
                         events.push(Event::Persisted(write(&mut running.wal, &batch)?));
                     }
                     Output::Compact(through) => running.wal.compact(through)?,

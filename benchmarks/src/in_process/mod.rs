@@ -89,7 +89,7 @@ impl Bare {
             let mut config = ReplicaConfig::new(id);
             configure(&mut config);
             built.push(Replica::new(
-                config,
+                &config,
                 core,
                 Box::new(KeyValues::default()),
                 None,
@@ -142,7 +142,7 @@ impl Bare {
         for replica in 0..self.replicas.len() {
             while let Some((from, message)) = self.inboxes[replica].pop_front() {
                 any = true;
-                self.replicas[replica].handle(self.now, Event::Peer { from, message });
+                self.replicas[replica].handle(self.now, Event::Receive { from, message });
             }
             self.advance(replica)?;
         }
@@ -158,7 +158,7 @@ impl Bare {
             while let Some(output) = self.replicas[at].poll() {
                 idle = false;
                 match output {
-                    Output::Write(batch) => {
+                    Output::Persist(batch) => {
                         self.cost.persists += 1;
                         events.push(Event::Persisted(batch.id));
                     }
@@ -168,7 +168,7 @@ impl Bare {
                         let from = ReplicaId(at as u64 + 1);
                         self.inboxes[to.0 as usize - 1].push_back((from, message.to_bytes()));
                     }
-                    Output::Replied { result, .. } => {
+                    Output::ProposeResult { result, .. } => {
                         result?;
                         self.cost.commands += 1;
                     }
@@ -193,7 +193,7 @@ impl Bare {
             let command = self.commands[(self.submitted % COMMANDS) as usize].clone();
             self.submitted += 1;
             let ticket = Ticket(self.submitted);
-            self.replicas[leader].handle(self.now, Event::Submit { ticket, command });
+            self.replicas[leader].handle(self.now, Event::Propose { ticket, command });
         }
     }
 
@@ -211,7 +211,11 @@ impl Bare {
         }
         Ok(Cost {
             commands: self.cost.commands - before.commands,
-            batches: self.replicas[leader].status().counters.batches_proposed,
+            batches: self.replicas[leader]
+                .status()
+                .counters
+                .batch_commands
+                .count(),
             messages: self.cost.messages - before.messages,
             message_bytes: self.cost.message_bytes - before.message_bytes,
             persists: self.cost.persists - before.persists,

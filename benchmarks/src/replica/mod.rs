@@ -261,7 +261,7 @@ impl Replica {
             applied: status.applied.0,
             elections: status.core.elections_started,
             commands: status.counters.commands_applied,
-            batches: status.counters.batches_proposed,
+            batches: status.counters.batch_commands.count(),
             overloaded: status.counters.overloaded,
             messages: count(&self.links.sent),
             message_bytes: count(&self.links.sent_bytes),

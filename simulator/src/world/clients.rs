@@ -31,7 +31,7 @@ impl World {
 
     fn submit(&mut self, node: usize, ticket: Ticket, command: &Command) -> Result<(), String> {
         let command = command.encode();
-        self.input(node, Input::Submit { ticket, command })
+        self.input(node, Input::Propose { ticket, command })
     }
 
     /// The cluster forms: users, nodes and sessions are there before any fault.
@@ -161,7 +161,7 @@ impl World {
                 node + 1
             ),
         );
-        self.input(node, Input::Read(ticket))
+        self.input(node, Input::ReadIndex(ticket))
     }
 
     pub(super) fn impatient(&mut self, number: usize, ticket: u64) {

@@ -178,7 +178,7 @@ impl World {
             Fault::Transfer => {
                 let to = self.processes[other].id;
                 let ticket = self.ticket(Waiting::Setup);
-                return self.input(node, Input::Transfer { ticket, to });
+                return self.input(node, Input::TransferLeadership { ticket, to });
             }
             // Of the network and the clocks, all the time.
             Fault::Loss | Fault::Duplicates | Fault::Reordering | Fault::ClockRate => {}

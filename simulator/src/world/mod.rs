@@ -298,7 +298,7 @@ impl World {
             }
             Event::Act(client) => self.act(client),
             Event::Submit(node, ticket, command) => {
-                self.input(node, Input::Submit { ticket, command })
+                self.input(node, Input::Propose { ticket, command })
             }
             Event::Impatient { client, ticket } => {
                 self.impatient(client, ticket);

@@ -1,7 +1,7 @@
 //! Processes and their disks.
 
 use consensus::{ReplicaId, Role};
-use replica::driver::{Event as Input, FileEvent, Lane, Output, ReplicaStatus};
+use replica::driver::{Channel, Event as Input, FileEvent, Output, ReplicaStatus};
 
 use super::{Event, World};
 use crate::durable::quorum_holds;
@@ -218,7 +218,7 @@ impl World {
             return Ok(());
         };
         match output {
-            Output::Write(batch) => {
+            Output::Persist(batch) => {
                 let resets = batch.reset_to.is_some();
                 running.write(batch);
                 if resets {
@@ -227,20 +227,30 @@ impl World {
             }
             Output::Compact(through) => running.compact(through),
             Output::File(job) => running.file_jobs.push_back(job),
-            Output::Send { to, lane, message } => {
+            Output::Send {
+                to,
+                channel,
+                message,
+            } => {
                 self.send(
                     node,
                     (to.0 - 1) as usize,
-                    lane == Lane::Bulk,
+                    channel == Channel::Bulk,
                     message.to_bytes(),
                 );
             }
-            Output::Replied { ticket, result } => self.replied(ticket, result)?,
-            Output::ReadDone { ticket, result } => self.read_done(node, ticket, result.is_ok())?,
-            Output::TransferBegun { result, .. } => {
+            Output::ProposeResult { ticket, result } => self.replied(ticket, result)?,
+            Output::ReadResult { ticket, result } => {
+                self.read_done(node, ticket, result.is_ok())?
+            }
+            Output::TransferResult { result, .. } => {
                 if result.is_ok() {
                     self.delivered.note(Fault::Transfer);
                 }
+            }
+            Output::Refused(error) => {
+                self.trace
+                    .line(self.now, format_args!("replica {}: {error}", node + 1));
             }
             Output::LeaderChanged { term, leader } => {
                 self.trace.fact(self.now, 2, node, &term.0.to_le_bytes());

@@ -1,9 +1,9 @@
-//! Partitions come, go, and come again.
+//! Partitions that are removed, purged and created again.
 
 use super::*;
 
 #[tokio::test]
-async fn another_life_of_the_same_ids_sees_nothing_of_the_former() {
+async fn another_generation_of_the_same_ids_sees_nothing_of_the_one_before() {
     let dir = Dir::new();
     let storage = dir.storage();
     append(&storage, 0, 10, 1).await;
@@ -21,7 +21,7 @@ async fn another_life_of_the_same_ids_sees_nothing_of_the_former() {
     assert_eq!(
         storage.list().await.unwrap(),
         [key(1)],
-        "asking makes no files"
+        "reading creates no files"
     );
     let appended = storage.append(key(2), written(), numbered(0, 1), 1).await;
     assert_eq!(appended.unwrap().base_offset, 0);
@@ -34,11 +34,11 @@ async fn another_life_of_the_same_ids_sees_nothing_of_the_former() {
     storage.remove(key(2)).await.unwrap();
     assert_eq!(storage.list().await.unwrap(), []);
     let left: Vec<_> = fs::read_dir(dir.dir.path()).unwrap().collect();
-    assert_eq!(left.len(), 1, "empty directories go: {left:?}");
+    assert_eq!(left.len(), 1, "empty directories are removed: {left:?}");
 }
 
 #[tokio::test]
-async fn a_purged_partition_begins_at_zero_and_has_no_offsets() {
+async fn a_purged_partition_starts_at_zero_and_has_no_offsets() {
     let dir = Dir::new();
     let storage = dir.storage();
     storage.purge(key(1)).await.unwrap();
@@ -61,8 +61,7 @@ async fn a_purged_partition_begins_at_zero_and_has_no_offsets() {
     }
 }
 
-/// Every append is either gone with the purge, or there with an offset of the
-/// life after it.
+/// Every append is either removed by the purge, or has an offset after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn purges_in_the_midst_of_appends_and_reads_leave_a_whole_log() {
     let dir = Dir::new();
@@ -105,27 +104,27 @@ async fn purges_in_the_midst_of_appends_and_reads_leave_a_whole_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removal_waits_for_the_write_that_is_under_way_and_refuses_the_rest() {
+async fn a_removal_waits_for_the_write_in_flight_and_refuses_the_rest() {
     let dir = Dir::new();
     let (disk, storage) = dir.faulty();
     let storage = Arc::new(storage);
     append_with(&storage, synced(), 0, 1, 1).await;
-    disk.hold_syncs();
-    let begun = Arc::clone(&storage);
+    disk.block_syncs();
+    let shared = Arc::clone(&storage);
     let first =
-        tokio::spawn(async move { begun.append(key(1), synced(), numbered(1, 1), 1).await });
-    let held = Arc::clone(&disk);
-    tokio::task::spawn_blocking(move || held.wait_for_held_sync())
+        tokio::spawn(async move { shared.append(key(1), synced(), numbered(1, 1), 1).await });
+    let blocked = Arc::clone(&disk);
+    tokio::task::spawn_blocking(move || blocked.wait_for_blocked_sync())
         .await
         .unwrap();
-    let begun = Arc::clone(&storage);
+    let shared = Arc::clone(&storage);
     let second =
-        tokio::spawn(async move { begun.append(key(1), synced(), numbered(2, 1), 1).await });
+        tokio::spawn(async move { shared.append(key(1), synced(), numbered(2, 1), 1).await });
     while storage.waiting(key(1)).await < 1 {
         tokio::task::yield_now().await;
     }
-    let begun = Arc::clone(&storage);
-    let removal = tokio::spawn(async move { begun.remove(key(1)).await });
+    let shared = Arc::clone(&storage);
+    let removal = tokio::spawn(async move { shared.remove(key(1)).await });
     let refused = second.await.unwrap();
     assert!(matches!(refused, Err(StorageError::Removed)), "{refused:?}");
     assert!(!removal.is_finished() && !first.is_finished());
@@ -136,7 +135,7 @@ async fn a_removal_waits_for_the_write_that_is_under_way_and_refuses_the_rest() 
     assert_eq!(storage.list().await.unwrap(), []);
 }
 
-/// Whoever asked may be gone: what was begun is done to the end.
+/// A purge that has started is completed, even when its caller drops the future.
 #[tokio::test]
 async fn an_abandoned_purge_leaves_the_partition_usable() {
     let dir = Dir::new();
@@ -149,16 +148,16 @@ async fn an_abandoned_purge_leaves_the_partition_usable() {
             let pending = purge.as_mut().poll(context).is_pending();
             std::task::Poll::Ready(pending)
         });
-        assert!(polled.await, "it has only begun");
+        assert!(polled.await, "it has only started");
     }
-    // The purge holds the partition until it is done, or has not begun.
+    // The purge locks the partition until it is done, or has not started.
     storage.purge(key(1)).await.unwrap();
     append(&storage, 0, 3, 1).await;
     assert_eq!(read(&storage, ReadFrom::First, 10).await, all(3));
 }
 
 #[tokio::test]
-async fn what_a_crash_left_of_a_removal_goes_at_the_next_start() {
+async fn what_a_crash_left_of_a_removal_is_deleted_at_the_next_start() {
     let dir = Dir::new();
     let storage = dir.storage();
     append(&storage, 0, 3, 1).await;
@@ -170,7 +169,7 @@ async fn what_a_crash_left_of_a_removal_goes_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn a_storage_that_was_shut_down_takes_nothing_and_has_everything() {
+async fn a_storage_that_was_shut_down_refuses_writes_and_has_everything() {
     let dir = Dir::new();
     let storage = dir.storage();
     append(&storage, 0, 10, 1).await;
@@ -182,7 +181,7 @@ async fn a_storage_that_was_shut_down_takes_nothing_and_has_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_may_open_one_partition_at_once() {
+async fn many_may_open_one_partition_concurrently() {
     let dir = Dir::new();
     append(&dir.storage(), 0, 10, 1).await;
     let storage = Arc::new(dir.storage());

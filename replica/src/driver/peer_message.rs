@@ -1,7 +1,7 @@
-//! Snapshots between replicas: pulled by the receiver, piece by piece.
+//! Messages between replicas: those of their cores, and those that transfer snapshots.
 //!
-//! The receiver asks for the first byte that it lacks, so a transfer goes on
-//! where it stopped, also after a restart of either side. Pieces are verified by
+//! The receiver of a snapshot requests the first byte that it lacks, so a transfer
+//! continues where it stopped, also after a restart of either side. Pieces are verified by
 //! the snapshot's own checksums when they are stored.
 //!
 //! ```text
@@ -12,14 +12,10 @@
 //! ```
 
 use bytes::{Buf, BufMut, Bytes};
-use consensus::{Index, Parts, PartsWriter, ReplicaId, SnapshotMeta, Tick};
+use consensus::{Index, Parts, PartsWriter};
 
-/// Fields of a message: those in front of a piece are the most.
+/// Fields of a message: those before a piece are the longest.
 const FIELDS_BYTES_MAX: usize = 1 + 8 + 8 + 8 + 4;
-/// A request that is not answered for so long is repeated.
-const RETRY_TICKS: u64 = 50;
-/// A fetch that makes no progress after so many requests has failed.
-const ATTEMPTS_MAX: u32 = 10;
 
 /// A message between replicas.
 pub(super) enum PeerMessage {
@@ -97,66 +93,6 @@ impl PeerMessage {
             }
             _ => None,
         }
-    }
-}
-
-/// The fetch that is under way, when one is.
-pub(super) struct Fetch {
-    pub(super) from: ReplicaId,
-    pub(super) meta: SnapshotMeta,
-    /// The first byte that is missing, once known.
-    pub(super) next: Option<u64>,
-    /// A piece is being stored.
-    pub(super) storing: bool,
-    asked_at: Tick,
-    attempts: u32,
-}
-
-/// What a fetch wants when time passes.
-pub(super) enum Due {
-    Nothing,
-    Ask { offset: u64 },
-    GiveUp,
-}
-
-impl Fetch {
-    pub(super) fn new(from: ReplicaId, meta: SnapshotMeta, now: Tick) -> Self {
-        Self {
-            from,
-            meta,
-            next: None,
-            storing: false,
-            asked_at: now,
-            attempts: 0,
-        }
-    }
-
-    /// Everything up to `next` is stored: progress was made.
-    pub(super) fn advanced(&mut self, next: u64, now: Tick) {
-        self.next = Some(next);
-        self.storing = false;
-        self.attempts = 0;
-        self.asked_at = now;
-    }
-
-    /// Whether the piece is the one that is missing.
-    pub(super) fn expects(&self, from: ReplicaId, index: Index, offset: u64) -> bool {
-        !self.storing && self.from == from && self.meta.index == index && self.next == Some(offset)
-    }
-
-    pub(super) fn due(&mut self, now: Tick) -> Due {
-        let Some(offset) = self.next else {
-            return Due::Nothing;
-        };
-        if self.storing || now.0 < self.asked_at.0 + RETRY_TICKS {
-            return Due::Nothing;
-        }
-        self.attempts += 1;
-        self.asked_at = now;
-        if self.attempts > ATTEMPTS_MAX {
-            return Due::GiveUp;
-        }
-        Due::Ask { offset }
     }
 }
 

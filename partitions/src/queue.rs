@@ -1,20 +1,20 @@
-//! Work that gathers while earlier work is under way.
+//! Work that gathers while earlier work runs.
 //!
-//! Whoever adds to a lane that stands still has to see to it that someone takes
-//! from it; that one goes on until nothing waits. So at most one works at a time,
-//! no one waits for a thread of its own, and what came in together goes together.
+//! The caller that adds to an idle queue starts a task, which works until the queue is
+//! empty. So at most one task of a queue runs at a time, no thread is reserved for it, and
+//! what was added together is worked on together.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use tokio::sync::Notify;
 
-use super::StorageError;
-use super::files::lock;
+use crate::error::StorageError;
+use crate::files::lock;
 
-pub(super) struct Lane<T> {
+pub(super) struct WorkQueue<T> {
     state: Mutex<State<T>>,
-    stopped: Notify,
+    idle: Notify,
 }
 
 struct State<T> {
@@ -23,7 +23,7 @@ struct State<T> {
     shut: Option<StorageError>,
 }
 
-impl<T> Lane<T> {
+impl<T> WorkQueue<T> {
     pub(super) fn new() -> Self {
         Self {
             state: Mutex::new(State {
@@ -31,11 +31,11 @@ impl<T> Lane<T> {
                 running: false,
                 shut: None,
             }),
-            stopped: Notify::new(),
+            idle: Notify::new(),
         }
     }
 
-    /// Adds to the lane; `true` when the caller has to start the work.
+    /// Adds an item; `true` when the caller has to start the task.
     pub(super) fn add(&self, item: T) -> Result<bool, StorageError> {
         let mut state = lock(&self.state);
         if let Some(error) = &state.shut {
@@ -45,32 +45,32 @@ impl<T> Lane<T> {
         Ok(!std::mem::replace(&mut state.running, true))
     }
 
-    /// What waits, from the front as long as `fits`, but at least one. Nothing
-    /// when nothing waits: the work has then ended.
+    /// Removes items from the front as long as they fit, but at least one. None
+    /// when the queue is empty: the task then ends.
     pub(super) fn take(&self, mut fits: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut state = lock(&self.state);
         let count = state.waiting.iter().take_while(|item| fits(item)).count();
         let count = count.max(1).min(state.waiting.len());
         if count == 0 {
             state.running = false;
-            self.stopped.notify_waiters();
-            // An idle lane holds no memory.
+            self.idle.notify_waiters();
+            // An idle queue occupies no memory.
             state.waiting = VecDeque::new();
         }
         state.waiting.drain(..count).collect()
     }
 
-    /// Lets nothing in any more, and gives back what waits.
+    /// Refuses further items with this error, and returns those that wait.
     pub(super) fn shut(&self, error: StorageError) -> VecDeque<T> {
         let mut state = lock(&self.state);
         state.shut = Some(error);
         std::mem::take(&mut state.waiting)
     }
 
-    /// The one who worked is gone.
+    /// The task has panicked.
     pub(super) fn abandon(&self) {
         lock(&self.state).running = false;
-        self.stopped.notify_waiters();
+        self.idle.notify_waiters();
     }
 
     #[cfg(test)]
@@ -78,10 +78,10 @@ impl<T> Lane<T> {
         lock(&self.state).waiting.len()
     }
 
-    /// Until nobody works on what was added.
+    /// Waits until no task runs.
     pub(super) async fn idle(&self) {
         loop {
-            let stopped = self.stopped.notified();
+            let stopped = self.idle.notified();
             tokio::pin!(stopped);
             stopped.as_mut().enable();
             if !lock(&self.state).running {

@@ -2,6 +2,7 @@ use consensus::{Entry, EntryKind, Membership, ReplicaId, Term};
 
 use super::*;
 use crate::disk::MemoryDisk;
+use crate::snapshots::CHUNK_BYTES;
 
 impl SnapshotStore {
     fn newest(&self) -> Result<Option<(SnapshotMeta, Bytes)>, SnapshotError> {
@@ -115,10 +116,10 @@ fn a_save_that_fails_leaves_no_file() {
     assert!(disk.list(DIR).unwrap().is_empty());
 }
 
-/// A crash at every operation of a transfer, with anything left of what was not
-/// synced; it goes on with what is whole, and ends with the snapshot.
+/// A crash at every operation of a transfer, with anything left of the unsynced writes; the
+/// transfer continues with what is whole, and ends with the snapshot.
 #[test]
-fn a_transfer_goes_on_after_a_crash_at_every_operation() {
+fn a_transfer_continues_after_a_crash_at_every_operation() {
     let near = MemoryDisk::new();
     let sender = store(&near);
     sender.save(&meta(5), &state(5)).unwrap();
@@ -149,10 +150,10 @@ fn a_transfer_goes_on_after_a_crash_at_every_operation() {
     }
 }
 
-/// The disk gives one error, and the process goes on: what a failed sync left in the
+/// The disk returns one error, and the process continues: what a failed sync left in the
 /// page cache can be read back and is still not durable.
 #[test]
-fn a_transfer_that_goes_on_after_an_error_of_the_disk_is_durable() {
+fn a_transfer_that_continues_after_an_error_of_the_disk_is_durable() {
     let near = MemoryDisk::new();
     let sender = store(&near);
     sender.save(&meta(5), &state(5)).unwrap();
@@ -179,7 +180,7 @@ fn a_transfer_that_goes_on_after_an_error_of_the_disk_is_durable() {
     }
 }
 
-/// Whatever a crash leaves of what was not synced.
+/// Whatever a crash leaves of the unsynced writes.
 fn stays(disk: &MemoryDisk, index: u64) {
     for seed in 0..8 {
         let disk = disk.copy();
@@ -209,7 +210,7 @@ fn a_snapshot_that_a_replica_starts_from_is_durable() {
 }
 
 #[test]
-fn a_transfer_goes_on_behind_the_last_piece_that_is_whole() {
+fn a_transfer_continues_after_the_last_piece_that_is_whole() {
     let (near, far) = (MemoryDisk::new(), MemoryDisk::new());
     let sender = store(&near);
     sender.save(&meta(5), &state(5)).unwrap();
@@ -261,7 +262,7 @@ fn another_transfer_removes_what_was_received_of_the_last() {
 }
 
 #[test]
-fn a_piece_that_does_not_belong_is_refused_and_the_transfer_begins_anew() {
+fn a_piece_that_does_not_belong_is_refused_and_the_transfer_restarts() {
     let (near, far) = (MemoryDisk::new(), MemoryDisk::new());
     let sender = store(&near);
     sender.save(&meta(5), &state(5)).unwrap();
@@ -348,7 +349,7 @@ fn log(first: u64, last: u64, term: u64) -> RecoveredLog {
 }
 
 #[test]
-fn the_snapshot_before_a_damaged_one_serves_when_the_log_makes_up_for_it() {
+fn a_replica_starts_from_the_snapshot_before_a_damaged_one_when_the_log_replaces_it() {
     let disk = MemoryDisk::new();
     for index in [5, 10] {
         store(&disk).save(&meta(index), b"state").unwrap();
