@@ -192,11 +192,10 @@ pub fn copy_whole(from: &Path, to: &Path) -> anyhow::Result<()> {
     copy(from, to, &|_, bytes| Some(bytes))
 }
 
-fn copy(
-    from: &Path,
-    to: &Path,
-    content: &dyn Fn(&Path, Vec<u8>) -> Option<Vec<u8>>,
-) -> anyhow::Result<()> {
+/// What to write for a file with these bytes; `None` leaves it out.
+type Content<'a> = dyn Fn(&Path, Vec<u8>) -> Option<Vec<u8>> + 'a;
+
+fn copy(from: &Path, to: &Path, content: &Content<'_>) -> anyhow::Result<()> {
     fs::create_dir_all(to)?;
     let entries = fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))?;
     for entry in entries {

@@ -241,7 +241,7 @@ impl World {
             }
             Output::ProposeResult { ticket, result } => self.replied(ticket, result)?,
             Output::ReadResult { ticket, result } => {
-                self.read_done(node, ticket, result.is_ok())?
+                self.read_done(node, ticket, result.is_ok())?;
             }
             Output::TransferResult { result, .. } => {
                 if result.is_ok() {
