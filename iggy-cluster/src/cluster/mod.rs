@@ -11,7 +11,6 @@ mod placement;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,11 +20,11 @@ use consensus::{ProposeError, ReplicaId};
 use replica::driver::Applied;
 use tokio::sync::watch;
 
-use replicated_log::links::{RpcError, RpcLink};
+use replicated_log::links::{RequestLinks, RpcError};
 use replicated_log::{Leadership, ReplicatedLog};
 
 pub(crate) use control::serve as serve_control;
-pub(crate) use members::{LastHeard, Members};
+pub(crate) use members::Members;
 use placement::Placer;
 
 /// Between two attempts, when nothing better tells when to try.
@@ -59,7 +58,7 @@ pub(crate) struct Metadata {
     pub(crate) me: ReplicaId,
     pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) reader: MetadataReader,
-    links: BTreeMap<ReplicaId, RpcLink>,
+    links: RequestLinks,
     placer: Placer,
     timeout: Duration,
     leaderless_since: Mutex<Option<Instant>>,
@@ -70,7 +69,7 @@ impl Metadata {
         me: ReplicaId,
         log: Arc<dyn ReplicatedLog>,
         reader: MetadataReader,
-        links: BTreeMap<ReplicaId, RpcLink>,
+        links: RequestLinks,
         timeout: Duration,
     ) -> Self {
         Self {
@@ -171,12 +170,11 @@ impl Metadata {
     }
 
     async fn forward(&self, leader: ReplicaId, command: &Command) -> Attempt {
-        let Some(link) = self.links.get(&leader) else {
-            return Attempt::Again { effect: false };
-        };
-        let answer = link
-            .call(control::SUBMIT, vec![command.encode()], FORWARD_TIMEOUT)
-            .await;
+        let parts = vec![command.encode()];
+        let call = self
+            .links
+            .call(leader, control::SUBMIT, parts, FORWARD_TIMEOUT);
+        let answer = call.await;
         match answer {
             Ok(answer) => control::decode_answer(answer),
             Err(RpcError::NotSent) => Attempt::Again { effect: false },

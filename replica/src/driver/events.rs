@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use consensus::{
     FrozenState, Index, Parts, PersistBatch, PersistId, ProposeError, ReadError, ReplicaId,
-    SnapshotMeta, Term, Tick,
+    SnapshotMeta, StepError, Term, Tick,
 };
 
 /// The moment at which events are handled.
@@ -99,7 +99,7 @@ pub enum Output {
         /// The caller's ticket.
         ticket: Ticket,
         /// Why not.
-        result: Result<(), String>,
+        result: Result<(), StepError>,
     },
     /// The leader changed.
     LeaderChanged {

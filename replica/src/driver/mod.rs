@@ -236,7 +236,6 @@ impl Replica {
             Event::Unreachable(peer) => self.step(Input::Unreachable(peer)),
             Event::Transfer { ticket, to } => {
                 let result = self.core.step(now.tick, Input::TransferLeadership(to));
-                let result = result.map_err(|error| error.to_string());
                 self.outputs
                     .push_back(Output::TransferBegun { ticket, result });
             }
