@@ -101,7 +101,8 @@ pub(crate) async fn admit(
     }
 }
 
-/// Requests the history of this replica from one peer until nobody waits for it.
+/// Requests the history of this replica from one peer, until the receiver of the replies is
+/// dropped.
 async fn repeat_request(target: Target, replies: mpsc::Sender<(ReplicaId, DiskHistory)>) {
     let mut pause = PAUSE;
     loop {

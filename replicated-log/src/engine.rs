@@ -144,7 +144,7 @@ impl Engine {
                 self.links.close(peer);
                 return Flow::Continue;
             }
-            Message::Fatal(error) => return Flow::Fail(error),
+            Message::Fatal(error) => return Flow::Fail(*error),
             Message::Stop => return Flow::Stop,
         };
         self.replica.handle(now, event);

@@ -42,7 +42,8 @@ pub(crate) enum Message {
     LinksOpened(ReplicaId, OneWayLinks),
     /// A peer was removed.
     LinksClosed(ReplicaId),
-    Fatal(FatalError),
+    /// Boxed, so that messages stay small.
+    Fatal(Box<FatalError>),
     Stop,
 }
 

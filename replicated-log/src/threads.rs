@@ -114,7 +114,8 @@ impl Drop for PanicIsFatal {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self(thread, inbox) = self;
-            inbox.post_and_wake(Message::Fatal(FatalError::panic(*thread)));
+            let error = FatalError::panic(*thread);
+            inbox.post_and_wake(Message::Fatal(Box::new(error)));
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) fn run(
             next = jobs.try_recv().ok();
         }
         if let Err(error) = write(&mut wal, &batches, compact, metrics) {
-            inbox.post_and_wake(Message::Fatal(error.into()));
+            inbox.post_and_wake(Message::Fatal(Box::new(error.into())));
             return;
         }
         if let Some(last) = batches.last() {

@@ -102,6 +102,12 @@ impl Links {
         }
     }
 
+    /// The list of replicas that the links follow, this one included.
+    #[must_use]
+    pub fn peers(&self) -> watch::Receiver<Peers> {
+        self.0.peers.clone()
+    }
+
     /// Counts of all these links.
     #[must_use]
     pub fn counters(&self) -> &Arc<LinkCounters> {
