@@ -19,5 +19,5 @@ mod server;
 pub use ::partitions as storage;
 pub use config::ClusterConfig;
 pub use node::{Node, StartError};
-pub use replicated_log::{Leadership, LogError, OpenError, ReplicatedLog};
+pub use replicated_log::{FatalError, Leadership, LogError, OpenError, ReplicatedLog};
 pub use server::TlsError;

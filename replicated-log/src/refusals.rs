@@ -26,13 +26,13 @@ struct Line {
 
 /// What was logged last.
 #[derive(Default)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     lines: BTreeMap<Key, Line>,
 }
 
 impl Refusals {
     /// Logs a refusal, unless the same was logged within the interval.
-    pub(super) fn log(&mut self, now: Instant, error: &StepError) {
+    pub(crate) fn log(&mut self, now: Instant, error: &StepError) {
         let Some(suppressed) = self.due(now, key(error)) else {
             return;
         };

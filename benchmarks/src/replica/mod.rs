@@ -18,9 +18,8 @@ use consensus::{ProposeError, StateMachine};
 use iggy_cluster::config;
 
 use replica::disk::{Disk, RealDisk};
-use replica::superblock;
 use replicated_log::links::LinkCounters;
-use replicated_log::{LogHandle, LogNode, Outcome, ReplicatedLog};
+use replicated_log::{EmptyDisk, LogHandle, LogNode, Outcome, ReplicatedLog};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -151,17 +150,16 @@ pub(crate) async fn run(args: &ReplicaArgs) -> anyhow::Result<()> {
         inner: RealDisk::new(&config.storage.path)?,
         control: Arc::clone(&control),
     });
-    if !superblock::exists(disk.as_ref())? {
-        LogNode::format(&log, disk.as_ref())?;
-    }
-    let machine = args.machine.build();
-    let mut node = LogNode::start(&log, &disk, machine).await?;
+    let node = LogNode::builder(log, args.machine.build())
+        .disk(disk)
+        .empty_disk(EmptyDisk::Format);
+    let mut node = node.start().await?;
     let status = node.log().status().await.context("the replica is gone")?;
     let opened_micros = u64::try_from(begun.elapsed().as_micros())?;
     let listener = TcpListener::bind((section.ip.as_str(), section.ports.tcp)).await?;
     let replica = Arc::new(Replica {
         log: node.log().clone(),
-        links: Arc::clone(node.link_counters()),
+        links: Arc::clone(node.links().counters()),
         disk: control,
         opened_micros,
         entries_at_start: status.core.last.0 + 1 - status.core.first.0.max(status.applied.0 + 1),
@@ -174,7 +172,7 @@ pub(crate) async fn run(args: &ReplicaArgs) -> anyhow::Result<()> {
     };
     tokio::select! {
         result = serving => result,
-        stopped = node.stopped() => stopped.map_err(anyhow::Error::msg),
+        stopped = node.stopped() => stopped.map_err(anyhow::Error::from),
     }
 }
 

@@ -3,13 +3,12 @@
 //! Each node registers itself, and does so again when it finds that it was fenced. The
 //! leader creates the root user of a new cluster and fences nodes that are silent.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::metadata::{Intent, Name, NodeInfo};
-use consensus::{ReplicaId, Term};
+use consensus::Term;
+use replicated_log::links::Links;
 use secrecy::ExposeSecret;
 use tracing::{error, info, warn};
 
@@ -19,53 +18,13 @@ use crate::password::hash_password;
 
 const ROUND: Duration = Duration::from_millis(100);
 
-/// When the last message of each peer arrived.
-pub(crate) struct LastContact {
-    started: Instant,
-    millis: BTreeMap<ReplicaId, AtomicU64>,
-}
-
-impl LastContact {
-    pub(crate) fn new(peers: impl IntoIterator<Item = ReplicaId>) -> Self {
-        Self {
-            started: Instant::now(),
-            millis: peers
-                .into_iter()
-                .map(|id| (id, AtomicU64::new(0)))
-                .collect(),
-        }
-    }
-
-    /// A message of the peer has arrived.
-    pub(crate) fn note(&self, peer: ReplicaId) {
-        if let Some(last) = self.millis.get(&peer) {
-            last.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// How long the peer has been silent, counted from `since` at the earliest.
-    fn silence(&self, peer: ReplicaId, since: Instant) -> Duration {
-        let Some(last) = self.millis.get(&peer) else {
-            return Duration::ZERO;
-        };
-        let since = since.saturating_duration_since(self.started).as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        let last = last.load(Ordering::Relaxed).max(since);
-        Duration::from_millis(self.now().saturating_sub(last))
-    }
-}
-
-/// Keeps this node registered and, as the leader, fences others.
+/// Looks after the registration of nodes.
 pub(crate) struct Members {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) info: NodeInfo,
     pub(crate) root: RootUser,
     pub(crate) fencing_timeout: Duration,
-    pub(crate) last_contact: Arc<LastContact>,
+    pub(crate) links: Links,
 }
 
 impl Members {
@@ -171,7 +130,7 @@ impl Members {
                 .filter(|node| node.live && node.info.node != self.metadata.me)
                 .map(|node| (node.info.node, node.registration))
                 .filter(|(node, _)| {
-                    self.last_contact.silence(*node, leading_since) >= self.fencing_timeout
+                    self.links.silence(*node, leading_since) >= self.fencing_timeout
                 })
                 .collect()
         };

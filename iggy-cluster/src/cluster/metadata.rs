@@ -5,14 +5,13 @@
 //! safe. The leader decides it and proposes the command. A read waits until the local
 //! state contains everything that was acknowledged by any node.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use adapters::metadata::{Intent, MetadataReader, Reply, code};
 use bytes::Bytes;
 use consensus::{ProposeError, ReplicaId};
-use replicated_log::links::{RpcError, RpcLink, RpcReply};
+use replicated_log::links::{RequestLinks, RpcError, RpcReply};
 use replicated_log::{Leadership, ReplicatedLog};
 use tokio::sync::watch;
 
@@ -30,7 +29,7 @@ pub(crate) struct Metadata {
     pub(crate) me: ReplicaId,
     pub(crate) log: Arc<dyn ReplicatedLog>,
     pub(crate) reader: MetadataReader,
-    links: BTreeMap<ReplicaId, RpcLink>,
+    links: RequestLinks,
     decisions: Decisions,
     timeout: Duration,
     leaderless_since: Mutex<Option<Instant>>,
@@ -41,7 +40,7 @@ impl Metadata {
         me: ReplicaId,
         log: Arc<dyn ReplicatedLog>,
         reader: MetadataReader,
-        links: BTreeMap<ReplicaId, RpcLink>,
+        links: RequestLinks,
         timeout: Duration,
     ) -> Self {
         Self {
@@ -141,11 +140,11 @@ impl Metadata {
     }
 
     async fn forward(&self, leader: ReplicaId, intent: &Intent) -> Result<(u64, Reply), Failure> {
-        let link = self.links.get(&leader).ok_or(Failure::NotAccepted)?;
-        let answer = link
-            .call(control::SUBMIT, vec![intent.encode()], FORWARD_TIMEOUT)
-            .await;
-        match answer {
+        let parts = vec![intent.encode()];
+        let call = self
+            .links
+            .call(leader, control::SUBMIT, parts, FORWARD_TIMEOUT);
+        match call.await {
             Ok(answer) => control::decode(answer),
             Err(RpcError::NotSent) => Err(Failure::NotAccepted),
             Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),

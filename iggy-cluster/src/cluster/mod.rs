@@ -10,5 +10,5 @@ mod metadata;
 pub(crate) mod testing;
 
 pub(crate) use failure::Failure;
-pub(crate) use members::{LastContact, Members};
+pub(crate) use members::Members;
 pub(crate) use metadata::Metadata;

@@ -13,7 +13,8 @@ use replica::driver::{Applied, ReplicaStatus};
 use tokio::sync::watch;
 
 use super::metadata::Metadata;
-use replicated_log::{Leadership, ReplicatedLog};
+use replicated_log::links::RequestLinks;
+use replicated_log::{Leadership, ReplicatedLog, TransferError};
 
 pub(crate) const ME: ReplicaId = ReplicaId(1);
 
@@ -69,7 +70,7 @@ impl FakeLog {
             ME,
             Arc::clone(&log) as Arc<dyn ReplicatedLog>,
             reader,
-            std::collections::BTreeMap::new(),
+            RequestLinks::default(),
             timeout,
         );
         (log, Arc::new(metadata))
@@ -148,8 +149,8 @@ impl ReplicatedLog for FakeLog {
         Ok(Index(self.machine.lock().unwrap().0))
     }
 
-    async fn transfer(&self, _to: ReplicaId) -> Result<(), String> {
-        Err("there is no other replica".into())
+    async fn transfer(&self, _to: ReplicaId) -> Result<(), TransferError> {
+        Err(TransferError::Stopped)
     }
 
     async fn status(&self) -> Option<ReplicaStatus> {

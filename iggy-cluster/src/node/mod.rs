@@ -2,7 +2,7 @@
 
 mod admission;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig, PartitionStorage, StorageError};
@@ -10,10 +10,10 @@ use adapters::metadata::{MetadataEvent, MetadataMachine, NodeInfo, PartitionKey}
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{MembershipError, ReplicaId};
-use replica::disk::{Disk, DiskError, RealDisk};
+use replica::disk::{DiskError, RealDisk};
 use replica::superblock::SuperblockError;
-use replicated_log::links::{Lane, Links, RpcHandler, RpcReply, Services};
-use replicated_log::{LogConfig, LogError, OpenError, ReplicatedLog, RunningLog, listen};
+use replicated_log::links::{Channel, RpcHandler, RpcReply};
+use replicated_log::{EmptyDisk, FatalError, LogError, LogNode, OpenError, ReplicatedLog, listen};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc as tokio_mpsc;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::{self, Admin};
-use crate::cluster::{LastContact, Members, Metadata};
+use crate::cluster::{Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
 use crate::metrics::Metrics;
 use crate::partitions::{self, LocalPartitions, Partitions};
@@ -40,16 +40,6 @@ pub enum StartError {
     /// The replica of the metadata cannot start.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The disk of a node that has run is gone.
-    #[error(
-        "{path} is empty, but replica id {peer} knows this node as one that has run: its disk is lost, and with it what it has acknowledged. Bring the directory back, but no older backup; the other nodes go on without this one"
-    )]
-    DiskLost {
-        /// The directory.
-        path: PathBuf,
-        /// Who knows it.
-        peer: u64,
-    },
     /// The partitions cannot be opened.
     #[error("partitions: {0}")]
     Storage(#[from] StorageError),
@@ -60,7 +50,7 @@ pub enum StartError {
 
 /// A running node. Dropping it stops it at once, as a crash would.
 pub struct Node {
-    running: RunningLog,
+    replica: LogNode,
     log: Arc<dyn ReplicatedLog>,
     storage: Arc<dyn PartitionStorage>,
     tasks: JoinSet<()>,
@@ -99,11 +89,8 @@ impl Node {
             .node(replica_id)
             .ok_or(StartError::UnknownReplica(replica_id))?;
         let path = &config.storage.path;
-        let formatted = replicated_log::format(&config.log(section)?, path);
-        Ok(formatted.map_err(|source| LogError::Open {
-            path: path.clone(),
-            source: source.into(),
-        })?)
+        let disk = RealDisk::new(path).map_err(|error| open_error(path, error))?;
+        Ok(LogNode::format(&config.log(section)?, &disk)?)
     }
 
     /// Starts the node with a partition storage of the caller's.
@@ -121,36 +108,27 @@ impl Node {
             .ok_or(StartError::UnknownReplica(replica_id))?
             .clone();
         let me = section.replica();
-        let log_config = config.log(&section)?;
-        let replica_port = Arc::new(listen(&log_config.listen, "other nodes").await?);
-        begin_if_empty(&log_config, &replica_port).await?;
-        // Whoever connects before finds nobody rather than silence.
-        let listeners = Listeners::bind(&config, &section, replica_port).await?;
+        let path = &config.storage.path;
+        refuse_messages_alone(path).map_err(|error| open_error(path, error))?;
         let (events, removed) = tokio_mpsc::unbounded_channel();
         let observer = Box::new(move |event| drop(events.send(event)));
         let (machine, reader) = MetadataMachine::new(observer);
-        let path = &config.storage.path;
-        let opened = RealDisk::new(path)
-            .map_err(OpenError::from)
-            .and_then(|disk| {
-                let disk: Arc<dyn Disk> = Arc::new(disk);
-                replicated_log::open(&log_config, &disk, Box::new(machine))
-            })
-            .map_err(|source| LogError::Open {
-                path: path.clone(),
-                source,
-            })?;
-        let incarnation = opened.incarnation;
         let metrics = Arc::new(Metrics::new());
-        let links = Links::new(&log_config, incarnation);
-        let last_contact = Arc::new(LastContact::new(links.others()));
-        let running = RunningLog::start(opened, &log_config, &links, &metrics.log)?;
-        let log: Arc<dyn ReplicatedLog> = Arc::new(running.log.clone());
+        let opened = LogNode::builder(config.log(&section)?, Box::new(machine))
+            .metrics(Arc::clone(&metrics.log))
+            .empty_disk(EmptyDisk::AskPeers)
+            .open()
+            .await?;
+        // Until here, clients that connect are refused rather than left waiting.
+        let listeners = Listeners::bind(&config, &section).await?;
+        let incarnation = opened.incarnation();
+        let links = opened.links().clone();
+        let log: Arc<dyn ReplicatedLog> = Arc::new(opened.log().clone());
         let metadata = Arc::new(Metadata::new(
             me,
             Arc::clone(&log),
             reader,
-            links.rpc(Lane::Control),
+            links.requests(Channel::Control),
             config.tcp.request_timeout.duration(),
         ));
         let local = Arc::new(LocalPartitions::new(
@@ -160,7 +138,7 @@ impl Node {
         let partitions = Arc::new(Partitions::new(
             Arc::clone(&metadata),
             Arc::clone(&local),
-            links.rpc(Lane::Data),
+            links.requests(Channel::Data),
         ));
         let server = Arc::new(Server::new(
             config.clone(),
@@ -171,18 +149,14 @@ impl Node {
         )?);
 
         let mut tasks = JoinSet::new();
-        let services = Services {
-            one_way: running.log.receiver({
-                let last_contact = Arc::clone(&last_contact);
-                move |from| last_contact.note(from)
-            }),
-            requests: Arc::new(Requests {
-                metadata: Arc::clone(&metadata),
-                local: Arc::clone(&local),
-            }),
-            witness: Arc::new(Registered(Arc::clone(&metadata))),
+        let requests = Requests {
+            metadata: Arc::clone(&metadata),
+            local: Arc::clone(&local),
         };
-        tasks.spawn(links.listener(Some(services)).run(listeners.replica));
+        let replica = opened
+            .on_request(Arc::new(requests))
+            .registry(Arc::new(Registered(Arc::clone(&metadata))))
+            .serve();
         tasks.spawn(server.run(listeners.tcp));
         let rebalancing_timeout = config.consumer_group.rebalancing_timeout.duration();
         tasks.spawn(partitions::end_hand_overs(
@@ -203,7 +177,7 @@ impl Node {
                 info: node_info(&section, incarnation),
                 root,
                 fencing_timeout: config.cluster.fencing_timeout.duration(),
-                last_contact,
+                links: links.clone(),
             }
             .run(),
         );
@@ -212,7 +186,7 @@ impl Node {
                 config: config.clone(),
                 metadata,
                 metrics: Arc::clone(&metrics),
-                links: Arc::clone(&links.counters),
+                links: Arc::clone(links.counters()),
                 incarnation,
             };
             tasks.spawn(admin::run(admin, listener));
@@ -224,7 +198,7 @@ impl Node {
             "the node runs"
         );
         Ok(Self {
-            running,
+            replica,
             log,
             storage,
             tasks,
@@ -241,16 +215,17 @@ impl Node {
     ///
     /// # Errors
     /// Why it had to.
-    pub async fn stopped(&mut self) -> Result<(), String> {
-        self.running.stopped().await
+    pub async fn stopped(&mut self) -> Result<(), FatalError> {
+        self.replica.stopped().await
     }
 
     /// Stops the node. Acknowledged metadata is durable at any moment; messages
     /// whose acknowledgement did not promise that are now synced too.
     pub async fn stop(mut self) {
-        self.running.stop();
         self.tasks.abort_all();
-        let _ = self.stopped().await;
+        if let Err(error) = self.replica.stop().await {
+            error!(%error, "the replica could not continue");
+        }
         if let Err(error) = self.storage.shutdown().await {
             error!(%error, "not all partitions could be closed");
         }
@@ -259,20 +234,14 @@ impl Node {
 
 struct Listeners {
     tcp: TcpListener,
-    replica: Arc<TcpListener>,
     admin: Option<TcpListener>,
 }
 
 impl Listeners {
-    async fn bind(
-        config: &ClusterConfig,
-        section: &NodeSection,
-        replica: Arc<TcpListener>,
-    ) -> Result<Self, StartError> {
+    async fn bind(config: &ClusterConfig, section: &NodeSection) -> Result<Self, StartError> {
         let ports = section.ports;
         Ok(Self {
             tcp: listen(&join_host_port(&section.ip, ports.tcp), "clients").await?,
-            replica,
             admin: match config.admin.enabled {
                 true => {
                     let address = join_host_port(&config.admin.ip, ports.admin);
@@ -314,40 +283,18 @@ fn node_info(section: &NodeSection, incarnation: u64) -> NodeInfo {
     }
 }
 
-/// Begins an empty disk, when the others say that this node has never run.
-async fn begin_if_empty(config: &LogConfig, listener: &Arc<TcpListener>) -> Result<(), StartError> {
-    let path = &config.data;
-    let failed = |source: SuperblockError| LogError::Open {
-        path: path.clone(),
+fn open_error(path: &Path, source: impl Into<OpenError>) -> LogError {
+    LogError::Open {
+        path: path.to_owned(),
         source: source.into(),
-    };
-    if !is_empty(path).map_err(failed)? {
-        return Ok(());
-    }
-    let links = Links::new(config, 0);
-    let mut answering = JoinSet::new();
-    answering.spawn(links.listener(None).run(Arc::clone(listener)));
-    let formatted = || is_empty(path).is_ok_and(|empty| !empty);
-    admission::admit(links.voters(&config.membership), formatted)
-        .await
-        .map_err(|peer| StartError::DiskLost {
-            path: path.clone(),
-            peer: peer.0 - 1,
-        })?;
-    answering.shutdown().await;
-    match replicated_log::format(config, path) {
-        // An operator was quicker.
-        Ok(()) | Err(SuperblockError::Formatted) => Ok(()),
-        Err(error) => Err(failed(error).into()),
     }
 }
 
-/// Whether nobody has begun this directory. One that holds messages and no superblock is
-/// not empty but damaged.
-fn is_empty(data: &Path) -> Result<bool, SuperblockError> {
-    match replicated_log::is_empty(data)? {
-        true if holds_messages(data)? => Err(SuperblockError::Corrupt),
-        empty => Ok(empty),
+/// A directory that holds messages and no superblock is damaged rather than empty.
+fn refuse_messages_alone(data: &Path) -> Result<(), SuperblockError> {
+    match replicated_log::is_empty(&RealDisk::new(data)?)? && holds_messages(data)? {
+        true => Err(SuperblockError::Corrupt),
+        false => Ok(()),
     }
 }
 
@@ -382,9 +329,15 @@ struct Requests {
 
 #[async_trait]
 impl RpcHandler for Requests {
-    async fn handle(&self, _from: ReplicaId, lane: Lane, kind: u8, payload: Bytes) -> RpcReply {
-        match lane {
-            Lane::Data => self.local.serve_bytes(payload).await,
+    async fn handle(
+        &self,
+        _from: ReplicaId,
+        channel: Channel,
+        kind: u8,
+        payload: Bytes,
+    ) -> RpcReply {
+        match channel {
+            Channel::Data => self.local.serve_bytes(payload).await,
             _ => self.metadata.serve_control(kind, payload).await,
         }
     }

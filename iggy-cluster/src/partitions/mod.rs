@@ -25,7 +25,7 @@ use adapters::wire::{GroupTarget, Partitioning};
 use consensus::ReplicaId;
 
 use crate::cluster::{Failure, Metadata};
-use replicated_log::links::{RpcError, RpcLink};
+use replicated_log::links::{RequestLinks, RpcError};
 
 pub(crate) use cleaner::run as clean_messages;
 pub(crate) use hand_over::run as end_hand_overs;
@@ -51,7 +51,7 @@ pub(crate) struct Place {
 pub(crate) struct Partitions {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) local: Arc<LocalPartitions>,
-    links: BTreeMap<ReplicaId, RpcLink>,
+    links: RequestLinks,
     /// Turns of balanced sends.
     turns: AtomicUsize,
     stats: stats::Cache,
@@ -61,7 +61,7 @@ impl Partitions {
     pub(crate) fn new(
         metadata: Arc<Metadata>,
         local: Arc<LocalPartitions>,
-        links: BTreeMap<ReplicaId, RpcLink>,
+        links: RequestLinks,
     ) -> Self {
         Self {
             metadata,
@@ -130,10 +130,10 @@ impl Partitions {
         if place.owner == self.metadata.me {
             return self.local.serve(request).await.or_failure();
         }
-        let link = self.links.get(&place.owner).ok_or(Failure::NotAccepted)?;
         let read_only = request.is_read_only();
-        let answer = link.call(REQUEST, request.encode(), OWNER_TIMEOUT).await;
-        match answer {
+        let parts = request.encode();
+        let call = self.links.call(place.owner, REQUEST, parts, OWNER_TIMEOUT);
+        match call.await {
             Ok(answer) => DataReply::decode(answer)
                 .ok_or(Failure::OutcomeUnknown)?
                 .or_failure(),
@@ -200,10 +200,11 @@ impl Partitions {
             if owner == self.metadata.me {
                 let local = Arc::clone(&self.local);
                 asked.spawn(async move { Some(local.serve(request).await) });
-            } else if let Some(link) = self.links.get(&owner).cloned() {
+            } else {
+                let links = self.links.clone();
                 asked.spawn(async move {
-                    let answer = link.call(REQUEST, request.encode(), BUSY_TIMEOUT).await;
-                    answer.ok().and_then(DataReply::decode)
+                    let call = links.call(owner, REQUEST, request.encode(), BUSY_TIMEOUT);
+                    call.await.ok().and_then(DataReply::decode)
                 });
             }
         }
@@ -232,9 +233,8 @@ impl Partitions {
         }
         let mut asked = tokio::task::JoinSet::new();
         for (owner, keys) in by_owner {
-            let link = self.links.get(&owner).cloned();
             let local = (owner == self.metadata.me).then(|| Arc::clone(&self.local));
-            asked.spawn(stats::ask(local, link, keys));
+            asked.spawn(stats::ask(local, self.links.clone(), owner, keys));
         }
         let mut found = HashMap::new();
         while let Some(answered) = asked.join_next().await {

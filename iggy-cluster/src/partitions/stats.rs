@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use ::partitions::PartitionStats;
 use adapters::metadata::PartitionKey;
+use consensus::ReplicaId;
 
 use super::{DataReply, DataRequest, LocalPartitions, REQUEST};
-use replicated_log::links::RpcLink;
+use replicated_log::links::RequestLinks;
 
 /// An owner that takes longer is answered for from what was last known.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -47,17 +48,17 @@ impl Cache {
 /// Asks the owner of these partitions.
 pub(super) async fn ask(
     local: Option<Arc<LocalPartitions>>,
-    link: Option<RpcLink>,
+    links: RequestLinks,
+    owner: ReplicaId,
     keys: Vec<PartitionKey>,
 ) -> (Vec<PartitionKey>, Option<Vec<PartitionStats>>) {
     let request = DataRequest::Stats(keys.clone());
-    let reply = match (local, link) {
-        (Some(local), _) => Some(local.serve(request).await),
-        (None, Some(link)) => {
-            let answer = link.call(REQUEST, request.encode(), TIMEOUT).await;
-            answer.ok().and_then(DataReply::decode)
+    let reply = match local {
+        Some(local) => Some(local.serve(request).await),
+        None => {
+            let call = links.call(owner, REQUEST, request.encode(), TIMEOUT);
+            call.await.ok().and_then(DataReply::decode)
         }
-        (None, None) => None,
     };
     match reply {
         Some(DataReply::Stats(stats)) => (keys, Some(stats)),

@@ -34,7 +34,11 @@ async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
     let (log, metadata) = FakeLog::start(Duration::from_secs(5));
     let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
     let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
-    let partitions = Partitions::new(Arc::clone(&metadata), Arc::new(local), BTreeMap::new());
+    let partitions = Partitions::new(
+        Arc::clone(&metadata),
+        Arc::new(local),
+        RequestLinks::default(),
+    );
     let create = || ClientOperation::CreateTopic {
         stream: named("s"),
         name: Name::new("t").unwrap(),

@@ -34,7 +34,7 @@ impl Bench {
         let partitions = Partitions::new(
             Arc::clone(&metadata),
             Arc::new(local),
-            std::collections::BTreeMap::new(),
+            replicated_log::links::RequestLinks::default(),
         );
         let server = Server::new(
             ClusterConfig::default(),

@@ -1,10 +1,9 @@
-//! From a data directory to a replica that is ready to run.
+//! From a disk to a replica that is ready to run.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use consensus::{Consensus, CoreConfig, RecoverError, Recovered, StateMachine};
-use replica::disk::{Disk, RealDisk};
+use replica::disk::Disk;
 use replica::driver::ReplicaConfig;
 use replica::open::{OpenConfig, OpenError, Opened};
 use replica::superblock::{self, Superblock, SuperblockError};
@@ -13,11 +12,11 @@ use tracing::{info, warn};
 
 use crate::config::{Backend, LogConfig};
 
-/// Opens the log on a disk that was begun, with the state machine that it feeds.
+/// Opens the log on a formatted disk, and restores the state machine from it.
 ///
 /// # Errors
 /// When the disk holds no replica, another one, or a damaged one.
-pub fn open(
+pub(crate) fn open(
     config: &LogConfig,
     disk: &Arc<dyn Disk>,
     machine: Box<dyn StateMachine>,
@@ -31,10 +30,10 @@ pub fn open(
     let build = |incarnation, recovered| build_core(config, group, incarnation, recovered);
     let opened = replica::open::open(disk, open, machine, build)?;
     if opened.torn_tail {
-        warn!("dropped a write to the log that a crash cut off before it was acknowledged");
+        warn!("dropped a write to the log that a crash interrupted before it was acknowledged");
     }
     for error in &opened.damaged {
-        warn!(%error, "starting from the snapshot before a damaged one");
+        warn!(%error, "a snapshot is damaged: starting from the one before it");
     }
     info!(
         incarnation = opened.incarnation,
@@ -45,29 +44,28 @@ pub fn open(
     Ok(opened)
 }
 
-/// Whether nobody has begun this directory. One that holds a log or snapshots and no
-/// superblock is not empty but damaged.
+/// Whether a disk has never been formatted. A disk that holds a log or snapshots and no
+/// superblock is damaged rather than empty.
 ///
 /// # Errors
 /// When it is damaged, or cannot be read.
-pub fn is_empty(data: &Path) -> Result<bool, SuperblockError> {
-    let disk = RealDisk::new(data)?;
-    match superblock::exists(&disk)? {
+pub fn is_empty(disk: &dyn Disk) -> Result<bool, SuperblockError> {
+    match superblock::exists(disk)? {
         true => Ok(false),
-        false if superblock::has_data(&disk)? => Err(SuperblockError::Corrupt),
+        false if superblock::has_data(disk)? => Err(SuperblockError::Corrupt),
         false => Ok(true),
     }
 }
 
-/// Begins the data directory of a node that has never run.
+/// Formats the disk of a replica that has never run.
 ///
 /// # Errors
-/// When it holds a replica already, or the disk fails.
-pub fn format(config: &LogConfig, data: &Path) -> Result<(), SuperblockError> {
-    superblock::format(&RealDisk::new(data)?, &identity(config))
+/// When it holds a replica already, or cannot be written.
+pub(crate) fn format(config: &LogConfig, disk: &dyn Disk) -> Result<(), SuperblockError> {
+    superblock::format(disk, &identity(config))
 }
 
-pub(crate) fn identity(config: &LogConfig) -> Superblock {
+fn identity(config: &LogConfig) -> Superblock {
     Superblock {
         group: config.group_id(),
         cluster: config.cluster.clone(),
@@ -89,7 +87,7 @@ fn build_core(
         membership: config.membership.clone(),
         heartbeat_ticks: config.settings.heartbeat_ticks(),
         election_ticks: config.settings.election_ticks(),
-        // Differs between nodes and between lives of a node.
+        // Differs between replicas, and between incarnations of a replica.
         seed: (group as u64) ^ config.me.0.rotate_left(48) ^ incarnation.rotate_left(24),
         limits: config.settings.limits(),
     };
@@ -107,14 +105,14 @@ fn wal_config(config: &LogConfig, group: u128) -> WalConfig {
 }
 
 fn replica_config(config: &LogConfig) -> ReplicaConfig {
-    let consensus = &config.settings;
+    let settings = &config.settings;
     ReplicaConfig {
-        batch_bytes_max: consensus.batch_size_max.bytes() as usize,
-        batch_commands_max: consensus.batch_commands_max,
-        pipeline_max: consensus.pipeline_max,
-        waiting_bytes_max: consensus.uncommitted_size_max.bytes() as usize,
-        snapshot_entries: consensus.snapshot_entries,
-        snapshot_log_bytes: consensus.snapshot_log_size.bytes(),
+        batch_bytes_max: settings.batch_size_max.bytes() as usize,
+        batch_commands_max: settings.batch_commands_max,
+        pipeline_max: settings.pipeline_max,
+        waiting_bytes_max: settings.uncommitted_size_max.bytes() as usize,
+        snapshot_entries: settings.snapshot_entries,
+        snapshot_log_bytes: settings.snapshot_log_size.bytes(),
         ..ReplicaConfig::new(config.me)
     }
 }
