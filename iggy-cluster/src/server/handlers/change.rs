@@ -8,8 +8,8 @@ use crate::cluster::Failure;
 use crate::server::connection::{Connection, Outcome};
 
 impl Connection {
-    /// Adds what a change needs and its client does not know, and checks what needs
-    /// more than the request to be checked.
+    /// Adds to a change what its client does not know, and checks what cannot be checked by
+    /// the request alone.
     pub(super) async fn prepare(&self, operation: &mut ClientOperation) -> Result<(), Failure> {
         match operation {
             ClientOperation::Group(operation) => self.prepare_join(operation).await,
@@ -20,7 +20,7 @@ impl Connection {
                 ..
             } => {
                 let state = self.server.metadata.reader.read();
-                // A segment's size never changes, so any state that knows it will do.
+                // A segment's size never changes, so any state that contains the topic will do.
                 let segment_bytes = match state.topic(stream, topic) {
                     Ok((_, topic)) => {
                         let settings = TopicSettings::of(&topic.options);
@@ -34,9 +34,9 @@ impl Connection {
         }
     }
 
-    /// A change of metadata, once. A client that is told that it has no session,
-    /// or that its request was not accepted, sends it again in a new session: both
-    /// are denied to a request that may have taken effect.
+    /// Replicates a change of metadata exactly once. A client that receives `NoSession` or
+    /// `TRANSIENT_NOT_ACCEPTED` repeats the request in a new session: a request that may have
+    /// taken effect must receive neither.
     pub(super) async fn change(
         &mut self,
         header: &RequestHeader,
@@ -65,7 +65,7 @@ impl Connection {
                 return self.reply(header, Err(failure));
             }
         };
-        self.commit = self.commit.max(index);
+        self.watermark = self.watermark.max(index);
         let body = match answer {
             Answer::Refused(code::UNAUTHENTICATED) => {
                 let reason = match open {
