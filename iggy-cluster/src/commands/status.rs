@@ -32,17 +32,17 @@ fn text(report: &ClusterReport, wide: bool) -> String {
         .nodes
         .first()
         .map_or("", |node| node.backend.as_str());
-    let named = |id: u8| {
+    let name = |id: u8| {
         let node = report.nodes.iter().find(|node| node.replica_id == id);
         node.map_or_else(String::new, |node| format!(" ({})", node.name))
     };
     let leader = match report.leader {
-        Some(id) => format!("leader: replica_id {id}{}", named(id)),
-        None => "no leader".to_owned(),
+        Some(id) => format!("leader: replica_id {id}{}", name(id)),
+        None => "leader: none".to_owned(),
     };
     let cluster = &report.cluster;
     format!(
-        "cluster {cluster:?} on {backend}, {leader}\n{}\n",
+        "cluster {cluster:?} on {backend}\n{leader}\n{}\n",
         table(report, wide)
     )
 }
