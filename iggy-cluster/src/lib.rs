@@ -12,7 +12,7 @@
 //! # let directory = tempfile::tempdir()?;
 //! # tokio::runtime::Runtime::new()?.block_on(async {
 //! // A cluster of one node; the others of a larger one are in the same list.
-//! let ports = PortsSection { tcp: 28_090, tcp_replica: 29_090, admin: 23_300 };
+//! let ports = PortsSection { tcp: 30_890, tcp_replica: 31_890, admin: 30_300 };
 //! let mut config = ClusterConfig::on_this_machine(Backend::Raft, [ports]);
 //! config.storage.path = directory.path().to_path_buf();
 //! let node = Node::builder(config)
@@ -20,7 +20,7 @@
 //!     .root(RootUser::default())
 //!     .start()
 //!     .await?;
-//! // Clients connect to 127.0.0.1:28090 now, and `node.log()` replicates the metadata.
+//! // Clients connect to 127.0.0.1:30890 now, and `node.log()` replicates the metadata.
 //! node.stop().await;
 //! # Ok::<_, StartError>(())
 //! # })?;

@@ -64,7 +64,6 @@ pub struct Node {
 impl Node {
     /// A node of the cluster with this configuration, to be started with
     /// [`NodeBuilder::start`].
-    #[must_use]
     pub fn builder(config: ClusterConfig) -> NodeBuilder {
         NodeBuilder::new(config)
     }
