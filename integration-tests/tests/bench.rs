@@ -15,8 +15,8 @@ fn bench(out: &Path, arguments: &[&str]) -> serde_json::Value {
         .args(&arguments[1..])
         .output()
         .expect("it starts");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{said}");
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{text}");
     let page = std::fs::read_to_string(out.join("report.html")).expect("a report");
     assert!(page.contains("<svg") && page.ends_with("</html>\n"));
     let results = std::fs::read(out.join("results.json")).expect("results");
@@ -79,7 +79,7 @@ fn a_file_that_is_no_result_is_refused() {
             .output()
             .expect("it starts");
         assert!(!refused.status.success());
-        let said = String::from_utf8_lossy(&refused.stderr);
-        assert!(said.contains("is not a results.json"), "{said}");
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert!(text.contains("is not a results.json"), "{text}");
     }
 }

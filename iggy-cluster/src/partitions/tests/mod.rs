@@ -27,7 +27,7 @@ fn commands(session: u64, operations: Vec<ClientOperation<Owners>>) -> Vec<Comma
     (1..).zip(operations).map(request).collect()
 }
 
-/// This node has not heard yet that the topic is another.
+/// This node does not know yet that the topic was deleted and created again.
 #[tokio::test]
 async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
     let data = TempDir::new().unwrap();
@@ -66,7 +66,12 @@ async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
     }
     let here = metadata.applied();
     let (stream, topic, partition) = (named("s"), named("t"), Partitioning::Partition(0));
-    let find = |seen| partitions.find(&stream, &topic, &partition, seen);
+    let leaderless_max = Duration::from_secs(5);
+    let find = |seen| {
+        crate::view::view(&metadata, seen, leaderless_max, |state| {
+            partitions.look_up(state, &stream, &topic, &partition)
+        })
+    };
     assert_eq!(find(here).await.unwrap().key.generation, here);
     let last = here + 2;
     assert_eq!(find(last).await.unwrap().key.generation, last);

@@ -23,7 +23,7 @@ impl Connection {
                 ..
             } => {
                 let state = self.server.metadata.reader.read();
-                // A segment's size never changes, so any state that knows it will do.
+                // A segment's size never changes, so any state that contains the topic will do.
                 let segment_bytes = match state.topic(stream, topic) {
                     Ok((_, topic)) => {
                         let settings = TopicSettings::of(&topic.options);
@@ -37,9 +37,9 @@ impl Connection {
         }
     }
 
-    /// A change of metadata, once. A client that is told that it has no session,
-    /// or that its request was not accepted, sends it again in a new session: both
-    /// are denied to a request that may have taken effect.
+    /// Replicates a change of metadata exactly once. A client that receives `NoSession` or
+    /// `TRANSIENT_NOT_ACCEPTED` repeats the request in a new session: a request that may have
+    /// taken effect must receive neither.
     pub(super) async fn change(
         &mut self,
         header: &RequestHeader,
@@ -68,7 +68,7 @@ impl Connection {
                 return self.reply(header, Err(failure));
             }
         };
-        self.commit = self.commit.max(index);
+        self.watermark = self.watermark.max(index);
         let body = match answer {
             Answer::Refused(code::UNAUTHENTICATED) => {
                 let reason = match open {

@@ -30,7 +30,7 @@ impl Connection {
         }))
     }
 
-    /// One group; nothing when there is none.
+    /// One group; an empty body when it does not exist.
     pub(super) async fn group(&self, target: &GroupTarget) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
@@ -54,7 +54,8 @@ impl Connection {
         Ok(vec![wire::groups(topic)])
     }
 
-    /// What this client may read as a member; nothing when it is none.
+    /// The partitions that this client may read as a member; an empty body when it is not a
+    /// member.
     pub(super) async fn sync_group(&self, target: &GroupTarget) -> Body {
         self.server.metadata.barrier().await?;
         let Some(bound) = self.bound else {
@@ -70,7 +71,7 @@ impl Connection {
         Ok(assignment.into_iter().collect())
     }
 
-    /// A client of this node, as clients see it.
+    /// A connection of this node, in the encoding for clients.
     pub(super) fn client(&self, id: u32) -> Vec<Bytes> {
         let client = self.server.clients.get(id);
         let state = self.server.metadata.reader.read();

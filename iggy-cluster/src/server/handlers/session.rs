@@ -1,4 +1,4 @@
-//! Sessions: who a client is, and which session a connection speaks for.
+//! Sessions: logging in and out, and attaching a session to another connection.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ impl Connection {
         self.close_session();
         let metadata = Arc::clone(&self.server.metadata);
         let registration = metadata.registration();
-        // Until this node is registered, it speaks for nobody and may not
-        // know the users yet; clients repeat.
+        // Until this node is registered, it cannot own sessions and may not know the users
+        // yet. Clients repeat the login.
         let Some(registration) = registration else {
             return self.reply(header, Err(Failure::OutcomeUnknown));
         };
@@ -58,13 +58,13 @@ impl Connection {
                         session,
                         user_id: verified.user_id,
                     });
-                    self.commit = self.commit.max(index);
+                    self.watermark = self.watermark.max(index);
                     let user = Some((verified.user_id, header.client));
                     self.server.clients.set_user(self.id, user);
                     let body = wire::login(verified.user_id, session);
                     return self.reply(header, Ok(vec![body]));
                 }
-                // The user has changed since this node looked: it looks again, once.
+                // The user has changed since the check: it is checked again, once.
                 Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) if !outdated => {
                     outdated = true;
                     if let Err(failure) = metadata.barrier().await {
@@ -101,8 +101,8 @@ impl Connection {
         self.reply(header, result.map(|_| Vec::new()))
     }
 
-    /// This connection carries a consumer of a session that another node opened.
-    /// What that client has seen of the metadata must be seen here too.
+    /// Attaches a session that was opened through another node, so that its consumer reads on
+    /// this connection. The local state must contain what that client has seen.
     pub(super) async fn attach(&mut self, client: u128, session: u64, watermark: u64) -> Body {
         let metadata = &self.server.metadata;
         if metadata.applied() < watermark {
@@ -126,7 +126,7 @@ impl Connection {
             }),
             _ => return Err(Failure::Refused(code::STALE_CLIENT)),
         };
-        self.commit = self.commit.max(watermark);
+        self.watermark = self.watermark.max(watermark);
         Ok(Vec::new())
     }
 }

@@ -82,7 +82,7 @@ impl Bench {
     }
 
     fn refusal(&self, code: ErrorCode) -> Bytes {
-        Reply::refused(&self.header(), self.connection.commit, code).joined()
+        Reply::refused(&self.header(), self.connection.watermark, code).joined()
     }
 
     fn end_of_session(&self) -> Command {
@@ -118,7 +118,7 @@ async fn an_outcome_that_was_unknown_stays_so_until_it_is_known() {
     let first_reply = bench.create_stream().await;
     let name = Name::new("s").unwrap();
     let created = wire::created_stream(0, 0, &name, &Options::default());
-    let reply = Reply::ok(&bench.header(), bench.connection.commit, vec![created]);
+    let reply = Reply::ok(&bench.header(), bench.connection.watermark, vec![created]);
     assert_eq!(first_reply, reply.joined());
 }
 

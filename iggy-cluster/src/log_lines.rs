@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tracing_subscriber::fmt::MakeWriter;
-
 const KEPT_BYTES_MAX: usize = 256 << 10;
 
 static RECENT: Mutex<Ring> = Mutex::new(Ring::new());
@@ -40,7 +38,8 @@ impl Ring {
     }
 }
 
-/// Writes to the standard error output, and keeps the last lines.
+/// Writes log lines to the standard error output, and keeps the last 256 KiB of them for
+/// the diagnostic archive. For a `tracing` subscriber: `.with_writer(|| Tee)`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tee;
 
@@ -56,15 +55,7 @@ impl Write for Tee {
     }
 }
 
-impl MakeWriter<'_> for Tee {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        Self
-    }
-}
-
-/// What was logged last, if it went through a [`Tee`].
+/// The last lines that went through a [`Tee`].
 pub(crate) fn recent() -> String {
     ring().text()
 }

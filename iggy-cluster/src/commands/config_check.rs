@@ -1,9 +1,9 @@
-//! `config check`: what a file says, or all that is wrong with it.
+//! `config check`: a summary of a configuration file, or everything that is wrong with it.
 
 use std::io::Write;
 use std::path::Path;
 
-use iggy_cluster::config::{self, NodeSection};
+use crate::config::{self, NodeSection};
 
 pub(super) fn run(file: &Path) -> anyhow::Result<()> {
     let loaded = config::load(Some(file), config::environment(), None)?;

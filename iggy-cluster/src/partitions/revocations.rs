@@ -1,24 +1,27 @@
-//! Ends hand-overs of partitions between members of a group.
+//! Completes revocations of partitions from members of a group.
 //!
-//! The owner of a partition knows what was served of it and what is committed, so
-//! it says when the next member may take over. Where nobody says so in time, the
-//! leader ends the hand-over: a member that does not commit holds nobody up, and
-//! what it was served comes again to the next.
+//! The owner of a partition knows what was served of it and which offsets are committed,
+//! so it reports when the next member may have the partition. Where no owner does so in
+//! time, the leader completes the revocation: a member that does not commit delays the
+//! others no longer, and what it was served is served again to the next member.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ::partitions::PartitionOptions;
 use adapters::metadata::{GroupKey, Intent, MetadataState, PartitionKey};
 
-use super::LocalPartitions;
+use super::local::LocalPartitions;
+use super::place::Place;
 
-/// Looked at so often when nothing else calls for it.
+/// The longest time between two rounds; notifications start them earlier.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// A hand-over of a partition that this node owns.
-struct HandOver {
+/// A revocation of a partition that this node owns.
+struct Revocation {
     group: GroupKey,
     key: PartitionKey,
+    options: PartitionOptions,
     holder: u128,
     id: u64,
 }
@@ -26,12 +29,12 @@ struct HandOver {
 /// Runs until the task is aborted.
 pub(crate) async fn run(local: Arc<LocalPartitions>, timeout: Duration) {
     loop {
-        let _ = tokio::time::timeout(ROUND, local.hand_overs.notified()).await;
+        let _ = tokio::time::timeout(ROUND, local.revocations.notified()).await;
         round(&local, timeout).await;
     }
 }
 
-/// Ends what can end now.
+/// Completes the revocations that can be completed now.
 pub(super) async fn round(local: &LocalPartitions, timeout: Duration) {
     confirm(local).await;
     expire(local, timeout).await;
@@ -40,14 +43,16 @@ pub(super) async fn round(local: &LocalPartitions, timeout: Duration) {
 /// Confirms those of which everything served is committed.
 async fn confirm(local: &LocalPartitions) {
     let pending = pending(local);
-    for hand_over in pending {
-        let HandOver {
+    for revocation in pending {
+        let Revocation {
             group,
             key,
+            options,
             holder,
             id,
-        } = hand_over;
-        if local.is_busy(key, group.group_id, holder).await {
+        } = revocation;
+        let group_id = group.group_id;
+        if local.is_busy(key, options, group_id, holder).await {
             continue;
         }
         let intent = Intent::CompleteRevocation {
@@ -60,7 +65,7 @@ async fn confirm(local: &LocalPartitions) {
     }
 }
 
-fn pending(local: &LocalPartitions) -> Vec<HandOver> {
+fn pending(local: &LocalPartitions) -> Vec<Revocation> {
     let state = local.metadata.reader.read();
     let groups = state.revoking_groups().copied();
     groups
@@ -68,18 +73,19 @@ fn pending(local: &LocalPartitions) -> Vec<HandOver> {
         .collect()
 }
 
-fn owned(local: &LocalPartitions, state: &MetadataState, group: GroupKey) -> Vec<HandOver> {
+fn owned(local: &LocalPartitions, state: &MetadataState, group: GroupKey) -> Vec<Revocation> {
     let Some((topic, found)) = state.group(&group) else {
         return Vec::new();
     };
     found
         .revocations()
         .filter_map(|(partition, holder, revocation)| {
-            let owner = topic.partitions.get(partition as usize)?.owner;
             let key = topic.key(group.stream_id, partition)?;
-            (owner == local.metadata.me).then_some(HandOver {
+            let place = Place::of(state, &key)?;
+            (place.owner == local.metadata.me).then_some(Revocation {
                 group,
                 key,
+                options: place.options,
                 holder,
                 id: revocation.id,
             })
@@ -87,7 +93,7 @@ fn owned(local: &LocalPartitions, state: &MetadataState, group: GroupKey) -> Vec
         .collect()
 }
 
-/// The leader ends what takes too long, by its own clock.
+/// The leader completes what takes too long, by its own clock.
 async fn expire(local: &LocalPartitions, timeout: Duration) {
     if local.metadata.leadership().leader != Some(local.metadata.me) {
         return;
@@ -105,7 +111,7 @@ async fn expire(local: &LocalPartitions, timeout: Duration) {
     }
 }
 
-/// When the oldest hand-over began, in microseconds since the epoch.
+/// When the oldest revocation started, in microseconds since the epoch.
 fn oldest(state: &MetadataState) -> Option<u64> {
     state
         .revoking_groups()

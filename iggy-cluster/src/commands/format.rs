@@ -1,10 +1,10 @@
-//! `format`: the data directory of a node that has never run.
+//! `format`: initializes the data directory of a node that has never run.
 
 use std::io::Write;
 
 use super::NodeArgs;
-use iggy_cluster::Node;
-use iggy_cluster::config;
+use crate::Node;
+use crate::config;
 
 pub(super) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let loaded = config::load(
@@ -15,7 +15,7 @@ pub(super) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     Node::format(&loaded.config, args.replica_id)?;
     writeln!(
         std::io::stdout(),
-        "{} is the data directory of replica {} of cluster {:?}; `iggy-cluster serve` starts it",
+        "{} is initialized for replica_id {} of cluster {:?}; `iggy-cluster serve` starts it",
         loaded.config.storage.path.display(),
         args.replica_id,
         loaded.config.cluster.name

@@ -1,11 +1,12 @@
-//! `serve`: one node.
+//! `serve`: runs one node.
 
 use anyhow::{Context, bail};
 use tracing::info;
 
-use super::{NodeArgs, asked_to_stop};
-use iggy_cluster::Node;
-use iggy_cluster::config;
+use super::{NodeArgs, stop_signal};
+use crate::Node;
+use crate::config;
+use crate::log_lines::Tee;
 
 pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
@@ -13,7 +14,7 @@ pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
-        .with_writer(iggy_cluster::logs::Tee)
+        .with_writer(|| Tee)
         .init();
     let loaded = config::load(
         args.config.as_deref(),
@@ -28,7 +29,7 @@ pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
             Ok(()) => bail!("the node stopped by itself"),
             Err(why) => bail!("the node had to stop: {why}"),
         },
-        result = asked_to_stop() => result?,
+        result = stop_signal() => result?,
     }
     info!("stopping");
     node.stop().await;
