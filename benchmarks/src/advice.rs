@@ -163,17 +163,17 @@ fn throughput(known: &Known) -> Criterion {
     let figure = match known.ratio {
         None => UNKNOWN.into(),
         Some((medians, rounds)) => format!(
-            "{} of Raft's (rounds: {})",
+            "{} (single rounds {})",
             range(medians, ratio),
             range(rounds, ratio)
         ),
     };
     let faster = known.ratio.map(|(_, rounds)| rounds.low > RATIO_MIN);
     Criterion {
-        name: "VR's throughput, with fsync",
+        name: "VR relative to Raft, with fsync",
         figure,
         side: Side::vr_if(faster),
-        reason: "VR is faster when every round is above 1.2",
+        reason: "throughput; VR counts as faster when every round is above 1.2",
     }
 }
 
@@ -224,7 +224,7 @@ fn repro(known: &Known) -> Criterion {
         ),
     };
     Criterion {
-        name: "Failures that repeat with the same leaders",
+        name: "Same leaders, same failures",
         figure,
         side: Side::vr_if(known.repro.map(|(raft, vr)| vr[0] > raft[0])),
         reason: "for debugging: VR's next primary follows from the view",
@@ -235,7 +235,7 @@ fn repro(known: &Known) -> Criterion {
 pub(crate) fn of_cluster(known: &Known) -> Advice {
     advice(
         known,
-        [share(known), rate(known), state(known), throughput(known)],
+        [throughput(known), share(known), rate(known), state(known)],
     )
 }
 
@@ -243,8 +243,8 @@ pub(crate) fn of_cluster(known: &Known) -> Advice {
 pub(crate) fn of_benchmark(known: &Known) -> Option<Advice> {
     let figures = [
         throughput(known),
-        failover(known),
         share(known),
+        failover(known),
         repro(known),
     ];
     let unknown = figures.iter().filter(|one| one.side == Side::Unknown);
@@ -278,13 +278,12 @@ fn advice(known: &Known, figures: [Criterion; 4]) -> Advice {
         remarks.push("Run VR if your cluster executes over 100,000 commands/s.".into());
     }
     if !headline.starts_with("Run VR") {
+        remarks.push("Speed is a reason for VR when VR is faster in every round, and clients notice it: when the first two figures are for VR.".into());
         if failover(known).side == Side::Vr {
-            remarks.push(
-                "Consider VR where a shorter failover matters: compare the figures below.".into(),
-            );
+            remarks.push("Consider VR where its shorter failover matters.".into());
         }
         remarks.push(
-            "Choose VR where the same failures must lead to the same leaders (--deterministic)."
+            "Choose VR where the same failures must lead to the same leaders (advise --deterministic)."
                 .into(),
         );
     }
@@ -303,7 +302,7 @@ fn advice(known: &Known, figures: [Criterion; 4]) -> Advice {
 fn why_not(known: &Known) -> String {
     let mut reasons = Vec::new();
     match throughput(known).side {
-        Side::Raft => reasons.push("VR is not faster in every round"),
+        Side::Raft => reasons.push(slower(known)),
         Side::Unknown => reasons.push("nothing shows that VR is faster here"),
         Side::Vr => {}
     }
@@ -324,6 +323,15 @@ fn why_not(known: &Known) -> String {
     }
     reasons.truncate(2);
     reasons.join(", and ")
+}
+
+/// How VR's throughput falls short.
+fn slower(known: &Known) -> &'static str {
+    match known.ratio {
+        Some((_, rounds)) if rounds.high < 1.0 => "VR is slower here",
+        Some((_, rounds)) if rounds.low > 1.0 => "VR is hardly faster here",
+        _ => "VR is faster in some rounds and slower in others",
+    }
 }
 
 /// The choice that no figure decides.

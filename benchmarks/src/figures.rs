@@ -42,7 +42,8 @@ pub(crate) fn short(value: f64) -> String {
     match value {
         value if value >= 1e6 => format!("{}M", trim(value / 1e6)),
         value if value >= 1e3 => format!("{}k", trim(value / 1e3)),
-        value => trim(value),
+        value if value >= 0.01 => trim(value),
+        value => format!("{value}"),
     }
 }
 
@@ -61,7 +62,13 @@ pub(crate) fn ratio(value: f64) -> String {
 
 /// A share from 0 to 1, as a percentage.
 pub(crate) fn percent(share: f64) -> String {
-    format!("{}%", figure(share * 100.0))
+    let percent = share * 100.0;
+    match percent {
+        0.0 => "0%".into(),
+        small if small < 0.01 => "<0.01%".into(),
+        small if small < 1.0 => format!("{small:.2}%"),
+        percent => format!("{}%", figure(percent)),
+    }
 }
 
 /// Both ends of a range, or one where they do not differ.
@@ -113,7 +120,10 @@ mod tests {
         }
         assert_eq!(short(8_192.0), "8.19k");
         assert_eq!(short(1_000_000.0), "1M");
+        assert_eq!(short(0.001), "0.001");
         assert_eq!(percent(0.575), "57.5%");
+        assert_eq!(percent(0.000_141), "0.01%");
+        assert_eq!(percent(0.000_001), "<0.01%");
     }
 
     #[test]

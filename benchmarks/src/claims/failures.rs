@@ -32,10 +32,11 @@ pub(super) fn repro(results: &Results) -> Option<Judgement> {
     let (raft, vr) = (of("raft")?, of("vr")?);
     let attempts = |hits: u64, of: u64| match hits {
         0 => format!("none of {} attempts", count(of)),
+        hits if hits == of => "every attempt".into(),
         hits => format!("1 in {} attempts", figure(of as f64 / hits as f64)),
     };
     let text = format!(
-        "Raft: {}; VR: {} ({} with the same first leader), {} of {} views were skipped",
+        "the same three leaders in {} (Raft), in {} (VR; in {} with the same first leader; {} of {} views were skipped)",
         attempts(raft.hits, raft.attempts),
         attempts(vr.hits, vr.attempts),
         attempts(vr.hits_after_first, vr.firsts),

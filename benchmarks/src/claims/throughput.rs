@@ -1,4 +1,4 @@
-//! Claims 1 to 4 and 24: how fast, relative to whom.
+//! Claims 1 to 4 and 24: throughput, relative to what.
 
 use super::{Judgement, Verdict};
 use crate::figures::{figure, in_words, name, range, ratio};
@@ -53,11 +53,15 @@ pub(super) fn million(results: &Results) -> Option<Judgement> {
             factors.extend([medians.low, medians.high]);
         }
     }
-    let mut others: Vec<_> = variations(results, alone)
-        .into_iter()
-        .filter_map(|(how, rate)| Some(format!("{}/s {how}", figure(rate?))))
-        .collect();
-    figures.append(&mut others);
+    let others = variations(results, alone).into_iter();
+    let others = others.filter_map(|(how, rate)| Some(format!("{}/s {how}", figure(rate?))));
+    let others: Vec<_> = others.collect();
+    if !others.is_empty() {
+        figures.push(format!(
+            "with one condition changed at a time: {}",
+            others.join(", ")
+        ));
+    }
     let inside = factors.iter().filter(|factor| **factor >= 10.0).count();
     let verdict = match (processes.per_second() >= MILLION, inside) {
         (true, inside) if inside == factors.len() => Verdict::Holds,
@@ -133,7 +137,7 @@ pub(super) fn above_100k(results: &Results) -> Option<Judgement> {
         let of = above.iter().filter(|point| point.system == system);
         match of.min_by_key(|point| point.in_flight) {
             Some(point) => format!(
-                "{} from {} in flight on (p99 {} ms)",
+                "{} with {} in flight or more (p99 {} ms)",
                 name(system),
                 figure(point.in_flight as f64),
                 figure(point.median(|run| run.latency.p99 as f64) / 1e3)

@@ -56,8 +56,8 @@ fn answer(body: &mut String, advice: &Advice) {
     );
     for key in &advice.figures {
         let (class, speaks) = match key.side {
-            Side::Vr => ("key vr", "speaks for VR"),
-            Side::Raft => ("key raft", "no reason for VR"),
+            Side::Vr => ("key vr", "for VR"),
+            Side::Raft => ("key raft", "for Raft"),
             Side::Unknown => ("key", "not measured"),
         };
         let _ = writeln!(
@@ -240,7 +240,7 @@ fn conditions(body: &mut String, results: &Results) {
 
 fn table(body: &mut String, table: &Table) {
     let Table { head, rows } = table;
-    body.push_str("<div class=card><table><tr>");
+    body.push_str("<div class=\"card table\"><table><tr>");
     let right: Vec<bool> = (0..head.len())
         .map(|column| {
             rows.iter()

@@ -87,10 +87,9 @@ async fn by_in_flight(
                     }
                     Err(error) => {
                         let why = format!(
-                            "{} in flight, {}, round {}: {error}",
+                            "{} in flight, {}: {error}",
                             count(in_flight as u64),
-                            in_words(name),
-                            round + 1
+                            in_words(name)
                         );
                         peers::note(&mut results.missing, peer.name(), &why);
                     }

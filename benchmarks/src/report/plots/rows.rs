@@ -3,7 +3,7 @@
 use super::scale::Scale;
 use super::svg::{Anchor, GRID, HEADING, INK, LABEL, MUTED, Svg, TICK, width};
 use super::{MARGIN, Plot, Value, WIDTH, colour, head};
-use crate::figures::{figure, short};
+use crate::figures::{figure, percent, short};
 use crate::results::Spread;
 
 const ROW: f64 = 24.0;
@@ -65,7 +65,7 @@ pub(in crate::report) fn dots(name: &str, title: &str, unit: &str, groups: &[Gro
         svg.text((x, bottom + 20.0), Anchor::Middle, TICK, &short(tick));
     }
     svg.text((WIDTH - MARGIN, bottom + 20.0), Anchor::End, TICK, unit);
-    each_row(&mut svg, groups, top, |svg, row, y| {
+    each_row(&mut svg, groups, top, figure, |svg, row, y| {
         let colour = colour(&row.system);
         let at = |value: f64| (scale.at(value), y);
         let value = row.value;
@@ -99,8 +99,8 @@ pub(in crate::report) fn bars(
         let x = x.max(MARGIN + width(&text, TICK) / 2.0);
         svg.text((x, bottom + 20.0), Anchor::Middle, TICK, &text);
     }
-    each_row(&mut svg, groups, top, |svg, row, y| {
-        let long = (scale.at(row.value.middle) - MARGIN).max(1.0);
+    each_row(&mut svg, groups, top, percent_figure, |svg, row, y| {
+        let long = scale.at(row.value.middle) - MARGIN;
         let from = (MARGIN, y - 8.0);
         svg.rectangle(from, (long, 16.0), colour(&row.system));
     });
@@ -115,8 +115,18 @@ pub(in crate::report) fn bars(
     }
 }
 
+fn percent_figure(value: f64) -> String {
+    percent(value / 100.0)
+}
+
 /// Headings, the caller's rows, and their figures at the right.
-fn each_row(svg: &mut Svg, groups: &[Group], top: f64, mut draw: impl FnMut(&mut Svg, &Row, f64)) {
+fn each_row(
+    svg: &mut Svg,
+    groups: &[Group],
+    top: f64,
+    text: fn(f64) -> String,
+    mut draw: impl FnMut(&mut Svg, &Row, f64),
+) {
     let mut y = top;
     for group in groups {
         svg.text((MARGIN, y + 17.0), Anchor::Start, LABEL, &group.label);
@@ -124,9 +134,8 @@ fn each_row(svg: &mut Svg, groups: &[Group], top: f64, mut draw: impl FnMut(&mut
         for row in &group.rows {
             let middle = y + ROW / 2.0;
             draw(svg, row, middle);
-            let figure = figure(row.value.middle);
             let end = (WIDTH - MARGIN, middle + 5.0);
-            svg.text(end, Anchor::End, LABEL, &figure);
+            svg.text(end, Anchor::End, LABEL, &text(row.value.middle));
             y += ROW;
         }
         y += GAP;

@@ -1,7 +1,7 @@
 //! How fast: throughput, relative to others, and latency.
 
-use super::super::plots::{self};
-use super::{Section, durabilities, fsync, latency_of, lines_of, rate_of, table};
+use super::super::plots::{self, Plot, Value};
+use super::{Section, durabilities, fsync, grouped, latency_of, lines_of, rate_of, table};
 use crate::figures::{count, in_words, name, ratio as ratio_figure};
 use crate::results::{Results, Spread, of_durability, ratios};
 
@@ -113,6 +113,7 @@ pub(super) fn ratio(results: &Results) -> Section {
 /// Ours, relative to the alternatives.
 pub(super) fn relative_to_peers(results: &Results) -> Section {
     let mut rows = Vec::new();
+    let plots = ["etcd", "zookeeper"].map(|peer| relative_to(results, peer));
     for peer in ["etcd", "zookeeper"] {
         for ours in ["raft", "vr"] {
             for (point, ratio) in ratios(&results.throughput, ours, peer) {
@@ -141,10 +142,25 @@ pub(super) fn relative_to_peers(results: &Results) -> Section {
     Section {
         id: "peers",
         title: "Relative to etcd and ZooKeeper",
-        text: "Throughput ratios of the runs of one round. The peers do more with a command, and accept one in each request.".into(),
-        plots: Vec::new(),
+        text: "Throughput ratios of the runs of one round. The peers do more with a command, and accept one in each request. Whiskers are the range of the rounds.".into(),
+        plots: plots.into_iter().flatten().collect(),
         table: table(&head, rows.into_iter().map(|(_, row)| row)),
     }
+}
+
+fn relative_to(results: &Results, peer: &str) -> Option<Plot> {
+    let rows = ["raft", "vr"].into_iter().flat_map(|ours| {
+        let all = ratios(&results.throughput, ours, peer).into_iter();
+        let durable = all.filter(|(point, _)| point.durability == "fsync");
+        durable.map(move |(point, ratio)| {
+            let label = format!("{} in flight", count(point.in_flight as u64));
+            (label, ours.to_owned(), Value::from(ratio))
+        })
+    });
+    let groups = grouped(rows);
+    let title = format!("Throughput relative to {}, with fsync", name(peer));
+    let plot = || plots::dots(&format!("relative-to-{peer}"), &title, "times", &groups);
+    (!groups.is_empty()).then(plot)
 }
 
 pub(super) fn in_process(results: &Results) -> Section {
