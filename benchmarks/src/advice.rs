@@ -162,11 +162,12 @@ fn rate(known: &Known) -> Criterion {
 fn throughput(known: &Known) -> Criterion {
     let figure = match known.ratio {
         None => UNKNOWN.into(),
-        Some((medians, rounds)) => format!(
-            "{} (single rounds {})",
+        Some((medians, rounds)) if known.rounds > 1 => format!(
+            "{} (rounds {})",
             range(medians, ratio),
             range(rounds, ratio)
         ),
+        Some((medians, _)) => range(medians, ratio),
     };
     let faster = known.ratio.map(|(_, rounds)| rounds.low > RATIO_MIN);
     Criterion {

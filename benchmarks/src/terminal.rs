@@ -1,6 +1,6 @@
 //! Tables and boxes for a terminal of 80 columns or more.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use rustix::termios::tcgetwinsize;
 
 use crate::advice::{Advice, Criterion};
@@ -12,6 +12,10 @@ const COLUMNS_MAX: usize = 120;
 /// Names of figures are at most this wide; longer ones have a line of their own.
 const NAME_COLUMNS: usize = 32;
 
+/// A line below the head, and none between rows.
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
 /// The columns of the terminal, or 80 where there is none.
 pub(crate) fn columns() -> usize {
     let size = tcgetwinsize(std::io::stdout());
@@ -19,11 +23,11 @@ pub(crate) fn columns() -> usize {
     columns.clamp(COLUMNS_MIN, COLUMNS_MAX)
 }
 
-/// A table with horizontal lines; figures are aligned to the right.
+/// A table; figures are aligned to the right.
 pub(crate) fn table(head: &[String], rows: &[Vec<String>], columns: usize) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(STYLE)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(u16::try_from(columns).unwrap_or(u16::MAX))
         .set_header(head)
@@ -41,7 +45,9 @@ pub(crate) fn table(head: &[String], rows: &[Vec<String>], columns: usize) -> Ta
 
 /// Whether a cell reads better on the right.
 pub(crate) fn is_figure(cell: &str) -> bool {
-    cell.starts_with(|first: char| first.is_ascii_digit()) || cell.is_empty() || cell == "-"
+    let letters = cell.chars().filter(|one| one.is_alphabetic()).count();
+    let digits = cell.chars().filter(|one| one.is_ascii_digit()).count();
+    cell.is_empty() || cell == "-" || (digits >= letters && !cell.starts_with(char::is_alphabetic))
 }
 
 /// The lines of a text, each of at most so many columns.
@@ -123,6 +129,16 @@ mod tests {
             let text = boxed(&of_cluster(&known), columns);
             let widths: Vec<_> = text.lines().map(|line| line.chars().count()).collect();
             assert!(widths.iter().all(|width| *width == columns), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_figure_has_more_digits_than_letters() {
+        for cell in ["12", "415 us", "17,494 (1 of 5 runs)", "<0.001", "", "-"] {
+            assert!(is_figure(cell), "{cell}");
+        }
+        for cell in ["1 in flight", "Raft", "up to 8 commands"] {
+            assert!(!is_figure(cell), "{cell}");
         }
     }
 

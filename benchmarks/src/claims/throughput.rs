@@ -159,7 +159,7 @@ pub(super) fn above_100k(results: &Results) -> Option<Judgement> {
             figures.insert(
                 0,
                 format!(
-                    "above 100,000 commands/s, VR's throughput relative to Raft is {} ({} in single rounds)",
+                    "above 100,000 commands/s, VR's throughput relative to Raft is {} (rounds {})",
                     range(medians, ratio),
                     range(rounds, ratio)
                 ),
@@ -179,12 +179,16 @@ pub(super) fn raft_of_vr(results: &Results) -> Option<Judgement> {
     let ratios = without_fsync(results);
     let (point, ratio) = ratios.iter().find(|(point, _)| point.in_flight >= 2_048)?;
     let share = 1.0 / ratio.median.max(f64::MIN_POSITIVE);
+    let rounds = Spread {
+        median: share,
+        low: 100.0 / ratio.high,
+        high: 100.0 / ratio.low,
+    };
     let text = format!(
-        "Raft has {}% of VR's throughput with {} in flight and without fsync ({} to {}%)",
+        "Raft has {}% of VR's throughput with {} in flight and without fsync (rounds {}%)",
         figure(share * 100.0),
         figure(point.in_flight as f64),
-        figure(100.0 / ratio.high),
-        figure(100.0 / ratio.low)
+        range(rounds, figure)
     );
     Some(Judgement::new(Verdict::holds(share >= 0.7), text))
 }

@@ -26,6 +26,7 @@ const QUICK_DIVISOR: u32 = 10;
 /// commits.
 const BOUND_MIB: u64 = 16;
 const OFFERED_MIB: u64 = 512;
+const OFFERED_MIB_QUICK: u64 = 64;
 const FRAME_COMMANDS: usize = 1_024;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A leader without followers keeps leading for about this time.
@@ -109,10 +110,14 @@ async fn pushback(bench: &Bench, backend: Backend) -> anyhow::Result<Pushback> {
         cluster.processes.pause(*follower)?;
     }
     let bytes = bench.options.command_size;
+    let offered_mib = match bench.options.quick {
+        true => OFFERED_MIB_QUICK,
+        false => OFFERED_MIB,
+    };
     let mut client = Client::connect(&cluster.address(leader), bytes).await?;
     let before = cluster.processes.memory_bytes(leader);
     let (mut peak, mut refused, mut offered) = (before, 0, 0_u64);
-    while offered < OFFERED_MIB << 20 {
+    while offered < offered_mib << 20 {
         client.send(FRAME_COMMANDS).await?;
         offered += (FRAME_COMMANDS * bytes) as u64;
         refused += drain(&mut client).await?;

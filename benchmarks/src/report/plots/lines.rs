@@ -5,8 +5,8 @@ use super::svg::{Anchor, GRID, INK, LABEL, MUTED, Svg, TICK, width};
 use super::{MARGIN, Plot, Series, Value, WIDTH, colour, head};
 use crate::figures::{count, short};
 
-const HEIGHT: f64 = 400.0;
-const LEFT: f64 = 62.0;
+const HEIGHT: f64 = 370.0;
+const LEFT: f64 = 58.0;
 const BOTTOM: f64 = 52.0;
 /// Lines with more values have no dots.
 const DOTS_MAX: usize = 24;

@@ -13,7 +13,7 @@ pub(super) use lines::{cdf, lines};
 pub(super) use rows::{Group, Row, bars, dots, ratios};
 pub(super) use svg::escape;
 
-const WIDTH: f64 = 560.0;
+const WIDTH: f64 = 500.0;
 const MARGIN: f64 = 14.0;
 
 /// A plot for the report, and for the documents.

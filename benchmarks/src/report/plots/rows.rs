@@ -11,9 +11,9 @@ const HEADING_ROW: f64 = 24.0;
 const GAP: f64 = 8.0;
 const AXIS: f64 = 34.0;
 /// The figures at the right end of the rows.
-const FIGURES: f64 = 96.0;
+const FIGURES: f64 = 88.0;
 /// The labels of ratios at the left end of the rows.
-const LABELS: f64 = 168.0;
+const LABELS: f64 = 158.0;
 /// The last label of an axis must not reach into the figures.
 const INSET: f64 = 8.0;
 

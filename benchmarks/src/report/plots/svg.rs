@@ -23,7 +23,7 @@ pub(super) struct Font {
 }
 
 pub(super) const TITLE: Font = Font {
-    size: 16,
+    size: 15,
     fill: INK,
     bold: true,
 };

@@ -53,7 +53,7 @@ pub(super) fn limits(results: &Results) -> Section {
     Section {
         id: "limits",
         title: "Relative to the machine's limits",
-        text: "A factor of 1 would be the limit. A single command needs two round trips and, with fsync, an fdatasync at a majority while all three replicas call it; a hop to a sleeping core is most of a round trip. Under load, replicas share the processors with the clients, and the cost of a command is the measured one.".into(),
+        text: "A factor of 1 would be the limit. A single command needs two round trips (of the network) and, with fsync, an fdatasync at a majority while all three replicas call it; a hop to a sleeping core is most of a round trip. Under load, replicas share the processors with the clients, and the cost of a command is the measured one.".into(),
         plots,
         table: table(&head, rows),
     }
@@ -69,14 +69,14 @@ fn of_latency<'a>(results: &Results, point: &'a Point) -> Vec<Distance<'a>> {
     ];
     let distance = |(place, trip): (&str, u64)| {
         let (sync, and) = match point.durability.as_str() {
-            "fsync" => (calibration.three_fdatasyncs.p50 as f64, ", one fdatasync"),
+            "fsync" => (calibration.three_fdatasyncs.p50 as f64, ", 1 fdatasync"),
             _ => (0.0, ""),
         };
         let floor = 2.0 * trip as f64 + sync;
         Distance {
             system: &point.system,
             setting: format!("1 in flight, {}", in_words(&point.durability)),
-            limit: format!("two round trips {place}{and}"),
+            limit: format!("2 trips {place}{and}"),
             at_best: format!("{} us", figure(floor)),
             measured: format!("{} us", figure(median)),
             times: median / floor.max(f64::MIN_POSITIVE),
@@ -99,7 +99,7 @@ fn of_throughput<'a>(results: &Results, point: &'a Point) -> Vec<Distance<'a>> {
     let syncs = cost(|cost| cost.syncs) / f64::from(results.replicas.max(1));
     let sync = results.calibration.three_fdatasyncs.p50 as f64;
     if point.durability == "fsync" && syncs > 0.0 && results.replicas == REPLICAS {
-        limits.push(("one fdatasync after another", 1e6 / sync / syncs));
+        limits.push(("fdatasyncs in sequence", 1e6 / sync / syncs));
     }
     let distance = |(limit, at_best): (&str, f64)| Distance {
         system: &point.system,

@@ -76,8 +76,8 @@ pub(super) fn ratio(results: &Results) -> Section {
     let groups: Vec<(String, Vec<(String, Spread)>)> = [
         ("With fsync", in_flight("fsync")),
         ("Without fsync", in_flight("none")),
-        ("Without fsync, by size of a batch", batches.collect()),
-        ("In one process, no network, no disk", in_process.collect()),
+        ("Without fsync, by batch", batches.collect()),
+        ("In one process", in_process.collect()),
     ]
     .into_iter()
     .filter(|(_, rows)| !rows.is_empty())
