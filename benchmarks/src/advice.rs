@@ -182,9 +182,11 @@ fn state(known: &Known) -> Criterion {
     let bytes = known.state_bytes;
     Criterion {
         name: "Size of the state",
-        figure: bytes.map_or(UNKNOWN.into(), |bytes| {
-            format!("{} MB", figure(bytes / 1e6))
-        }),
+        figure: match bytes {
+            None => UNKNOWN.into(),
+            Some(0.0) => "no snapshot yet".into(),
+            Some(bytes) => format!("{} MB", figure(bytes / 1e6)),
+        },
         side: Side::vr_if(bytes.map(|bytes| bytes < STATE_BYTES_MAX)),
         reason: "a replica that was away for long receives all of it",
     }
@@ -279,7 +281,14 @@ fn advice(known: &Known, figures: [Criterion; 4]) -> Advice {
         remarks.push("Run VR if your cluster executes over 100,000 commands/s.".into());
     }
     if !headline.starts_with("Run VR") {
-        remarks.push("Speed is a reason for VR when VR is faster in every round, and clients notice it: when the first two figures are for VR.".into());
+        let needed = if known.rounds > 0 {
+            "the first two"
+        } else {
+            "all four"
+        };
+        remarks.push(format!(
+            "Speed is a reason for VR when {needed} figures are for VR."
+        ));
         if failover(known).side == Side::Vr {
             remarks.push("Consider VR where its shorter failover matters.".into());
         }
@@ -287,6 +296,9 @@ fn advice(known: &Known, figures: [Criterion; 4]) -> Advice {
             "Choose VR where the same failures must lead to the same leaders (advise --deterministic)."
                 .into(),
         );
+    }
+    if known.ratio.is_none() {
+        remarks.push("`iggy-cluster bench compare` measures VR relative to Raft.".into());
     }
     if known.rounds == 1 {
         remarks

@@ -16,16 +16,16 @@ use crate::{results, terminal};
 /// Arguments of `advise`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "  iggy-cluster advise                    a running cluster\n  iggy-cluster advise --results FILE     a benchmark's results.json\n\nThe figures of a cluster cover the time since its nodes started: run advise when it\nhas served its usual load for a while."
+    after_help = "  iggy-cluster advise                    a running cluster\n  iggy-cluster advise --results FILE     a benchmark's results.json\n\nThe figures of a cluster cover the time since its nodes started: run advise when\nit has served its usual load for a while."
 )]
 pub struct AdviseArgs {
-    /// The admin endpoint of any node of a running cluster
+    /// Admin endpoint of any node
     #[arg(long, default_value = "127.0.0.1:3300", value_name = "HOST:PORT")]
     address: String,
-    /// The results of a benchmark, instead of a running cluster
+    /// A benchmark's results.json, instead of a cluster
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
-    /// The same failures must lead to the same leaders, as for debugging
+    /// The same failures must lead to the same leaders
     #[arg(long)]
     deterministic: bool,
 }
@@ -86,13 +86,12 @@ fn print(advice: &Advice, determinism: &Criterion) -> anyhow::Result<()> {
         .map(|criterion| {
             vec![
                 criterion.name.to_owned(),
-                criterion.figure.clone(),
                 criterion.side.name().to_owned(),
                 criterion.reason.to_owned(),
             ]
         })
         .collect();
-    let head = ["criterion", "measured", "for", "because"].map(str::to_owned);
+    let head = ["criterion", "for", "because"].map(str::to_owned);
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", terminal::table(&head, &rows, columns))?;
     writeln!(out, "{}", terminal::boxed(advice, columns))?;

@@ -207,3 +207,61 @@ fn command_line() -> String {
     let words = std::iter::once("iggy-cluster".to_owned()).chain(arguments);
     words.collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The document that describes the benchmarks.
+    fn document() -> String {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
+        let text = std::fs::read_to_string(path).expect("the document is in the repository");
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_document_has_a_row_for_every_scenario() {
+        let command = BenchArgs::augment_args(clap::Command::new("bench"));
+        let document = document();
+        let mut rows = 0;
+        for scenario in command.get_subcommands().map(clap::Command::get_name) {
+            if !["compare", "report", "replica"].contains(&scenario) {
+                assert!(
+                    document.contains(&format!("| `{scenario}` |")),
+                    "{scenario}"
+                );
+                rows += 1;
+            }
+        }
+        // One of the scenarios is an option of another.
+        assert!(document.contains("| `throughput --in-process` |"));
+        assert_eq!(rows + 1, Scenario::ALL.len());
+    }
+
+    #[test]
+    fn the_document_counts_the_claims() {
+        let measured: Vec<u8> = claims::measured().collect();
+        let all = claims::article::CLAIMS.len();
+        let document = document();
+        for count in [
+            format!("This project counts {all} claims in it"),
+            format!("{} of them are measured:", measured.len()),
+            format!(
+                "the other {} are listed as not measured",
+                all - measured.len()
+            ),
+        ] {
+            assert!(document.contains(&count), "{count}");
+        }
+        let (_, list) = document
+            .split_once("of them are measured: ")
+            .expect("a list");
+        let (list, _) = list.split_once('.').expect("a sentence");
+        let listed = list.split(", ").flat_map(|range| {
+            let (first, last) = range.split_once(" to ").unwrap_or((range, range));
+            let number = |text: &str| text.parse::<u8>().expect("a number");
+            number(first)..=number(last)
+        });
+        assert_eq!(listed.collect::<Vec<_>>(), measured);
+    }
+}

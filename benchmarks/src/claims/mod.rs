@@ -98,6 +98,13 @@ fn judge_of(number: u8) -> Option<fn(&Results) -> Option<Judgement>> {
     }
 }
 
+/// The numbers of the claims that a scenario measures.
+#[cfg(test)]
+pub(crate) fn measured() -> impl Iterator<Item = u8> {
+    let numbers = CLAIMS.into_iter().map(|claim| claim.number);
+    numbers.filter(|number| judge_of(*number).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,9 @@ const DOTS_MAX: usize = 24;
 /// Where there are at most so many values on the horizontal axis, each has a tick.
 const OWN_TICKS_MAX: usize = 8;
 
+/// Smaller numbers on the horizontal axis have all their digits.
+const EXACT_BELOW: f64 = 10_000.0;
+
 /// The area of the plot.
 struct Frame {
     top: f64,
@@ -45,7 +48,11 @@ pub(in crate::report) fn lines(
         false => x.ticks(),
     };
     for tick in ticks {
-        vertical(&mut svg, &frame, x.at(tick), &count(tick as u64));
+        let text = match tick < EXACT_BELOW {
+            true => count(tick as u64),
+            false => short(tick),
+        };
+        vertical(&mut svg, &frame, x.at(tick), &text);
     }
     axes(&mut svg, &frame, x_label);
     for series in all {
