@@ -60,7 +60,7 @@ pub(crate) fn benchmark(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A state machine with a client in session.
+/// A state machine with the session of a client.
 struct Metadata {
     machine: MetadataMachine,
     reader: MetadataReader,
@@ -70,7 +70,7 @@ struct Metadata {
 }
 
 impl Metadata {
-    /// So many streams, with a topic each.
+    /// This many streams, with a topic each.
     fn new(streams: u64) -> Self {
         let (machine, reader) = MetadataMachine::new(Box::new(|_| {}));
         let mut metadata = Self {
