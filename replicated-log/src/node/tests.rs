@@ -186,3 +186,26 @@ async fn a_panic_of_the_state_machine_stops_the_node_and_its_callers() {
     }
     assert!(node.stopped().await.is_ok());
 }
+
+#[tokio::test]
+async fn metrics_number_the_leader_as_the_configuration_does() {
+    let builder = builders(Backend::Vr, 1).await.remove(0);
+    let metrics = Arc::<LogMetrics>::default();
+    let builder = builder
+        .metrics(Arc::clone(&metrics))
+        .empty_disk(EmptyDisk::Format);
+    let nodes = [builder.start().await.unwrap()];
+    submit(&nodes).await;
+    let mut status = nodes[0].log().status().await.unwrap();
+    for (leader, line) in [
+        (Some(ReplicaId::from_number(0)), "\nleader 0\n"),
+        (None, "\nleader -1\n"),
+    ] {
+        status.core.leader = leader;
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register_status(&mut registry, &status, nodes[0].links().counters());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains(line), "{text}");
+    }
+}
