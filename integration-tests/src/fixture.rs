@@ -73,7 +73,7 @@ pub async fn write(cluster: &mut Cluster) -> anyhow::Result<()> {
     }
     cluster.counted(0, "snapshots_taken").await?;
     cluster.kill(0)?;
-    cluster.run(0)?;
+    cluster.start(0)?;
     cluster.ready().await?;
     let root = cluster.client(0).await?;
     root.delete_stream(&named("other-0")).await?;

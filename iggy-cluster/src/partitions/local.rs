@@ -35,13 +35,13 @@ pub(crate) struct LocalPartitions {
 #[derive(Clone, Copy, Debug)]
 enum Refusal {
     /// With Iggy's code.
-    Code(u32),
+    Code(ErrorCode),
     /// The reader may not do this.
     Denied(Denied),
 }
 
 impl Refusal {
-    fn code(self) -> u32 {
+    fn code(self) -> ErrorCode {
         match self {
             Self::Code(code) => code,
             Self::Denied(denied) => denied.code(),
@@ -314,7 +314,10 @@ impl LocalPartitions {
 
     /// A poll that was not judged yet.
     #[cfg(test)]
-    pub(crate) async fn poll(&self, poll: Poll) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
+    pub(crate) async fn poll(
+        &self,
+        poll: Poll,
+    ) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
         match self.open(&DataRequest::Poll(poll)).await {
             Ok(options) => self.poll_judged(poll, options).await,
             Err(refusal) => refusal.of_poll(),
