@@ -11,7 +11,7 @@ use raft::{Raft, StateRole};
 use crate::reads;
 use crate::storage::RaftStorage;
 
-/// No cluster holds so many elections; beyond it, terms would overflow.
+/// No cluster has so many elections; beyond it, terms would overflow.
 const TERM_MAX: u64 = u64::MAX / 2;
 
 pub(crate) fn check(
@@ -24,10 +24,10 @@ pub(crate) fn check(
         return Err(RefusalReason::UnknownPeer);
     }
     if message.to != raft.id {
-        return impossible(format!("addressed to replica {}", message.to));
+        return impossible(format!("addressed to replica {}", ReplicaId(message.to)));
     }
     let kind = message.get_msg_type();
-    // A read alone has none: raft-rs forwards it as it came, and panics on one.
+    // Only a forwarded read has none: raft-rs panics on one that has a term.
     if (message.term == 0) != (kind == MessageType::MsgReadIndex) || message.term > TERM_MAX {
         return impossible(format!("{kind:?} of term {}", message.term));
     }
@@ -52,7 +52,7 @@ pub(crate) fn check(
             one_leader(raft, message)?;
             if message.term >= raft.term && message.commit > raft.raft_log.last_index() {
                 return impossible(format!(
-                    "the leader believes that {} is durable here, the log ends at {}",
+                    "the leader counts {} as durable here, the log ends at {}",
                     message.commit,
                     raft.raft_log.last_index()
                 ));
@@ -78,15 +78,15 @@ pub(crate) fn check(
         {
             impossible(format!("{kind:?} from a learner"))
         }
-        // Who asked for votes had made its log durable before, and gets none after it
-        // has appended more. raft-rs panics where it is elected so.
+        // A candidate's log is durable before it requests votes, and it receives no vote
+        // after it has appended more. raft-rs panics where it is elected then.
         MessageType::MsgRequestVoteResponse
             if !message.reject
                 && raft.state == StateRole::Candidate
                 && message.term == raft.term
                 && raft.raft_log.last_index() != raft.raft_log.persisted =>
         {
-            impossible("a vote that was not asked for".into())
+            impossible("a vote that was not requested".into())
         }
         _ => Ok(()),
     }
@@ -100,7 +100,9 @@ fn one_leader(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), Refusal
     {
         return impossible(format!(
             "replica {} claims term {}, which replica {} leads",
-            message.from, message.term, raft.leader_id
+            ReplicaId(message.from),
+            message.term,
+            ReplicaId(raft.leader_id)
         ));
     }
     Ok(())
@@ -111,16 +113,16 @@ fn append(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), RefusalReas
     if index.checked_add(message.entries.len() as u64).is_none() {
         return impossible("indexes overflow".into());
     }
-    // raft-rs takes term 0 for that of any entry that it does not have.
+    // raft-rs reads term 0 as the term of any entry that it does not have.
     if (index == 0) != (term == 0) {
-        return impossible(format!("entries behind entry {index} of term {term}"));
+        return impossible(format!("entries after entry {index} of term {term}"));
     }
     let log = &raft.raft_log;
     for entry in &message.entries {
         let in_order = entry.term >= term.max(1) && entry.term <= message.term;
         if entry.index != index + 1 || !in_order {
             return impossible(format!(
-                "entry {} of term {} behind entry {index} of term {term}",
+                "entry {} of term {} after entry {index} of term {term}",
                 entry.index, entry.term
             ));
         }
@@ -158,7 +160,7 @@ fn acknowledgement(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), Re
         && message.index.max(message.reject_hint) > last
     {
         return impossible(format!(
-            "{} is answered, with a hint at {}; the log ends at {last}",
+            "{} is acknowledged, with a hint at {}; the log ends at {last}",
             Index(message.index),
             message.reject_hint,
         ));

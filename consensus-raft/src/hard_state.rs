@@ -34,7 +34,7 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Result<HardState, RecoverError> {
         ..HardState::default()
     };
     if !bytes.is_empty() {
-        return Err(RecoverError::HardState("bytes behind its end".into()));
+        return Err(RecoverError::HardState("bytes after its end".into()));
     }
     Ok(state)
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns everything that names Raft or protobuf. raft-rs 0.7.0 is wrapped
 //! defensively: it panics on messages that cannot be true, drops reads and
-//! proposals without a word, and draws its election timeouts from the thread's
-//! randomness; `guard`, `reads` and `timeouts` take that away.
+//! proposals silently, and draws its election timeouts from the thread's
+//! randomness; `guard`, `reads` and `timeouts` prevent that.
 //!
 //! Leaves time, disks and the network to its driver.
 

@@ -6,8 +6,8 @@
 //! | context_length u16 | context
 //! | entries | snapshot, when flagged
 //! ```
-//! Integers are little-endian; [`wire`] has entries and snapshots. What
-//! raft-rs carries as the data of a read's only entry travels as the context.
+//! Integers are little-endian; [`wire`] has entries and snapshots. The data
+//! of a read's only entry in raft-rs travels as the context.
 
 use bytes::{Buf, BufMut, Bytes};
 use consensus::wire::{self, cut, malformed, take};
@@ -125,7 +125,7 @@ pub(crate) fn decode(group: u128, mut bytes: Bytes) -> Result<Decoded, RefusalRe
         _ => Some(wire::get_snapshot(&mut bytes)?),
     };
     if !bytes.is_empty() {
-        return Err(malformed("bytes behind the end"));
+        return Err(malformed("bytes after the end"));
     }
     if snapshot.is_some() != (kind == MessageType::MsgSnapshot) {
         return Err(malformed("snapshot and message type disagree"));
@@ -166,8 +166,6 @@ fn is_read(kind: MessageType) -> bool {
     )
 }
 
-/// The types that travel between replicas. Proposals and leader transfers are
-/// not forwarded by raft-rs: the layer above does that.
 /// The name of a message in Raft's words.
 pub(crate) fn name(message: &Message) -> &'static str {
     match message.get_msg_type() {
@@ -187,6 +185,8 @@ pub(crate) fn name(message: &Message) -> &'static str {
     }
 }
 
+/// The types that travel between replicas. Proposals and leader transfers are
+/// not forwarded by raft-rs: the layer above does that.
 fn message_type(byte: u8) -> Option<MessageType> {
     [
         MessageType::MsgAppend,
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn another_group_is_told_apart_from_garbage() {
+    fn another_group_is_distinguished_from_garbage() {
         assert!(matches!(
             decode(8, append()),
             Err(RefusalReason::WrongGroup)

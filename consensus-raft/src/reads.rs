@@ -1,15 +1,16 @@
-//! Linearizable reads by read-index (Raft 6.4), many behind one round.
+//! Linearizable reads by ReadIndex (Raft 6.4), many per round.
 //!
-//! raft-rs drops a read without a word when there is no leader, before the first
-//! commit of a term, and when a message is lost. Here every read is kept until
-//! it is confirmed or its deadline passes. A round is named by the core's seed
-//! and a counter, so that an answer to an earlier incarnation of this replica
-//! can never be taken for an answer to this one.
+//! raft-rs drops a read silently when there is no leader, before the first commit
+//! of a term, and when a message is lost. Here every read is pending until it is
+//! confirmed or its deadline passes. The context of a round is the core's seed and
+//! a counter, so that a response to an earlier incarnation of this replica never
+//! confirms a round of this one.
 //!
-//! What a peer asks is put under a name of the leader's own, and back under the
-//! peer's when it is answered. raft-rs answers every read that was asked before the
-//! one whose name a quorum repeats: a question that arrives twice, and an answer to
-//! it that was given long ago, would confirm what was asked in between.
+//! The leader replaces the context of a peer's request by one of its own, and
+//! restores it in the response. raft-rs confirms all requests up to the one whose
+//! context a quorum acknowledges: with the peer's context, a request that arrives
+//! twice, and an acknowledgement of its first copy, would confirm the requests
+//! between the two copies.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +20,9 @@ use consensus::{ReadToken, Tick};
 
 /// Seed and counter, little-endian.
 pub(crate) const CONTEXT_BYTES: usize = 16;
-/// Questions of peers that may be open at the leader; further ones are dropped,
-/// and time out where they were asked.
-const PEERS_ROUNDS_MAX: usize = 4096;
+/// Requests of peers that may be pending at the leader; further ones are dropped,
+/// and time out at the peer.
+const PEER_REQUESTS_MAX: usize = 4096;
 
 #[derive(Debug)]
 struct Pending {
@@ -35,8 +36,8 @@ pub(crate) struct Reads {
     next_round: u64,
     waiting: Vec<Pending>,
     rounds: BTreeMap<u64, Vec<Pending>>,
-    /// Questions of peers, by the round that stands for them here.
-    of_peers: BTreeMap<u64, Bytes>,
+    /// The contexts of peers' requests, by the round in which they are confirmed here.
+    peer_requests: BTreeMap<u64, Bytes>,
     count: usize,
 }
 
@@ -47,12 +48,12 @@ impl Reads {
             next_round: 0,
             waiting: Vec::new(),
             rounds: BTreeMap::new(),
-            of_peers: BTreeMap::new(),
+            peer_requests: BTreeMap::new(),
             count: 0,
         }
     }
 
-    /// Reads that wait, in rounds or for one.
+    /// Reads that are pending, in a round or before one.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
@@ -62,18 +63,18 @@ impl Reads {
         self.count += 1;
     }
 
-    /// Puts all that wait into one round and returns its context.
-    pub(crate) fn begin_round(&mut self) -> Option<Vec<u8>> {
+    /// Starts a round with all reads that are in none, and returns its context.
+    pub(crate) fn start_round(&mut self) -> Option<Vec<u8>> {
         if self.waiting.is_empty() {
             return None;
         }
-        let (round, context) = self.name();
+        let (round, context) = self.new_context();
         self.rounds.insert(round, std::mem::take(&mut self.waiting));
         Some(context)
     }
 
-    /// A name that was never used before.
-    fn name(&mut self) -> (u64, Vec<u8>) {
+    /// A round and its context, which is used once.
+    fn new_context(&mut self) -> (u64, Vec<u8>) {
         let round = self.next_round;
         self.next_round += 1;
         let mut context = Vec::with_capacity(CONTEXT_BYTES);
@@ -82,53 +83,55 @@ impl Reads {
         (round, context)
     }
 
-    /// The name under which a peer's question is asked here; `None` when too many
-    /// are open.
-    pub(crate) fn take_question(&mut self, context: Bytes) -> Option<Bytes> {
-        if self.of_peers.len() >= PEERS_ROUNDS_MAX {
+    /// The context of a peer's request at this leader; `None` when too many are
+    /// pending.
+    pub(crate) fn accept_request(&mut self, context: Bytes) -> Option<Bytes> {
+        if self.peer_requests.len() >= PEER_REQUESTS_MAX {
             return None;
         }
-        let (round, name) = self.name();
-        self.of_peers.insert(round, context);
-        Some(name.into())
+        let (round, own) = self.new_context();
+        self.peer_requests.insert(round, context);
+        Some(own.into())
     }
 
-    /// The peer's own name for a question that is answered.
-    pub(crate) fn give_answer(&mut self, name: &[u8]) -> Option<Bytes> {
-        let round = self.round(name)?;
-        self.of_peers.remove(&round)
+    /// The peer's own context of a request that is confirmed.
+    pub(crate) fn finish_request(&mut self, context: &[u8]) -> Option<Bytes> {
+        let round = self.round(context)?;
+        self.peer_requests.remove(&round)
     }
 
-    fn round(&self, name: &[u8]) -> Option<u64> {
-        let (seed, round) = name.split_first_chunk::<8>()?;
+    fn round(&self, context: &[u8]) -> Option<u64> {
+        let (seed, round) = context.split_first_chunk::<8>()?;
         let round = <[u8; 8]>::try_from(round).ok()?;
-        let mine = u64::from_le_bytes(*seed) == self.seed || !rule!(ReadOfThisIncarnation);
-        mine.then_some(u64::from_le_bytes(round))
+        if u64::from_le_bytes(*seed) != self.seed && rule!(ReadOfThisIncarnation) {
+            return None;
+        }
+        Some(u64::from_le_bytes(round))
     }
 
-    /// The reads that a confirmed context answers.
+    /// Removes the reads of a confirmed round.
     pub(crate) fn confirm(&mut self, context: &[u8]) -> Vec<ReadToken> {
         let Some(round) = self.round(context) else {
             return Vec::new();
         };
-        let answered = self.rounds.remove(&round).unwrap_or_default();
-        self.count -= answered.len();
-        answered.into_iter().map(|read| read.token).collect()
+        let confirmed = self.rounds.remove(&round).unwrap_or_default();
+        self.count -= confirmed.len();
+        confirmed.into_iter().map(|read| read.token).collect()
     }
 
-    /// The leader changed: rounds under way are void, their reads wait again.
+    /// The leader changed: rounds in flight are void, and their reads need another.
     pub(crate) fn restart(&mut self) {
         for (_, mut reads) in std::mem::take(&mut self.rounds) {
             self.waiting.append(&mut reads);
         }
     }
 
-    /// This replica leads no more: its peers ask somebody else.
-    pub(crate) fn forget_questions(&mut self) {
-        self.of_peers.clear();
+    /// This replica leads no more: its peers repeat their requests at the next leader.
+    pub(crate) fn drop_requests(&mut self) {
+        self.peer_requests.clear();
     }
 
-    /// Takes out the reads whose deadline has passed.
+    /// Removes the reads whose deadline has passed.
     pub(crate) fn expire(&mut self, now: Tick) -> Vec<ReadToken> {
         if self.count == 0 {
             return Vec::new();
@@ -156,46 +159,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_to_an_earlier_incarnation_confirms_nothing() {
+    fn a_response_to_an_earlier_incarnation_confirms_nothing() {
         let mut before = Reads::new(1);
         before.push(ReadToken(1), Tick(9));
-        let stale = before.begin_round().unwrap();
+        let stale = before.start_round().unwrap();
         let mut after = Reads::new(2);
         after.push(ReadToken(1), Tick(9));
-        let own = after.begin_round().unwrap();
+        let own = after.start_round().unwrap();
         assert_eq!(after.confirm(&stale), []);
         assert_eq!(after.confirm(&own), [ReadToken(1)]);
         assert_eq!(after.len(), 0);
     }
 
     #[test]
-    fn a_question_that_arrives_twice_is_two_questions() {
+    fn a_request_that_arrives_twice_has_two_contexts() {
         let mut reads = Reads::new(1);
-        let question = Bytes::from_static(b"of a peer");
-        let first = reads.take_question(question.clone()).unwrap();
+        let request = Bytes::from_static(b"of a peer");
+        let first = reads.accept_request(request.clone()).unwrap();
         let own = {
             reads.push(ReadToken(1), Tick(9));
-            reads.begin_round().unwrap()
+            reads.start_round().unwrap()
         };
-        let second = reads.take_question(question.clone()).unwrap();
-        assert_ne!(first, second, "an old answer would confirm what is between");
-        assert_eq!(reads.give_answer(&first), Some(question.clone()));
-        assert_eq!(reads.give_answer(&first), None);
-        assert_eq!(reads.give_answer(&own), None);
-        assert_eq!(reads.give_answer(&second), Some(question));
+        let second = reads.accept_request(request.clone()).unwrap();
+        assert_ne!(
+            first, second,
+            "an old response would confirm what is between"
+        );
+        assert_eq!(reads.finish_request(&first), Some(request.clone()));
+        assert_eq!(reads.finish_request(&first), None);
+        assert_eq!(reads.finish_request(&own), None);
+        assert_eq!(reads.finish_request(&second), Some(request));
     }
 
     #[test]
-    fn reads_of_a_void_round_are_asked_again_and_expire_at_their_own_deadline() {
+    fn reads_of_a_void_round_join_another_and_expire_at_their_own_deadline() {
         let mut reads = Reads::new(1);
         reads.push(ReadToken(1), Tick(5));
-        let void = reads.begin_round().unwrap();
+        let void = reads.start_round().unwrap();
         reads.push(ReadToken(2), Tick(9));
         reads.restart();
         assert_eq!(reads.confirm(&void), []);
         assert_eq!(reads.expire(Tick(5)), [ReadToken(1)]);
-        let context = reads.begin_round().unwrap();
+        let context = reads.start_round().unwrap();
         assert_eq!(reads.confirm(&context), [ReadToken(2)]);
-        assert!(reads.begin_round().is_none());
+        assert!(reads.start_round().is_none());
     }
 }

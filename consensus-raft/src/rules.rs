@@ -1,18 +1,18 @@
-//! Rules of this crate that the simulator leaves out, one at a time.
+//! The rules of this crate that the simulator disables, one at a time.
 
 consensus::rules! {
-    AnswerAfterSync: "votes and acknowledgements leave before they are durable",
-    AnswerAfterEarlierWrites: "an answer waits for its own write only, not for those before it",
-    VoteStored: "the vote is not stored",
-    TermStored: "term and vote are stored only along with entries",
-    PersistedWhenDurable: "raft-rs is told that a write is durable when it begins",
-    PersistedInOrder: "one durable write stands for all that are under way",
-    ReadNamedOnce: "a question that arrives twice has one name (found by the simulator)",
+    ResponseAfterDurable: "votes and acknowledgements are sent before they are durable",
+    ResponseAfterEarlierWrites: "a response waits for its own write only, not for earlier ones",
+    VoteStored: "the vote is not written",
+    TermStored: "term and vote are written only together with entries",
+    PersistedWhenDurable: "raft-rs counts a write as durable when it starts",
+    PersistedInOrder: "one durable write counts for all that are in flight",
+    ReadIndexContextUnique: "a read-index request that arrives twice keeps one context (found by the simulator)",
     LostProposalsAnswered: "proposals of a lost leadership are never answered",
     ReadIndexTimesOut: "a read that is not confirmed in time is never answered",
     ReadIndexByQuorum: "reads trust the leader's clock instead of a quorum",
-    VoteRecovered: "a restart forgets whom it voted for",
-    ReadOfThisIncarnation: "an answer to an earlier life of the replica confirms its reads",
-    LeaderStepsDownWithoutQuorum: "a leader that hears nobody goes on",
-    InstalledSnapshotApplied: "raft-rs is not told that a snapshot is applied",
+    VoteRecovered: "a restart forgets the vote",
+    ReadOfThisIncarnation: "a response to an earlier incarnation confirms reads of this one",
+    LeaderStepsDownWithoutQuorum: "a leader without a quorum keeps leading",
+    InstalledSnapshotApplied: "an installed snapshot does not count as applied in raft-rs",
 }

@@ -1,8 +1,8 @@
 //! Snapshots travel beside the protocol: the offer is a Raft message, the bytes
 //! are pulled by the receiver. Raft sees the offer only when they are durable.
 //!
-//! At the leader, an offer that nobody answers is given up after a while, or
-//! raft-rs would never feed that peer again.
+//! At the leader, an offer without a response expires: otherwise raft-rs would
+//! never replicate to that peer again.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(crate) enum Offer {
     Fetch,
     /// Step the message: the bytes are here.
     Step(SnapshotMeta),
-    /// A fetch is under way.
+    /// A fetch is in flight.
     Wait,
 }
 
@@ -25,12 +25,12 @@ pub(crate) struct Snapshots {
     fetched: Option<SnapshotMeta>,
     /// The newest offer, kept until the bytes are here.
     offer: Option<Message>,
-    /// Offers made, and when each is given up.
+    /// Offers made, and when each expires.
     offered: BTreeMap<u64, Tick>,
 }
 
 impl Snapshots {
-    /// An offer arrived that would take this replica forward.
+    /// An offer arrived that is ahead of this replica.
     pub(crate) fn receive(&mut self, offer: &Message, meta: &SnapshotMeta) -> Offer {
         if let Some(fetched) = &self.fetched
             && fetched.index >= meta.index
@@ -65,12 +65,12 @@ impl Snapshots {
         }
     }
 
-    pub(crate) fn offered(&mut self, to: u64, give_up: Tick) {
-        self.offered.insert(to, give_up);
+    pub(crate) fn offered(&mut self, to: u64, deadline: Tick) {
+        self.offered.insert(to, deadline);
     }
 
-    /// Peers whose offers are given up now.
-    pub(crate) fn given_up(&mut self, now: Tick) -> Vec<ReplicaId> {
+    /// Removes the offers that have expired, and returns their peers.
+    pub(crate) fn expired(&mut self, now: Tick) -> Vec<ReplicaId> {
         if self.offered.is_empty() {
             return Vec::new();
         }

@@ -1,7 +1,7 @@
 //! What raft-rs reads of the log: the window in memory, never a disk.
 //!
 //! raft-rs turns an error of its storage into a panic, so every uncompacted
-//! entry, and the term before the first, is kept in memory.
+//! entry, and the term before the first, is in memory.
 
 use consensus::{Index, LogWindow, Membership, SnapshotMeta};
 use raft::eraftpb::{Entry, HardState, Snapshot};
@@ -12,7 +12,7 @@ use crate::translate;
 pub(crate) struct RaftStorage {
     pub(crate) window: LogWindow,
     pub(crate) membership: Membership,
-    /// The newest snapshot that a laggard could be offered.
+    /// The newest snapshot, to offer to replicas that lag.
     pub(crate) snapshot: Option<SnapshotMeta>,
     /// Only read when the core is built.
     initial: HardState,

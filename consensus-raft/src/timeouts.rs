@@ -2,8 +2,8 @@
 //!
 //! raft-rs draws them from `rand::thread_rng()` and reads the value only when a
 //! tick asks whether it has passed. Setting it before every such tick makes the
-//! whole core a function of its inputs. A new attempt draws anew, so that two
-//! candidates do not split the vote for ever (Raft 5.2).
+//! whole core a function of its inputs. Each attempt has another timeout, so that two
+//! candidates do not split the vote forever (Raft 5.2).
 
 /// A timeout in `[election_ticks, 2 * election_ticks)`.
 pub(crate) fn election_ticks(

@@ -58,9 +58,9 @@ pub(crate) fn to_raft_snapshot(meta: &SnapshotMeta) -> Snapshot {
     snapshot
 }
 
-/// The message with its entries behind the one that is before the first of them. Where
-/// raft-rs appends entries to a message that waits without any, it leaves the place of
-/// that one. `None` when the term there is not known any more.
+/// The message with index and term of the entry before its first. Where raft-rs appends
+/// entries to a pending message without any, it leaves the index of that one. `None` when
+/// the term there is compacted.
 pub(crate) fn placed(
     mut message: Message,
     term: impl FnOnce(u64) -> Option<u64>,
@@ -75,9 +75,8 @@ pub(crate) fn placed(
     Some(message)
 }
 
-/// The message in as many as it takes for none to carry more payload than this, unless
-/// a single entry does. Where raft-rs appends to a message that waits already, it knows
-/// no bound.
+/// Splits the message so that none has more payload than this, unless a single entry
+/// does. Where raft-rs appends to a pending message, it checks no bound.
 pub(crate) fn bounded(mut message: Message, payload_bytes_max: usize) -> Vec<Message> {
     let bytes = |entry: &RaftEntry| entry.data.len();
     if message.entries.iter().map(bytes).sum::<usize>() <= payload_bytes_max {
@@ -120,6 +119,11 @@ pub(crate) fn peer_state(state: ProgressState) -> PeerState {
         ProgressState::Replicate => PeerState::Replicate,
         ProgressState::Snapshot => PeerState::Snapshot,
     }
+}
+
+/// A vote, for people.
+pub(crate) fn vote(id: u64) -> String {
+    replica(id).map_or_else(|| "none".into(), |id| id.to_string())
 }
 
 pub(crate) fn replica(id: u64) -> Option<ReplicaId> {
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_stand_behind_the_one_before_them() {
+    fn entries_follow_the_one_before_them() {
         let mut message = append(&[1, 2]);
         message.set_msg_type(MessageType::MsgAppend);
         assert_eq!(placed(message.clone(), |_| None), Some(message.clone()));

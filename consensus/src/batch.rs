@@ -12,13 +12,13 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 1 + 8 + 4;
 const LENGTH_BYTES: usize = 4;
 
-/// A batch that was found whole.
+/// A decoded batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Microseconds since the Unix epoch when the leader formed it.
     pub timestamp_micros: u64,
     count: usize,
-    /// Behind the header.
+    /// What follows the header.
     commands: Bytes,
 }
 
@@ -57,7 +57,7 @@ impl Batch {
             split_command(&mut rest).ok_or(BatchError::Malformed("command is cut short"))?;
         }
         if !rest.is_empty() {
-            return Err(BatchError::Malformed("bytes behind the last command"));
+            return Err(BatchError::Malformed("bytes after the last command"));
         }
         Ok(Self {
             timestamp_micros,
@@ -87,9 +87,9 @@ impl Batch {
 
 /// The next command of what is left; `None` when it is not whole.
 fn split_command<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (length, behind) = rest.split_first_chunk::<LENGTH_BYTES>()?;
-    let (command, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    *rest = behind;
+    let (length, rest_after) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+    let (command, rest_after) = rest_after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *rest = rest_after;
     Some(command)
 }
 

@@ -12,16 +12,16 @@ pub struct CoreConfig {
     pub id: ReplicaId,
     /// Distinguishes groups; messages of another group are refused.
     pub group: u128,
-    /// The membership at the beginning of the log. A snapshot's overrides it.
+    /// The membership at the start of the log. A snapshot's membership overrides it.
     pub membership: Membership,
-    /// A leader says that it lives this often.
+    /// A leader sends a heartbeat this often.
     pub heartbeat_ticks: u64,
-    /// A follower that hears nothing for this long (up to twice this long, where
-    /// a backend spreads its timeouts) seeks a new leader. At least twice
+    /// A follower that receives nothing from a leader for this long (up to twice
+    /// this long, where a backend randomizes its timeouts) starts an election. At least twice
     /// `heartbeat_ticks`.
     pub election_ticks: u64,
-    /// Source of every draw that the backend makes, and of the nonces that tell
-    /// answers to this incarnation from answers to an earlier one: it must differ
+    /// Seed of every random number of the backend, and of the nonces that tell
+    /// replies to this incarnation from replies to an earlier one: it must differ
     /// between incarnations of one replica.
     pub seed: u64,
     /// Bounds.
@@ -63,8 +63,8 @@ pub struct Limits {
     /// Reads that wait for confirmation; beyond it reads are rejected as
     /// `Overloaded`.
     pub pending_reads_max: usize,
-    /// Entries kept in front of a snapshot, so that a replica that is a little
-    /// behind catches up without it.
+    /// Entries kept before a snapshot, so that a replica that lags a little
+    /// catches up without it.
     pub log_tail_entries: u64,
     /// Payload of those entries; the older ones go first.
     pub log_tail_bytes_max: usize,
@@ -92,10 +92,13 @@ pub struct Recovered {
     pub hard_state: Option<Bytes>,
     /// The newest durable snapshot, already restored into the state machine.
     pub snapshot: Option<SnapshotMeta>,
-    /// The durable log, gap-free. It may begin before the snapshot (the tail for
-    /// laggards) and may end before it.
+    /// The durable log, gap-free. It may start before the snapshot (the tail for
+    /// replicas that lag) and may end before it.
     pub entries: Vec<Entry>,
 }
+
+/// What an operator can do about a log that is not whole: the same as in the runbook.
+const ADVICE: &str = "only the data directory as it was when the node stopped can be used: an older backup or another node's directory has lost acknowledged data as well; see \"A node's disk is gone\" in the operations guide";
 
 /// Why a core cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -110,7 +113,7 @@ pub enum RecoverError {
     HardState(String),
     /// The entries of the log do not belong together.
     #[error(
-        "the recovered log is not one log: entry {index} does not follow from the one before; it was written by another backend or version, or the disk is corrupt; restore this node's data directory or replace the node under a new replica id"
+        "the recovered log is not one log: entry {index} does not follow from the one before; it was written by another backend or version, or the disk is corrupt; {advice}", advice = ADVICE
     )]
     Chain {
         /// The first entry that does not.
@@ -118,17 +121,17 @@ pub enum RecoverError {
     },
     /// The log has a hole or does not connect to the snapshot.
     #[error(
-        "the recovered log does not connect: expected index {expected}, found {found}; restore this node's data directory or replace the node under a new replica id"
+        "the recovered log does not connect: expected index {expected}, found {found}; {advice}", advice = ADVICE
     )]
     Gap {
-        /// The index that had to come next.
+        /// The index that was due.
         expected: Index,
-        /// The index that came.
+        /// The index in its place.
         found: Index,
     },
-    /// The log is shorter than what the hard state says is committed.
+    /// The log is shorter than the commit index in the hard state.
     #[error(
-        "the hard state says that {commit} is committed but the log ends at {last}: acknowledged data is missing from this disk; replace the node under a new replica id"
+        "the hard state has commit index {commit} but the log ends at {last}: acknowledged data is missing from this disk; {advice}", advice = ADVICE
     )]
     LostLog {
         /// The durable commit index.
@@ -140,10 +143,10 @@ pub enum RecoverError {
 
 impl Recovered {
     /// Checks that the log is gap-free and connects to the snapshot, and drops
-    /// what the snapshot has overtaken: a log that ends before the snapshot, or
-    /// that holds another entry at the snapshot's index, is void. Whoever owns the
-    /// disk then has to [reset](Self::log_is_void) the log there too, before a core
-    /// appends behind the snapshot.
+    /// what the snapshot replaces: a log that ends before the snapshot, or that
+    /// has another entry at the snapshot's index, is void. The driver must then
+    /// [reset](Self::log_is_void) the log on disk too, before a core appends
+    /// after the snapshot.
     ///
     /// # Errors
     /// [`RecoverError::Gap`] when entries are missing.
@@ -182,8 +185,8 @@ impl Recovered {
     }
 
     /// Whether the log on disk, which ends with an entry of this index and term,
-    /// must be reset to begin behind the snapshot. A log that ends just there with
-    /// another entry is void as well: what is appended to it would be, too.
+    /// must be reset to start after the snapshot. A log that ends at the snapshot's
+    /// index with another entry is void as well, as is whatever is appended to it.
     /// Meaningful after [`checked`](Self::checked).
     #[must_use]
     pub fn log_is_void(&self, (index, term): (Index, Term)) -> bool {

@@ -10,16 +10,16 @@ use crate::{
 
 /// One replica of one group.
 ///
-/// The driver calls [`step`](Self::step) with one input or with all that wait,
-/// and then drains [`poll`](Self::poll) to `None`, carrying out each effect in
-/// order. Stepping all that waits before draining is what forms batches.
+/// The driver calls [`step`](Self::step) with one pending input or with all of
+/// them, and then drains [`poll`](Self::poll) to `None`, carrying out each effect
+/// in order. Stepping all pending inputs before draining is what forms batches.
 ///
 /// # What every backend promises
 /// 1. **Durability.** It never acknowledges, nor counts itself for, what the
 ///    driver has not reported as [`Input::Persisted`]; a message that reveals a
 ///    vote, a term or an entry carries `after`.
 /// 2. **Agreement.** At one index at most one entry is ever committed.
-/// 3. **Order.** [`Effect::Commit`] yields entries gap-free, each once per core,
+/// 3. **Order.** [`Effect::Commit`] returns entries gap-free, each once per core,
 ///    and only those that are durable on this replica.
 /// 4. **Leader.** At most one leader per term commits.
 /// 5. **Reads.** [`Effect::ReadReady`] comes only after a quorum confirmed the
@@ -32,14 +32,14 @@ use crate::{
 ///    true is a [`StepError`], never a panic.
 /// 9. **Restart.** It can be rebuilt from what is durable at any crash point.
 pub trait Consensus: Send {
-    /// Takes one input. `now` never goes back; effects wait in
+    /// Handles one input. `now` never goes back; effects are returned by
     /// [`poll`](Self::poll), also when the input was refused.
     ///
     /// # Errors
-    /// When the input was refused. The core is unharmed and goes on.
+    /// When the input was refused. The core is unharmed and remains usable.
     fn step(&mut self, now: Tick, input: Input) -> Result<(), StepError>;
 
-    /// The next effect, or `None` when all have been taken.
+    /// The next effect, or `None` when there is no further one.
     fn poll(&mut self) -> Option<Effect>;
 
     /// When [`Input::Tick`] is due at the latest if nothing else happens.
@@ -49,6 +49,24 @@ pub trait Consensus: Send {
     fn status(&self) -> Status;
 }
 
+impl<C: Consensus + ?Sized> Consensus for Box<C> {
+    fn step(&mut self, now: Tick, input: Input) -> Result<(), StepError> {
+        (**self).step(now, input)
+    }
+
+    fn poll(&mut self) -> Option<Effect> {
+        (**self).poll()
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        (**self).next_deadline()
+    }
+
+    fn status(&self) -> Status {
+        (**self).status()
+    }
+}
+
 /// What happens to a replica.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -56,33 +74,33 @@ pub enum Input {
     Tick,
     /// Append one entry with this payload, if this replica leads.
     Propose {
-        /// Comes back with the answer.
+        /// Identifies the answer.
         proposal: ProposalId,
         /// The entry's payload.
         payload: Bytes,
     },
-    /// A peer's message, as its core gave it to [`Effect::Send`].
+    /// A peer's message, as its core passed it to [`Effect::Send`].
     Receive {
-        /// Who sent it, as the driver's link authenticated it.
+        /// The sender, as the driver's link authenticated it.
         from: ReplicaId,
         /// The bytes.
         message: Bytes,
     },
     /// This batch and every earlier one is durable.
     Persisted(PersistId),
-    /// Ask for an index that a linearizable read must have seen applied.
+    /// Request an index that must be applied before a linearizable read is served.
     ReadIndex(ReadToken),
-    /// Hand leadership over to this voter, if this replica leads.
+    /// Transfer leadership to this voter, if this replica leads.
     TransferLeadership(ReplicaId),
     /// A link to this peer broke, or it cannot be reached.
     Unreachable(ReplicaId),
-    /// The driver holds a durable snapshot taken here; the log before it, less
-    /// the tail, is no longer needed.
+    /// A snapshot taken here is durable; the log before it, except for the tail,
+    /// is no longer needed.
     SnapshotTaken(SnapshotMeta),
-    /// The snapshot asked for by [`Effect::FetchSnapshot`] is durable here and
+    /// The snapshot requested by [`Effect::FetchSnapshot`] is durable here and
     /// not yet restored.
     SnapshotFetched(SnapshotMeta),
-    /// The snapshot asked for could not be had; another will be offered.
+    /// The requested snapshot could not be fetched; another will be offered.
     SnapshotFetchFailed(SnapshotMeta),
 }
 
@@ -96,7 +114,7 @@ pub enum Effect {
     Send {
         /// The receiver.
         to: ReplicaId,
-        /// The bytes: what the peer's core is given in [`Input::Receive`], in one place.
+        /// The bytes: what the peer's core receives in [`Input::Receive`], contiguous.
         message: Parts,
         /// Not before this batch, and every earlier one, is durable.
         after: Option<PersistId>,
@@ -135,13 +153,13 @@ pub enum Effect {
     /// [`Input::SnapshotFetched`] or [`Input::SnapshotFetchFailed`]. A newer
     /// fetch replaces an older one.
     FetchSnapshot {
-        /// Who has it.
+        /// The peer that has it.
         from: ReplicaId,
         /// What it stands for.
         snapshot: SnapshotMeta,
     },
-    /// Restore the state machine from this fetched snapshot; commits go on
-    /// behind it.
+    /// Restore the state machine from this fetched snapshot; commits continue
+    /// after it.
     InstallSnapshot(SnapshotMeta),
     /// Log records up to and including this index may be dropped.
     Compact(Index),
@@ -152,12 +170,12 @@ pub enum Effect {
 pub struct PersistBatch {
     /// Rises by one with every batch.
     pub id: PersistId,
-    /// The log now begins after this snapshot; everything before and behind is
-    /// void. Applies before `entries`.
+    /// The log now starts after this snapshot; all entries before and after it
+    /// are void. Applies before `entries`.
     pub reset_to: Option<(Index, Term)>,
-    /// Entries at and behind the first of these replace what the log had there.
+    /// These replace the log from the first of their indexes on.
     pub entries: Vec<Entry>,
-    /// The backend's hard state, opaque to everybody else; at most 512 bytes.
+    /// The backend's hard state, opaque to the driver; at most 512 bytes.
     pub hard_state: Option<Bytes>,
 }
 
@@ -170,8 +188,7 @@ pub struct Committed {
     pub proposal: Option<ProposalId>,
 }
 
-/// Why a proposal was rejected. The words of the contract, which everything above it uses
-/// as they are.
+/// Why a proposal was rejected. Every layer above the contract uses this type unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum ProposeError {
     /// Another replica leads. Had no effect.
@@ -200,7 +217,7 @@ pub enum ProposeError {
 /// Why a linearizable read was rejected. A read has no effect: it can always be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum ReadError {
-    /// Too many reads wait for confirmation.
+    /// Too many reads are waiting for confirmation.
     #[error("overloaded")]
     Overloaded,
     /// No quorum confirmed a leader in time.
@@ -219,21 +236,21 @@ pub enum StepError {
     Request(String),
 }
 
-/// A message of a peer that was refused: who sent it, what it was, and why.
+/// A message of a peer that was refused: its sender, its kind, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{kind} of replica {from}: {reason}")]
 pub struct RefusedMessage {
     /// The peer, as the driver's link authenticated it.
     pub from: ReplicaId,
-    /// The kind of message, in the backend's own words; "message" where it did not decode
-    /// so far.
+    /// The kind of message, in the backend's own words; "message" where its kind did
+    /// not decode.
     pub kind: &'static str,
     /// Why.
     pub reason: RefusalReason,
 }
 
 impl RefusedMessage {
-    /// Of a message that decodes and cannot be true.
+    /// A message that decodes and cannot be true.
     pub fn impossible(from: ReplicaId, kind: &'static str, why: impl Into<String>) -> Self {
         let reason = RefusalReason::Impossible(why.into());
         Self { from, kind, reason }
@@ -277,7 +294,7 @@ pub enum Role {
     Leader,
     /// Follows a leader, or waits for one.
     Follower,
-    /// Seeks leadership.
+    /// Runs for leadership.
     Candidate,
     /// Receives the log and does not vote.
     Learner,
@@ -305,7 +322,7 @@ pub struct Status {
     pub term: Term,
     /// The term's leader, when known.
     pub leader: Option<ReplicaId>,
-    /// Known to be committed; what was given to [`Effect::Commit`] may be less.
+    /// Known to be committed; what [`Effect::Commit`] has returned may be less.
     pub commit: Index,
     /// First index still in the log window.
     pub first: Index,
@@ -313,11 +330,11 @@ pub struct Status {
     pub last: Index,
     /// The membership in force.
     pub membership: Membership,
-    /// Elections that this core began.
+    /// Elections that this core started.
     pub elections_started: u64,
-    /// What the leader knows of the others; empty elsewhere.
+    /// What the leader knows of its peers; empty elsewhere.
     pub peers: Vec<PeerProgress>,
-    /// The backend's own terms, for people.
+    /// Further figures in the backend's own words, for people.
     pub detail: Vec<(&'static str, String)>,
 }
 
@@ -328,13 +345,13 @@ pub struct PeerProgress {
     pub id: ReplicaId,
     /// Known to be durable there.
     pub matched: Index,
-    /// How it is being fed.
+    /// How entries are sent to it.
     pub state: PeerState,
-    /// Whether it was heard of within the last election timeout.
+    /// Whether a message of it arrived within the last election timeout.
     pub active: bool,
 }
 
-/// How a leader feeds a peer.
+/// How a leader replicates to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeerState {
     /// Looking for where their logs agree.

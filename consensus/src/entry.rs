@@ -10,7 +10,7 @@ use crate::{Index, Membership, Term};
 pub enum EntryKind {
     /// A [`Batch`](crate::Batch) of client commands for the state machine.
     Command = 1,
-    /// Proof that a leader's term began; the state machine does not see it.
+    /// Appended by a leader at the start of its term; the state machine does not see it.
     Noop = 2,
 }
 

@@ -69,13 +69,11 @@ number! {
     PersistId(u64)
 }
 number! {
-    /// Chosen by the driver to recognise the answer to a proposal; unique for
-    /// the life of a core.
+    /// Chosen by the driver to match the answer to a proposal; unique per core.
     ProposalId(u64)
 }
 number! {
-    /// Chosen by the driver to recognise the answer to a read; unique for the
-    /// life of a core.
+    /// Chosen by the driver to match the answer to a read; unique per core.
     ReadToken(u64)
 }
 

@@ -1,13 +1,14 @@
 //! The contract between a replicated log and the backends that replicate it.
 //!
 //! A [`Consensus`] object is one replica of one group: a pure state machine
-//! that takes [`Input`]s and gives [`Effect`]s. It performs no I/O, reads no
-//! clock, draws no randomness and spawns nothing, so the same inputs give the
-//! same effects, byte for byte. Whoever drives it (a node, a simulator) owns
-//! time, disks and the network.
+//! that accepts [`Input`]s and returns [`Effect`]s. It performs no I/O, reads no
+//! clock, draws no randomness and spawns nothing, so equal inputs have equal
+//! effects, byte for byte. Its driver (a node, a simulator) owns time, disks and
+//! the network.
 //!
-//! What a backend promises is written down at [`Consensus`]; the suite that
-//! checks it is [`conformance`] (feature `conformance`).
+//! What a backend promises is documented at [`Consensus`]. The suite that checks
+//! it is `conformance`, over the in-memory group of `testing`; both are features
+//! for tests, and no part of a production build.
 
 mod batch;
 mod config;
@@ -24,6 +25,8 @@ pub mod wire;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use batch::{Batch, BatchBuilder, BatchError};
 pub use config::{CoreConfig, Limits, RecoverError, Recovered};

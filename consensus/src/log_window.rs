@@ -1,6 +1,6 @@
-//! The part of the log that is held in memory.
+//! The part of the log that is in memory.
 //!
-//! Holds every entry that has not been compacted, and the term of the entry
+//! Contains every entry that has not been compacted, and the term of the entry
 //! before the first: what a backend needs to check that logs match. Bounded by
 //! the snapshot policy of the driver.
 
@@ -17,7 +17,7 @@ pub struct LogWindow {
 }
 
 impl LogWindow {
-    /// An empty window behind the entry `(index, term)`; `(0, 0)` for a new log.
+    /// An empty window after the entry `(index, term)`; `(0, 0)` for a new log.
     #[must_use]
     pub fn new(index: Index, term: Term) -> Self {
         Self {
@@ -27,7 +27,7 @@ impl LogWindow {
         }
     }
 
-    /// The first index held (or that will be held next).
+    /// The first index in the window; where the window is empty, the next one.
     #[must_use]
     pub fn first(&self) -> Index {
         self.base.0.next()
@@ -46,13 +46,13 @@ impl LogWindow {
         self.entries.back().map_or(self.base.1, |entry| entry.term)
     }
 
-    /// Payload bytes held.
+    /// Payload bytes in the window.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
     }
 
-    /// The term at an index: of any entry held and of the one before the first;
+    /// The term at an index: of any entry in the window and of the one before it;
     /// `None` elsewhere.
     #[must_use]
     pub fn term(&self, index: Index) -> Option<Term> {
@@ -70,7 +70,7 @@ impl LogWindow {
     }
 
     /// Entries from `low` up to but without `high`, as many as fit into
-    /// `payload_bytes_max`, at least one. Empty when `low` is not held.
+    /// `payload_bytes_max`, at least one. Empty when `low` is not in the window.
     #[must_use]
     pub fn slice(&self, low: Index, high: Index, payload_bytes_max: usize) -> Vec<Entry> {
         let mut bytes = 0;
@@ -89,7 +89,7 @@ impl LogWindow {
         out
     }
 
-    /// Appends entries; those at and behind the first replace what was there.
+    /// Appends entries; they replace the log from the first of their indexes on.
     ///
     /// # Panics
     /// When the first does not connect to the window, or they have a gap: a
@@ -118,7 +118,7 @@ impl LogWindow {
         }
     }
 
-    /// Drops entries at and behind `from`.
+    /// Drops entries from `from` on.
     pub fn truncate_from(&mut self, from: Index) {
         while self.last() >= from
             && let Some(entry) = self.entries.pop_back()
@@ -128,8 +128,8 @@ impl LogWindow {
     }
 
     /// The index through which a snapshot at `snapshot` lets the log be
-    /// compacted, when at most so many entries and payload bytes in front of it
-    /// are to stay for laggards.
+    /// compacted, when at most so many entries and payload bytes before it are to
+    /// stay for replicas that lag.
     #[must_use]
     pub fn compactable(&self, snapshot: Index, tail_entries: u64, tail_bytes_max: usize) -> Index {
         let mut through = snapshot;
@@ -155,7 +155,7 @@ impl LogWindow {
         }
     }
 
-    /// Forgets everything; the log goes on behind `(index, term)`.
+    /// Drops everything; the log continues after `(index, term)`.
     pub fn reset(&mut self, index: Index, term: Term) {
         *self = Self::new(index, term);
     }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tail_in_front_of_the_snapshot_is_bounded_by_entries_and_bytes() {
+    fn a_tail_before_the_snapshot_is_bounded_by_entries_and_bytes() {
         let window = window();
         assert_eq!(window.compactable(Index(7), 0, 99), Index(7));
         assert_eq!(window.compactable(Index(7), 2, 99), Index(5));

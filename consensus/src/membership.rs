@@ -1,11 +1,11 @@
-//! Who belongs to the group.
+//! The replicas of a group.
 
 use thiserror::Error;
 
 use crate::ReplicaId;
 
 /// The replicas of a group. Voters are kept in the order in which they were
-/// given: a backend whose leader is a function of the term follows it.
+/// listed: a backend whose leader is a function of the term follows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// Number of the configuration; rises with every change.
@@ -17,13 +17,13 @@ pub struct Membership {
 /// Why a list of replicas is not a membership.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MembershipError {
-    /// There is nobody to vote.
+    /// The list of voters is empty.
     #[error("a group needs at least one voter")]
     NoVoters,
     /// More voters than [`Membership::VOTERS_MAX`].
     #[error("a group has at most {max} voters, got {got}; make the others learners", max = Membership::VOTERS_MAX)]
     TooManyVoters {
-        /// How many were given.
+        /// How many are listed.
         got: usize,
     },
     /// Zero is reserved.
@@ -42,7 +42,8 @@ impl Membership {
     /// A membership of these voters and learners.
     ///
     /// # Errors
-    /// When the lists name nobody, somebody twice, replica 0, or too many voters.
+    /// When there is no voter, a replica is listed twice, a replica has id 0, or there
+    /// are more than [`Self::VOTERS_MAX`] voters.
     pub fn new(
         epoch: u64,
         voters: impl IntoIterator<Item = ReplicaId>,
@@ -72,13 +73,13 @@ impl Membership {
         })
     }
 
-    /// The voters, in the order given.
+    /// The voters, in the order listed.
     #[must_use]
     pub fn voters(&self) -> &[ReplicaId] {
         &self.voters
     }
 
-    /// The learners: they receive the log and neither vote nor count.
+    /// The learners: they receive the log, do not vote, and are no part of a quorum.
     #[must_use]
     pub fn learners(&self) -> &[ReplicaId] {
         &self.learners
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_membership_refuses_nobody_zero_twins_and_crowds() {
+    fn no_voters_zero_duplicates_and_too_many_voters_are_refused() {
         let id = ReplicaId;
         assert_eq!(Membership::new(1, [], []), Err(MembershipError::NoVoters));
         assert_eq!(

@@ -1,8 +1,8 @@
 //! Messages whose payloads are not copied.
 //!
-//! An entry's payload is held by the log already. A message to each of several peers
-//! names it where it is; only what stands around it is encoded anew. Who sends it
-//! writes the parts one after the other.
+//! An entry's payload is in the log already. A message to each of several peers refers
+//! to it where it is; only what surrounds it is encoded. The sender writes the parts one
+//! after the other.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -34,7 +34,7 @@ impl Parts {
         self.parts.iter()
     }
 
-    /// The same behind something else.
+    /// The same after a prefix.
     #[must_use]
     pub fn behind(mut self, first: Bytes) -> Self {
         if !first.is_empty() {

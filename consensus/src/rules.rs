@@ -1,19 +1,21 @@
 //! Rules of the code by name, so that the simulator can leave one out.
 //!
 //! A simulator that finds nothing shows little unless it is known what it would have
-//! found. So a place that keeps a rule names it: `if rule!(AckOnlyDurable) { .. }`. The
-//! condition is a constant, and nothing is left of it, unless the feature `mutants` is on,
-//! which only the simulator turns on: then [`break_rule`] names the rule that is left out
-//! on the calling thread.
+//! found. So the place that keeps a rule names it: `if rule!(AckOnlyDurable) { .. }`. The
+//! condition is a constant that the compiler removes, except with the feature `mutants`,
+//! which only the simulator enables: `break_rule` then disables one rule on the calling
+//! thread. The code without a rule is a mutant.
 //!
-//! Each crate that keeps rules lists them with [`rules!`](crate::rules!) in a module `rules` at its root,
-//! with what happens without them.
+//! Each crate that keeps rules lists them with [`rules!`](crate::rules!) in a module
+//! `rules` at its root, with what its mutant does.
 
 /// A rule that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Its name.
     pub name: &'static str,
+    /// The crate that keeps it.
+    pub kept_in: &'static str,
     /// What the code does without it.
     pub without: &'static str,
 }
@@ -27,6 +29,7 @@ macro_rules! rules {
             #[allow(non_upper_case_globals, reason = "rules read as names of variants")]
             pub const $name: $crate::rules::Rule = $crate::rules::Rule {
                 name: stringify!($name),
+                kept_in: env!("CARGO_PKG_NAME"),
                 without: $without,
             };
         )*
@@ -35,7 +38,7 @@ macro_rules! rules {
     };
 }
 
-/// Whether the code keeps this rule here: always, but in a simulated mutant.
+/// Whether the code keeps this rule here: always, except in a simulated mutant.
 #[macro_export]
 macro_rules! rule {
     ($name:ident) => {
@@ -51,7 +54,7 @@ pub const fn is_kept(_rule: &Rule) -> bool {
     true
 }
 
-/// A limit that no run would come to: the simulator makes it smaller.
+/// A limit that no run would reach: the simulator lowers it.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
 #[must_use]
@@ -85,26 +88,26 @@ mod compiled_in {
         !broken
     }
 
-    /// From now on this rule is left out on the calling thread, and no other.
+    /// Disables this rule, and no other, on the calling thread from now on.
     pub fn break_rule(rule: Option<&Rule>) {
         BROKEN.set(rule.map(|rule| rule.name));
         REACHED.set(false);
     }
 
-    /// Whether a place asked for the rule since it was left out.
+    /// Whether the code has come to the rule since it was disabled.
     #[must_use]
     pub fn was_broken() -> bool {
         REACHED.get()
     }
 
-    /// A limit that no run would come to, or the one that was set.
+    /// The limit, or what [`lower_limit`] has set in its place.
     #[inline]
     #[must_use]
     pub fn limit(usual: usize) -> usize {
         LIMIT.get().unwrap_or(usual)
     }
 
-    /// From now on such limits are this on the calling thread.
+    /// Sets all such limits on the calling thread from now on.
     pub fn lower_limit(to: usize) {
         LIMIT.set(Some(to));
     }

@@ -1,4 +1,4 @@
-//! What the log is for.
+//! What the log is applied to.
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -21,11 +21,11 @@ pub struct ApplyContext {
 /// states and equal replies on every replica.
 pub trait StateMachine: Send {
     /// Applies one command and returns its reply. Must not fail: a command that
-    /// cannot be carried out has a reply that says so.
+    /// cannot be carried out has an error as its reply.
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes;
 
     /// A view of the state at this moment that can be encoded on another thread
-    /// while commands go on being applied. Cheap.
+    /// while further commands are applied. Cheap.
     fn freeze(&self) -> Box<dyn FrozenState>;
 
     /// Replaces the state by an encoded one.
@@ -36,7 +36,7 @@ pub trait StateMachine: Send {
     fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError>;
 }
 
-/// A state that no longer changes.
+/// An immutable state.
 pub trait FrozenState: Send {
     /// The canonical encoding: equal states give equal bytes.
     fn encode(&self) -> Vec<u8>;

@@ -127,7 +127,7 @@ pub fn cut(_: TryGetError) -> RefusalReason {
     malformed("cut short")
 }
 
-/// A message that is none.
+/// A message that does not decode.
 #[must_use]
 pub fn malformed(what: impl Into<String>) -> RefusalReason {
     RefusalReason::Malformed(what.into())

@@ -1,17 +1,17 @@
 //! The core: inputs into raft-rs, its `Ready`s into effects.
 //!
 //! raft-rs is driven with asynchronous persistence. Each `Ready` is turned into
-//! effects and advanced at once; what it must not reveal before it is durable
-//! carries the id of the batch that has to be durable first:
+//! effects and advanced immediately; a message that must not reveal anything before
+//! it is durable names the batch that has to be durable first:
 //!
-//! - a follower's or candidate's messages wait for *every* batch handed out so
-//!   far, because a later `Ready` without writes may acknowledge an earlier one
-//!   that is not durable yet;
-//! - a leader's messages leave at once (they overlap with its own write), except
-//!   behind a changed term or vote, which a sole voter reaches without any vote
-//!   from outside.
+//! - a follower's or candidate's messages wait for *every* batch so far, because a
+//!   later `Ready` without writes may acknowledge an earlier one that is not
+//!   durable yet;
+//! - a leader's messages are sent immediately (concurrently with its own write),
+//!   except after a changed term or vote, which a single voter reaches without any
+//!   other vote.
 //!
-//! The commit index is written along with other records, never on its own, and
+//! The commit index is written together with other records, never on its own, and
 //! only as far as the log is durable: it is a lower bound that a restart raises.
 
 mod ready;
@@ -35,9 +35,9 @@ use crate::storage::RaftStorage;
 use crate::{guard, message, timeouts, translate};
 use recover::{build_storage, config_error, raft_config};
 
-/// A read is given up after this many election timeouts.
+/// A read expires after this many election timeouts.
 const READ_ELECTION_TIMEOUTS: u64 = 4;
-/// A snapshot offer is given up after this many election timeouts.
+/// A snapshot offer expires after this many election timeouts.
 const SNAPSHOT_ELECTION_TIMEOUTS: u64 = 20;
 
 /// One replica of one Raft group.
@@ -53,27 +53,27 @@ pub struct RaftCore {
     elections_started: u64,
     leader: (Term, Option<ReplicaId>),
     last_persist: PersistId,
-    /// `Ready`s not yet known to be durable, by number, with the batch each of
-    /// them wrote.
+    /// Numbers of the `Ready`s that are not durable yet, each with the batch that
+    /// it wrote.
     unpersisted: VecDeque<(u64, Option<PersistId>)>,
-    /// Term and vote as last handed out to be made durable, and in which batch.
+    /// Term and vote as last written, and the batch that wrote them.
     vote: (u64, u64),
     vote_batch: PersistId,
-    /// Highest index given to `Commit` or restored from a snapshot.
+    /// Highest index that was returned in `Commit` or restored from a snapshot.
     delivered: u64,
+    /// Unanswered proposals: their term and id, by index.
     proposals: BTreeMap<u64, (u64, ProposalId)>,
     reads: Reads,
     snapshots: Snapshots,
-    /// The fetched snapshot that was stepped last.
+    /// The fetched snapshot of the offer that was stepped last.
     installing: Option<SnapshotMeta>,
 }
 
 impl RaftCore {
-    /// Builds a replica from its configuration and from what its disk remembers.
+    /// Builds a replica from its configuration and from what its disk has.
     ///
     /// # Errors
-    /// When the configuration contradicts itself, or the disk has lost or mixed
-    /// up what it once held.
+    /// When the configuration contradicts itself, or the log on disk is not whole.
     pub fn new(config: &CoreConfig, recovered: Recovered) -> Result<Self, RecoverError> {
         config.check()?;
         let recovered = recovered.checked()?;
@@ -123,9 +123,9 @@ impl RaftCore {
 
 /// Inputs.
 impl RaftCore {
-    /// Advances Raft's clock. At most one heartbeat interval at a time: a driver
-    /// that was held up has messages waiting that say whether the leader lives,
-    /// and a burst of ticks before them would start an election for nothing.
+    /// Advances Raft's clock, by at most one heartbeat interval: a driver that was
+    /// delayed may have heartbeats of the leader pending, and a burst of ticks
+    /// before them would start a needless election.
     fn advance_clock(&mut self, now: Tick) {
         let elapsed = now.0.saturating_sub(self.now.0);
         self.now = self.now.max(now);
@@ -147,18 +147,23 @@ impl RaftCore {
                 self.elections_started += 1;
             }
         }
-        let expired = self.reads.expire(self.now).into_iter();
-        for token in expired.filter(|_| rule!(ReadIndexTimesOut)) {
-            self.effects.push_back(Effect::ReadRejected {
-                token,
-                error: ReadError::Unconfirmed,
-            });
+        if rule!(ReadIndexTimesOut) {
+            self.reject_expired_reads();
         }
-        for peer in self.snapshots.given_up(self.now) {
+        for peer in self.snapshots.expired(self.now) {
             let progress = self.raw.raft.prs().get(peer.0);
             if progress.is_some_and(|p| p.state == ProgressState::Snapshot) {
                 self.raw.report_snapshot(peer.0, SnapshotStatus::Failure);
             }
+        }
+    }
+
+    fn reject_expired_reads(&mut self) {
+        for token in self.reads.expire(self.now) {
+            self.effects.push_back(Effect::ReadRejected {
+                token,
+                error: ReadError::Unconfirmed,
+            });
         }
     }
 
@@ -189,8 +194,8 @@ impl RaftCore {
         };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(vec![translate::command(payload)].into());
-        // Dropped when too much is uncommitted or leadership is being handed
-        // over: no effect in either case.
+        // Dropped when too much is uncommitted or leadership is being transferred:
+        // no effect in either case.
         raft.step(message).map_err(|_| ProposeError::Overloaded)?;
         self.proposals
             .insert(raft.raft_log.last_index(), (raft.term, proposal));
@@ -204,7 +209,7 @@ impl RaftCore {
         guard::check(&self.raw.raft, self.membership(), from, &decoded.message)
             .map_err(refused(kind))?;
         if decoded.message.get_msg_type() == MessageType::MsgReadIndex {
-            return self.receive_question(decoded.message);
+            return self.receive_read_index(decoded.message);
         }
         let stepped = match decoded.snapshot {
             Some(meta) => self.receive_offer(decoded.message, meta),
@@ -216,22 +221,21 @@ impl RaftCore {
         })
     }
 
-    /// A peer asks from where on it may read. Who does not lead does not answer:
-    /// the peer asks again when it knows who does.
-    fn receive_question(&mut self, mut question: Message) -> Result<(), StepError> {
+    /// A peer's read-index request. Only a leader responds: the peer repeats the
+    /// request when it knows another.
+    fn receive_read_index(&mut self, mut request: Message) -> Result<(), StepError> {
         if !self.is_leader() {
             return Ok(());
         }
-        if !rule!(ReadNamedOnce) {
-            return self.step_raft(question);
-        }
-        if let Some(entry) = question.mut_entries().first_mut() {
-            let Some(name) = self.reads.take_question(entry.data.clone()) else {
+        if rule!(ReadIndexContextUnique)
+            && let Some(entry) = request.mut_entries().first_mut()
+        {
+            let Some(context) = self.reads.accept_request(entry.data.clone()) else {
                 return Ok(());
             };
-            entry.data = name;
+            entry.data = context;
         }
-        self.step_raft(question)
+        self.step_raft(request)
     }
 
     fn receive_offer(&mut self, offer: Message, meta: SnapshotMeta) -> Result<(), StepError> {
@@ -291,7 +295,7 @@ impl RaftCore {
     fn transfer_leadership(&mut self, to: ReplicaId) -> Result<(), StepError> {
         if !self.is_leader() {
             return Err(StepError::Request(
-                "only the leader can hand leadership over".into(),
+                "only the leader can transfer leadership".into(),
             ));
         }
         if !self.membership().is_voter(to) {
@@ -313,7 +317,7 @@ impl RaftCore {
         if storage
             .snapshot
             .as_ref()
-            .is_some_and(|held| held.index >= meta.index)
+            .is_some_and(|newest| newest.index >= meta.index)
         {
             return Ok(());
         }
@@ -332,9 +336,11 @@ impl RaftCore {
     /// write that follow them.
     fn persisted(&mut self, id: PersistId) {
         let mut number = None;
-        while let Some((ready, batch)) = self.unpersisted.front()
-            && (batch.is_none_or(|batch| batch <= id) || !rule!(PersistedInOrder))
-        {
+        while let Some((ready, batch)) = self.unpersisted.front() {
+            let durable = batch.is_none_or(|batch| batch <= id);
+            if !durable && rule!(PersistedInOrder) {
+                break;
+            }
             number = Some(*ready);
             self.unpersisted.pop_front();
         }
@@ -431,7 +437,7 @@ impl Consensus for RaftCore {
             peers,
             detail: vec![
                 ("raft_state", format!("{:?}", raft.state)),
-                ("raft_vote", raft.vote.to_string()),
+                ("raft_vote", translate::vote(raft.vote)),
                 ("raft_persisted", raft.raft_log.persisted.to_string()),
             ],
         }

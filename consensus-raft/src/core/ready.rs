@@ -13,28 +13,30 @@ use crate::{hard_state, message, translate};
 
 impl RaftCore {
     pub(super) fn collect(&mut self) {
-        self.begin_read_round();
+        self.start_read_round();
         while self.effects.is_empty() && self.raw.has_ready() {
             self.handle_ready();
         }
-        self.answer_orphans();
+        if rule!(LostProposalsAnswered) {
+            self.reject_lost_proposals();
+        }
     }
 
-    fn begin_read_round(&mut self) {
+    fn start_read_round(&mut self) {
         let raft = &self.raw.raft;
         let ready = if self.is_leader() {
             raft.commit_to_current_term()
         } else {
             raft.leader_id != raft::INVALID_ID
         };
-        if ready && let Some(context) = self.reads.begin_round() {
+        if ready && let Some(context) = self.reads.start_round() {
             self.raw.read_index(context);
         }
     }
 
     fn handle_ready(&mut self) {
         let mut ready = self.raw.ready();
-        self.leader_may_have_changed();
+        self.check_leader();
         let batch = self.persist(&mut ready);
         let number = ready.number();
         let messages = ready.take_messages();
@@ -42,22 +44,23 @@ impl RaftCore {
         let committed = ready.take_committed_entries();
         let read_states = ready.take_read_states();
         self.raw.advance_append_async(ready);
-        if !rule!(PersistedWhenDurable) {
+        let durable = batch.is_none() && self.unpersisted.is_empty();
+        if durable || !rule!(PersistedWhenDurable) {
             self.raw.on_persist_ready(number);
         }
-        if batch.is_none() && self.unpersisted.is_empty() {
-            self.raw.on_persist_ready(number);
-        } else {
+        if !durable {
             self.unpersisted.push_back((number, batch));
         }
-        let vote_pending = self.awaits(self.vote_batch);
+        let vote_pending = self.unless_durable(self.vote_batch);
         self.send(messages, vote_pending);
-        let any_pending = match rule!(AnswerAfterEarlierWrites) {
-            true => self.awaits(self.last_persist),
-            false => batch,
-        };
-        let any_pending = any_pending.filter(|_| rule!(AnswerAfterSync));
-        self.send(persisted_messages, any_pending);
+        let mut response_after = batch;
+        if rule!(ResponseAfterEarlierWrites) {
+            response_after = self.unless_durable(self.last_persist);
+        }
+        if !rule!(ResponseAfterDurable) {
+            response_after = None;
+        }
+        self.send(persisted_messages, response_after);
         self.commit(committed);
         for state in read_states {
             for token in self.reads.confirm(&state.request_ctx) {
@@ -68,10 +71,18 @@ impl RaftCore {
             }
         }
         self.advance_applied();
+        let (first, applied) = (
+            self.raw.store().window.first(),
+            self.raw.raft.raft_log.applied,
+        );
+        assert!(
+            applied >= first.prev().0,
+            "the log starts at {first} and only {applied} counts as applied: an election would read compacted entries"
+        );
     }
 
-    /// The batch, when it is not yet known to be durable.
-    fn awaits(&self, id: PersistId) -> Option<PersistId> {
+    /// The batch, when it is not yet durable.
+    fn unless_durable(&self, id: PersistId) -> Option<PersistId> {
         self.unpersisted
             .iter()
             .filter_map(|(_, batch)| *batch)
@@ -79,7 +90,7 @@ impl RaftCore {
             .then_some(id)
     }
 
-    /// Hands out what this `Ready` wants durable, and makes it visible to
+    /// Returns a batch with what this `Ready` has to persist, and makes it visible to
     /// raft-rs's reads of the log.
     fn persist(&mut self, ready: &mut Ready) -> Option<PersistId> {
         let snapshot = self.restore_snapshot(ready);
@@ -90,8 +101,8 @@ impl RaftCore {
             .collect();
         let raft = &self.raw.raft;
         let vote = (raft.term, raft.vote);
-        let voted = vote != self.vote && rule!(TermStored);
-        if snapshot.is_none() && entries.is_empty() && !voted {
+        let write_vote = vote != self.vote && rule!(TermStored);
+        if snapshot.is_none() && entries.is_empty() && !write_vote {
             return None;
         }
         let commit = raft.raft_log.committed.min(raft.raft_log.persisted);
@@ -101,15 +112,16 @@ impl RaftCore {
             self.vote = vote;
             self.vote_batch = id;
         }
+        let mut voted_for = vote.1;
+        if !rule!(VoteStored) {
+            voted_for = raft::INVALID_ID;
+        }
         self.raw.mut_store().window.append(&entries);
         self.effects.push_back(Effect::Persist(PersistBatch {
             id,
             reset_to: snapshot,
             entries,
-            hard_state: Some(match rule!(VoteStored) {
-                true => hard_state::encode(vote.0, vote.1, commit),
-                false => hard_state::encode(vote.0, raft::INVALID_ID, commit),
-            }),
+            hard_state: Some(hard_state::encode(vote.0, voted_for, commit)),
         }));
         Some(id)
     }
@@ -129,8 +141,8 @@ impl RaftCore {
         storage.window.reset(index, term);
         storage.membership = meta.membership.clone();
         storage.snapshot = Some(meta.clone());
-        // An election reads the log behind what is applied, and panics where it
-        // is gone: it may begin before the snapshot is known to be durable.
+        // An election reads the log after what is applied, and panics where it is
+        // compacted: it may start before the snapshot is durable.
         if rule!(InstalledSnapshotApplied) {
             self.raw.raft.raft_log.applied = index.0;
         }
@@ -142,7 +154,7 @@ impl RaftCore {
 
     fn send(&mut self, messages: Vec<Message>, after: Option<PersistId>) {
         let bytes_max = self.limits.message_bytes_max;
-        // raft-rs says term 0 where it does not know.
+        // raft-rs returns term 0 where the term is unknown.
         let term = |index| {
             let term = self.raw.raft.raft_log.term(index).ok()?;
             (term > 0 || index == 0).then_some(term)
@@ -155,13 +167,13 @@ impl RaftCore {
         for mut message in messages {
             let to = ReplicaId(message.to);
             if message.get_msg_type() == MessageType::MsgReadIndexResp
-                && rule!(ReadNamedOnce)
+                && rule!(ReadIndexContextUnique)
                 && let Some(entry) = message.mut_entries().first_mut()
             {
-                let Some(name) = self.reads.give_answer(&entry.data) else {
+                let Some(context) = self.reads.finish_request(&entry.data) else {
                     continue;
                 };
-                entry.data = name;
+                entry.data = context;
             }
             let offered = (message.get_msg_type() == MessageType::MsgSnapshot)
                 .then(|| self.raw.store().snapshot.clone())
@@ -198,8 +210,8 @@ impl RaftCore {
         self.effects.push_back(Effect::Commit(committed));
     }
 
-    /// The proposal that a committed entry answers. One that was made for its
-    /// index in another term has lost its place for good.
+    /// The proposal that a committed entry answers. One that was appended at its index
+    /// in another term is lost.
     fn answer(&mut self, entry: &Entry) -> Option<ProposalId> {
         let (term, proposal) = self.proposals.remove(&entry.index.0)?;
         if term == entry.term.0 && entry.kind == EntryKind::Command {
@@ -214,9 +226,9 @@ impl RaftCore {
         None
     }
 
-    /// Proposals of a leadership that is over are answered as unknown, unless a
-    /// commit answered them first.
-    fn answer_orphans(&mut self) {
+    /// The outcome of proposals of a lost leadership is unknown, unless a commit has
+    /// answered them before.
+    fn reject_lost_proposals(&mut self) {
         let raft = &self.raw.raft;
         let current = (raft.state == StateRole::Leader).then_some(raft.term);
         let newest_is_current = self
@@ -227,7 +239,7 @@ impl RaftCore {
             .proposals
             .first_key_value()
             .is_none_or(|(_, (term, _))| Some(*term) == current);
-        if newest_is_current && oldest_is_current || !rule!(LostProposalsAnswered) {
+        if newest_is_current && oldest_is_current {
             return;
         }
         let effects = &mut self.effects;
@@ -243,13 +255,13 @@ impl RaftCore {
         });
     }
 
-    fn leader_may_have_changed(&mut self) {
+    fn check_leader(&mut self) {
         let leader = (Term(self.raw.raft.term), self.leader_hint());
         if leader != self.leader {
             self.leader = leader;
             self.reads.restart();
             if !self.is_leader() {
-                self.reads.forget_questions();
+                self.reads.drop_requests();
             }
             self.effects.push_back(Effect::LeaderChanged {
                 term: leader.0,

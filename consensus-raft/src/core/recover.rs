@@ -1,4 +1,4 @@
-//! From a disk to raft-rs's configuration and storage.
+//! Recovery: raft-rs's storage and configuration from what the disk has.
 
 use consensus::rule;
 use consensus::{CoreConfig, Index, LogWindow, RecoverError, Recovered, Term};

@@ -1,49 +1,42 @@
 //! Messages that a broken peer could send under its own name.
 
+use consensus::testing::{GROUP, Replica, config};
 use consensus::{Entry, EntryKind, RefusalReason, RefusedMessage};
 use raft::eraftpb::{Entry as RaftEntry, MessageType as Kind};
 
 use super::*;
 
-const GROUP: u128 = 7;
 const ME: u64 = 2;
 const TERM: u64 = 5;
 const PEER: u64 = 1;
 
-/// A replica that has heard nothing yet.
-fn beginner() -> RaftCore {
-    let config = CoreConfig {
-        id: ReplicaId(ME),
-        group: GROUP,
-        membership: Membership::new(1, (1..=3).map(ReplicaId), []).unwrap(),
-        heartbeat_ticks: 3,
-        election_ticks: 10,
-        seed: 1,
-        limits: Limits::default(),
-    };
-    RaftCore::new(&config, Recovered::default()).unwrap()
+/// A replica that has received nothing yet.
+fn beginner() -> Replica<RaftCore> {
+    let mut replica = Replica::new(config(ReplicaId(ME), 3, 0, Limits::default()));
+    replica.start(RaftCore::new);
+    replica
 }
 
 /// A follower of replica 1 in term 5, with three committed entries.
-fn follower() -> RaftCore {
-    let mut core = beginner();
+fn follower() -> Replica<RaftCore> {
+    let mut replica = beginner();
     let mut append = message(Kind::MsgAppend);
     append.commit = 3;
     append.set_entries((1..=3).map(|index| entry(index, TERM)).collect());
-    receive(&mut core, append).unwrap();
-    assert_eq!(core.status().commit, Index(3));
-    core
+    receive(&mut replica, append).unwrap();
+    assert_eq!(replica.core().status().commit, Index(3));
+    replica
 }
 
 /// The same replica, elected in term 6.
-fn leader() -> RaftCore {
-    let mut core = follower();
-    receive(&mut core, message(Kind::MsgTimeoutNow)).unwrap();
+fn leader() -> Replica<RaftCore> {
+    let mut replica = follower();
+    receive(&mut replica, message(Kind::MsgTimeoutNow)).unwrap();
     let mut vote = message(Kind::MsgRequestVoteResponse);
     vote.term = TERM + 1;
-    receive(&mut core, vote).unwrap();
-    assert!(core.is_leader());
-    core
+    receive(&mut replica, vote).unwrap();
+    assert!(replica.core().is_leader());
+    replica
 }
 
 fn message(kind: Kind) -> Message {
@@ -66,33 +59,29 @@ fn entry(index: u64, term: u64) -> RaftEntry {
     })
 }
 
-fn receive(core: &mut RaftCore, message: Message) -> Result<(), StepError> {
+fn receive(replica: &mut Replica<RaftCore>, message: Message) -> Result<(), StepError> {
     let offered = (message.get_msg_type() == Kind::MsgSnapshot).then(|| SnapshotMeta {
         index: Index(message.get_snapshot().get_metadata().index),
         term: Term(message.get_snapshot().get_metadata().term),
-        membership: core.membership().clone(),
+        membership: replica.core().membership().clone(),
     });
     let input = Input::Receive {
         from: ReplicaId(message.from),
         message: message::encode(GROUP, message, offered.as_ref()).to_bytes(),
     };
-    let result = core.step(core.now, input);
-    drain(core);
+    let result = replica.step(replica.core().now, input);
+    drain(replica);
     result
 }
 
-/// Carries out what the core wants; disks are immediate.
-fn drain(core: &mut RaftCore) {
-    while let Some(effect) = core.poll() {
-        if let Effect::Persist(batch) = effect {
-            core.step(core.now, Input::Persisted(batch.id)).unwrap();
-        }
-    }
+/// Carries out all effects; what is written is durable immediately.
+fn drain(replica: &mut Replica<RaftCore>) {
+    while replica.poll().is_some() {}
 }
 
 #[track_caller]
-fn is_refused(mut core: RaftCore, message: Message) {
-    let refused = receive(&mut core, message);
+fn is_refused(mut replica: Replica<RaftCore>, message: Message) {
+    let refused = receive(&mut replica, message);
     assert!(
         matches!(
             refused,
@@ -104,13 +93,13 @@ fn is_refused(mut core: RaftCore, message: Message) {
         "{refused:?}"
     );
     for tick in 1..100 {
-        core.step(Tick(tick), Input::Tick).unwrap();
-        drain(&mut core);
+        replica.step(Tick(tick), Input::Tick).unwrap();
+        drain(&mut replica);
     }
 }
 
 #[test]
-fn an_append_behind_an_entry_of_no_term_is_refused() {
+fn an_append_after_an_entry_of_no_term_is_refused() {
     let mut append = message(Kind::MsgAppend);
     append.index = 7;
     append.commit = 7;
@@ -162,20 +151,20 @@ fn a_term_that_leaves_no_room_for_elections_is_refused() {
 }
 
 #[test]
-fn a_vote_before_it_was_asked_for_is_refused() {
-    let mut core = follower();
+fn a_vote_before_it_was_requested_is_refused() {
+    let mut replica = follower();
     let mut append = message(Kind::MsgAppend);
     (append.index, append.log_term) = (3, TERM);
     append.set_entries(vec![entry(4, TERM)].into());
     let mut vote = message(Kind::MsgRequestVoteResponse);
     vote.term = TERM + 1;
-    // In one breath: nothing is carried out between them.
+    // No effect is carried out between them.
     let mut step = |message: Message| {
         let input = Input::Receive {
             from: ReplicaId(message.from),
             message: message::encode(GROUP, message, None).to_bytes(),
         };
-        core.step(core.now, input)
+        replica.step(replica.core().now, input)
     };
     step(append).unwrap();
     step(message(Kind::MsgTimeoutNow)).unwrap();
@@ -186,8 +175,8 @@ fn a_vote_before_it_was_asked_for_is_refused() {
             ..
         }))
     ));
-    // Once it was asked for, it counts.
-    drain(&mut core);
-    receive(&mut core, vote).unwrap();
-    assert!(core.is_leader());
+    // Once it was requested, it counts.
+    drain(&mut replica);
+    receive(&mut replica, vote).unwrap();
+    assert!(replica.core().is_leader());
 }

@@ -1,10 +1,9 @@
 //! Linearizable reads.
 
-use super::Factory;
-use super::cluster::{Cluster, ELECTION_TICKS};
+use crate::conformance::factory::{Cluster, Factory};
+use crate::testing::ELECTION_TICKS;
 use crate::{Limits, ReplicaId};
 
-/// See the name.
 pub fn a_read_sees_everything_acknowledged_before_it(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     cluster.elect();
@@ -19,7 +18,6 @@ pub fn a_read_sees_everything_acknowledged_before_it(factory: Factory) {
     }
 }
 
-/// See the name.
 pub fn a_deposed_leader_serves_no_read(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let old = cluster.elect();
@@ -37,7 +35,6 @@ pub fn a_deposed_leader_serves_no_read(factory: Factory) {
     }
 }
 
-/// See the name.
 pub fn reads_across_a_leader_change_are_answered(factory: Factory) {
     for crash_after in 0..8 {
         let mut cluster = Cluster::new(factory, 3, 0);
@@ -47,7 +44,7 @@ pub fn reads_across_a_leader_change_are_answered(factory: Factory) {
         let reader = ReplicaId(leader.0 % 3 + 1);
         let read = cluster.read(reader);
         for _ in 0..crash_after {
-            if let Some(packet) = cluster.network.pop_front() {
+            if let Some(packet) = cluster.network.in_flight.pop_front() {
                 cluster.deliver(&packet);
             }
         }
@@ -63,7 +60,6 @@ pub fn reads_across_a_leader_change_are_answered(factory: Factory) {
     }
 }
 
-/// See the name.
 pub fn a_read_without_a_quorum_is_rejected(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let leader = cluster.elect();
@@ -75,7 +71,6 @@ pub fn a_read_without_a_quorum_is_rejected(factory: Factory) {
     assert!(cluster.read_rejected(leader, read));
 }
 
-/// See the name.
 pub fn too_many_reads_are_pushed_back(factory: Factory) {
     let limits = Limits {
         pending_reads_max: 8,

@@ -1,7 +1,7 @@
-//! Replicas that fall behind.
+//! Replicas that lag.
 
-use super::Factory;
-use super::cluster::{Cluster, ELECTION_TICKS};
+use crate::conformance::factory::{Cluster, Factory};
+use crate::testing::ELECTION_TICKS;
 use crate::{Limits, ReplicaId};
 
 fn small_tail() -> Limits {
@@ -25,7 +25,6 @@ fn with_a_sleeper(factory: Factory, limits: Limits, commands: u32) -> (Cluster, 
     (cluster, sleeper)
 }
 
-/// See the name.
 pub fn a_lagging_replica_catches_up_by_log(factory: Factory) {
     let (mut cluster, sleeper) = with_a_sleeper(factory, Limits::default(), 500);
     cluster.restart(sleeper);
@@ -34,7 +33,6 @@ pub fn a_lagging_replica_catches_up_by_log(factory: Factory) {
     assert_eq!(cluster.state(sleeper).len(), 501);
 }
 
-/// See the name.
 pub fn a_long_log_travels_in_messages_of_bounded_size(factory: Factory) {
     const PAYLOAD_BYTES: usize = 1_500;
     let limits = Limits {
@@ -48,17 +46,17 @@ pub fn a_long_log_travels_in_messages_of_bounded_size(factory: Factory) {
     for _ in 0..200 {
         cluster.commit(&[7; PAYLOAD_BYTES]);
     }
-    cluster.record = Some(Vec::new());
+    cluster.network.record = Some(Vec::new());
     cluster.restart(sleeper);
     cluster.run(20 * ELECTION_TICKS);
     cluster.converge();
     assert_eq!(cluster.state(sleeper).len(), 211);
-    // Many at once travel so too.
+    // So do many that are proposed together.
     let leader = cluster.elect();
     cluster.propose_together(leader, &[8; PAYLOAD_BYTES], 200);
     cluster.converge();
     assert_eq!(cluster.state(sleeper).len(), 411);
-    let sent = cluster.record.take().unwrap_or_default();
+    let sent = cluster.network.record.take().unwrap_or_default();
     let largest = sent.iter().map(|packet| packet.message.len()).max();
     assert!(
         largest.is_some_and(|bytes| bytes <= bytes_max),
@@ -74,15 +72,14 @@ fn snapshot_everywhere(cluster: &mut Cluster) {
     }
 }
 
-/// See the name.
 pub fn a_lagging_replica_catches_up_by_snapshot(factory: Factory) {
     let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
     snapshot_everywhere(&mut cluster);
-    cluster.commit(b"behind the snapshot");
+    cluster.commit(b"after the snapshot");
     cluster.restart(sleeper);
     cluster.converge();
     assert_eq!(cluster.state(sleeper).len(), 102);
-    // What was installed is durable, and the log goes on behind it.
+    // What was installed is durable, and the log continues after it.
     cluster.crash(sleeper);
     cluster.restart(sleeper);
     cluster.commit(b"after");
@@ -90,7 +87,6 @@ pub fn a_lagging_replica_catches_up_by_snapshot(factory: Factory) {
     assert_eq!(cluster.state(sleeper).len(), 103);
 }
 
-/// See the name.
 pub fn a_fetch_that_fails_is_tried_again(factory: Factory) {
     let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
     snapshot_everywhere(&mut cluster);
@@ -104,7 +100,7 @@ pub fn a_fetch_that_fails_is_tried_again(factory: Factory) {
     assert_eq!(cluster.state(sleeper).len(), 101);
 }
 
-/// Brings a snapshot to the sleeper; the batch that says so is not durable.
+/// The sleeper installs a snapshot; the batch that resets its log is not durable.
 fn install_without_sync(cluster: &mut Cluster, sleeper: ReplicaId) {
     snapshot_everywhere(cluster);
     cluster.restart(sleeper);
@@ -121,8 +117,7 @@ fn install_without_sync(cluster: &mut Cluster, sleeper: ReplicaId) {
     panic!("no snapshot was installed");
 }
 
-/// The snapshot is on disk; the batch that says so is not.
-/// See the name.
+/// The snapshot is on disk; the batch that resets the log is not.
 pub fn a_replica_that_crashes_while_it_installs_a_snapshot_recovers(factory: Factory) {
     let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
     install_without_sync(&mut cluster, sleeper);
@@ -134,7 +129,6 @@ pub fn a_replica_that_crashes_while_it_installs_a_snapshot_recovers(factory: Fac
     assert_eq!(cluster.state(sleeper).len(), 102);
 }
 
-/// See the name.
 pub fn an_election_while_a_snapshot_becomes_durable_does_no_harm(factory: Factory) {
     let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
     install_without_sync(&mut cluster, sleeper);
@@ -150,7 +144,6 @@ pub fn an_election_while_a_snapshot_becomes_durable_does_no_harm(factory: Factor
     assert_eq!(cluster.state(sleeper).len(), 102);
 }
 
-/// See the name.
 pub fn the_log_window_stays_bounded(factory: Factory) {
     let mut cluster = Cluster::with_limits(factory, 3, 0, small_tail());
     cluster.elect();
@@ -162,8 +155,8 @@ pub fn the_log_window_stays_bounded(factory: Factory) {
         snapshot_everywhere(&mut cluster);
         for id in cluster.ids() {
             let status = cluster.status(id);
-            let held = status.last.0 + 1 - status.first.0;
-            assert!(held <= 3, "replica {id} holds {held} entries");
+            let entries = status.last.0 + 1 - status.first.0;
+            assert!(entries <= 3, "replica {id} keeps {entries} entries");
         }
     }
     for id in cluster.ids() {

@@ -1,19 +1,20 @@
 //! Networks that lose, repeat, delay, reorder and part.
 
-use super::Factory;
-use super::cluster::{Answer, Cluster, ELECTION_TICKS, Verdict};
 use crate::Role;
+use crate::conformance::factory::{Cluster, Factory};
+use crate::testing::{Answer, ELECTION_TICKS, Verdict};
 
-/// See the name.
 pub fn lost_duplicated_delayed_and_reordered_messages_do_no_harm(factory: Factory) {
     for seed in 1..=30_u64 {
         let mut cluster = Cluster::new(factory, if seed % 2 == 0 { 3 } else { 5 }, 0);
-        cluster.set_policy(seed * 0x9e37, |_, random| match random % 10 {
-            0 => Verdict::Drop,
-            1 => Verdict::Duplicate,
-            2..=4 => Verdict::Delay,
-            _ => Verdict::Deliver,
-        });
+        cluster
+            .network
+            .set_policy(seed * 0x9e37, |_, random| match random % 10 {
+                0 => Verdict::Drop,
+                1 => Verdict::Duplicate,
+                2..=4 => Verdict::Delay,
+                _ => Verdict::Deliver,
+            });
         let mut open = Vec::new();
         for round in 0..60 * ELECTION_TICKS {
             cluster.tick();
@@ -22,7 +23,7 @@ pub fn lost_duplicated_delayed_and_reordered_messages_do_no_harm(factory: Factor
                 open.push((cluster.propose(leader, command.as_bytes()), command));
             }
         }
-        cluster.set_policy(1, |_, _| Verdict::Deliver);
+        cluster.network.set_policy(1, |_, _| Verdict::Deliver);
         cluster.commit(b"calm");
         cluster.converge();
         let acknowledged: Vec<_> = open
@@ -33,7 +34,7 @@ pub fn lost_duplicated_delayed_and_reordered_messages_do_no_harm(factory: Factor
         for id in cluster.ids() {
             let state = cluster.state(id);
             for (_, command) in &acknowledged {
-                let times = state.iter().filter(|held| *held == command).count();
+                let times = state.iter().filter(|applied| *applied == command).count();
                 assert_eq!(times, 1, "seed {seed}, replica {id}: {command}");
             }
         }
@@ -43,7 +44,6 @@ pub fn lost_duplicated_delayed_and_reordered_messages_do_no_harm(factory: Factor
     }
 }
 
-/// See the name.
 pub fn a_partitioned_leader_is_replaced_and_rejoins(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let old = cluster.elect();
@@ -56,7 +56,7 @@ pub fn a_partitioned_leader_is_replaced_and_rejoins(factory: Factory) {
     assert_ne!(
         cluster.status(old).role,
         Role::Leader,
-        "a leader without its quorum says that it leads"
+        "a leader without its quorum claims to lead"
     );
     assert!(matches!(
         cluster.answers.get(&lost),
@@ -68,7 +68,6 @@ pub fn a_partitioned_leader_is_replaced_and_rejoins(factory: Factory) {
     assert_eq!(cluster.state(old), ["before", "in the majority"]);
 }
 
-/// See the name.
 pub fn a_returning_replica_does_not_disturb_a_healthy_leader(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let leader = cluster.elect();
@@ -87,10 +86,9 @@ pub fn a_returning_replica_does_not_disturb_a_healthy_leader(factory: Factory) {
 }
 
 /// Everything that was ever sent is delivered once more, later.
-/// See the name.
-pub fn messages_of_an_earlier_life_do_no_harm(factory: Factory) {
+pub fn messages_of_an_earlier_incarnation_do_no_harm(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
-    cluster.record = Some(Vec::new());
+    cluster.network.record = Some(Vec::new());
     for round in 0..4_u8 {
         let leader = cluster.elect();
         cluster.commit(&[round]);
@@ -99,12 +97,16 @@ pub fn messages_of_an_earlier_life_do_no_harm(factory: Factory) {
         cluster.commit(&[round, round]);
         cluster.restart(leader);
         cluster.converge();
-        let old = cluster.record.replace(Vec::new()).unwrap_or_default();
+        let old = cluster
+            .network
+            .record
+            .replace(Vec::new())
+            .unwrap_or_default();
         for packet in &old {
             cluster.deliver(packet);
         }
         cluster.settle();
-        cluster.record = Some(old);
+        cluster.network.record = Some(old);
     }
     cluster.commit(b"last");
     cluster.converge();

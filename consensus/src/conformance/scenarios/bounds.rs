@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 
-use super::Factory;
-use super::cluster::{Answer, Cluster, ELECTION_TICKS};
+use crate::conformance::factory::{Cluster, Factory};
+use crate::testing::{Answer, ELECTION_TICKS};
 use crate::{Input, Limits, ProposeError, RecoverError, Recovered, ReplicaId};
 
-/// See the name.
 pub fn overload_pushes_back_and_passes(factory: Factory) {
     let limits = Limits {
         uncommitted_bytes_max: 10_000,
@@ -17,7 +16,7 @@ pub fn overload_pushes_back_and_passes(factory: Factory) {
     let mut cluster = Cluster::with_limits(factory, 3, 0, limits);
     let leader = cluster.elect();
     cluster.converge();
-    // Nobody acknowledges: proposals pile up until they are pushed back.
+    // No replica acknowledges: proposals pile up until they are rejected.
     for id in cluster.ids() {
         cluster.set_manual_sync(id, true);
     }
@@ -44,7 +43,6 @@ pub fn overload_pushes_back_and_passes(factory: Factory) {
     cluster.commit(b"the pressure is gone");
 }
 
-/// See the name.
 pub fn a_payload_that_is_too_large_is_refused(factory: Factory) {
     let limits = Limits {
         entry_bytes_max: 100,
@@ -64,16 +62,15 @@ pub fn a_payload_that_is_too_large_is_refused(factory: Factory) {
 }
 
 /// Random bytes, and real messages with a few bytes changed or cut.
-/// See the name.
 pub fn garbage_from_peers_is_an_error_and_nothing_else(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
-    cluster.record = Some(Vec::new());
+    cluster.network.record = Some(Vec::new());
     cluster.elect();
     for number in 0..10_u8 {
         cluster.commit(&[number]);
     }
     cluster.converge();
-    let samples = cluster.record.take().unwrap_or_default();
+    let samples = cluster.network.record.take().unwrap_or_default();
     let mut random = 0x1234_5678_9abc_def1_u64;
     let mut draw = |below: usize| {
         random ^= random << 13;
@@ -112,7 +109,6 @@ pub fn garbage_from_peers_is_an_error_and_nothing_else(factory: Factory) {
     cluster.converge();
 }
 
-/// See the name.
 pub fn a_contradictory_configuration_is_refused(factory: Factory) {
     let cluster = Cluster::new(factory, 3, 0);
     let mut stranger = cluster.config(ReplicaId(1));

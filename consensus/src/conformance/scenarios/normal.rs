@@ -1,10 +1,9 @@
 //! Normal operation.
 
-use super::Factory;
-use super::cluster::{Answer, Cluster, ELECTION_TICKS};
+use crate::conformance::factory::{Cluster, Factory};
+use crate::testing::{Answer, ELECTION_TICKS};
 use crate::{Input, ProposeError, ReplicaId, Role};
 
-/// See the name.
 pub fn a_single_node_commits_alone(factory: Factory) {
     let mut cluster = Cluster::new(factory, 1, 0);
     let leader = cluster.elect();
@@ -18,7 +17,6 @@ pub fn a_single_node_commits_alone(factory: Factory) {
     assert_eq!(cluster.state(leader), ["a", "b", "c"]);
 }
 
-/// See the name.
 pub fn three_nodes_commit_the_same_commands(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     cluster.elect();
@@ -31,7 +29,6 @@ pub fn three_nodes_commit_the_same_commands(factory: Factory) {
     }
 }
 
-/// See the name.
 pub fn five_nodes_commit_with_two_down(factory: Factory) {
     let mut cluster = Cluster::new(factory, 5, 0);
     let leader = cluster.elect();
@@ -51,7 +48,6 @@ pub fn five_nodes_commit_with_two_down(factory: Factory) {
     assert_eq!(cluster.state(leader), ["before", "after"]);
 }
 
-/// See the name.
 pub fn nothing_commits_without_a_quorum(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let leader = cluster.elect();
@@ -74,7 +70,6 @@ pub fn nothing_commits_without_a_quorum(factory: Factory) {
     cluster.commit(b"together");
 }
 
-/// See the name.
 pub fn an_idle_cluster_keeps_its_leader(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let leader = cluster.elect();
@@ -86,7 +81,6 @@ pub fn an_idle_cluster_keeps_its_leader(factory: Factory) {
     assert_eq!(cluster.status(leader).last, last, "an idle log grows");
 }
 
-/// See the name.
 pub fn leadership_moves_to_the_named_replica(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     cluster.elect();
@@ -97,7 +91,7 @@ pub fn leadership_moves_to_the_named_replica(factory: Factory) {
         let target = ReplicaId(leader.0 % 3 + 1);
         cluster
             .input(leader, Input::TransferLeadership(target))
-            .expect("the leader hands over to a voter");
+            .expect("the leader transfers leadership to a voter");
         cluster.run(ELECTION_TICKS / 2);
         assert_eq!(cluster.leader(), Some(target), "within half a timeout");
     }
@@ -115,7 +109,6 @@ pub fn leadership_moves_to_the_named_replica(factory: Factory) {
     );
 }
 
-/// See the name.
 pub fn a_learner_receives_the_log_and_never_leads(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 1);
     let learner = ReplicaId(4);
@@ -128,10 +121,9 @@ pub fn a_learner_receives_the_log_and_never_leads(factory: Factory) {
     cluster.crash(leader);
     cluster.crash(other);
     cluster.run(20 * ELECTION_TICKS);
-    assert_eq!(cluster.leader(), None, "a learner's voice counted");
+    assert_eq!(cluster.leader(), None, "a learner's vote counted");
 }
 
-/// See the name.
 pub fn a_follower_names_the_leader(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let leader = cluster.elect();
@@ -147,7 +139,6 @@ pub fn a_follower_names_the_leader(factory: Factory) {
     }
 }
 
-/// See the name.
 pub fn equal_inputs_give_equal_effects(factory: Factory) {
     let run = || {
         let mut cluster = Cluster::new(factory, 5, 0);
@@ -167,9 +158,9 @@ pub fn equal_inputs_give_equal_effects(factory: Factory) {
             .collect::<Vec<_>>()
     };
     let (first, second) = (run(), run());
-    for (node, (first, second)) in first.iter().zip(&second).enumerate() {
+    for (id, (first, second)) in (1..).map(ReplicaId).zip(first.iter().zip(&second)) {
         for (at, (first, second)) in first.iter().zip(second).enumerate() {
-            assert_eq!(first, second, "effect {at} of replica {}", node + 1);
+            assert_eq!(first, second, "effect {at} of replica {id}");
         }
         assert_eq!(first.len(), second.len());
     }

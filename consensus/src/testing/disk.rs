@@ -1,27 +1,25 @@
-//! One replica of the harness: a core, its disk, and what it has applied.
+//! What a replica's disk holds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::{
-    Consensus, Entry, Index, PersistBatch, PersistId, Recovered, ReplicaId, SnapshotMeta, Term,
-};
+use crate::{Entry, Index, PersistBatch, Recovered, SnapshotMeta, Term};
 
-/// What a replica's disk holds.
+/// The durable part of a replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Durable {
+pub struct Disk {
     /// The newest hard state.
     pub hard_state: Option<Bytes>,
-    /// What the first entry follows.
+    /// Index and term of the entry before the first.
     pub start: (Index, Term),
     /// The log.
     pub entries: Vec<Entry>,
-    /// Snapshots, with the state that they stand for.
+    /// Snapshots, with the commands that are applied in their state.
     pub snapshots: BTreeMap<Index, (SnapshotMeta, Vec<Bytes>)>,
 }
 
-impl Durable {
+impl Disk {
     /// Writes a batch.
     ///
     /// # Panics
@@ -33,7 +31,7 @@ impl Durable {
         }
         if let Some(first) = batch.entries.first() {
             let keep = first.index.0.checked_sub(self.start.0.0 + 1);
-            let keep = keep.expect("entries behind the start of the log") as usize;
+            let keep = keep.expect("entries after the start of the log") as usize;
             assert!(keep <= self.entries.len(), "a gap is written to the log");
             self.entries.truncate(keep);
             self.entries.extend_from_slice(&batch.entries);
@@ -56,7 +54,7 @@ impl Durable {
     /// The last index of the log.
     #[must_use]
     pub fn last(&self) -> Index {
-        Index(self.start.0.0 + self.entries.len() as u64)
+        self.end().0
     }
 
     /// Index and term of the last entry.
@@ -64,6 +62,12 @@ impl Durable {
     pub fn end(&self) -> (Index, Term) {
         let last = self.entries.last();
         last.map_or(self.start, |entry| (entry.index, entry.term))
+    }
+
+    /// The newest snapshot.
+    #[must_use]
+    pub fn newest_snapshot(&self) -> Option<&(SnapshotMeta, Vec<Bytes>)> {
+        self.snapshots.values().next_back()
     }
 
     /// What a restart finds.
@@ -76,33 +80,20 @@ impl Durable {
         }
     }
 
-    pub(super) fn newest_snapshot(&self) -> Option<&(SnapshotMeta, Vec<Bytes>)> {
-        self.snapshots.values().next_back()
+    /// What a restart finds, checked; a log that its snapshot replaces is reset on the
+    /// disk too.
+    ///
+    /// # Panics
+    /// When the log has a gap.
+    pub fn recover(&mut self) -> Recovered {
+        let recovered = self.recovered().checked();
+        let recovered = recovered.expect("what is durable is gap-free");
+        if recovered.log_is_void(self.end())
+            && let Some(snapshot) = &recovered.snapshot
+        {
+            self.start = (snapshot.index, snapshot.term);
+            self.entries.clear();
+        }
+        recovered
     }
-}
-
-pub(super) struct Held {
-    pub(super) after: PersistId,
-    pub(super) to: ReplicaId,
-    pub(super) message: Bytes,
-}
-
-#[derive(Default)]
-pub(super) struct Node {
-    pub(super) core: Option<Box<dyn Consensus>>,
-    pub(super) disk: Durable,
-    pub(super) incarnation: u64,
-    /// Whether batches become durable on their own.
-    pub(super) manual_sync: bool,
-    pub(super) unsynced: VecDeque<PersistBatch>,
-    pub(super) durable: PersistId,
-    pub(super) held: Vec<Held>,
-    pub(super) fetch: Option<(ReplicaId, SnapshotMeta)>,
-    pub(super) applied: Index,
-    pub(super) applied_term: Term,
-    pub(super) state: Vec<Bytes>,
-    pub(super) reads_ready: Vec<(u64, Index)>,
-    pub(super) reads_rejected: Vec<u64>,
-    /// Every effect of this life, for comparing two runs.
-    pub(super) trace: Vec<String>,
 }

@@ -1,12 +1,11 @@
 //! Crashes and restarts.
 
-use super::Factory;
-use super::cluster::{Answer, Cluster, ELECTION_TICKS};
+use crate::conformance::factory::{Cluster, Factory};
+use crate::testing::{Answer, ELECTION_TICKS};
 use crate::{RecoverError, Recovered, ReplicaId};
 
 /// Crashes the leader after every number of effects and deliveries that a
-/// proposal takes, until the proposal is through before the crash.
-/// See the name.
+/// proposal causes, until the proposal is answered before the crash.
 pub fn a_leader_that_crashes_at_any_step_loses_nothing_acknowledged(factory: Factory) {
     for crash_in in 1.. {
         let mut cluster = Cluster::new(factory, 3, 0);
@@ -42,7 +41,6 @@ pub fn a_leader_that_crashes_at_any_step_loses_nothing_acknowledged(factory: Fac
 }
 
 /// Each replica in turn stops with only its first `durable` batches on disk.
-/// See the name.
 pub fn a_replica_restarts_from_every_persist_point(factory: Factory) {
     for victim in (1..=3).map(ReplicaId) {
         for durable in 0..6 {
@@ -73,7 +71,10 @@ pub fn a_replica_restarts_from_every_persist_point(factory: Factory) {
             cluster.converge();
             for command in acknowledged {
                 assert!(
-                    cluster.state(victim).iter().any(|held| *held == command),
+                    cluster
+                        .state(victim)
+                        .iter()
+                        .any(|applied| *applied == command),
                     "replica {victim} with {durable} batches lost {command}"
                 );
             }
@@ -81,8 +82,7 @@ pub fn a_replica_restarts_from_every_persist_point(factory: Factory) {
     }
 }
 
-/// See the name.
-pub fn all_crash_at_once_and_keep_what_was_acknowledged(factory: Factory) {
+pub fn all_crash_together_and_keep_what_was_acknowledged(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let mut expected = Vec::new();
     for round in 0..5 {
@@ -95,7 +95,7 @@ pub fn all_crash_at_once_and_keep_what_was_acknowledged(factory: Factory) {
         for id in cluster.ids() {
             cluster.crash(id);
         }
-        cluster.network.clear();
+        cluster.network.in_flight.clear();
         for id in cluster.ids() {
             cluster.restart(id);
         }
@@ -107,7 +107,6 @@ pub fn all_crash_at_once_and_keep_what_was_acknowledged(factory: Factory) {
     }
 }
 
-/// See the name.
 pub fn nothing_is_acknowledged_before_it_is_durable(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     let leader = cluster.elect();
@@ -129,7 +128,7 @@ pub fn nothing_is_acknowledged_before_it_is_durable(factory: Factory) {
     );
     while cluster.sync(second) {}
     cluster.settle();
-    // Two followers are a quorum, but the leader applies only what it holds.
+    // Two followers are a quorum, but the leader applies only what is durable on it.
     assert_eq!(cluster.answers.get(&number), None, "not durable here");
     while cluster.sync(leader) {}
     cluster.settle();
@@ -139,7 +138,6 @@ pub fn nothing_is_acknowledged_before_it_is_durable(factory: Factory) {
     ));
 }
 
-/// See the name.
 pub fn a_lost_log_is_refused(factory: Factory) {
     let mut cluster = Cluster::new(factory, 3, 0);
     cluster.elect();
@@ -150,11 +148,11 @@ pub fn a_lost_log_is_refused(factory: Factory) {
     cluster.commit(b"carries the commit index of the others");
     cluster.converge();
     let id = ReplicaId(1);
-    let whole = cluster.nodes[&id].disk.recovered();
-    let mut holed = whole.clone();
-    holed.entries.remove(3);
+    let whole = cluster.disk(id).recovered();
+    let mut with_gap = whole.clone();
+    with_gap.entries.remove(3);
     assert!(matches!(
-        factory(&cluster.config(id), holed).err(),
+        factory(&cluster.config(id), with_gap).err(),
         Some(RecoverError::Gap { .. })
     ));
     let shortened = Recovered {
