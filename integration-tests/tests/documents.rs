@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use iggy_cluster::{admin, config};
+use iggy_cluster::config;
 use integration_tests::{Backend, Cluster};
 use serde_json::Value;
 
@@ -140,11 +142,19 @@ fn every_configuration_key_is_documented_with_its_default() {
     }
 }
 
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
 #[tokio::test]
 async fn every_metric_is_documented_with_its_type() {
     let cluster = Cluster::start(NODE, Backend::Raft, 1).await.unwrap();
-    let metrics = admin::fetch(&cluster.admin(0), "/metrics").await.unwrap();
-    let metrics = String::from_utf8(metrics).unwrap();
+    let metrics = get(&cluster.admin(0), "/metrics");
     let types = metrics.lines().filter_map(|line| {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         let suffix = if kind == "counter" { "_total" } else { "" };
