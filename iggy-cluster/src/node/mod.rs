@@ -37,7 +37,7 @@ pub enum StartError {
     Log(#[from] LogError),
     /// The directory is empty, and another node knows that this one has run.
     #[error(
-        "{path} is empty, but the node with replica_id {peer} knows this node as one that has run: its disk is lost, and with it what it has acknowledged. Check storage.path, or bring back the directory as it was when the node stopped, but not from an older backup; otherwise this node must stay down, and the other nodes stay available without it"
+        "{path} is empty, but the node with replica_id {peer} knows this node as one that has run: its disk is lost, and with it what it has acknowledged. Check storage.path, or restore the directory as it was when the node stopped, but not from an older backup; the other nodes stay available without this one"
     )]
     DiskLost {
         /// The data directory.
