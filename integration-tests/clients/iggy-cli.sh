@@ -178,13 +178,13 @@ printf '%s\n' "$output"
 [ $code = 0 ] && grep -q 'User ID' <<<"$output"
 judge $? 'a login with the token'
 refuses 'already exists' pat create robot 1day
-# It looks for the token in the keyring of the desktop afterwards, and fails where
-# there is none.
+# The command then looks for the token in the keyring of the desktop, and fails where there
+# is none.
 printf '$ iggy pat delete robot\n'
 "$iggy" --tcp-server-address "$address" -u "$user" -p "$password" pat delete robot >/dev/null 2>&1
 prints 'personal access tokens' pat list
 ! grep -q robot <<<"$output"
-judge $? 'the token is gone'
+judge $? 'the token is deleted'
 output=$("$iggy" --tcp-server-address "$address" --token "$token" me 2>&1)
 [ $? != 0 ]
 judge $? 'the deleted token is refused'
@@ -194,7 +194,7 @@ prints 'napshot' snapshot --snapshot-types process_list resource_usage --out-dir
 unzip -l "$files"/*.zip
 judge $? 'a zip archive'
 
-# -- the rest of what was made
+# -- the rest of what was created
 prints 'deleted' topic delete prod finer
 prints 'deleted' topic delete prod 0
 prints 'deleted' stream delete prod

@@ -1,10 +1,10 @@
-//! The benchmarks run, and leave a report behind.
+//! The benchmarks run and write a report.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// One at a time: each takes ports of its own, and all cores.
+/// One at a time: each uses all cores.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn bench(out: &Path, arguments: &[&str]) -> serde_json::Value {
@@ -46,7 +46,7 @@ fn both_backends_are_measured_on_the_same_work() {
         let syncs = run["cost"]["syncs"].as_f64();
         assert_eq!(syncs > Some(0.0), point["durability"] == "fsync", "{point}");
     }
-    // A report is made again from what was written.
+    // A report can be rendered again from the results.
     let again = Command::new(env!("CARGO_BIN_EXE_node"))
         .args(["bench", "report"])
         .arg(dir.path().join("results.json"))

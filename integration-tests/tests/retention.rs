@@ -43,7 +43,7 @@ async fn topic(client: &IggyClient, name: &str, message_expiry: Option<IggyExpir
         .unwrap();
 }
 
-/// One message after the other, so that segments are sealed between them.
+/// Sends one message at a time, so that segments are sealed between them.
 async fn send(client: &IggyClient, topic: &str, count: usize) {
     for _ in 0..count {
         let payload = bytes::Bytes::from(vec![b'x'; MESSAGE_BYTES]);
@@ -162,7 +162,7 @@ async fn segments_are_deleted_on_request(backend: Backend) {
     );
 }
 
-async fn the_archive_tells_of_this_node(backend: Backend) {
+async fn the_archive_describes_this_node(backend: Backend) {
     let cluster = cluster(backend).await;
     let client = cluster.client(0).await.unwrap();
     let archive = client
@@ -187,5 +187,5 @@ async fn the_archive_tells_of_this_node(backend: Backend) {
 on_each_backend! {
     expired_messages_are_removed_when_every_consumer_has_read_them
     segments_are_deleted_on_request
-    the_archive_tells_of_this_node
+    the_archive_describes_this_node
 }

@@ -26,7 +26,7 @@ async fn log_in(cluster: &Cluster, node: u8, name: &str) -> Result<IggyClient, I
     Ok(client)
 }
 
-/// Every command that asks for a permission.
+/// Every command that requires a permission.
 #[derive(Clone, Copy, Debug)]
 enum Ask {
     Stats,
@@ -69,8 +69,8 @@ enum Ask {
     DeleteOffset,
 }
 
-/// Grants of which each alone is enough: of the server, the stream, the topic.
-/// Written from the rules of Iggy's server, for each command anew.
+/// Permissions of which each alone is sufficient: of the server, the stream, the topic.
+/// Written down from the rules of Iggy's server, independently for each command.
 const TABLE: [(Ask, &str, &str, &str); 38] = {
     use Ask::*;
     const SERVERS: &str = "manage_servers read_servers";
@@ -157,7 +157,7 @@ const OF_TOPIC: [&str; 4] = [
     "send_messages",
 ];
 
-/// Where a grant holds.
+/// The scope of a permission.
 #[derive(Clone, Copy, Debug)]
 enum Scope {
     Server,
@@ -165,7 +165,7 @@ enum Scope {
     Topic,
 }
 
-/// A single grant, on the stream and topic with id 0.
+/// A single permission, for the stream and topic with id 0.
 fn grant(scope: Scope, name: &str) -> Permissions {
     let is = |one| name == one;
     let global = GlobalPermissions::default();
@@ -219,8 +219,8 @@ fn grant(scope: Scope, name: &str) -> Permissions {
     }
 }
 
-/// Has a client do it to what is there. Other refusals than for want of permission
-/// are none: what is to be deleted may be gone.
+/// Whether a client has the permission to do this to an existing stream or topic. Other
+/// refusals do not count: what it deletes may have been deleted before.
 async fn ask(ask: Ask, client: &IggyClient, me: &str) -> bool {
     let (s, t, g) = (&named("s"), &named("t"), &named("g"));
     let gone = &named("gone");
@@ -304,7 +304,8 @@ async fn ask(ask: Ask, client: &IggyClient, me: &str) -> bool {
         .is_none_or(|error| error.as_code() != UNAUTHORIZED)
 }
 
-/// The stream and the topic with id 0, a group and a message, whatever was deleted.
+/// Creates the stream and the topic with id 0, a group and a message again, if they were
+/// deleted.
 async fn restore(root: &IggyClient) {
     let (s, t) = (named("s"), named("t"));
     if root.get_stream(&s).await.unwrap().is_none() {

@@ -50,7 +50,15 @@ fn text(report: &ClusterReport, wide: bool) -> String {
 fn table(report: &ClusterReport, wide: bool) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY);
-    let mut header = vec!["id", "node", "role", "term", "commit", "lag", "healthy"];
+    let mut header = vec![
+        "replica_id",
+        "node",
+        "role",
+        "term",
+        "commit",
+        "lag",
+        "healthy",
+    ];
     if wide {
         header.extend(["applied", "pid", "clients", "admin"]);
     } else {

@@ -93,7 +93,7 @@ fn owned(local: &LocalPartitions, state: &MetadataState, group: GroupKey) -> Vec
         .collect()
 }
 
-/// The leader completes what takes too long, by its own clock.
+/// The leader completes revocations that are older than the timeout, by its own clock.
 async fn expire(local: &LocalPartitions, timeout: Duration) {
     if local.metadata.leadership().leader != Some(local.metadata.me) {
         return;

@@ -70,7 +70,7 @@ enum Bar {
         batches: usize,
     },
     /// A group of three stock consumers reads six partitions while a follower and
-    /// the leader are killed and come back
+    /// the leader are killed and return
     Groups {
         /// How many messages
         #[arg(long, default_value_t = 1_000_000)]
@@ -190,13 +190,13 @@ async fn lagging(backend: Backend, missed: u64, clients: usize) -> anyhow::Resul
         anyhow::ensure!(started.elapsed() < PATIENCE, "it does not return");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let meanwhile = (load.done() - before) as f64 / started.elapsed().as_secs_f64();
+    let with_it = (load.done() - before) as f64 / started.elapsed().as_secs_f64();
     load.stop().await;
     let installed = cluster.counter(laggard, "snapshots_installed").await?;
     println!(
-        "without it: {alone:.0} commands/s; back after {} ms ({installed} snapshots installed); meanwhile: {meanwhile:.0} commands/s, {:.0}%",
+        "without it: {alone:.0} commands/s; back after {} ms ({installed} snapshots installed); with it: {with_it:.0} commands/s, {:.0}%",
         back.unwrap_or_default().as_millis(),
-        100.0 * meanwhile / alone
+        100.0 * with_it / alone
     );
     Ok(())
 }
