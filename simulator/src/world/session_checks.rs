@@ -17,14 +17,14 @@ use super::World;
 /// Sessions at once in these runs.
 pub(super) const SESSIONS_MAX: usize = 12;
 /// Clients of this part have ids from here on.
-const VISITORS: u128 = 5_000;
+const CLIENTS_FROM: u128 = 5_000;
 /// The node that clients come to, and one more.
 const HOME: ReplicaId = ReplicaId(1);
 const OTHER: ReplicaId = ReplicaId(2);
 
-/// A session of a visitor.
+/// A session of a session.
 #[derive(Clone, Copy)]
-struct Visitor {
+struct Session {
     client: u128,
     session: u64,
 }
@@ -77,29 +77,29 @@ impl World {
         })
     }
 
-    fn visitor(
+    fn open_session(
         &mut self,
         number: u128,
         node: ReplicaId,
         registration: u64,
-    ) -> Result<Visitor, String> {
-        let client = VISITORS + number;
+    ) -> Result<Session, String> {
+        let client = CLIENTS_FROM + number;
         match self.register(client, node, registration)? {
-            Reply::Registered { session } => Ok(Visitor { client, session }),
-            reply => Err(format!("no session for a visitor: {reply:?}")),
+            Reply::Registered { session } => Ok(Session { client, session }),
+            reply => Err(format!("no session for a session: {reply:?}")),
         }
     }
 
-    fn ask(
+    fn request(
         &mut self,
-        visitor: Visitor,
+        session: Session,
         request: u64,
         checksum: u64,
         operation: ClientOperation<Owners>,
     ) -> Result<Reply, String> {
         self.settle(&Command::Client(ClientRequest {
-            client: visitor.client,
-            session: visitor.session,
+            client: session.client,
+            session: session.session,
             request,
             checksum,
             operation,
@@ -107,8 +107,8 @@ impl World {
     }
 
     /// One of everything that metadata consists of.
-    pub(super) fn furnish(&mut self, registration: u64) -> Result<(), String> {
-        let visitor = self.visitor(0, HOME, registration)?;
+    pub(super) fn create_one_of_each(&mut self, registration: u64) -> Result<(), String> {
+        let session = self.open_session(0, HOME, registration)?;
         let (of, topic) = (Identifier::Id(0), Identifier::Id(0));
         let group = |change| {
             ClientOperation::Group(GroupOperation {
@@ -154,7 +154,7 @@ impl World {
         ];
         for (request, operation) in (1..).zip(operations) {
             let what = format!("{operation:?}");
-            if let Reply::Refused(code) = self.ask(visitor, request, request, operation)? {
+            if let Reply::Refused(code) = self.request(session, request, request, operation)? {
                 return Err(format!("{what} is refused with {code}"));
             }
         }
@@ -162,7 +162,7 @@ impl World {
     }
 
     /// Each rule of sessions once.
-    pub(super) fn visit(&mut self) -> Result<(), String> {
+    pub(super) fn check_sessions(&mut self) -> Result<(), String> {
         let registration = self.register_node(HOME)?;
         let applied = Reply::Refused(MetadataError::RequestAlreadyApplied.code());
         let expired = Reply::Refused(MetadataError::SessionExpired.code());
@@ -171,64 +171,64 @@ impl World {
             false => Err(format!("{what}: {found:?} instead of {wanted:?}")),
         };
 
-        let visitor = self.visitor(1, HOME, registration)?;
-        let first = self.ask(visitor, 1, 7, stream("visited")?)?;
-        let again = self.ask(visitor, 1, 7, stream("visited")?)?;
+        let session = self.open_session(1, HOME, registration)?;
+        let first = self.request(session, 1, 7, stream("visited")?)?;
+        let again = self.request(session, 1, 7, stream("visited")?)?;
         is("a request that is repeated", &again, &first)?;
-        let unchecked = self.ask(visitor, 1, 0, stream("visited")?)?;
+        let unchecked = self.request(session, 1, 0, stream("visited")?)?;
         is("a repetition without a checksum", &unchecked, &first)?;
-        let other = self.ask(visitor, 1, 8, stream("other")?)?;
+        let other = self.request(session, 1, 8, stream("other")?)?;
         is("other content under a number in use", &other, &applied)?;
-        self.ask(visitor, 2, 9, stream("second")?)?;
+        self.request(session, 2, 9, stream("second")?)?;
         // With the content of the last, so that only its number tells.
-        let late = self.ask(visitor, 1, 9, stream("second")?)?;
+        let late = self.request(session, 1, 9, stream("second")?)?;
         is("an older request", &late, &applied)?;
 
-        let newer = self.visitor(1, HOME, registration)?;
-        let replaced = self.ask(visitor, 3, 3, stream("replaced")?)?;
+        let newer = self.open_session(1, HOME, registration)?;
+        let replaced = self.request(session, 3, 3, stream("replaced")?)?;
         is("a session that was replaced", &replaced, &expired)?;
-        let fresh = self.ask(newer, 1, 7, stream("third")?)?;
+        let fresh = self.request(newer, 1, 7, stream("third")?)?;
         if !matches!(fresh, Reply::StreamCreated { .. }) {
             return Err(format!("a new session begins with {fresh:?}"));
         }
 
         let elsewhere = self.register_node(OTHER)?;
-        let guest = self.visitor(2, OTHER, elsewhere)?;
+        let guest = self.open_session(2, OTHER, elsewhere)?;
         self.settle(&Command::FenceNode {
             node: OTHER,
             registration: elsewhere,
         })?;
-        let fenced = self.ask(guest, 1, 1, stream("fenced")?)?;
+        let fenced = self.request(guest, 1, 1, stream("fenced")?)?;
         is("a session at a fenced node", &fenced, &expired)?;
-        let refused = self.register(VISITORS + 2, OTHER, elsewhere)?;
+        let refused = self.register(CLIENTS_FROM + 2, OTHER, elsewhere)?;
         let fenced = Reply::Refused(MetadataError::NodeFenced.code());
         is("a session at a fenced node", &refused, &fenced)?;
-        self.crowd(newer, registration)
+        self.check_eviction(newer, registration)
     }
 
     /// More sessions than there may be: the one that rested longest makes room. The
     /// member of a group stays.
-    fn crowd(&mut self, idle: Visitor, registration: u64) -> Result<(), String> {
-        let busy = self.visitor(3, HOME, registration)?;
+    fn check_eviction(&mut self, idle: Session, registration: u64) -> Result<(), String> {
+        let busy = self.open_session(3, HOME, registration)?;
         for number in 0..SESSIONS_MAX as u64 {
-            let newest = self.visitor(10 + u128::from(number), HOME, registration)?;
-            for visitor in [newest, busy] {
-                let text = format!("crowd-{number}-{}", visitor.client);
-                let made = self.ask(visitor, number + 1, 0, stream(&text)?)?;
+            let newest = self.open_session(10 + u128::from(number), HOME, registration)?;
+            for session in [newest, busy] {
+                let text = format!("crowd-{number}-{}", session.client);
+                let made = self.request(session, number + 1, 0, stream(&text)?)?;
                 if !matches!(made, Reply::StreamCreated { .. }) {
                     return Err(format!("a session in use made room: {made:?}"));
                 }
             }
         }
-        let found = self.ask(idle, 2, 2, stream("idle")?)?;
+        let found = self.request(idle, 2, 2, stream("idle")?)?;
         if found != Reply::Refused(MetadataError::SessionExpired.code()) {
             return Err(format!("there are too many sessions: {found:?}"));
         }
-        let held = self.processes.iter().all(|process| {
+        let kept = self.processes.iter().all(|process| {
             let running = process.running.as_ref();
-            running.is_none_or(|it| it.reader.read().sessions().get(VISITORS).is_some())
+            running.is_none_or(|it| it.reader.read().sessions().get(CLIENTS_FROM).is_some())
         });
-        match held {
+        match kept {
             true => Ok(()),
             false => Err("a member of a group made room for others".into()),
         }

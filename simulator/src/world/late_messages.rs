@@ -23,7 +23,7 @@ const WITHIN: (u64, u64) = (500, 60_000);
 
 /// When a replica gets again what it was sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Moment {
+pub(super) enum ReplayMoment {
     Now,
     /// It has been replaced and does not know.
     Replaced,
@@ -34,16 +34,16 @@ pub(super) enum Moment {
 }
 
 impl World {
-    pub(super) fn set_echo(&mut self, planned: &Planned) {
+    pub(super) fn arm_targeted_replay(&mut self, planned: &Planned) {
         let mut random = Random::new(planned.draw);
         let node = self.leader().unwrap_or(planned.node);
         match random.below(5) {
             0 | 1 => {
                 // Others ask it, before it is replaced.
                 let count = self.processes.len();
-                self.asked = (node + 1 + random.below(count as u64 - 1) as usize) % count;
+                self.read_target = (node + 1 + random.below(count as u64 - 1) as usize) % count;
                 let asks = random.between(ASKS.0, ASKS.1);
-                self.after(asks, Event::Echo(node, Moment::Replaced));
+                self.after(asks, Event::TargetedReplay(node, ReplayMoment::Replaced));
             }
             2 => {
                 // What it was asked in its last life is asked again in the next.
@@ -53,48 +53,58 @@ impl World {
                     random.between(LIFE.0, LIFE.1),
                 );
                 self.stop_for(node, false, back);
-                self.asked = node;
-                self.after(back + life, Event::Echo(node, Moment::Started));
+                self.read_target = node;
+                self.after(
+                    back + life,
+                    Event::TargetedReplay(node, ReplayMoment::Started),
+                );
             }
-            3 if random.per_mille(500) => self.after(0, Event::Echo(node, Moment::Elected)),
-            3 => self.echo_at_term = true,
-            _ => self.after(0, Event::Echo(planned.node, Moment::Now)),
+            3 if random.per_mille(500) => {
+                self.after(0, Event::TargetedReplay(node, ReplayMoment::Elected))
+            }
+            3 => self.replay_at_term = true,
+            _ => self.after(0, Event::TargetedReplay(planned.node, ReplayMoment::Now)),
         }
     }
 
-    pub(super) fn echo(&mut self, node: usize, moment: Moment) {
+    pub(super) fn targeted_replay(&mut self, node: usize, moment: ReplayMoment) {
         if !self.faulty {
             return;
         }
         match moment {
-            Moment::Now => {
-                self.asked = node;
-                self.send_again(node);
+            ReplayMoment::Now => {
+                self.read_target = node;
+                self.replay_to(node);
             }
-            Moment::Replaced => {
+            ReplayMoment::Replaced => {
                 // Another is elected, and nobody tells it.
                 let silent = self.random.between(REPLACED.0, REPLACED.1);
                 self.processes[node].paused_until = self.now + silent;
-                self.cut_off(node, 2 * silent, Fault::Echo);
-                self.after(silent, Event::Echo(node, Moment::Now));
+                self.cut_off(node, 2 * silent, Fault::TargetedReplay);
+                self.after(silent, Event::TargetedReplay(node, ReplayMoment::Now));
             }
-            Moment::Started => {
+            ReplayMoment::Started => {
                 let back = self.random.between(BACK.0, BACK.1);
                 if self.stop_for(node, false, back) {
-                    self.after(back + 1, Event::Echo(node, Moment::Now));
+                    self.after(back + 1, Event::TargetedReplay(node, ReplayMoment::Now));
                 }
             }
-            Moment::Elected => self.echo_at_election = true,
+            ReplayMoment::Elected => self.replay_at_election = true,
         }
     }
 
     /// Everything that is still known of what a replica was sent arrives again.
-    pub(super) fn send_again(&mut self, node: usize) {
+    pub(super) fn replay_to(&mut self, node: usize) {
         let within = self.random.between_powers(WITHIN.0, WITHIN.1);
         for (from, message) in self.network.sent_to(node) {
             for _ in 0..COPIES {
                 let late = 1 + self.random.below(within);
-                self.arrive(late, (from, node), message.clone(), Some(Fault::Echo));
+                self.arrive(
+                    late,
+                    (from, node),
+                    message.clone(),
+                    Some(Fault::TargetedReplay),
+                );
             }
         }
     }

@@ -19,8 +19,8 @@ const BACK: (u64, u64) = (1_000, 30_000);
 const LATE: (u64, u64) = (64, 32_000);
 /// How long a replica is away that is to need a snapshot, at most, and how often it
 /// is looked whether it does.
-const LEFT_BEHIND_MAX: u64 = 3_000_000;
-const LOOK: u64 = 20_000;
+const LAG_MAX: u64 = 3_000_000;
+const CHECK_EVERY: u64 = 20_000;
 /// How long disks stand still before power fails: somebody may hear meanwhile of
 /// what they do not hold.
 const MOMENT: (u64, u64) = (500, 128_000);
@@ -29,9 +29,9 @@ const EFFECTS_MAX: u64 = 24;
 
 /// What happens to a process when its term has changed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ambush {
+pub(crate) struct ElectionCrash {
     /// The term has changed.
-    pub(super) begun: bool,
+    pub(super) term_changed: bool,
     effects: u64,
     leader: Option<usize>,
     away: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Ambush {
 }
 
 impl World {
-    pub(super) fn set_ambush(&mut self, node: usize, draw: u64) {
+    pub(super) fn arm_forgotten_election(&mut self, node: usize, draw: u64) {
         let mut random = Random::new(draw);
         let leader = self.leader();
         let silent = random.between(ELECTION.0, ELECTION.1);
@@ -52,8 +52,8 @@ impl World {
         if random.per_mille(500) {
             self.processes[node].stalled_until = self.now + silent;
         }
-        self.processes[node].ambush = Some(Ambush {
-            begun: false,
+        self.processes[node].election_crash = Some(ElectionCrash {
+            term_changed: false,
             effects: random.between_powers(1, EFFECTS_MAX),
             leader,
             away: random.between(AWAY.0, AWAY.1),
@@ -61,21 +61,21 @@ impl World {
         });
     }
 
-    /// Whether the ambush springs before the next effect of the process.
-    pub(super) fn springs(&mut self, node: usize) -> bool {
-        let Some(ambush) = &mut self.processes[node].ambush else {
+    /// Whether the election_crash forgets_election before the next effect of the process.
+    pub(super) fn forgets_election(&mut self, node: usize) -> bool {
+        let Some(election_crash) = &mut self.processes[node].election_crash else {
             return false;
         };
-        if !ambush.begun || ambush.effects > 0 {
-            ambush.effects -= u64::from(ambush.begun);
+        if !election_crash.term_changed || election_crash.effects > 0 {
+            election_crash.effects -= u64::from(election_crash.term_changed);
             return false;
         }
-        let ambush = *ambush;
+        let election_crash = *election_crash;
         self.delivered.note(Fault::ForgottenElection);
-        self.stop_for(node, true, ambush.back);
-        let kept = |other: &usize| *other == node || Some(*other) == ambush.leader;
+        self.stop_for(node, true, election_crash.back);
+        let kept = |other: &usize| *other == node || Some(*other) == election_crash.leader;
         self.processes[node].stalled_until = self.now;
-        if let Some(leader) = ambush.leader {
+        if let Some(leader) = election_crash.leader {
             self.processes[leader].paused_until = self.now;
             self.network.rejoin(leader);
         }
@@ -85,7 +85,7 @@ impl World {
         let others: Vec<usize> = (0..voters).filter(|other| !kept(other)).collect();
         let cut_off = others.len().min(voters - majority);
         for other in others.into_iter().take(cut_off) {
-            self.cut_off(other, ambush.away, Fault::ForgottenElection);
+            self.cut_off(other, election_crash.away, Fault::ForgottenElection);
         }
         true
     }
@@ -129,26 +129,26 @@ impl World {
     }
 
     /// How long a replica is away at most: a fault that has to be seen waits longer.
-    pub(super) fn left_behind_for(&self, planned: &Planned) -> u64 {
+    pub(super) fn lags_at_most(&self, planned: &Planned) -> u64 {
         match planned.number < self.plan.schedule.len() {
-            true => LEFT_BEHIND_MAX,
-            false => 5 * LEFT_BEHIND_MAX,
+            true => LAG_MAX,
+            false => 5 * LAG_MAX,
         }
     }
 
     pub(super) fn break_transfer(&mut self, planned: &Planned) {
-        let (node, away) = (planned.node, self.left_behind_for(planned));
+        let (node, away) = (planned.node, self.lags_at_most(planned));
         self.files_fail(node, planned.draw, true);
         self.cut_off(node, away, Fault::BrokenTransfer);
-        self.leave_behind(node);
+        self.check_lag(node);
     }
 
     pub(super) fn set_install(&mut self, planned: &Planned) {
-        let (node, away) = (planned.node, self.left_behind_for(planned));
+        let (node, away) = (planned.node, self.lags_at_most(planned));
         let mut random = Random::new(planned.draw);
         self.processes[node].install_stalls = Some(random.between(AWAY.0, AWAY.1));
         self.cut_off(node, away, Fault::Isolate);
-        self.leave_behind(node);
+        self.check_lag(node);
     }
 
     /// The log is about to begin anew behind a snapshot: before that is durable, the
@@ -166,7 +166,7 @@ impl World {
     }
 
     /// Brings a replica back when the leader's log begins behind the end of its own.
-    pub(super) fn leave_behind(&mut self, node: usize) {
+    pub(super) fn check_lag(&mut self, node: usize) {
         let log = |node: usize| {
             let running = self.processes[node].running.as_ref()?;
             let core = running.replica.status().core;
@@ -176,7 +176,7 @@ impl World {
         match (log(node), leaders) {
             (Some((_, last)), Some(first)) if first > last.next() => self.network.rejoin(node),
             _ if self.network.is_cut_off(node) => {
-                self.after(LOOK, Event::LeaveBehind(node));
+                self.after(CHECK_EVERY, Event::CheckLag(node));
             }
             _ => {}
         }
@@ -184,9 +184,9 @@ impl World {
 
     /// Somebody was elected.
     pub(super) fn elected(&mut self, node: usize) {
-        self.echo_at_term = false;
-        if std::mem::take(&mut self.echo_at_election) {
-            self.send_again(node);
+        self.replay_at_term = false;
+        if std::mem::take(&mut self.replay_at_election) {
+            self.replay_to(node);
         }
         if let Some(mut planned) = self.at_election.take() {
             planned.lasts = 0;
