@@ -39,6 +39,10 @@ macro_rules! rules {
 }
 
 /// Whether the code keeps this rule here: always, except in a simulated mutant.
+#[allow(
+    clippy::crate_in_macro_def,
+    reason = "the rule is one of the crate that names it"
+)]
 #[macro_export]
 macro_rules! rule {
     ($name:ident) => {
