@@ -5,7 +5,7 @@
 
 use bytes::{BufMut, Bytes};
 
-/// The bytes are not what they should be.
+/// Why bytes do not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes(length_max)?).map_err(|_| Malformed("not UTF-8"))
     }
 
-    /// A count of items that take at least `item_bytes_min` bytes each.
+    /// A count of items that have at least `item_bytes_min` bytes each.
     pub(crate) fn count(&mut self, item_bytes_min: usize) -> Result<usize> {
         let count = self.u32()? as usize;
         if count > self.bytes.len() / item_bytes_min.max(1) {
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn end(&self) -> Result<()> {
         match self.bytes {
             [] => Ok(()),
-            _ => Err(Malformed("bytes behind the end")),
+            _ => Err(Malformed("bytes after the end")),
         }
     }
 }
@@ -116,14 +116,14 @@ pub(crate) fn encoded(capacity: usize, write: impl FnOnce(&mut Vec<u8>)) -> Byte
     out.into()
 }
 
-/// The little-endian number at a place that is known to be there.
+/// The little-endian number at an offset that is known to be in bounds.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut out = [0; 4];
     out.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(out)
 }
 
-/// The little-endian number at a place that is known to be there.
+/// The little-endian number at an offset that is known to be in bounds.
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let mut out = [0; 8];
     out.copy_from_slice(&bytes[at..at + 8]);

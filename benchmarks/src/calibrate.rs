@@ -1,7 +1,7 @@
 //! What the machine is, and what it can do at best.
 //!
-//! A round trip over loopback takes ten times as long where it goes to another core that
-//! sleeps: both are measured, and limits are given for both.
+//! A round trip over loopback takes ten times as long when it goes to another core that
+//! sleeps: both are measured, and the report has limits for both.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -22,8 +22,7 @@ const FILE_BYTES: u64 = 4 << 20;
 const SYNCS: usize = 300;
 const ROUND_TRIPS: usize = 5_000;
 
-/// Measures in a new directory below the system's for temporary files, where the
-/// clusters will be too.
+/// Measures in a temporary directory, where the clusters will be too.
 pub(crate) fn calibrate() -> anyhow::Result<Calibration> {
     let dir = tempfile::Builder::new()
         .prefix("iggy-cluster-calibration-")
@@ -36,7 +35,7 @@ pub(crate) fn calibrate() -> anyhow::Result<Calibration> {
     })
 }
 
-/// Each of some writers syncs when the others do.
+/// Several writers call fdatasync concurrently.
 fn concurrent_syncs(dir: &Path, writers: usize) -> anyhow::Result<Percentiles> {
     let mut all = histogram();
     std::thread::scope(|scope| -> anyhow::Result<()> {
@@ -65,11 +64,11 @@ fn syncs(path: &Path) -> anyhow::Result<Histogram<u64>> {
     file.sync_all()?;
     let mut took = histogram();
     for number in 0..SYNCS {
-        let begun = Instant::now();
+        let started = Instant::now();
         let offset = (number * BLOCK_BYTES) as u64 % FILE_BYTES;
         file.write_all_at(&block, offset)?;
         file.sync_data()?;
-        record(&mut took, begun.elapsed());
+        record(&mut took, started.elapsed());
     }
     Ok(took)
 }
@@ -96,7 +95,7 @@ fn two_cores(one_core: bool) -> [Option<CpuSet>; 2] {
     [first, second]
 }
 
-/// Lets this thread run there only. Where that is not allowed, it runs anywhere.
+/// Pins this thread to a core. Where that is not allowed, it runs anywhere.
 fn stay_on(core: Option<CpuSet>) {
     if let Some(core) = core {
         let _ = sched_setaffinity(None, &core);
@@ -123,17 +122,17 @@ fn exchange(one_core: bool) -> anyhow::Result<Percentiles> {
     let mut took = histogram();
     let mut byte = [1];
     for _ in 0..ROUND_TRIPS {
-        let begun = Instant::now();
+        let started = Instant::now();
         stream.write_all(&byte)?;
         stream.read_exact(&mut byte)?;
-        record(&mut took, begun.elapsed());
+        record(&mut took, started.elapsed());
     }
     drop(stream);
     echo.join().expect("the echo does not panic")?;
     Ok(Percentiles::from(&took))
 }
 
-/// What the operating system says of the machine.
+/// The machine, as the operating system describes it.
 pub(crate) fn machine() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let after = |text: &str, key: &str| {

@@ -1,4 +1,4 @@
-//! A connection to a replica, with many commands under way.
+//! A connection to a replica, with many commands in flight.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use crate::replica::KEY_BYTES;
 use crate::wire::{self, Control, Frames, ReplicaReport};
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Keys that a client writes to, one after the other.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Keys that a client writes to, in turn.
 const KEYS: u64 = 10_000;
 
 pub(crate) struct Client {
     frames: Frames<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     frame: BytesMut,
-    /// What every command holds behind its key.
+    /// The bytes after the key of every command.
     value: Bytes,
     next_tag: u64,
 }
 
 impl Client {
-    /// Connects; commands will have so many bytes.
+    /// Connects for commands of this many bytes.
     pub(crate) async fn connect(address: &str, command_bytes: usize) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -40,15 +40,15 @@ impl Client {
         })
     }
 
-    /// Sends so many commands in one frame; returns the first's tag, the others
-    /// follow.
+    /// Sends this many commands in one frame; returns the first's tag. The others have
+    /// the tags that follow.
     pub(crate) async fn send(&mut self, commands: usize) -> std::io::Result<u64> {
         let value = self.value.clone();
         self.send_with(commands, KEY_BYTES + value.len(), put(&value))
             .await
     }
 
-    /// The same, with commands of one length that the caller writes.
+    /// The same, with commands of one length that the caller encodes.
     pub(crate) async fn send_with(
         &mut self,
         commands: usize,
@@ -57,7 +57,7 @@ impl Client {
     ) -> std::io::Result<u64> {
         let first = self.next_tag;
         self.frame.clear();
-        let at = wire::begin_frame(&mut self.frame, wire::COMMANDS);
+        let at = wire::start_frame(&mut self.frame, wire::COMMANDS);
         self.frame.put_u64_le(first);
         self.frame.put_u32_le(length as u32);
         for _ in 0..commands {
@@ -69,7 +69,7 @@ impl Client {
         Ok(first)
     }
 
-    /// Outcomes that have arrived, at least one: tags and codes.
+    /// Tags and codes of the outcomes that have arrived, at least one.
     pub(crate) async fn outcomes(
         &mut self,
     ) -> anyhow::Result<impl Iterator<Item = (u64, u8)> + use<>> {
@@ -80,20 +80,16 @@ impl Client {
         }
     }
 
-    /// Sends commands, so many under way at a time, until all are carried out.
-    pub(crate) async fn carry_out(
-        &mut self,
-        commands: u64,
-        in_flight: usize,
-    ) -> anyhow::Result<()> {
+    /// Sends commands, with at most this many in flight, until all are executed.
+    pub(crate) async fn execute(&mut self, commands: u64, in_flight: usize) -> anyhow::Result<()> {
         let value = self.value.clone();
         let length = KEY_BYTES + value.len();
-        self.carry_out_with(commands, in_flight, length, put(&value))
+        self.execute_with(commands, in_flight, length, put(&value))
             .await
     }
 
-    /// The same, with commands of one length that the caller writes.
-    pub(crate) async fn carry_out_with(
+    /// The same, with commands of one length that the caller encodes.
+    pub(crate) async fn execute_with(
         &mut self,
         commands: u64,
         in_flight: usize,
@@ -115,19 +111,19 @@ impl Client {
         Ok(())
     }
 
-    /// Asks beside commands; none may be under way.
+    /// Sends a control and returns the report; no command may be in flight.
     pub(crate) async fn control(&mut self, control: Control) -> anyhow::Result<ReplicaReport> {
         let frame = wire::json_frame(wire::CONTROL, &control)?;
         self.writer.write_all(&frame).await?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.frames.next()).await??;
-        match answer.context("the replica closed the connection")? {
-            (wire::ANSWER, body) => Ok(serde_json::from_slice(&body)?),
-            (kind, _) => bail!("a frame of kind {kind} instead of an answer"),
+        let reply = tokio::time::timeout(REPLY_TIMEOUT, self.frames.next()).await??;
+        match reply.context("the replica closed the connection")? {
+            (wire::REPLY, body) => Ok(serde_json::from_slice(&body)?),
+            (kind, _) => bail!("a frame of kind {kind} instead of a reply"),
         }
     }
 }
 
-/// Writes a value under one key after the other.
+/// Writes a value under each key in turn.
 fn put(value: &[u8]) -> impl Fn(u64, &mut BytesMut) + '_ {
     move |tag, frame| {
         frame.put_u64_le(tag % KEYS);

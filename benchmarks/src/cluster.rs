@@ -4,37 +4,77 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use iggy_cluster::config::{Backend, ClusterConfig};
-use local_cluster::{Processes, Program};
+use local_cluster::{Processes, Program, free_node_ports};
+use replicated_log::{Backend, ConsensusSettings};
 
 use crate::client::Client;
-use crate::replica::{Durability, Machine, Memory};
+use crate::replica::{Durability, Machine, Memory, ReplicaConfig};
+use crate::results::Cost;
 use crate::wire::{Control, ReplicaReport};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 
-/// What a cluster is made of.
+/// What a cluster consists of.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     /// This program.
     pub(crate) binary: PathBuf,
-    pub(crate) backend: Backend,
+    /// With the backend.
+    pub(crate) settings: ConsensusSettings,
     pub(crate) durability: Durability,
     pub(crate) replicas: u8,
     pub(crate) machine: Machine,
     pub(crate) memory: Memory,
 }
 
-pub(crate) struct Cluster {
-    pub(crate) processes: Processes,
-    replicas: u8,
+impl Setup {
+    /// Values by key, under the default settings of this backend.
+    pub(crate) fn new(
+        binary: PathBuf,
+        backend: Backend,
+        durability: Durability,
+        replicas: u8,
+    ) -> Self {
+        Self {
+            binary,
+            settings: ConsensusSettings {
+                backend,
+                ..ConsensusSettings::default()
+            },
+            durability,
+            replicas,
+            machine: Machine::Values,
+            memory: Memory::default(),
+        }
+    }
+
+    fn program(&self) -> Program {
+        let arguments = [
+            "bench",
+            "replica",
+            "--durability",
+            self.durability.name(),
+            "--machine",
+            self.machine.name(),
+            "--memory",
+            self.memory.name(),
+        ];
+        Program {
+            environment: self.memory.environment(),
+            ..Program::new(&self.binary, arguments)
+        }
+    }
 }
 
-/// What all replicas of a cluster have spent.
+pub(crate) struct Cluster {
+    pub(crate) processes: Processes,
+}
+
+/// What all replicas of a cluster have spent together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
-    /// Commands that the state machines have in common.
+    /// Commands applied by the most advanced replica.
     pub(crate) commands: u64,
     pub(crate) batches: u64,
     pub(crate) messages: u64,
@@ -56,47 +96,40 @@ impl Spent {
             cpu: self.cpu.saturating_sub(before.cpu),
         }
     }
+
+    /// For each command.
+    pub(crate) fn cost(self) -> Cost {
+        let each = |amount: f64| amount / self.commands.max(1) as f64;
+        Cost {
+            commands_per_batch: self.commands as f64 / self.batches.max(1) as f64,
+            messages: each(self.messages as f64),
+            message_bytes: each(self.message_bytes as f64),
+            syncs: each(self.syncs as f64),
+            written_bytes: each(self.written_bytes as f64),
+            cpu_micros: each(self.cpu.as_secs_f64() * 1e6),
+        }
+    }
 }
 
 impl Cluster {
-    /// Starts the replicas and waits for a leader that all know.
-    pub(crate) async fn start(
-        setup: &Setup,
-        change: impl FnOnce(&mut ClusterConfig),
-    ) -> anyhow::Result<Self> {
-        let program = Program {
-            binary: setup.binary.clone(),
-            arguments: vec![
-                "bench".into(),
-                "replica".into(),
-                "--durability".into(),
-                setup.durability.name().into(),
-                "--machine".into(),
-                setup.machine.name().into(),
-                "--memory".into(),
-                setup.memory.name().into(),
-            ],
-            environment: setup.memory.environment(),
-        };
-        let mut processes = Processes::prepare(program, setup.backend, setup.replicas, change)?;
-        for replica in 0..setup.replicas {
-            processes.run(replica)?;
-        }
-        let mut cluster = Self {
-            processes,
-            replicas: setup.replicas,
-        };
+    /// Starts the replicas and waits until all know the same leader.
+    pub(crate) async fn start(setup: &Setup) -> anyhow::Result<Self> {
+        let ports = free_node_ports(setup.replicas)?;
+        let config = ReplicaConfig::new(setup.settings.clone(), &ports);
+        let mut processes = Processes::new(setup.program(), ports, &config.to_json()?)?;
+        processes.start_all()?;
+        let mut cluster = Self { processes };
         cluster.leader().await?;
         Ok(cluster)
     }
 
     pub(crate) fn address(&self, replica: u8) -> String {
-        self.processes.section(replica).client_address()
+        self.processes.ports(replica).client_address()
     }
 
-    /// Where clients may look for a leader.
+    /// Where clients may look for a leader, by replica id.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        (0..self.replicas).map(|n| self.address(n)).collect()
+        self.processes.nodes().map(|n| self.address(n)).collect()
     }
 
     pub(crate) async fn control(
@@ -112,21 +145,21 @@ impl Cluster {
         self.control(replica, Control::Report).await
     }
 
-    /// The leader that all running replicas agree on, waited for.
+    /// Waits until all running replicas agree on a leader, and returns it.
     pub(crate) async fn leader(&mut self) -> anyhow::Result<u8> {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             if let Some(leader) = self.agreed().await {
                 return Ok(leader);
             }
             for replica in self.processes.running().collect::<Vec<_>>() {
-                if !self.processes.runs(replica) {
+                if !self.processes.is_running(replica) {
                     let last = self.processes.last_lines(replica);
                     bail!("replica {replica} has ended:\n{last}");
                 }
             }
-            if begun.elapsed() > PATIENCE {
-                bail!("the replicas find no leader");
+            if started.elapsed() > PATIENCE {
+                bail!("the replicas have no leader after {} s", PATIENCE.as_secs());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -145,19 +178,22 @@ impl Cluster {
     }
 
     /// Waits until all running replicas have applied what the leader has.
-    pub(crate) async fn current(&mut self) -> anyhow::Result<()> {
-        let begun = Instant::now();
+    pub(crate) async fn caught_up(&mut self) -> anyhow::Result<()> {
+        let started = Instant::now();
         let leader = self.leader().await?;
-        let wanted = self.report(leader).await?.applied;
+        let target = self.report(leader).await?.applied;
         for replica in self.processes.running().collect::<Vec<_>>() {
             loop {
                 let report = self.report(replica).await;
-                if report.is_ok_and(|report| report.applied >= wanted) {
+                if report.is_ok_and(|report| report.applied >= target) {
                     break;
                 }
-                if begun.elapsed() > PATIENCE {
+                if started.elapsed() > PATIENCE {
                     let last = self.processes.last_lines(replica);
-                    bail!("replica {replica} does not come up to the leader:\n{last}");
+                    bail!(
+                        "replica {replica} has not caught up after {} s:\n{last}",
+                        PATIENCE.as_secs()
+                    );
                 }
                 tokio::time::sleep(POLL).await;
             }
@@ -165,11 +201,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// What the replicas have spent so far.
+    /// What the running replicas have spent so far.
     pub(crate) async fn spent(&self) -> anyhow::Result<Spent> {
         let mut spent = Spent::default();
         for replica in self.processes.running() {
-            let report = self.report(replica).await.context("asking a replica")?;
+            let report = self.report(replica).await;
+            let report = report.with_context(|| format!("replica {replica} does not reply"))?;
             spent.commands = spent.commands.max(report.commands);
             spent.batches += report.batches;
             spent.messages += report.messages;

@@ -1,27 +1,33 @@
-//! Raft and VR head to head, beside what people would pick instead.
+//! Raft and VR head to head, and relative to their alternatives.
 //!
 //! Both backends run in the same processes, on the same log, links and batches;
-//! only the core differs. Runs alternate, ratios are medians of pairs, and what does
-//! not depend on the machine (messages, bytes, syncs for each command) stands beside
-//! what does.
+//! only the core differs. Runs alternate, ratios are medians of pairs, and the report
+//! also has figures that do not depend on the machine (messages, bytes, fsyncs for each
+//! command).
 //!
-//! `scenarios` holds what is measured, a file each; `replica` the processes that are
-//! measured; `peers` the others; `in_process` the protocols without network and disk;
-//! `report` what becomes of the [`results`].
+//! `scenarios` measures, one file each; `replica` is a process under measurement,
+//! `nodes` whole nodes, `peers` the alternatives, `in_process` the protocols without
+//! network and disk. [`results`] is what was measured; `claims` judges what an article
+//! claims, `advice` recommends a backend, and `report` writes and prints all of it.
 
+mod advice;
 pub mod advise;
 mod calibrate;
 mod claims;
 mod client;
 mod cluster;
+mod figures;
+mod iggy;
 mod in_process;
 mod load;
+mod nodes;
 mod options;
 mod peers;
 mod replica;
 mod report;
 pub mod results;
 mod scenarios;
+mod terminal;
 mod wire;
 
 use std::io::Write;
@@ -40,7 +46,7 @@ use scenarios::{Bench, Scenario};
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Every scenario runs both backends in turns, three replicas as processes on loopback,\nand writes results.json and report.html:\n  iggy-cluster bench compare --quick          all of it, in under a minute\n  iggy-cluster bench compare --peers          with etcd, ZooKeeper and openraft\n  iggy-cluster bench throughput --in-process  the protocols alone"
+    after_help = "Every scenario runs both backends in turns, three replicas as processes on\nloopback, and writes results.json and report.html:\n  iggy-cluster bench compare --quick          everything, in under a minute\n  iggy-cluster bench compare --peers          with etcd, ZooKeeper and openraft\n  iggy-cluster bench throughput --in-process  the protocols alone"
 )]
 pub struct BenchArgs {
     #[command(subcommand)]
@@ -48,8 +54,8 @@ pub struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// Whether the memory of this process is to be of huge pages: as that of a node, it
-    /// is not, unless it is a replica on which that is measured.
+    /// Whether the memory of this process may consist of huge pages. It does not, as in a
+    /// node, except in a replica that measures their effect.
     #[must_use]
     pub fn huge_pages(&self) -> bool {
         match &self.command {
@@ -63,27 +69,27 @@ impl BenchArgs {
 enum Command {
     /// All scenarios
     Compare(Options),
-    /// Commands a second, by commands under way and by batch
+    /// Commands per second, by in-flight commands and by batch
     Throughput(Options),
     /// Latency at a rate that the clients keep
     Latency(Options),
-    /// The leader is killed again and again
+    /// The leader is killed repeatedly
     Failover(Options),
-    /// Elections on a machine that is busy
+    /// Elections on a busy machine
     Saturation(Options),
-    /// How often a sequence of three leaders repeats itself
+    /// How often a sequence of three leaders repeats
     Repro(Options),
     /// One disk is slow: the leader's, then a follower's
     SlowDisk(Options),
-    /// A replica is killed and comes back
+    /// A replica is killed and restarts
     Recovery(Options),
-    /// 10,000 partitions get new owners among 1,000 nodes
+    /// 10,000 partitions move among 1,000 nodes
     Rebalance(Options),
-    /// What consensus takes of the latency of stock Iggy clients
+    /// How much of the latency of Iggy's clients is consensus
     Share(Options),
     /// Memory of the metadata, and under commands that do not commit
     Memory(Options),
-    /// Print and write the report of a results.json again
+    /// Write and print the report of an existing results.json
     Report {
         /// The file
         #[arg(default_value = "iggy-cluster-bench/results.json")]
@@ -97,11 +103,11 @@ enum Command {
 /// Runs a benchmark.
 ///
 /// # Errors
-/// What to print before exiting with 1.
+/// When a scenario cannot be measured, or the report cannot be written.
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let (scenarios, options) = match args.command {
         Command::Replica(args) => return replica::run(&args).await,
-        Command::Report { results } => return again(&results),
+        Command::Report { results } => return report_again(&results),
         Command::Compare(options) if options.in_process => {
             (vec![Scenario::InProcess, Scenario::Repro], options)
         }
@@ -130,33 +136,33 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let names: Vec<_> = failed.iter().map(|scenario| scenario.name()).collect();
     anyhow::ensure!(
         names.is_empty(),
-        "could not measure: {}; the report says why",
+        "could not measure: {}; see \"Not measured\" above and in the report",
         names.join(", ")
     );
     Ok(())
 }
 
-fn again(path: &std::path::Path) -> anyhow::Result<()> {
-    let results = report::read(path)?;
+fn report_again(path: &std::path::Path) -> anyhow::Result<()> {
+    let results = results::read(path)?;
     if let Some(dir) = path.parent() {
         report::write(&results, dir)?;
     }
     report::print(&results)
 }
 
-/// Returns also which scenarios could not be measured.
+/// Runs the scenarios; returns also which of them could not be measured.
 async fn measure(
     scenarios: &[Scenario],
     options: Options,
 ) -> anyhow::Result<(Results, Vec<Scenario>)> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let steps: usize = scenarios.iter().map(|one| one.steps(&options)).sum();
     let progress = progress(steps as u64)?;
     let mut results = Results {
         format: FORMAT,
         program: env!("CARGO_PKG_VERSION").into(),
-        begun_unix_seconds: since.unwrap_or_default().as_secs(),
+        started_unix_seconds: since.unwrap_or_default().as_secs(),
         command: command_line(),
         replicas: options.replicas,
         machine: calibrate::machine(),
@@ -171,20 +177,20 @@ async fn measure(
     };
     let mut failed = Vec::new();
     for scenario in scenarios {
-        // What the others have measured is not lost with one that fails.
+        // A scenario that fails does not discard what the others have measured.
         if let Err(error) = scenario.run(&bench, &mut results).await {
             let why = format!("{error:#}");
-            let said = format!("{}: {why}", scenario.name());
-            bench.progress.println(said);
+            let line = format!("{}: {why}", scenario.name());
+            bench.progress.println(line);
             failed.push(*scenario);
             results.missing.push(Missing {
-                peer: scenario.name().into(),
+                what: scenario.name().into(),
                 why,
             });
         }
     }
     bench.progress.finish_and_clear();
-    results.seconds = begun.elapsed().as_secs_f64();
+    results.seconds = started.elapsed().as_secs_f64();
     Ok((results, failed))
 }
 
@@ -195,9 +201,67 @@ fn progress(steps: u64) -> anyhow::Result<ProgressBar> {
     Ok(progress)
 }
 
-/// As it was typed, less the path of the program.
+/// The command line, without the path of the program.
 fn command_line() -> String {
     let arguments = std::env::args().skip(1);
     let words = std::iter::once("iggy-cluster".to_owned()).chain(arguments);
     words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The document that describes the benchmarks.
+    fn document() -> String {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks.md");
+        let text = std::fs::read_to_string(path).expect("the document is in the repository");
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_document_has_a_row_for_every_scenario() {
+        let command = BenchArgs::augment_args(clap::Command::new("bench"));
+        let document = document();
+        let mut rows = 0;
+        for scenario in command.get_subcommands().map(clap::Command::get_name) {
+            if !["compare", "report", "replica"].contains(&scenario) {
+                assert!(
+                    document.contains(&format!("| `{scenario}` |")),
+                    "{scenario}"
+                );
+                rows += 1;
+            }
+        }
+        // One of the scenarios is an option of another.
+        assert!(document.contains("| `throughput --in-process` |"));
+        assert_eq!(rows + 1, Scenario::ALL.len());
+    }
+
+    #[test]
+    fn the_document_counts_the_claims() {
+        let measured: Vec<u8> = claims::measured().collect();
+        let all = claims::article::CLAIMS.len();
+        let document = document();
+        for count in [
+            format!("This project counts {all} claims in it"),
+            format!("{} of them are measured:", measured.len()),
+            format!(
+                "the other {} are listed as not measured",
+                all - measured.len()
+            ),
+        ] {
+            assert!(document.contains(&count), "{count}");
+        }
+        let (_, list) = document
+            .split_once("of them are measured: ")
+            .expect("a list");
+        let (list, _) = list.split_once('.').expect("a sentence");
+        let listed = list.split(", ").flat_map(|range| {
+            let (first, last) = range.split_once(" to ").unwrap_or((range, range));
+            let number = |text: &str| text.parse::<u8>().expect("a number");
+            number(first)..=number(last)
+        });
+        assert_eq!(listed.collect::<Vec<_>>(), measured);
+    }
 }

@@ -1,4 +1,4 @@
-//! Load on a leader, and how long commands took.
+//! Load on a leader, and the latency of its commands.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use tokio::task::JoinSet;
 use crate::client::Client;
 use crate::wire;
 
-/// From a microsecond to a minute.
+/// Latencies are recorded from a microsecond to a minute.
 const LATENCY_MICROS_MAX: u64 = 60_000_000;
 
-/// What is sent.
+/// The commands that are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     /// Bytes of a command.
     pub(crate) command_bytes: usize,
-    /// Commands under way at any time, over all connections.
+    /// In-flight commands, over all connections.
     pub(crate) in_flight: usize,
     /// Connections that share them.
     pub(crate) connections: usize,
-    /// Commands sent before anything counts.
+    /// How long commands are sent before they count.
     pub(crate) warm_up: Duration,
-    /// How long it counts.
+    /// How long commands count.
     pub(crate) measured: Duration,
 }
 
-/// What came of it.
+/// The result of a load.
 pub(crate) struct Measured {
     pub(crate) commands: u64,
     pub(crate) elapsed: Duration,
@@ -54,17 +54,17 @@ pub(crate) fn record(histogram: &mut Histogram<u64>, took: Duration) {
 }
 
 impl Load {
-    /// Closed loop: a command that is answered is followed by the next.
+    /// Closed loop: the next command is sent when one has its outcome.
     pub(crate) async fn closed(self, leader: &str) -> anyhow::Result<Measured> {
-        let begin = Instant::now() + self.warm_up;
-        let end = begin + self.measured;
+        let start = Instant::now() + self.warm_up;
+        let end = start + self.measured;
         let connections = self.connections.min(self.in_flight).max(1);
         let mut tasks = JoinSet::new();
         for number in 0..connections {
             let share =
                 self.in_flight / connections + usize::from(number < self.in_flight % connections);
             let client = Client::connect(leader, self.command_bytes).await?;
-            tasks.spawn(drive(client, share, begin, end));
+            tasks.spawn(drive(client, share, start, end));
         }
         let mut measured = Measured {
             commands: 0,
@@ -79,8 +79,8 @@ impl Load {
         Ok(measured)
     }
 
-    /// Closed loop over anything that carries out one command: as many tasks as
-    /// commands are under way. `operation` is given a number of the task's.
+    /// Closed loop over anything that executes one command: one task for each in-flight
+    /// command. `operation` receives the number of its task.
     pub(crate) async fn closed_with<F>(
         self,
         operation: impl Fn(usize) -> F + Send + Sync + 'static,
@@ -88,8 +88,8 @@ impl Load {
     where
         F: Future<Output = anyhow::Result<()>> + Send,
     {
-        let begin = Instant::now() + self.warm_up;
-        let end = begin + self.measured;
+        let start = Instant::now() + self.warm_up;
+        let end = start + self.measured;
         let operation = Arc::new(operation);
         let mut tasks = JoinSet::new();
         for number in 0..self.in_flight {
@@ -103,7 +103,7 @@ impl Load {
                     if now > end {
                         return anyhow::Ok(took);
                     }
-                    if now >= begin {
+                    if now >= start {
                         took.push(now - sent);
                     }
                 }
@@ -123,51 +123,51 @@ impl Load {
     }
 }
 
-/// Commands that are due together.
+/// Commands of this interval are due together.
 const BURST: Duration = Duration::from_millis(1);
-/// What is due when it is over is waited for so long.
+/// Outcomes of commands that were due are awaited for this long.
 const LATE: Duration = Duration::from_secs(5);
 
 impl Load {
-    /// Open loop: so many commands a second are sent whatever becomes of them, those
-    /// of a millisecond together. Latency counts from when a command was due.
+    /// Open loop: this many commands per second are sent whether outcomes arrive or not,
+    /// those of a millisecond together. Latency counts from when a command was due.
     pub(crate) async fn open(self, leader: &str, per_second: u64) -> anyhow::Result<Measured> {
         let mut client = Client::connect(leader, self.command_bytes).await?;
         let mut latency = histogram();
         let mut due: VecDeque<(u64, Instant)> = VecDeque::new();
-        let (mut sent, mut answered) = (0, 0);
+        let (mut sent, mut received) = (0, 0);
         let bursts = (self.warm_up + self.measured).as_millis() as u64;
         let total = per_second * bursts / 1_000;
-        let begun = Instant::now();
-        let counts_from = begun + self.warm_up;
-        let mut bursts = paced(begun, bursts);
-        while answered < total {
+        let started = Instant::now();
+        let counts_from = started + self.warm_up;
+        let mut bursts = paced(started, bursts);
+        while received < total {
             tokio::select! {
                 Some(burst) = bursts.recv() => {
                     let until = per_second * burst / 1_000;
                     if until > sent {
                         let first = client.send((until - sent) as usize).await?;
-                        due.push_back((first, begun + BURST * burst as u32));
+                        due.push_back((first, started + BURST * burst as u32));
                         sent = until;
                     }
                 }
                 outcomes = tokio::time::timeout(LATE, client.outcomes()) => {
                     let Ok(outcomes) = outcomes else {
-                        bail!("{} commands were not answered", total - answered);
+                        bail!("{} commands have no outcome", total - received);
                     };
                     let now = Instant::now();
                     for (tag, code) in outcomes? {
                         if code != wire::DONE {
-                            bail!("a command was not carried out: code {code}");
+                            bail!("a command was not executed: code {code}");
                         }
-                        answered += 1;
+                        received += 1;
                         let burst = due.partition_point(|(first, _)| *first <= tag);
                         let at = burst.checked_sub(1).and_then(|burst| due.get(burst));
                         if let Some((_, at)) = at.filter(|(_, at)| *at >= counts_from) {
                             record(&mut latency, now.saturating_duration_since(*at));
                         }
                     }
-                    while due.len() > 1 && due[1].0 <= answered {
+                    while due.len() > 1 && due[1].0 <= received {
                         due.pop_front();
                     }
                 }
@@ -175,34 +175,34 @@ impl Load {
         }
         Ok(Measured {
             commands: latency.len(),
-            elapsed: begun.elapsed().saturating_sub(self.warm_up),
+            elapsed: started.elapsed().saturating_sub(self.warm_up),
             latency,
         })
     }
 }
 
-/// The numbers of the bursts, each when it is due. A thread of its own: the runtime's
+/// Sends the number of each burst when it is due, from a separate thread: the runtime's
 /// timers are as coarse as the bursts.
-fn paced(begun: Instant, bursts: u64) -> mpsc::UnboundedReceiver<u64> {
-    let (due, taken) = mpsc::unbounded_channel();
+fn paced(started: Instant, bursts: u64) -> mpsc::UnboundedReceiver<u64> {
+    let (due, bursts_due) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for burst in 1..=bursts {
-            let at = begun + BURST * burst as u32;
+            let at = started + BURST * burst as u32;
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
             if due.send(burst).is_err() {
                 return;
             }
         }
     });
-    taken
+    bursts_due
 }
 
-/// Keeps `window` commands under way; what is answered between `begin` and `end`
-/// counts.
+/// Keeps `window` commands in flight; outcomes that arrive between `start` and `end`
+/// count.
 async fn drive(
     mut client: Client,
     window: usize,
-    begin: Instant,
+    start: Instant,
     end: Instant,
 ) -> anyhow::Result<Histogram<u64>> {
     let mut latency = histogram();
@@ -220,10 +220,10 @@ async fn drive(
         let now = Instant::now();
         for (tag, code) in outcomes {
             if code != wire::DONE {
-                bail!("a command was not carried out: code {code}");
+                bail!("a command was not executed: code {code}");
             }
             room += 1;
-            if now < begin || now > end {
+            if now < start || now > end {
                 continue;
             }
             let frame = sent.partition_point(|(first, _)| *first <= tag);
@@ -234,12 +234,12 @@ async fn drive(
         if now > end {
             return Ok(latency);
         }
-        forget_answered(&mut sent, window);
+        forget_executed(&mut sent, window);
     }
 }
 
-/// Frames that are surely answered: no more than `window` commands are under way.
-fn forget_answered(sent: &mut VecDeque<(u64, Instant)>, window: usize) {
+/// Drops frames whose outcomes have all arrived: at most `window` commands are in flight.
+fn forget_executed(sent: &mut VecDeque<(u64, Instant)>, window: usize) {
     while sent.len() > window + 1 {
         sent.pop_front();
     }

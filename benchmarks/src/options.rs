@@ -1,4 +1,4 @@
-//! What can be chosen on the command line.
+//! The options of the command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,49 +8,49 @@ use clap::Args;
 use crate::replica::Durability;
 use crate::scenarios::saturation;
 
-/// Choices that all scenarios share.
+/// Options that all scenarios share.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
-    /// Under a minute: one short round of everything
+    /// One short round of everything, in under a minute
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Rounds of every measurement; the backends take turns [default: 3, quick 1]
+    /// Rounds of every measurement [default: 3, quick 1]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// How long one measurement lasts [default: 1, quick 0.2]
+    /// The time of one measurement [default: 1, quick 0.2]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     seconds: Option<f64>,
     /// Kills of the leader for each backend [default: 20, quick 3]
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
-    /// How long elections are looked for on a busy machine [default: 20, quick 1]
+    /// The time of elections on a busy machine [default: 20, quick 1]
     #[arg(long, value_name = "SECONDS")]
     saturation: Option<u64>,
     /// Bytes of a command
     #[arg(long, default_value_t = 256, value_name = "BYTES", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8..=4_096))]
     pub(crate) command_size: usize,
-    /// Commands under way, several separated by commas
+    /// In-flight commands, several separated by commas
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     in_flight: Vec<usize>,
-    /// Commands of one batch at most, several separated by commas
+    /// Bounds of a batch, several separated by commas
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     batch: Vec<usize>,
-    /// When a command counts as durable [default: both, one after the other]
+    /// When a command counts as durable [default: both]
     #[arg(long, value_name = "WHEN")]
     durability: Option<Durability>,
-    /// How many replicas
+    /// The number of replicas
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
     pub(crate) replicas: u8,
-    /// Connections that share the commands under way
+    /// Connections that share the in-flight commands
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub(crate) connections: usize,
-    /// The protocols alone, in one process, without network and disk
+    /// Only the protocols, in one process, without network and disk
     #[arg(long)]
     pub(crate) in_process: bool,
-    /// Measure etcd and ZooKeeper too, where they are installed, and openraft
+    /// Also measure etcd and ZooKeeper, where installed, and openraft
     #[arg(long)]
     pub(crate) peers: bool,
-    /// Where results.json and report.html are written
+    /// The directory for results.json and report.html
     #[arg(long, default_value = "iggy-cluster-bench", value_name = "DIR")]
     pub(crate) out: PathBuf,
 }
@@ -78,7 +78,7 @@ impl Options {
         Duration::from_secs_f64(seconds)
     }
 
-    /// How long commands are sent before anything counts.
+    /// How long commands are sent before they count.
     pub(crate) fn warm_up(&self) -> Duration {
         Duration::from_millis(if self.quick { 150 } else { 300 })
     }

@@ -1,11 +1,11 @@
-//! What the load generator and a benchmark replica say to each other: many commands
-//! in a frame, as an efficient client of such a log would.
+//! The protocol between the load generator and a replica of a benchmark: many commands
+//! in a frame, as an efficient client of such a log sends them.
 //!
 //! ```text
 //! frame     length u32 (of what follows) | kind u8 | body
 //! Commands  first tag u64 | length of each u32 | the commands
 //! Outcomes  (tag u64 | code u8) ...
-//! Control   JSON of a Control            Answer    JSON
+//! Control   JSON of a Control            Reply     JSON of a report
 //! ```
 
 use std::io;
@@ -17,15 +17,15 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 pub(crate) const COMMANDS: u8 = 1;
 pub(crate) const OUTCOMES: u8 = 2;
 pub(crate) const CONTROL: u8 = 3;
-pub(crate) const ANSWER: u8 = 4;
+pub(crate) const REPLY: u8 = 4;
 
 /// The command took effect.
 pub(crate) const DONE: u8 = 0;
-/// It did not: this replica does not lead.
+/// It had no effect: this replica does not lead.
 pub(crate) const NOT_LEADER: u8 = 1;
-/// It did not: a bound is reached.
+/// It had no effect: a bound is reached.
 pub(crate) const OVERLOADED: u8 = 2;
-/// Nobody knows.
+/// It may have taken effect or not.
 pub(crate) const UNKNOWN: u8 = 3;
 
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -34,29 +34,29 @@ const HEAD_BYTES: usize = 5;
 /// Tag and code.
 const OUTCOME_BYTES: usize = 9;
 
-/// What is asked of a replica beside commands.
+/// A request to a replica other than commands.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Control {
-    /// What it believes and has counted.
+    /// Report the state and the counters.
     Report,
-    /// Its disk is slower by so many microseconds from now on.
+    /// Delay the disk by this many microseconds from now on.
     DelayDisk(u64),
 }
 
-/// What a replica believes and has counted since it started.
+/// The state of a replica, and its counters since it started.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ReplicaReport {
-    /// Which leads, as it believes.
+    /// The leader that it knows.
     pub(crate) leader: Option<u8>,
     /// Raft's term, VR's view.
     pub(crate) term: u64,
     /// Entries applied.
     pub(crate) applied: u64,
-    /// Elections, or view changes, that it began.
+    /// Elections, or view changes, that it started.
     pub(crate) elections: u64,
     /// Commands applied.
     pub(crate) commands: u64,
-    /// Batches proposed here.
+    /// Batches that it proposed.
     pub(crate) batches: u64,
     /// Commands refused at a bound.
     pub(crate) overloaded: u64,
@@ -64,33 +64,33 @@ pub(crate) struct ReplicaReport {
     pub(crate) messages: u64,
     /// Their bytes.
     pub(crate) message_bytes: u64,
-    /// Syncs of its disk.
+    /// Calls of fdatasync.
     pub(crate) syncs: u64,
     /// Bytes written to its disk.
     pub(crate) written_bytes: u64,
     /// From the start of the process until the log was open, in microseconds.
     pub(crate) opened_micros: u64,
-    /// Entries that the log held then.
+    /// Entries in the log at that time.
     pub(crate) entries_at_start: u64,
 }
 
-/// Begins a frame; [`end_frame`] fills in its length.
-pub(crate) fn begin_frame(buffer: &mut BytesMut, kind: u8) -> usize {
+/// Starts a frame; [`end_frame`] fills in its length.
+pub(crate) fn start_frame(buffer: &mut BytesMut, kind: u8) -> usize {
     let at = buffer.len();
     buffer.put_u32_le(0);
     buffer.put_u8(kind);
     at
 }
 
-pub(crate) fn end_frame(buffer: &mut BytesMut, begun_at: usize) {
-    let length = (buffer.len() - begun_at - 4) as u32;
-    buffer[begun_at..begun_at + 4].copy_from_slice(&length.to_le_bytes());
+pub(crate) fn end_frame(buffer: &mut BytesMut, start: usize) {
+    let length = (buffer.len() - start - 4) as u32;
+    buffer[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
 /// A frame with this body.
 pub(crate) fn json_frame(kind: u8, body: &impl Serialize) -> io::Result<BytesMut> {
     let mut frame = BytesMut::new();
-    let at = begin_frame(&mut frame, kind);
+    let at = start_frame(&mut frame, kind);
     frame.extend_from_slice(&serde_json::to_vec(body)?);
     end_frame(&mut frame, at);
     Ok(frame)
@@ -182,27 +182,27 @@ mod tests {
     #[tokio::test]
     async fn frames_arrive_however_they_are_cut() {
         let mut sent = BytesMut::new();
-        let at = begin_frame(&mut sent, COMMANDS);
+        let at = start_frame(&mut sent, COMMANDS);
         sent.put_u64_le(7);
         sent.put_u32_le(2);
         sent.put_slice(b"aabb");
         end_frame(&mut sent, at);
-        let at = begin_frame(&mut sent, OUTCOMES);
+        let at = start_frame(&mut sent, OUTCOMES);
         put_outcome(&mut sent, 7, DONE);
         put_outcome(&mut sent, 8, NOT_LEADER);
         end_frame(&mut sent, at);
         for cut in 0..=sent.len() {
             let (front, back) = sent.split_at(cut);
             let mut frames = Frames::new(AsyncReadExt::chain(front, back));
-            let (kind, body) = frames.next().await.expect("no error").expect("a frame");
+            let (kind, body) = frames.next().await.expect("whole frames").expect("a frame");
             assert_eq!(kind, COMMANDS);
             let expected = vec![(7, Bytes::from("aa")), (8, Bytes::from("bb"))];
             assert_eq!(commands(body), Some(expected));
-            let (kind, body) = frames.next().await.expect("no error").expect("a frame");
+            let (kind, body) = frames.next().await.expect("whole frames").expect("a frame");
             assert_eq!(kind, OUTCOMES);
             let got: Vec<_> = outcomes(body).collect();
             assert_eq!(got, [(7, DONE), (8, NOT_LEADER)]);
-            assert!(frames.next().await.expect("no error").is_none());
+            assert!(frames.next().await.expect("whole frames").is_none());
         }
     }
 

@@ -6,7 +6,7 @@
 //! cargo run --release --example hello [ADDRESS]
 //! ```
 //! Any node of the cluster will do; the default is 127.0.0.1:8090. When that one
-//! does not answer, the example gives up after three attempts.
+//! does not reply, the example fails after three attempts.
 
 #![allow(clippy::print_stdout, reason = "an example that shows what it does")]
 

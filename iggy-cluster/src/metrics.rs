@@ -1,7 +1,7 @@
-//! What the node counts and measures, for Prometheus.
+//! The node's metrics, for Prometheus.
 //!
-//! What happens all the time is counted in place; what the replica knows is
-//! asked of it when somebody looks.
+//! Frequent events are counted where they happen; the state of the replica is read for
+//! each scrape.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,9 +27,9 @@ pub(crate) struct Metrics {
     pub(crate) messages_in: Counter,
     pub(crate) message_bytes_in: Counter,
     pub(crate) messages_out: Counter,
-    /// Of clients, from the whole frame to the reply.
+    /// Of clients, from the complete frame to the reply.
     pub(crate) request_seconds: Histogram,
-    /// Of the replicated log.
+    /// Metrics of the replicated log.
     pub(crate) log: Arc<LogMetrics>,
 }
 
@@ -57,7 +57,7 @@ impl Metrics {
         for (name, help, counter) in [
             (
                 "connections_refused",
-                "Connections over the limit",
+                "Connections refused because of a limit or a failed TLS handshake",
                 &metrics.connections_refused,
             ),
             (
@@ -82,7 +82,7 @@ impl Metrics {
             ),
             (
                 "messages_polled",
-                "Messages given to clients",
+                "Messages sent to clients",
                 &metrics.messages_out,
             ),
         ] {
@@ -90,7 +90,7 @@ impl Metrics {
         }
         registry.register(
             "request_seconds",
-            "Requests of clients, from frame to reply",
+            "Time from a client's complete frame to its reply",
             metrics.request_seconds.clone(),
         );
         metrics.log.register(&mut registry);
@@ -100,17 +100,17 @@ impl Metrics {
         }
     }
 
-    /// Everything in Prometheus' text format.
+    /// All metrics in the text format of Prometheus.
     pub(crate) fn render(&self, status: &ReplicaStatus, links: &LinkCounters) -> String {
         let mut out = String::new();
-        let mut asked = Registry::with_prefix("iggy_cluster");
+        let mut sampled = Registry::with_prefix("iggy_cluster");
         let uptime = Gauge::<i64>::default();
         uptime.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
-        asked.register("uptime_seconds", "Since the node started", uptime);
-        self.log.register_status(&mut asked, status, links);
+        sampled.register("uptime_seconds", "Seconds since the node started", uptime);
+        self.log.register_status(&mut sampled, status, links);
         // Writing into a string cannot fail.
         let _ = encode(&mut out, &self.registry);
-        let _ = encode(&mut out, &asked);
+        let _ = encode(&mut out, &sampled);
         out.replacen("# EOF\n", "", 1)
     }
 }

@@ -3,10 +3,10 @@
 
     pip install apache-iggy==0.9.0
     cargo run --release -- dev                    # in another terminal
-    clients/python.py [HOST:PORT]
+    integration-tests/clients/python.py [HOST:PORT]
 
-It needs the root user iggy with the password iggy, and removes what it makes. It
-stops at the first answer that is not as expected; the last line is `passed`.
+It needs the root user iggy with the password iggy, and removes what it creates. It
+stops at the first reply that is not as expected; the last line is `passed`.
 """
 
 import asyncio

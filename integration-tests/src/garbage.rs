@@ -1,23 +1,23 @@
-//! Frames that no honest client or node sends.
+//! Frames that no correct client or node sends.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::{Backend, Cluster};
 
-/// Frames sent on one connection before the next is made: few, because a node
-/// hangs up at the first that makes no sense and reads none behind it.
+/// Frames sent on one connection before the next one is opened: few, because a node closes
+/// the connection at the first invalid frame and does not read those after it.
 const FRAMES_PER_CONNECTION: u64 = 4;
 
-/// Makes random and mutated frames, from a seed.
+/// Creates random and mutated frames from a seed.
 pub struct Garbage {
     seed: u64,
     backend: Backend,
 }
 
 impl Garbage {
-    /// Sends so many frames, half to each port, to the nodes in turn; returns how
-    /// many. A node may close the connection at any of them.
+    /// Sends at least this many frames, half of them to each port, to random nodes; returns
+    /// how many. A node may close the connection at any of them.
     ///
     /// # Errors
     /// When a node does not accept connections any more.
@@ -26,7 +26,10 @@ impl Garbage {
             seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             backend: cluster.config().cluster.consensus.backend,
         };
-        let group = cluster.config().log(cluster.section(0))?.group_id();
+        let group = cluster
+            .config()
+            .log(&cluster.config().cluster.nodes[0])?
+            .group_id();
         let name = cluster.config().cluster.name.clone();
         let mut sent = 0;
         while sent < frames {
@@ -74,7 +77,7 @@ impl Garbage {
         write_and_drain(stream, frames).await
     }
 
-    /// A well-formed request with some bytes changed, or none, or random bytes.
+    /// A well-formed request of which some bytes may be changed, or random bytes.
     #[must_use]
     pub fn request(&mut self) -> Vec<u8> {
         if self.draw().is_multiple_of(16) {
@@ -96,8 +99,7 @@ impl Garbage {
         frame
     }
 
-    /// A frame of a lane: a message of the backend with random numbers, or random
-    /// bytes.
+    /// A frame between nodes: a message of the backend with random numbers, or random bytes.
     fn peer_frame(&mut self, group: u128, from: u64, to: u64) -> Vec<u8> {
         let mut content = match self.draw() % 4 {
             0 => self.random_bytes(200),
@@ -131,7 +133,7 @@ impl Garbage {
             (6, None),
             (7, None),
         ] {
-            // A term of zero or a past one, so that an election is not what is tested.
+            // Term 0 or an earlier one, so that the test does not cause elections.
             let random = if field == 2 {
                 self.draw() % 2
             } else if small {
@@ -146,7 +148,7 @@ impl Garbage {
         out
     }
 
-    /// Of view 0 or 1, so that a view change is not what is tested.
+    /// A message of view 0 or 1, so that the test does not cause view changes.
     fn vr_message(&mut self, group: u128, from: u64, to: u64) -> Vec<u8> {
         let mut out = vec![0, 1];
         out.extend_from_slice(&group.to_le_bytes());
@@ -196,8 +198,8 @@ fn hello(cluster: &str, lane: u8, from: u64, to: u64) -> Vec<u8> {
     frame
 }
 
-/// Writes all frames while reading whatever comes back; returns how many were
-/// written before the node hung up.
+/// Writes all frames while it reads and drops the replies; returns how many were written
+/// before the node closed the connection.
 async fn write_and_drain(stream: TcpStream, frames: Vec<Vec<u8>>) -> u64 {
     let (mut reader, mut writer) = stream.into_split();
     let drain = tokio::spawn(async move {
@@ -211,7 +213,7 @@ async fn write_and_drain(stream: TcpStream, frames: Vec<Vec<u8>>) -> u64 {
         }
         written += 1;
     }
-    // The node hangs up when it has read everything, or does not want the rest.
+    // The node closes the connection when it has read everything, or at an invalid frame.
     let _ = writer.shutdown().await;
     let _ = drain.await;
     written.max(1)

@@ -1,5 +1,6 @@
 //! Clusters of real processes, for tests and measurements.
 
+pub mod fixture;
 mod garbage;
 pub mod readers;
 
@@ -10,15 +11,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use iggy::prelude::*;
 use iggy_cluster::admin::{self, ClusterReport};
-use iggy_cluster::config::ClusterConfig;
-use local_cluster::{Processes, Program};
+use iggy_cluster::config::{ClusterConfig, PortsSection};
+use local_cluster::{Processes, Program, free_node_ports, get};
 
 pub use garbage::Garbage;
 pub use iggy_cluster::config::Backend;
 pub use local_cluster::sibling;
 
-/// Makes of each of these functions, which take a [`Backend`], a test on Raft and
-/// one on VR.
+/// Declares two tests for each of these functions, which accept a [`Backend`]: one on Raft
+/// and one on VR.
 #[macro_export]
 macro_rules! on_each_backend {
     ($($scenario:ident)*) => {
@@ -35,21 +36,22 @@ macro_rules! on_each_backend {
     };
 }
 
-/// A cluster gets ready, or does what it is waited for, within this time.
+/// The longest time that tests wait for a cluster to be ready or to do something.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
-/// A cluster of child processes on loopback; they end with it.
+/// A cluster of child processes on loopback; dropping it kills them.
 pub struct Cluster {
     processes: Processes,
+    config: ClusterConfig,
 }
 
 impl Cluster {
-    /// Starts `nodes` processes of `binary`, whose command line is
-    /// iggy-cluster's, and waits until all of them are ready.
+    /// Starts `nodes` processes of `binary`, which has the command line of iggy-cluster, and
+    /// waits until all of them are ready.
     ///
     /// # Errors
-    /// When a process cannot be started or the cluster does not get ready.
+    /// When a process cannot be started, or the cluster is not ready in time.
     pub async fn start(
         binary: impl Into<PathBuf>,
         backend: Backend,
@@ -58,7 +60,7 @@ impl Cluster {
         Self::start_with(binary, backend, nodes, |_| {}).await
     }
 
-    /// The same, with a configuration that is changed first.
+    /// The same, after `change` has changed the configuration.
     ///
     /// # Errors
     /// The same.
@@ -69,14 +71,12 @@ impl Cluster {
         change: impl FnOnce(&mut ClusterConfig),
     ) -> anyhow::Result<Self> {
         let mut cluster = Self::prepare(binary, backend, nodes, change)?;
-        for node in 0..nodes {
-            cluster.run(node)?;
-        }
+        cluster.start_all()?;
         cluster.ready().await?;
         Ok(cluster)
     }
 
-    /// A cluster of which no node runs yet.
+    /// A cluster of which no node is started.
     ///
     /// # Errors
     /// When its configuration cannot be written.
@@ -86,30 +86,44 @@ impl Cluster {
         nodes: u8,
         change: impl FnOnce(&mut ClusterConfig),
     ) -> anyhow::Result<Self> {
-        let program = Program::serve(binary);
-        let processes = Processes::prepare(program, backend, nodes, change)?;
-        Ok(Self { processes })
+        let ports = free_node_ports(nodes)?;
+        let sections = ports.iter().map(|ports| PortsSection {
+            tcp: ports.client,
+            tcp_replica: ports.replica,
+            admin: ports.admin,
+        });
+        let mut config = ClusterConfig::on_this_machine(backend, sections);
+        change(&mut config);
+        let program = Program::new(binary, ["serve"]);
+        let processes = Processes::new(program, ports, &config.to_toml()?)?;
+        Ok(Self { processes, config })
     }
 
-    /// Begins the disk of a node as an operator does.
+    /// The configuration of the cluster.
+    #[must_use]
+    pub fn config(&self) -> &ClusterConfig {
+        &self.config
+    }
+
+    /// Initializes the data directory of a node, as `iggy-cluster format` does.
     ///
     /// # Errors
-    /// When it holds a replica already.
+    /// When it belongs to a replica already.
     pub fn format(&self, node: u8) -> anyhow::Result<()> {
-        let mut config = self.config().clone();
+        let mut config = self.config.clone();
         config.storage.path = self.data(node);
         Ok(iggy_cluster::Node::format(&config, node)?)
     }
 
-    /// Waits until a node's process has ended by itself, and returns what it said.
+    /// Waits until a node's process has ended by itself, and returns its last lines.
     ///
     /// # Errors
-    /// When it goes on running.
+    /// When it keeps running.
     pub async fn refused(&mut self, node: u8) -> anyhow::Result<String> {
-        let begun = Instant::now();
-        while self.runs(node) {
-            if begun.elapsed() > PATIENCE {
-                bail!("node {node} goes on:\n{}", self.last_lines(node));
+        let started = Instant::now();
+        while self.is_running(node) {
+            if started.elapsed() > PATIENCE {
+                bail!("node {node} keeps running:\n{}", self.last_lines(node));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -120,12 +134,12 @@ impl Cluster {
     /// Waits until every node that runs is ready.
     ///
     /// # Errors
-    /// When that takes too long.
+    /// When a node is not ready in time.
     pub async fn ready(&self) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         for node in self.running() {
             while !admin::is_ready(&self.admin(node)).await {
-                if begun.elapsed() > PATIENCE {
+                if started.elapsed() > PATIENCE {
                     bail!("node {node} is not ready:\n{}", self.last_lines(node));
                 }
                 tokio::time::sleep(POLL).await;
@@ -134,42 +148,42 @@ impl Cluster {
         Ok(())
     }
 
-    /// The leader, waited for.
+    /// Waits until a node is the leader, and returns its number.
     ///
     /// # Errors
-    /// When nobody leads for too long.
+    /// When there is no leader in time.
     pub async fn leader(&self) -> anyhow::Result<u8> {
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
             for node in self.running() {
                 let leads = |report: ClusterReport| {
                     let own = report.nodes.into_iter().find(|own| own.replica_id == node);
                     own.is_some_and(|own| own.role == "leader")
                 };
-                if admin::ask(&self.admin(node)).await.is_ok_and(leads) {
+                if admin::node_report(&self.admin(node)).await.is_ok_and(leads) {
                     return Ok(node);
                 }
             }
             tokio::time::sleep(POLL).await;
         }
-        bail!("nobody leads")
+        bail!("no node is the leader")
     }
 
     /// The report of all nodes.
     ///
     /// # Errors
-    /// When no node answers.
+    /// When the node does not reply.
     pub async fn report(&self) -> anyhow::Result<ClusterReport> {
         let node = self.running().next().context("no node runs")?;
-        Ok(admin::gather(&self.admin(node)).await?)
+        Ok(admin::cluster_report(&self.admin(node)).await?)
     }
 
-    /// A counter among a node's metrics, without its prefix and suffix.
+    /// A counter of a node's metrics, by its name without prefix and suffix.
     ///
     /// # Errors
-    /// When the node does not answer, or has no such counter.
+    /// When the node does not reply, or has no such counter.
     pub async fn counter(&self, node: u8, name: &str) -> anyhow::Result<u64> {
-        let metrics = admin::fetch(&self.admin(node), "/metrics").await?;
+        let metrics = get(&self.admin(node), "/metrics").await?;
         let prefix = format!("iggy_cluster_{name}_total ");
         let value = String::from_utf8(metrics)?
             .lines()
@@ -177,22 +191,25 @@ impl Cluster {
         Ok(value.with_context(|| format!("no counter {name}"))??)
     }
 
-    /// Waits until a node counted one of these.
+    /// Waits until a counter of a node is not zero.
     ///
     /// # Errors
-    /// When that takes too long.
+    /// When it stays zero for too long.
     pub async fn counted(&self, node: u8, name: &str) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         while self.counter(node, name).await? == 0 {
-            if begun.elapsed() > PATIENCE {
-                bail!("node {node} has no {name}:\n{}", self.last_lines(node));
+            if started.elapsed() > PATIENCE {
+                bail!(
+                    "{name} of node {node} stays zero:\n{}",
+                    self.last_lines(node)
+                );
             }
             tokio::time::sleep(POLL).await;
         }
         Ok(())
     }
 
-    /// A stock client that is logged in, through this node at first.
+    /// A stock client that is connected to this node and logged in.
     ///
     /// # Errors
     /// When it cannot connect.
@@ -206,19 +223,19 @@ impl Cluster {
     /// A node's address for clients.
     #[must_use]
     pub fn tcp(&self, node: u8) -> String {
-        format!("127.0.0.1:{}", self.section(node).ports.tcp)
+        self.ports(node).client_address()
     }
 
     /// A node's address for other nodes.
     #[must_use]
     pub fn replica(&self, node: u8) -> String {
-        format!("127.0.0.1:{}", self.section(node).ports.tcp_replica)
+        self.ports(node).replica_address()
     }
 
     /// A node's admin endpoint.
     #[must_use]
     pub fn admin(&self, node: u8) -> String {
-        format!("127.0.0.1:{}", self.section(node).ports.admin)
+        self.ports(node).admin_address()
     }
 }
 

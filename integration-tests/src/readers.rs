@@ -14,14 +14,14 @@ use crate::{Cluster, PATIENCE, POLL};
 const STREAM: &str = "s";
 const TOPIC: &str = "t";
 const GROUP: &str = "readers";
-/// Between two attempts of a producer whose partition is away.
+/// Between two attempts of a producer whose partition is unavailable.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How often each offset of each partition was received.
 type Seen = BTreeMap<u32, Vec<u32>>;
 
-/// Members of one group, each with a client of its own, with the high-level
-/// consumer's defaults: offsets are committed as messages are polled.
+/// Members of one group, each with a client of its own and the defaults of the high-level
+/// consumer: offsets are committed by polls.
 pub struct Readers {
     seen: Arc<Mutex<Seen>>,
     errors: Arc<AtomicU64>,
@@ -36,9 +36,9 @@ pub struct Received {
     pub distinct: u64,
     /// Messages received again.
     pub repeated: u64,
-    /// Messages before a received one of their partition that were not.
+    /// Messages that were not received, although a later one of their partition was.
     pub missing: u64,
-    /// Errors that consumers reported, and went on.
+    /// Errors that consumers reported before they continued.
     pub errors: u64,
 }
 
@@ -58,7 +58,7 @@ pub async fn create_topic(client: &IggyClient, partitions: u32) -> anyhow::Resul
 }
 
 /// Sends `batches` of `messages` each to a partition. A batch whose outcome is
-/// unknown is sent again, so the partition may hold more.
+/// unknown is sent again, so the partition may contain more.
 ///
 /// # Errors
 /// When the batch cannot be built.
@@ -85,11 +85,11 @@ pub async fn produce(
     Ok(())
 }
 
-/// How many messages the partitions hold.
+/// How many messages the partitions contain.
 ///
 /// # Errors
-/// When the cluster does not say.
-pub async fn held(client: &IggyClient) -> anyhow::Result<u64> {
+/// When the cluster does not reply.
+pub async fn message_count(client: &IggyClient) -> anyhow::Result<u64> {
     let (stream, topic) = (Identifier::named(STREAM)?, Identifier::named(TOPIC)?);
     let details = client.get_topic(&stream, &topic).await?;
     Ok(details.map_or(0, |topic| topic.messages_count))
@@ -114,7 +114,7 @@ impl Readers {
         Ok(readers)
     }
 
-    /// One member more.
+    /// Adds a member.
     ///
     /// # Errors
     /// When it cannot join.
@@ -131,8 +131,8 @@ impl Readers {
         let errors = Arc::clone(&self.errors);
         let stop = Arc::clone(&self.stop);
         self.members.spawn(async move {
-            // Ends with its connection: the consumer's own shutdown waits for the lock
-            // that its unfinished poll holds.
+            // The connection ends the consumer: its own shutdown would wait for the lock that
+            // its unfinished poll holds.
             let _client = client;
             while !stop.load(Ordering::Relaxed) {
                 let next = tokio::time::timeout(PAUSE, consumer.next()).await;
@@ -150,7 +150,7 @@ impl Readers {
         Ok(())
     }
 
-    /// What was received so far.
+    /// What the members have received so far.
     #[must_use]
     pub fn received(&self) -> Received {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,10 +168,10 @@ impl Readers {
         received
     }
 
-    /// Waits until so many messages were received, each at least once.
+    /// Waits until this many messages were received, each at least once.
     ///
     /// # Errors
-    /// When nothing more comes.
+    /// When no more messages are received.
     pub async fn have_received(&self, messages: u64) -> anyhow::Result<Received> {
         let (mut last, mut since) = (Received::default(), Instant::now());
         loop {
@@ -184,13 +184,13 @@ impl Readers {
             }
             anyhow::ensure!(
                 since.elapsed() < PATIENCE,
-                "nothing more came: {received:?} of {messages}"
+                "no more messages are received: {received:?} of {messages}"
             );
             tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Ends the members.
+    /// Stops the members.
     ///
     /// # Errors
     /// When a member panicked.

@@ -1,10 +1,10 @@
-//! The benchmarks run, and leave a report behind.
+//! The benchmarks run and write a report.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// One at a time: each takes ports of its own, and all cores.
+/// One at a time: each uses all cores.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn bench(out: &Path, arguments: &[&str]) -> serde_json::Value {
@@ -15,8 +15,8 @@ fn bench(out: &Path, arguments: &[&str]) -> serde_json::Value {
         .args(&arguments[1..])
         .output()
         .expect("it starts");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{said}");
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{text}");
     let page = std::fs::read_to_string(out.join("report.html")).expect("a report");
     assert!(page.contains("<svg") && page.ends_with("</html>\n"));
     let results = std::fs::read(out.join("results.json")).expect("results");
@@ -46,7 +46,7 @@ fn both_backends_are_measured_on_the_same_work() {
         let syncs = run["cost"]["syncs"].as_f64();
         assert_eq!(syncs > Some(0.0), point["durability"] == "fsync", "{point}");
     }
-    // A report is made again from what was written.
+    // A report can be rendered again from the results.
     let again = Command::new(env!("CARGO_BIN_EXE_node"))
         .args(["bench", "report"])
         .arg(dir.path().join("results.json"))
@@ -79,7 +79,7 @@ fn a_file_that_is_no_result_is_refused() {
             .output()
             .expect("it starts");
         assert!(!refused.status.success());
-        let said = String::from_utf8_lossy(&refused.stderr);
-        assert!(said.contains("is not a results.json"), "{said}");
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert!(text.contains("is not a results.json"), "{text}");
     }
 }

@@ -1,6 +1,9 @@
 //! Nodes that are killed.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic shows which line of a test failed"
+)]
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -21,7 +24,7 @@ async fn stream_names(client: &IggyClient) -> BTreeSet<String> {
     streams.into_iter().map(|stream| stream.name).collect()
 }
 
-/// Creates streams until `count` are acknowledged, whatever happens meanwhile.
+/// Creates streams until `count` are acknowledged, whatever fails in the meantime.
 async fn create(client: &IggyClient, prefix: &str, count: usize) -> BTreeSet<String> {
     let mut acknowledged = BTreeSet::new();
     for number in 0.. {
@@ -48,7 +51,7 @@ async fn a_killed_leader_loses_nothing_acknowledged(backend: Backend) {
             tokio::spawn(async move { create(&client, &format!("during-{round}"), 200).await });
         cluster.kill(leader).unwrap();
         acknowledged.extend(load.await.unwrap());
-        cluster.run(leader).unwrap();
+        cluster.start(leader).unwrap();
         cluster.ready().await.unwrap();
         for node in 0..3 {
             let client = cluster.client(node).await.unwrap();
@@ -90,7 +93,7 @@ async fn the_whole_cluster_is_killed_and_comes_back_with_everything(backend: Bac
         cluster.kill(node).unwrap();
     }
     for node in 0..3 {
-        cluster.run(node).unwrap();
+        cluster.start(node).unwrap();
     }
     cluster.ready().await.unwrap();
     let client = cluster.client(2).await.unwrap();
@@ -113,8 +116,8 @@ async fn the_whole_cluster_is_killed_and_comes_back_with_everything(backend: Bac
     }
 }
 
-/// Its log ends before those of the others begin.
-async fn a_node_that_was_away_for_long_comes_back_by_snapshot_and_log(backend: Backend) {
+/// Its log ends before the logs of the others start.
+async fn a_node_that_was_down_for_long_returns_by_snapshot_and_log(backend: Backend) {
     let mut cluster = Cluster::start_with(NODE, backend, 3, |config| {
         config.cluster.consensus.snapshot_entries = 50;
         config.cluster.consensus.log_tail_entries = 10;
@@ -126,14 +129,14 @@ async fn a_node_that_was_away_for_long_comes_back_by_snapshot_and_log(backend: B
     cluster.kill(away).unwrap();
     let client = cluster.client(leader).await.unwrap();
     let created = create(&client, "while-away", 130).await;
-    // Snapshots are stored beside the commands, in their own time.
+    // Snapshots are stored concurrently with commands.
     for other in [leader, (leader + 2) % 3] {
         cluster
             .counted(other, "snapshots_taken")
             .await
             .expect("a snapshot that cuts the log");
     }
-    cluster.run(away).unwrap();
+    cluster.start(away).unwrap();
     cluster.ready().await.unwrap();
     let client = cluster.client(away).await.unwrap();
     assert_eq!(stream_names(&client).await, created);
@@ -141,42 +144,43 @@ async fn a_node_that_was_away_for_long_comes_back_by_snapshot_and_log(backend: B
     assert_ne!(installed, 0);
 }
 
-/// It has acknowledged what it does not remember any more.
-async fn a_node_whose_disk_is_gone_is_refused_until_it_is_back(backend: Backend) {
+/// It does not have what it has acknowledged any more.
+async fn a_node_whose_disk_is_lost_is_refused_until_it_is_back(backend: Backend) {
     let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let client = cluster.client(0).await.unwrap();
     let created = create(&client, "kept", 3).await;
     cluster.kill(2).unwrap();
     let (data, aside) = (cluster.data(2), cluster.data(9));
     std::fs::rename(&data, &aside).unwrap();
-    cluster.run(2).unwrap();
-    let said = cluster.refused(2).await.unwrap();
-    assert!(said.contains("its disk is lost"), "{said}");
+    cluster.start(2).unwrap();
+    let text = cluster.refused(2).await.unwrap();
+    assert!(text.contains("its disk is lost"), "{text}");
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&aside, &data).unwrap();
-    cluster.run(2).unwrap();
+    cluster.start(2).unwrap();
     cluster.ready().await.unwrap();
     let client = cluster.client(2).await.unwrap();
     assert_eq!(stream_names(&client).await, created);
 }
 
-/// The others go on meanwhile; it is told apart from one whose disk is gone.
-async fn a_node_that_comes_late_for_the_first_time_begins(backend: Backend) {
+/// The others serve clients in the meantime. It is distinguished from a node whose disk is
+/// lost.
+async fn a_node_that_starts_late_for_the_first_time_joins(backend: Backend) {
     let mut cluster = Cluster::prepare(NODE, backend, 3, |_| {}).unwrap();
     for early in 0..2 {
         cluster.format(early).unwrap();
-        cluster.run(early).unwrap();
+        cluster.start(early).unwrap();
     }
     cluster.ready().await.unwrap();
     let client = cluster.client(0).await.unwrap();
     let created = create(&client, "early", 3).await;
-    cluster.run(2).unwrap();
+    cluster.start(2).unwrap();
     cluster.ready().await.unwrap();
     let client = cluster.client(2).await.unwrap();
     assert_eq!(stream_names(&client).await, created);
 }
 
-/// Messages are on one node: while it is away, nothing looks empty.
+/// Messages are on one node: while it is down, its partitions do not look empty.
 async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(backend: Backend) {
     let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let leader = cluster.leader().await.unwrap();
@@ -200,7 +204,7 @@ async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(b
     }
     let away = (leader + 1) % 3;
     cluster.kill(away).unwrap();
-    // Partitions were dealt in the order of the nodes' numbers.
+    // Partitions were placed in the order of the nodes' replica ids.
     let poll = async |partition: u8| {
         let consumer = Consumer::default();
         client
@@ -221,19 +225,19 @@ async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(b
         "{refused:?}"
     );
     assert_eq!(poll(leader).await.unwrap().messages.len(), 1);
-    cluster.run(away).unwrap();
+    cluster.start(away).unwrap();
     cluster.ready().await.unwrap();
     assert_eq!(poll(away).await.unwrap().messages.len(), 1);
 }
 
-/// The roster, when it says this of a node. A client that was at a node that died
-/// reports that once and goes to another.
+/// Waits until the roster has this status for a node. A client whose node has died returns
+/// an error once, and then connects to another node.
 async fn roster_once(
     client: &IggyClient,
     node: usize,
     status: ClusterNodeStatus,
 ) -> Vec<ClusterNode> {
-    let asked = async {
+    let found = async {
         loop {
             if let Ok(roster) = client.get_cluster_metadata().await
                 && roster.nodes[node].status == status
@@ -243,12 +247,12 @@ async fn roster_once(
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), asked)
+    tokio::time::timeout(Duration::from_secs(60), found)
         .await
         .unwrap_or_else(|_| panic!("node {node} is never {status}"))
 }
 
-async fn the_roster_tells_who_is_away_and_who_leads(backend: Backend) {
+async fn the_roster_shows_dead_nodes_and_the_leader(backend: Backend) {
     let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let dead = cluster.leader().await.unwrap();
     let client = cluster.client((dead + 1) % 3).await.unwrap();
@@ -261,15 +265,15 @@ async fn the_roster_tells_who_is_away_and_who_leads(backend: Backend) {
     let leaders: Vec<_> = leaders.map(|(number, _)| number).collect();
     assert_eq!(leaders, [usize::from(cluster.leader().await.unwrap())]);
     assert_ne!(leaders, [usize::from(dead)]);
-    cluster.run(dead).unwrap();
+    cluster.start(dead).unwrap();
     roster_once(&client, dead.into(), ClusterNodeStatus::Healthy).await;
 }
 
-/// A client that is told an address for its network, and reaches the others by it.
-async fn a_client_is_told_the_addresses_for_its_network(backend: Backend) {
+/// A client receives the addresses for its network, and reaches the other nodes at them.
+async fn a_client_receives_the_addresses_for_its_network(backend: Backend) {
     let cluster = Cluster::start_with(NODE, backend, 3, |config| {
         for node in &mut config.cluster.nodes {
-            // Nobody is there.
+            // No host has this address.
             node.advertised_address = Some("192.0.2.1".into());
             node.advertised_addresses = vec![AdvertisedAddress {
                 client_cidr: "127.0.0.0/8".parse().unwrap(),
@@ -288,12 +292,12 @@ async fn a_client_is_told_the_addresses_for_its_network(backend: Backend) {
 }
 
 on_each_backend! {
-    the_roster_tells_who_is_away_and_who_leads
-    a_client_is_told_the_addresses_for_its_network
+    the_roster_shows_dead_nodes_and_the_leader
+    a_client_receives_the_addresses_for_its_network
     a_killed_leader_loses_nothing_acknowledged
     the_whole_cluster_is_killed_and_comes_back_with_everything
-    a_node_that_was_away_for_long_comes_back_by_snapshot_and_log
-    a_node_whose_disk_is_gone_is_refused_until_it_is_back
-    a_node_that_comes_late_for_the_first_time_begins
+    a_node_that_was_down_for_long_returns_by_snapshot_and_log
+    a_node_whose_disk_is_lost_is_refused_until_it_is_back
+    a_node_that_starts_late_for_the_first_time_joins
     partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back
 }

@@ -1,6 +1,9 @@
-//! Bytes that are no request, against the ports of a running cluster.
+//! Invalid frames, sent to the ports of a running cluster.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic shows which line of a test failed"
+)]
 
 use iggy_binary_protocol::consensus::Operation;
 use integration_tests::{Backend, Cluster, Garbage, on_each_backend};
@@ -17,7 +20,7 @@ async fn garbage_on_either_port_neither_stops_a_node_nor_confuses_clients(backen
     }
     for node in 0..3 {
         assert!(
-            cluster.runs(node),
+            cluster.is_running(node),
             "node {node} died:\n{}",
             cluster.last_lines(node)
         );
@@ -28,7 +31,7 @@ async fn garbage_on_either_port_neither_stops_a_node_nor_confuses_clients(backen
         .unwrap();
 }
 
-/// Every well-formed request gets exactly one reply, to itself.
+/// Every well-formed request receives exactly one reply, which names the request.
 async fn a_reply_belongs_to_its_request(backend: Backend) {
     let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
     let mut stream = TcpStream::connect(cluster.tcp(0)).await.unwrap();

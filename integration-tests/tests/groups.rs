@@ -60,7 +60,7 @@ async fn group(client: &IggyClient) -> ConsumerGroupDetails {
         .unwrap()
 }
 
-/// How many partitions each member has; each partition is with one of them.
+/// How many partitions each member has. No partition has two members.
 fn shares(group: &ConsumerGroupDetails) -> Vec<u32> {
     let all: Vec<u32> = group
         .members
@@ -74,7 +74,7 @@ fn shares(group: &ConsumerGroupDetails) -> Vec<u32> {
     shares
 }
 
-/// Polls as a member until it has so many messages.
+/// Polls as a member until it has this many messages.
 async fn drain(client: &IggyClient, auto_commit: bool, count: usize) -> BTreeMap<u32, Vec<u64>> {
     let mut read: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     let mut total = 0;
@@ -132,7 +132,7 @@ async fn members_share_the_partitions(backend: Backend) {
     let me = members[0].get_me().await.unwrap();
     assert_eq!(me.consumer_groups_count, 1);
 
-    // Each message goes to one member, wherever its partition is.
+    // Each message is served to one member, on whatever node its partition is.
     for partition in 0..PARTITIONS {
         send(&admin, partition, 0, 10).await;
     }
@@ -147,7 +147,7 @@ async fn members_share_the_partitions(backend: Backend) {
     }
     assert_eq!(read.len() as u32, PARTITIONS);
 
-    // What a member leaves, and what one that is gone had, others read on.
+    // The other members continue with the partitions of one that has left or logged out.
     for partition in 0..PARTITIONS {
         send(&admin, partition, 10, 10).await;
     }
@@ -172,12 +172,12 @@ async fn members_share_the_partitions(backend: Backend) {
         .get_consumer_group(&named("s"), &named("t"), &named("g"))
         .await;
     assert!(gone.unwrap().is_none());
-    // A group of the same name begins anew.
-    let anew = admin
+    // A group with the same name starts without offsets.
+    let recreated = admin
         .create_consumer_group(&named("s"), &named("t"), "g")
         .await
         .unwrap();
-    assert_eq!(anew.id, 1);
+    assert_eq!(recreated.id, 1);
     join(&members[0]).await;
     assert_eq!(drain(&members[0], true, 120).await.len() as u32, PARTITIONS);
 }
@@ -202,8 +202,12 @@ async fn what_is_not_committed_stays_with_its_reader(backend: Backend) {
     let next = cluster.client(2).await.unwrap();
     join(&next).await;
     let before = group(&admin).await;
-    assert_eq!(shares(&before), [0, 6], "a hand-over waits for the commit");
-    // The slow member may still commit what it has read, also of what it loses.
+    assert_eq!(
+        shares(&before),
+        [0, 6],
+        "the revocation waits for the commit"
+    );
+    // The slow member may still commit what it has read, also of revoked partitions.
     let consumer = Consumer::group(named("g"));
     for partition in 0..PARTITIONS {
         slow.store_consumer_offset(&consumer, &named("s"), &named("t"), Some(partition), 9)
@@ -223,7 +227,7 @@ async fn what_is_not_committed_stays_with_its_reader(backend: Backend) {
     all.extend(drain(&next, true, 3).await);
     assert_eq!(all.len() as u32, PARTITIONS);
     assert!(all.values().all(|offsets| offsets == &[10]));
-    // What is lost is lost: neither polled nor committed.
+    // Revoked partitions can be neither polled nor committed any more.
     let lost: Vec<u32> = {
         let state = group(&admin).await;
         let of = |slot: u32| {
@@ -237,7 +241,8 @@ async fn what_is_not_committed_stays_with_its_reader(backend: Backend) {
         .await;
     assert_eq!(refused.unwrap_err().as_code(), 5009);
 }
-/// Stock consumers whose nodes die and come back, and a member that leaves.
+
+/// Stock consumers whose nodes die and return, and a member that joins late.
 async fn a_group_reads_everything_while_nodes_die(backend: Backend) {
     const MESSAGES: u32 = 1_000;
     let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
@@ -250,7 +255,7 @@ async fn a_group_reads_everything_while_nodes_die(backend: Backend) {
                 .await
                 .unwrap();
         }
-        readers::held(&admin).await.unwrap()
+        readers::message_count(&admin).await.unwrap()
     };
     group.have_received(round().await).await.unwrap();
     for follower in [true, false] {
@@ -260,20 +265,21 @@ async fn a_group_reads_everything_while_nodes_die(backend: Backend) {
             false => leader,
         };
         cluster.kill(victim).unwrap();
-        cluster.run(victim).unwrap();
-        let held = round().await;
-        let received = group.have_received(held).await.unwrap();
+        cluster.start(victim).unwrap();
+        let stored = round().await;
+        let received = group.have_received(stored).await.unwrap();
         assert_eq!(received.missing, 0, "{received:?}");
     }
     let late = cluster.client(1).await.unwrap();
     group.add(late).await.unwrap();
-    let held = round().await;
-    group.have_received(held).await.unwrap();
+    let stored = round().await;
+    group.have_received(stored).await.unwrap();
     let received = group.stop().await.unwrap();
-    assert_eq!((received.distinct, received.missing), (held, 0));
+    assert_eq!((received.distinct, received.missing), (stored, 0));
 }
 
-/// Nobody reads what a silent member holds; who is in no group may be silent.
+/// No other member could read the partitions of a silent member. Clients without a group may
+/// be silent.
 async fn a_silent_member_is_removed(backend: Backend) {
     let cluster = Cluster::start_with(NODE, backend, 3, |config| {
         // Clients send something every five seconds.
@@ -295,7 +301,7 @@ async fn a_silent_member_is_removed(backend: Backend) {
         tokio::task::yield_now().await;
     }
     assert_eq!(idle.get_me().await.unwrap().client_id, me);
-    // The client notices with its next request, logs in anew, and may join again.
+    // The client notices with its next request, logs in again, and may join again.
     silent.get_me().await.unwrap();
     join(&silent).await;
 }

@@ -1,6 +1,9 @@
-//! Bounds on what a client may hold or try.
+//! Limits of what a client may use or try.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic shows which line of a test failed"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +17,14 @@ use tokio::net::TcpStream;
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 
-/// Until the node closes the connection, without having said anything.
+/// Waits until the node closes the connection, which it does without sending anything.
 async fn closed(mut stream: TcpStream) {
     // A reset is an end as well.
     let read = stream.read(&mut [0; 16]).await.unwrap_or(0);
     assert_eq!(read, 0);
 }
 
-async fn an_address_holds_so_many_connections_and_no_more(backend: Backend) {
+async fn an_address_has_a_limited_number_of_connections(backend: Backend) {
     let cluster = Cluster::start_with(NODE, backend, 1, |config| {
         config.tcp.connections_per_address_max = 2;
     })
@@ -30,9 +33,9 @@ async fn an_address_holds_so_many_connections_and_no_more(backend: Backend) {
     let client = cluster.client(0).await.unwrap();
     let second = TcpStream::connect(cluster.tcp(0)).await.unwrap();
     closed(TcpStream::connect(cluster.tcp(0)).await.unwrap()).await;
-    // Who is there is served on.
+    // Open connections are still served.
     client.create_stream("one").await.unwrap();
-    // And who leaves makes room.
+    // A connection that is closed makes room.
     drop(second);
     loop {
         let mut next = TcpStream::connect(cluster.tcp(0)).await.unwrap();
@@ -44,7 +47,7 @@ async fn an_address_holds_so_many_connections_and_no_more(backend: Backend) {
     }
 }
 
-async fn who_does_not_log_in_is_closed_and_who_did_stays(backend: Backend) {
+async fn connections_without_a_login_are_closed_and_others_stay(backend: Backend) {
     let cluster = Cluster::start_with(NODE, backend, 1, |config| {
         config.tcp.login_timeout = HumanDuration::from_millis(200);
     })
@@ -55,8 +58,8 @@ async fn who_does_not_log_in_is_closed_and_who_did_stays(backend: Backend) {
     client.create_stream("still-here").await.unwrap();
 }
 
-/// Pings are answered before a login, and are none.
-async fn pings_are_no_login(backend: Backend) {
+/// Pings before a login are answered, and do not replace it.
+async fn pings_do_not_replace_a_login(backend: Backend) {
     let cluster = Cluster::start_with(NODE, backend, 1, |config| {
         config.tcp.login_timeout = HumanDuration::from_millis(200);
     })
@@ -77,11 +80,11 @@ async fn pings_are_no_login(backend: Backend) {
         }
     };
     let ended = tokio::time::timeout(Duration::from_secs(30), pings).await;
-    assert!(ended.is_ok(), "who only pings stays");
+    assert!(ended.is_ok(), "a connection with only pings stays open");
 }
 
-/// What is too long for a login is not even read before one.
-async fn long_frames_are_for_those_who_are_logged_in(backend: Backend) {
+/// Frames that are too long for a login are not even read before one.
+async fn long_frames_require_a_login(backend: Backend) {
     let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
     let mut stream = TcpStream::connect(cluster.tcp(0)).await.unwrap();
     let mut frame = vec![0; 1 << 20];
@@ -114,9 +117,9 @@ async fn wrong_passwords_are_counted_and_right_ones_still_work(backend: Backend)
 }
 
 on_each_backend! {
-    an_address_holds_so_many_connections_and_no_more
-    who_does_not_log_in_is_closed_and_who_did_stays
-    pings_are_no_login
-    long_frames_are_for_those_who_are_logged_in
+    an_address_has_a_limited_number_of_connections
+    connections_without_a_login_are_closed_and_others_stay
+    pings_do_not_replace_a_login
+    long_frames_require_a_login
     wrong_passwords_are_counted_and_right_ones_still_work
 }

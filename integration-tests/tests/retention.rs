@@ -1,4 +1,4 @@
-//! What a topic does not keep, through stock clients.
+//! Retention of messages, with stock clients.
 #![expect(
     clippy::unwrap_used,
     reason = "helpers of tests, outside of test functions"
@@ -43,7 +43,7 @@ async fn topic(client: &IggyClient, name: &str, message_expiry: Option<IggyExpir
         .unwrap();
 }
 
-/// One message after the other, so that segments are sealed between them.
+/// Sends one message at a time, so that segments are sealed between them.
 async fn send(client: &IggyClient, topic: &str, count: usize) {
     for _ in 0..count {
         let payload = bytes::Bytes::from(vec![b'x'; MESSAGE_BYTES]);
@@ -72,23 +72,23 @@ async fn first_offset(client: &IggyClient, topic: &str) -> u64 {
     polled.messages[0].header.offset
 }
 
-/// Waits until the partition begins at or behind this offset.
-async fn begins_at(client: &IggyClient, topic: &str, offset: u64) {
-    let begun = Instant::now();
+/// Waits until the partition starts at or after this offset.
+async fn starts_at(client: &IggyClient, topic: &str, offset: u64) {
+    let started = Instant::now();
     while first_offset(client, topic).await < offset {
-        assert!(begun.elapsed() < PATIENCE, "nothing was removed");
+        assert!(started.elapsed() < PATIENCE, "nothing was removed");
         tokio::task::yield_now().await;
     }
 }
 
-async fn expired_messages_go_when_everybody_has_read_them(backend: Backend) {
+async fn expired_messages_are_removed_when_every_consumer_has_read_them(backend: Backend) {
     let mut cluster = cluster(backend).await;
     let client = cluster.client(0).await.unwrap();
     let expiry = IggyExpiry::ExpireDuration(IggyDuration::from(1_000));
     topic(&client, "keeps", None).await;
     topic(&client, "expires", Some(expiry)).await;
     let reader = Consumer::new(named("reader"));
-    // Somebody has read the first message, and nothing else.
+    // A consumer has read the first message, and nothing else.
     send(&client, "expires", 1).await;
     client
         .store_consumer_offset(&reader, &named("s"), &named("expires"), Some(0), 0)
@@ -102,14 +102,14 @@ async fn expired_messages_go_when_everybody_has_read_them(backend: Backend) {
         .store_consumer_offset(&reader, &named("s"), &named("expires"), Some(0), 20)
         .await
         .unwrap();
-    begins_at(&client, "expires", 15).await;
+    starts_at(&client, "expires", 15).await;
     assert_eq!(first_offset(&client, "keeps").await, 0);
-    // Offsets go on, also after a restart of everything.
+    // Offsets continue, also after a restart of all nodes.
     for node in 0..3 {
         cluster.kill(node).unwrap();
     }
     for node in 0..3 {
-        cluster.run(node).unwrap();
+        cluster.start(node).unwrap();
     }
     cluster.ready().await.unwrap();
     let client = cluster.client(1).await.unwrap();
@@ -162,7 +162,7 @@ async fn segments_are_deleted_on_request(backend: Backend) {
     );
 }
 
-async fn the_archive_tells_of_this_node(backend: Backend) {
+async fn the_archive_describes_this_node(backend: Backend) {
     let cluster = cluster(backend).await;
     let client = cluster.client(0).await.unwrap();
     let archive = client
@@ -185,7 +185,7 @@ async fn the_archive_tells_of_this_node(backend: Backend) {
 }
 
 on_each_backend! {
-    expired_messages_go_when_everybody_has_read_them
+    expired_messages_are_removed_when_every_consumer_has_read_them
     segments_are_deleted_on_request
-    the_archive_tells_of_this_node
+    the_archive_describes_this_node
 }

@@ -163,7 +163,7 @@ async fn one_session(client: &IggyClient, stream: &str) {
             poll(PollingStrategy::last(), 5, false).await,
             expected(partition, 95, 100)
         );
-        // Auto-commit moves on, over the connection to the owner.
+        // Auto-commit advances the offset, also on the connection to the owner.
         assert_eq!(
             poll(PollingStrategy::next(), 30, true).await,
             expected(partition, 0, 30)
@@ -326,7 +326,7 @@ async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted(backend: Backen
     )
     .await;
     assert_eq!(read, expected(1, 0, 10));
-    // What comes after a deletion under the same name begins empty.
+    // A topic that is created again under the same name is empty.
     client
         .delete_topic(&named("new"), &named("t"))
         .await
@@ -348,7 +348,7 @@ async fn streams_and_topics_are_renamed_grown_shrunk_and_deleted(backend: Backen
 
 async fn wrong_credentials_are_refused(backend: Backend) {
     let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
-    for (user, password) in [("iggy", "wrong"), ("nobody", "iggy")] {
+    for (user, password) in [("iggy", "wrong"), ("unknown", "iggy")] {
         let address = cluster.tcp(0);
         let client = TcpClient::create(std::sync::Arc::new(TcpClientConfig {
             server_address: address,
@@ -364,8 +364,8 @@ async fn wrong_credentials_are_refused(backend: Backend) {
     }
 }
 
-/// Messages and offsets are gone, at every node; the topic begins again at 0.
-async fn a_purged_topic_is_empty_and_goes_on(backend: Backend) {
+/// Messages and offsets are removed on every node, and offsets start at 0 again.
+async fn a_purged_topic_is_empty_and_accepts_messages(backend: Backend) {
     let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let client = cluster.client(0).await.unwrap();
     client.create_stream("s").await.unwrap();
@@ -412,7 +412,7 @@ async fn a_purged_topic_is_empty_and_goes_on(backend: Backend) {
     assert_eq!(read("u", 0).await, []);
 }
 
-/// With a certificate that each node made for itself, and that the client trusts.
+/// With a certificate that each node has created for itself, and that the client trusts.
 async fn a_stock_client_works_over_tls(backend: Backend) {
     let tls = |config: &mut ClusterConfig| config.tcp.tls.enabled = true;
     let cluster = Cluster::start_with(NODE, backend, 1, tls).await.unwrap();
@@ -426,7 +426,7 @@ async fn a_stock_client_works_over_tls(backend: Backend) {
     client.connect().await.unwrap();
     client.create_stream("s").await.unwrap();
     assert_eq!(client.get_streams().await.unwrap().len(), 1);
-    // Without TLS there is no answer.
+    // Without TLS there is no reply.
     let plain = TcpClient::create(std::sync::Arc::new(TcpClientConfig {
         server_address: cluster.tcp(0),
         ..TcpClientConfig::default()
@@ -441,7 +441,7 @@ async fn a_stock_client_works_over_tls(backend: Backend) {
 on_each_backend! {
     a_stock_client_works_through_every_node
     a_stock_client_works_over_tls
-    a_purged_topic_is_empty_and_goes_on
+    a_purged_topic_is_empty_and_accepts_messages
     streams_and_topics_are_renamed_grown_shrunk_and_deleted
     wrong_credentials_are_refused
 }

@@ -26,7 +26,7 @@ async fn log_in(cluster: &Cluster, node: u8, name: &str) -> Result<IggyClient, I
     Ok(client)
 }
 
-/// Every command that asks for a permission.
+/// Every command that requires a permission.
 #[derive(Clone, Copy, Debug)]
 enum Ask {
     Stats,
@@ -69,8 +69,8 @@ enum Ask {
     DeleteOffset,
 }
 
-/// Grants of which each alone is enough: of the server, the stream, the topic.
-/// Written from the rules of Iggy's server, for each command anew.
+/// Permissions of which each alone is sufficient: of the server, the stream, the topic.
+/// Written down from the rules of Iggy's server, independently for each command.
 const TABLE: [(Ask, &str, &str, &str); 38] = {
     use Ask::*;
     const SERVERS: &str = "manage_servers read_servers";
@@ -157,7 +157,7 @@ const OF_TOPIC: [&str; 4] = [
     "send_messages",
 ];
 
-/// Where a grant holds.
+/// The scope of a permission.
 #[derive(Clone, Copy, Debug)]
 enum Scope {
     Server,
@@ -165,7 +165,7 @@ enum Scope {
     Topic,
 }
 
-/// A single grant, on the stream and topic with id 0.
+/// A single permission, for the stream and topic with id 0.
 fn grant(scope: Scope, name: &str) -> Permissions {
     let is = |one| name == one;
     let global = GlobalPermissions::default();
@@ -219,8 +219,8 @@ fn grant(scope: Scope, name: &str) -> Permissions {
     }
 }
 
-/// Has a client do it to what is there. Other refusals than for want of permission
-/// are none: what is to be deleted may be gone.
+/// Whether a client has the permission to do this to an existing stream or topic. Other
+/// refusals do not count: what it deletes may have been deleted before.
 async fn ask(ask: Ask, client: &IggyClient, me: &str) -> bool {
     let (s, t, g) = (&named("s"), &named("t"), &named("g"));
     let gone = &named("gone");
@@ -304,7 +304,8 @@ async fn ask(ask: Ask, client: &IggyClient, me: &str) -> bool {
         .is_none_or(|error| error.as_code() != UNAUTHORIZED)
 }
 
-/// The stream and the topic with id 0, a group and a message, whatever was deleted.
+/// Creates the stream and the topic with id 0, a group and a message again, if they were
+/// deleted.
 async fn restore(root: &IggyClient) {
     let (s, t) = (named("s"), named("t"));
     if root.get_stream(&s).await.unwrap().is_none() {
@@ -326,7 +327,7 @@ async fn restore(root: &IggyClient) {
         .unwrap();
 }
 
-async fn each_permission_is_asked_for_and_is_enough(backend: Backend) {
+async fn each_permission_is_required_and_sufficient(backend: Backend) {
     let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     let root = cluster.client(0).await.unwrap();
     restore(&root).await;
@@ -335,7 +336,7 @@ async fn each_permission_is_asked_for_and_is_enough(backend: Backend) {
         (Scope::Stream, OF_STREAM.as_slice()),
         (Scope::Topic, OF_TOPIC.as_slice()),
     ];
-    let mut asked = 0;
+    let mut checked = 0;
     for (scope, grants) in scopes {
         for (number, name) in grants.iter().copied().enumerate() {
             let user = format!("{scope:?}-{name}");
@@ -350,7 +351,7 @@ async fn each_permission_is_asked_for_and_is_enough(backend: Backend) {
                     Scope::Topic => topic,
                 };
                 let enough = enough.split(' ').any(|one| one == name);
-                // Grants go with what they are for.
+                // Permissions end with the stream or topic that they are for.
                 let permissions = grant(scope, name);
                 root.update_permissions(&named(&user), Some(permissions))
                     .await
@@ -360,16 +361,16 @@ async fn each_permission_is_asked_for_and_is_enough(backend: Backend) {
                 if enough {
                     restore(&root).await;
                 }
-                asked += 1;
+                checked += 1;
             }
-            // A grant that is taken away is gone at once, in the same session.
+            // A permission that is revoked ends immediately, in the same session.
             root.update_permissions(&named(&user), None).await.unwrap();
             for (what, ..) in TABLE {
                 assert!(!ask(what, &client, &user).await, "{what:?} without");
             }
         }
     }
-    assert_eq!(asked, 20 * TABLE.len());
+    assert_eq!(checked, 20 * TABLE.len());
 }
 
 async fn users_log_in_on_every_node_while_they_may(backend: Backend) {
@@ -382,7 +383,7 @@ async fn users_log_in_on_every_node_while_they_may(backend: Backend) {
     assert_eq!((created.id, created.permissions), (1, None));
     for node in 0..3 {
         let alice = log_in(&cluster, node, "alice").await.unwrap();
-        // Everybody may see themselves.
+        // Every user may read its own entry.
         let me = alice.get_user(&named("alice")).await.unwrap().unwrap();
         assert_eq!(me.id, created.id);
         assert_eq!(alice.get_me().await.unwrap().user_id, Some(created.id));
@@ -390,7 +391,7 @@ async fn users_log_in_on_every_node_while_they_may(backend: Backend) {
     let wrong = log_in(&cluster, 1, "bob").await;
     assert_eq!(wrong.unwrap_err().as_code(), 42);
 
-    // A password change asks for the one before, and ends no session.
+    // A change of a password requires the current one, and does not end sessions.
     let alice = log_in(&cluster, 2, "alice").await.unwrap();
     let refused = alice
         .change_password(&named("alice"), "wrong", "other one")
@@ -408,7 +409,7 @@ async fn users_log_in_on_every_node_while_they_may(backend: Backend) {
         .await
         .unwrap();
 
-    // Whoever may not log in any more has no session either.
+    // The sessions of a user that becomes inactive end.
     let options = UserUpdateOptions::default();
     root.update_user(&named("alice"), None, Some(UserStatus::Inactive), &options)
         .await
@@ -465,12 +466,12 @@ async fn tokens_stand_for_their_users(backend: Backend) {
         let refused = with(expired.clone(), cluster.tcp(node)).await;
         assert_eq!(refused.unwrap_err().as_code(), 53);
     }
-    // All nodes at once: what is left is what was replicated.
+    // All nodes are killed: only what was replicated is left.
     for node in 0..3 {
         cluster.kill(node).unwrap();
     }
     for node in 0..3 {
-        cluster.run(node).unwrap();
+        cluster.start(node).unwrap();
     }
     cluster.ready().await.unwrap();
     let client = with(token.clone(), cluster.tcp(1)).await;
@@ -489,7 +490,7 @@ async fn tokens_stand_for_their_users(backend: Backend) {
 }
 
 on_each_backend! {
-    each_permission_is_asked_for_and_is_enough
+    each_permission_is_required_and_sufficient
     users_log_in_on_every_node_while_they_may
     tokens_stand_for_their_users
 }

@@ -24,12 +24,12 @@ pub enum BatchError {
     /// It has no messages.
     #[error("it has no messages")]
     Empty,
-    /// It is larger than the storage takes.
-    #[error("it has {bytes} bytes, {max} are allowed; send fewer messages at once")]
+    /// It is larger than [`BATCH_BYTES_MAX`].
+    #[error("it has {bytes} bytes, {max} are allowed; send fewer messages in one batch")]
     TooLarge {
-        /// Its bytes.
+        /// Its size in bytes.
         bytes: usize,
-        /// How many are allowed.
+        /// The bound in bytes.
         max: usize,
     },
     /// A checksum is wrong.
@@ -77,7 +77,7 @@ pub(super) fn check(batch: &[u8]) -> Result<BatchHeader, BatchError> {
         if message.payload.is_empty() {
             return Err(BatchError::EmptyPayload);
         }
-        // Consumers add the two without looking.
+        // Consumers add the two without a check.
         let delta = u64::from(message.header.timestamp_delta);
         if decoded.header.origin_timestamp.checked_add(delta).is_none() {
             return Err(BatchError::Time);
@@ -104,7 +104,7 @@ pub(super) fn stamp(
 }
 
 /// Whether the bytes are exactly one undamaged batch.
-pub(super) fn is_sound(batch: &[u8]) -> bool {
+pub(super) fn is_valid(batch: &[u8]) -> bool {
     decode_batch_slice(batch).is_ok_and(|decoded| decoded.header.total_size() == batch.len())
 }
 
@@ -116,13 +116,13 @@ pub(super) struct Slice {
     pub(super) messages: u32,
 }
 
-/// Makes a batch, in its place, one of the messages from offset `from` on: at
-/// most `messages_max` (not zero), and behind the first only as many as fit into
+/// Reduces a batch, in its place, to the messages from offset `from` on: at
+/// most `messages_max` (not zero), and after the first only as many as fit into
 /// `bytes_max`. The header moves to right before the first of them, over what is
 /// left out. `None` when the frames do not add up.
 ///
 /// As Iggy's server has it, base offset and times stay those of the whole batch:
-/// the first message's delta says where the slice begins.
+/// the first message's delta is the start of the slice.
 pub(super) fn slice_in_place(
     batch: &mut [u8],
     header: &BatchHeader,

@@ -1,9 +1,9 @@
 //! Partitions in files below one directory:
 //! `<stream>/<topic>/<partition>-<generation>/`.
 //!
-//! Partitions are opened when they are first used. What is purged or removed is
+//! Partitions are opened when they are first used. A partition that is purged or removed is
 //! first moved into `.removed`, which is atomic, and then deleted; what a crash
-//! left there goes at the next start.
+//! left there is deleted at the next start.
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,13 +19,15 @@ use tokio::task::JoinSet;
 use tracing::warn;
 use twox_hash::XxHash3_64;
 
-use super::error::failed;
-use super::files::{Disk, Files, OsDisk, lock};
-use super::offsets::NewOffset;
-use super::partition::{End, Partition, Shared, blocking};
-use super::{
-    Appended, BATCH_BYTES_MAX, ConsumerKey, PartitionKey, PartitionOptions, PartitionStats,
-    PartitionStorage, PolledBatches, ReadFrom, StorageError, Trim,
+use crate::batch::BATCH_BYTES_MAX;
+use crate::error::{StorageError, failed};
+use crate::files::{Disk, Files, OsDisk, lock};
+use crate::key::PartitionKey;
+use crate::offsets::NewOffset;
+use crate::partition::{Ending, Partition, Shared, blocking};
+use crate::storage::PartitionStorage;
+use crate::types::{
+    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim,
 };
 
 const REMOVED: &str = ".removed";
@@ -33,11 +35,11 @@ const REMOVED: &str = ".removed";
 /// Bounds of the embedded storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmbeddedStorageConfig {
-    /// Files that stay open; more are open only while they are in use. Default
-    /// 512.
+    /// Files that stay open; further ones are open only while they are in use. Default
+    /// 512, at least 1.
     pub open_files_max: usize,
-    /// Bytes of batches that wait for one partition's writer, at least one batch;
-    /// beyond it appenders wait. Default 64 MiB.
+    /// Bytes of batches that wait for one partition's writer, but always one batch;
+    /// further appends wait before they are queued. Default 64 MiB.
     pub queue_bytes_max: usize,
 }
 
@@ -50,7 +52,7 @@ impl Default for EmbeddedStorageConfig {
     }
 }
 
-/// The storage that comes along.
+/// Partitions in files below one directory.
 pub struct EmbeddedStorage {
     inner: Arc<Inner>,
 }
@@ -63,20 +65,20 @@ struct Inner {
     removals: AtomicU64,
 }
 
-/// Whoever opens or ends a partition holds the slot's lock until it is done, also
-/// when its caller has gone.
+/// The slot stays locked while a partition is opened or ended, to the end, even when the
+/// caller drops its future.
 enum Slot {
     NotOpen,
     Open(Arc<Partition>),
-    /// No longer in the map: look there again.
+    /// No longer in the map, which has to be searched again.
     Stale,
 }
 
 impl EmbeddedStorage {
-    /// The partitions below `root`, which is created when it is not there.
+    /// The partitions below `root`, which is created if it is missing.
     ///
     /// # Errors
-    /// When the directory cannot be made, or leftovers not be removed.
+    /// When the directory cannot be created, or leftovers of removals not be deleted.
     pub fn new(
         root: impl Into<PathBuf>,
         config: EmbeddedStorageConfig,
@@ -110,8 +112,8 @@ impl EmbeddedStorage {
         })
     }
 
-    /// Does something with the partition, once more if it was closed or purged
-    /// meanwhile: nothing has been done when a partition says that it is closed.
+    /// Does something with the partition, and again if it was closed or purged
+    /// meanwhile: a call that returns `Closed` has had no effect.
     async fn with<T, F>(
         &self,
         key: PartitionKey,
@@ -172,8 +174,8 @@ impl Inner {
         Arc::clone(slot)
     }
 
-    /// The partition, opened by whoever comes first while the others wait. One
-    /// that failed to open is tried again by the next.
+    /// The partition, opened by the first caller while others wait. If that fails, the
+    /// next caller tries again.
     async fn partition(
         &self,
         key: PartitionKey,
@@ -196,8 +198,8 @@ impl Inner {
         }
     }
 
-    /// Ends a partition's life here, to the end even when the caller goes.
-    async fn end(self: &Arc<Self>, key: PartitionKey, end: End) -> Result<(), StorageError> {
+    /// Ends a partition, completely even when the caller drops its future.
+    async fn end(self: &Arc<Self>, key: PartitionKey, end: Ending) -> Result<(), StorageError> {
         let inner = Arc::clone(self);
         let task = tokio::spawn(async move {
             loop {
@@ -208,8 +210,8 @@ impl Inner {
                     Slot::Open(partition) => partition.retire(end).await,
                 };
                 let moved = match end {
-                    End::Close => Ok(()),
-                    End::Purge | End::Remove => {
+                    Ending::Close => Ok(()),
+                    Ending::Purge | Ending::Remove => {
                         let inner = Arc::clone(&inner);
                         blocking(move || inner.move_away(&key)).await
                     }
@@ -221,14 +223,14 @@ impl Inner {
         task.await.unwrap_or(Err(StorageError::Closed))
     }
 
-    /// Takes a partition's directory away, and those above it that are empty
-    /// then.
+    /// Moves a partition's directory away, and removes those above it that are then
+    /// empty.
     fn move_away(&self, key: &PartitionKey) -> Result<(), StorageError> {
         let dir = self.dir(key);
         let number = self.removals.fetch_add(1, Ordering::Relaxed);
         let away = self.root.join(REMOVED).join(number.to_string());
         {
-            let _nobody_makes = lock(&self.shared.directories);
+            let _none_is_created = lock(&self.shared.directories);
             match fs::rename(&dir, &away) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 moved => moved.map_err(failed("move away", &dir))?,
@@ -242,7 +244,7 @@ impl Inner {
             }
         }
         if let Err(error) = remove_all(&away) {
-            warn!(%error, "the rest of a partition is removed at the next start");
+            warn!(%error, "cannot delete all files of a removed partition; the next start deletes the rest");
         }
         Ok(())
     }
@@ -275,7 +277,7 @@ impl Inner {
     }
 }
 
-/// Opens the partition of a slot, unless it is open by now. `None` when the slot
+/// Opens the partition of a slot, unless it is open already. `None` when the slot
 /// is stale.
 fn open(
     mut slot: OwnedRwLockWriteGuard<Slot>,
@@ -424,32 +426,32 @@ impl PartitionStorage for EmbeddedStorage {
     }
 
     async fn purge(&self, key: PartitionKey) -> Result<(), StorageError> {
-        self.inner.end(key, End::Purge).await
+        self.inner.end(key, Ending::Purge).await
     }
 
     async fn remove(&self, key: PartitionKey) -> Result<(), StorageError> {
-        self.inner.end(key, End::Remove).await
+        self.inner.end(key, Ending::Remove).await
     }
 
     async fn close(&self, key: PartitionKey) -> Result<(), StorageError> {
-        self.inner.end(key, End::Close).await
+        self.inner.end(key, Ending::Close).await
     }
 
     async fn shutdown(&self) -> Result<(), StorageError> {
-        /// Partitions that are closed at the same time.
-        const AT_ONCE: usize = 16;
+        /// Partitions that are closed concurrently.
+        const CONCURRENCY: usize = 16;
         self.inner.shut.store(true, Ordering::SeqCst);
         let keys: Vec<_> = lock(&self.inner.slots).keys().copied().collect();
         let mut result = Ok(());
         let mut closing = JoinSet::new();
         for key in keys {
-            if closing.len() >= AT_ONCE
+            if closing.len() >= CONCURRENCY
                 && let Some(closed) = closing.join_next().await
             {
                 result = result.and(closed.unwrap_or(Err(StorageError::Closed)));
             }
             let inner = Arc::clone(&self.inner);
-            closing.spawn(async move { inner.end(key, End::Close).await });
+            closing.spawn(async move { inner.end(key, Ending::Close).await });
         }
         while let Some(closed) = closing.join_next().await {
             result = result.and(closed.unwrap_or(Err(StorageError::Closed)));
@@ -463,7 +465,7 @@ impl PartitionStorage for EmbeddedStorage {
     }
 }
 
-/// The names in a directory; none when it is not there (any more).
+/// The names in a directory; none when it is missing.
 fn names(dir: &Path) -> Result<Vec<String>, StorageError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -485,7 +487,7 @@ fn remove_all(dir: &Path) -> Result<(), StorageError> {
     }
 }
 
-/// Tells this run of the machine from others; zero where the system does not say.
+/// Identifies this run of the machine; zero where the system does not report it.
 fn this_boot() -> u64 {
     let id = fs::read("/proc/sys/kernel/random/boot_id");
     id.map_or(0, |id| XxHash3_64::oneshot(&id).max(1))

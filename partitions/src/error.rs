@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::BatchError;
+use crate::batch::BatchError;
 
 /// Why the storage refused or failed.
 #[derive(Clone, Debug, Error)]
@@ -19,7 +19,7 @@ pub enum StorageError {
     InvalidOffset {
         /// The offset.
         offset: u64,
-        /// The last.
+        /// The offset of the last message; 0 when there is none.
         current: u64,
     },
     /// The consumer has stored no offset.
@@ -27,14 +27,14 @@ pub enum StorageError {
     OffsetNotFound,
     /// Acknowledged data is damaged.
     #[error(
-        "{path} is corrupt at byte {position}: {what}; restore the partition's directory from \
-         a copy, or delete the topic",
+        "{path} is corrupt at byte {position}: {what}; restore the partition's directory as it \
+         was when the node stopped, or purge or delete the topic",
         path = .path.display()
     )]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// The byte in it.
         position: u64,
         /// What is wrong.
         what: String,
@@ -49,30 +49,30 @@ pub enum StorageError {
         path: PathBuf,
         /// Its format.
         found: u16,
-        /// Ours.
+        /// The format of this version.
         known: u16,
     },
     /// The operating system refused.
     #[error("cannot {operation} {path}: {source}", path = .path.display())]
     Io {
-        /// What was tried.
+        /// What was tried, as a verb.
         operation: &'static str,
-        /// On which file.
+        /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
-    /// An earlier write or sync failed, so what the disk holds behind the last
-    /// acknowledgement is unknown. Reads go on.
+    /// An earlier write or sync failed, so what the disk contains after the last
+    /// acknowledgement is unknown. Reads still work.
     #[error(
-        "the partition takes nothing more, because it failed before: {cause}; check the disk, \
-         then restart the node"
+        "the partition accepts no writes, because an earlier one failed: {cause}; check the \
+         disk, then restart the node"
     )]
     Failed {
         /// What failed.
         cause: Arc<StorageError>,
     },
-    /// The partition has been removed meanwhile.
+    /// The partition was removed before the call took effect.
     #[error("the partition has been removed")]
     Removed,
     /// The storage has been shut down, or the partition is being closed.
@@ -89,7 +89,7 @@ impl StorageError {
         }
     }
 
-    /// The error of everything that comes after this one.
+    /// The error of every write after this one.
     pub(super) fn lasting(&self) -> Self {
         match self {
             Self::Failed { .. } => self.clone(),

@@ -1,9 +1,9 @@
 //! Files as the storage uses them: behind a small trait, so that tests can make
-//! them fail, and with a bound on how many are open at once.
+//! them fail, and with a bound on how many are open.
 //!
 //! A file is opened when it is needed and stays open until too many are. One
-//! that has unsynced writes is synced before it is closed: the kernel tells of a
-//! failed write-back only those who had the file open.
+//! with unsynced writes has a sync before it is closed: the kernel reports a
+//! failed write-back only to those file descriptors that were open.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::StorageError;
-use super::error::failed;
+use crate::error::{StorageError, failed};
 
 /// A lock whose holder panicked still guards plain values.
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -25,7 +24,7 @@ pub(super) trait DiskFile: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Up to `bytes` from `position` on; fewer only at the end of the file.
     fn read(&self, position: u64, bytes: usize) -> io::Result<Vec<u8>>;
-    /// Writes all parts, one behind the other.
+    /// Writes all parts, one after the other.
     fn write(&self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
     fn sync(&self) -> io::Result<()>;
     fn truncate(&self, bytes: u64) -> io::Result<()>;
@@ -85,7 +84,7 @@ impl DiskFile for OsFile {
         let mut buffer: Vec<u8> = Vec::with_capacity(bytes);
         while buffer.len() < bytes {
             let at = position + buffer.len() as u64;
-            // Into memory that nobody zeroed first.
+            // Into memory that is not zeroed first.
             let spare = rustix::buffer::spare_capacity(&mut buffer);
             match rustix::io::pread(&self.0, spare, at) {
                 Ok(0) => break,
@@ -93,13 +92,13 @@ impl DiskFile for OsFile {
                 Err(error) => return Err(error.into()),
             }
         }
-        // The allocator may have given more than was asked for.
+        // The capacity may be larger than requested.
         buffer.truncate(bytes);
         Ok(buffer)
     }
 
     fn write(&self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        /// What the kernel takes in one call.
+        /// Parts of one call to the kernel, at most.
         const PARTS_MAX: usize = 1024;
         let mut rest = parts;
         let mut at = position;
@@ -132,7 +131,7 @@ impl DiskFile for OsFile {
 pub(super) struct Files {
     pub(super) disk: Arc<dyn Disk>,
     open_max: usize,
-    /// Those that were opened, the longest ago first; some are closed by now.
+    /// Those that were opened, the longest ago first; some have been closed.
     opened: Mutex<VecDeque<Weak<ManagedFile>>>,
 }
 
@@ -151,7 +150,7 @@ impl Files {
             .map_err(failed("sync directory", dir))
     }
 
-    /// One that is not there is no error.
+    /// A missing file is not an error.
     pub(super) fn remove(&self, path: &Path) -> Result<(), StorageError> {
         match self.disk.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -171,7 +170,7 @@ impl Files {
     }
 
     /// Counts a file that was just opened, and closes others beyond the bound.
-    /// Those that were used since they came to the front get another round.
+    /// Those that were used since they reached the front stay for another round.
     fn count(&self, file: &Arc<ManagedFile>) {
         let mut opened = lock(&self.opened);
         opened.push_back(Arc::downgrade(file));
@@ -184,7 +183,7 @@ impl Files {
             let Some(candidate) = oldest.upgrade() else {
                 continue;
             };
-            // Closing may sync, which others need not wait for.
+            // Closing may sync; other threads do not wait for that.
             drop(opened);
             let closed = candidate.close_if_idle();
             opened = lock(&self.opened);
@@ -205,7 +204,7 @@ impl Files {
     }
 }
 
-/// A file that is open while it is used, and as long as not too many are.
+/// A file that is open while it is in use, and as long as not too many are.
 pub(super) struct ManagedFile {
     pub(super) path: PathBuf,
     files: Arc<Files>,
@@ -216,12 +215,12 @@ pub(super) struct ManagedFile {
 #[derive(Default)]
 struct State {
     handle: Option<Arc<dyn DiskFile>>,
-    /// Counts writes; `synced` is its value at the last sync, unless this file
-    /// was never synced here: then another process may have written.
+    /// Counts writes; `synced` is its value at the last sync, or `None` before the first
+    /// one: then a process before may have left unsynced writes.
     writes: u64,
     synced: Option<u64>,
     failed: Option<StorageError>,
-    let_go: bool,
+    released: bool,
 }
 
 impl ManagedFile {
@@ -235,8 +234,12 @@ impl ManagedFile {
         })
     }
 
-    /// A file that was just made, with what was written into it.
-    pub(super) fn made(path: PathBuf, files: &Arc<Files>, handle: Arc<dyn DiskFile>) -> Arc<Self> {
+    /// A file that was just created, with unsynced content.
+    pub(super) fn created(
+        path: PathBuf,
+        files: &Arc<Files>,
+        handle: Arc<dyn DiskFile>,
+    ) -> Arc<Self> {
         let file = Self::at(path, files);
         {
             let mut state = lock(&file.state);
@@ -251,7 +254,7 @@ impl ManagedFile {
         self.used.store(true, Ordering::Relaxed);
         let handle = {
             let mut state = lock(&self.state);
-            if state.let_go {
+            if state.released {
                 return Err(StorageError::Closed);
             }
             if let Some(error) = &state.failed {
@@ -294,7 +297,7 @@ impl ManagedFile {
         written.map_err(failed("write", &self.path))
     }
 
-    /// Puts on the disk what was written before.
+    /// Makes all earlier writes durable.
     pub(super) fn sync(self: &Arc<Self>) -> Result<(), StorageError> {
         let writes = {
             let state = lock(&self.state);
@@ -316,10 +319,10 @@ impl ManagedFile {
         cut.map_err(failed("truncate", &self.path))
     }
 
-    /// No more use of this name: it may soon be another file's.
-    pub(super) fn let_go(&self) {
+    /// Closes the file for good: its name may soon be that of another file.
+    pub(super) fn release(&self) {
         let mut state = lock(&self.state);
-        state.let_go = true;
+        state.released = true;
         state.handle = None;
     }
 

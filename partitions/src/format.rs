@@ -13,19 +13,20 @@
 //! Its checksum covers the header, the segment's random salt and the position in
 //! the file, so no payload can pass for a batch.
 //!
-//! The mark is there to tell a torn tail from damage: when a batch was written,
-//! everything below `synced offset` was on the disk, and everything in front of
-//! it was in the page cache of the machine's run `boot`. Damage in front of a
-//! batch that is sound itself is therefore corruption if it lies below that
+//! The mark distinguishes a torn tail from damage: when a batch was written,
+//! everything below `synced offset` was on the disk, and everything before
+//! it was in the page cache of the machine's run `boot`. Damage before a
+//! valid batch is therefore corruption if it lies below that
 //! batch's synced offset, or if the machine has not been restarted since.
 
 use std::path::Path;
 
 use iggy_binary_protocol::batch::{BATCH_RESERVED_OFFSET, BatchHeader};
 
-use super::batch::{BATCH_BYTES_MAX, HEADER_BYTES};
-use super::{PartitionKey, StorageError};
+use crate::batch::{BATCH_BYTES_MAX, HEADER_BYTES};
 use crate::bytes_at::{u32_at, u64_at};
+use crate::error::StorageError;
+use crate::key::PartitionKey;
 
 const MAGIC: &[u8; 8] = b"IGGYMSG\n";
 const VERSION: u16 = 1;
@@ -36,7 +37,7 @@ const MARK_AT: usize = HEADER_BYTES - 32;
 const MARK_CRC_AT: usize = HEADER_BYTES - 4;
 const _: () = assert!(MARK_AT >= BATCH_RESERVED_OFFSET);
 
-/// What a batch knows about those in front of it.
+/// What a batch records about those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     /// Messages below this offset were on the disk.
@@ -108,7 +109,7 @@ pub(super) fn mark(header: &mut [u8; HEADER_BYTES], mark: Mark, salt: u64, posit
 }
 
 /// The stored batch header at the start of `bytes`, which stand at `position`;
-/// `None` when there is no sound one.
+/// `None` when there is no valid one.
 pub(super) fn stored_header(bytes: &[u8], salt: u64, position: u64) -> Option<(BatchHeader, Mark)> {
     let bytes = bytes.get(..HEADER_BYTES)?;
     if u32_at(bytes, MARK_CRC_AT) != header_crc(bytes, salt, position) {
@@ -130,13 +131,13 @@ pub(super) fn stored_header(bytes: &[u8], salt: u64, position: u64) -> Option<(B
     plausible.then_some((header, mark))
 }
 
-/// Makes a stored batch one to be served.
+/// Turns a stored batch into one that is served.
 pub(super) fn clear_mark(batch: &mut [u8]) {
     batch[MARK_AT..HEADER_BYTES].fill(0);
 }
 
-/// Whether a stored batch header of this partition may begin here; quick, for
-/// trying every byte of a file.
+/// Whether a stored batch header of this partition may start here; cheap enough to
+/// try every byte of a file.
 pub(super) fn may_be_header(bytes: &[u8], partition_id: u32) -> bool {
     bytes.len() >= HEADER_BYTES
         && u64_at(bytes, 0) == u64::from(partition_id)

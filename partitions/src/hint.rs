@@ -7,26 +7,25 @@
 //!   | next offset u64 | timestamp u64 | count u64
 //!   | { timestamp u64 | offset u32 | position u32 } * | crc32c u32
 //! ```
-//! A hint that is missing or not sound is no error: the segment is read instead.
-//! A sound one is proof that the segment was on the disk up to its position, and
-//! all segments in front of it entirely: it is written after they were synced.
+//! Without a valid hint the segment is read instead.
+//! A valid one proves that the segment was on the disk up to its position, and
+//! all segments before it entirely: it is written after their sync.
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
-use super::StorageError;
-use super::error::failed;
-use super::files::Files;
-use super::format::FILE_HEADER_BYTES;
-use super::segment::{End, IndexEntry};
 use crate::bytes_at::{u32_at, u64_at};
+use crate::error::{StorageError, failed};
+use crate::files::Files;
+use crate::format::FILE_HEADER_BYTES;
+use crate::segment::{End, IndexEntry};
 
 const MAGIC: &[u8; 8] = b"IGGYIDX\n";
 const VERSION: u16 = 1;
 const HEAD_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 16;
 
-/// A segment as it was when it was last synced.
+/// A segment as it was at its last sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hint {
     pub(super) salt: u64,
@@ -56,7 +55,7 @@ impl Hint {
             .map_err(failed("rename", &tmp))
     }
 
-    /// The hint of a segment with this salt and base offset, if it is sound.
+    /// The hint of a segment with this salt and base offset, if it is valid.
     pub(super) fn load(
         log: &Path,
         files: &Files,

@@ -1,18 +1,18 @@
 //! The log of a partition as its readers see it: only what is acknowledged.
 //!
-//! It is guarded by one lock, which nobody holds while a file is read, written
-//! or synced: readers take a plan, writers take the end, and come back.
+//! It is guarded by one lock, which is never held while a file is read, written
+//! or synced: readers copy a plan, writers the end of the log, and work without the lock.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::files::ManagedFile;
-use super::format::FILE_HEADER_BYTES;
-use super::hint::Hint;
-use super::reader::{Piece, ReadPlan, Start};
-use super::recovery::Recovered;
-use super::segment::{End, Segment};
-use super::{PartitionStats, ReadFrom};
+use crate::files::ManagedFile;
+use crate::format::FILE_HEADER_BYTES;
+use crate::hint::Hint;
+use crate::reader::{Piece, ReadPlan, Start};
+use crate::recovery::Recovered;
+use crate::segment::{End, Segment};
+use crate::types::{PartitionStats, ReadFrom, Trim};
 
 /// A hint of the last segment is written again when so many bytes have been
 /// added: less is read quickly.
@@ -25,13 +25,13 @@ pub(super) struct Log {
     pub(super) synced_offset: u64,
     /// Directories with names that may not be on the disk.
     pub(super) unsynced_dirs: Vec<PathBuf>,
-    /// Bytes written since a sync began.
+    /// Bytes written since the last sync started.
     pub(super) unsynced_bytes: u64,
-    /// Someone syncs in the background.
+    /// A background sync runs.
     pub(super) syncing: bool,
 }
 
-/// What has to be synced of one segment.
+/// What of one segment is not durable.
 pub(super) struct Unsynced {
     pub(super) file: Arc<ManagedFile>,
     pub(super) end: End,
@@ -70,13 +70,13 @@ impl Log {
         }
     }
 
-    /// Everything in front of the last segment's batches is on the disk.
+    /// Everything before the last segment's batches is on the disk.
     pub(super) fn is_synced_before_tail(&self) -> bool {
         self.unsynced_dirs.is_empty() && !self.has_unsynced_sealed()
     }
 
     pub(super) fn has_unsynced_sealed(&self) -> bool {
-        // Segments are synced in order.
+        // Segments become durable in order.
         let sealed = self
             .segments
             .split_last()
@@ -84,8 +84,8 @@ impl Log {
         sealed.is_some_and(|sealed| !sealed.is_synced())
     }
 
-    /// What has to be synced so that all that is acknowledged now is on the disk,
-    /// in order: directories first, then segments.
+    /// The directories and segments that are not durable, in the order in which to sync them:
+    /// directories first, then segments.
     pub(super) fn unsynced(&mut self) -> (Vec<PathBuf>, Vec<Unsynced>) {
         self.unsynced_bytes = 0;
         let last = self.segments.len().saturating_sub(1);
@@ -109,7 +109,7 @@ impl Log {
         (self.unsynced_dirs.clone(), segments.collect())
     }
 
-    /// The writer has synced all there is.
+    /// The writer has synced everything.
     pub(super) fn synced_to_end(&mut self) {
         self.unsynced_bytes = 0;
         self.synced_offset = self.next_offset();
@@ -171,7 +171,7 @@ impl Log {
         })
     }
 
-    /// The parts of segments from number `at` on that surely suffice.
+    /// The parts of segments from number `at` on that are certain to suffice.
     fn pieces(&self, at: usize, start: Start, messages_max: u32, bytes_max: usize) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut bytes = 0;
@@ -180,27 +180,27 @@ impl Log {
             Start::Timestamp(_) => None,
         };
         for (number, segment) in self.segments[at..].iter().enumerate() {
-            let begin = match start {
+            let from = match start {
                 _ if number > 0 => FILE_HEADER_BYTES as u64,
                 Start::Offset(offset) => segment.position_before(offset),
                 Start::Timestamp(timestamp) => segment.position_before_time(timestamp),
             };
             let end = segment.end.position;
             let likely = stop.map_or_else(
-                || begin.saturating_add(segment.likely_bytes(messages_max)),
+                || from.saturating_add(segment.likely_bytes(messages_max)),
                 |stop| segment.position_after(stop),
             );
             pieces.push(Piece {
                 file: Arc::clone(&segment.file),
                 salt: segment.salt,
-                begin,
+                start: from,
                 end,
-                likely_bytes: likely.saturating_sub(begin),
+                likely_bytes: likely.saturating_sub(from),
             });
             if number > 0 {
-                bytes += end - begin;
+                bytes += end - from;
             }
-            // What the first segment holds behind an unknown start is not counted.
+            // The bytes of the first segment after an unknown start are not counted.
             let next = segment.end.next_offset;
             let stop = *stop.get_or_insert(next.saturating_add(u64::from(messages_max)));
             if next >= stop || bytes >= bytes_max as u64 {
@@ -208,5 +208,33 @@ impl Log {
             }
         }
         pieces
+    }
+
+    /// The last offset of the `count` oldest sealed segments, or of all when there are
+    /// fewer.
+    pub(super) fn sealed_end(&self, count: u32) -> Option<u64> {
+        let (_, sealed) = self.segments.split_last()?;
+        let last = sealed[..sealed.len().min(count as usize)].last()?;
+        Some(last.end.next_offset.saturating_sub(1))
+    }
+
+    /// Removes the oldest segment from the list, when it may be removed. Consumers need
+    /// what follows `needed_after`.
+    pub(super) fn take_oldest(
+        &mut self,
+        trim: &Trim,
+        needed_after: Option<u64>,
+    ) -> Option<Segment> {
+        let (_, sealed) = self.segments.split_last()?;
+        let oldest = sealed.first()?;
+        let last_offset = oldest.end.next_offset.saturating_sub(1);
+        let needed = needed_after.is_some_and(|read| last_offset > read);
+        let bytes: u64 = sealed.iter().map(|segment| segment.end.position).sum();
+        let too_large = trim.sealed_bytes_max.is_some_and(|max| bytes > max);
+        let time = oldest.end.timestamp;
+        let expired = trim.not_after.is_some_and(|at| time > 0 && time <= at);
+        let named = trim.through.is_some_and(|through| last_offset <= through);
+        let reason = named || too_large || expired;
+        (reason && !needed).then(|| self.segments.remove(0))
     }
 }

@@ -5,13 +5,13 @@
 //! offsets: magic 8 | version u16 | 0 u16 | crc32c u32
 //!     | { kind u8 | id u32 | offset u64 | crc32c u32 } *
 //! ```
-//! The offset `u64::MAX` means that there is none any more.
+//! The offset `u64::MAX` means that the offset was deleted.
 //!
 //! Changes gather while others are written; of several for one consumer only the
-//! last is written. A record that is not sound is left out: its consumer goes on
-//! from an earlier offset and gets messages again, but misses none. For the same
+//! last is written. A damaged record is left out: its consumer continues
+//! from an earlier offset and receives messages again, but misses none. For the same
 //! reason an offset beyond the end of the log, which a crash of the machine may
-//! have cut, goes back to that end.
+//! have cut, is set back to that end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -21,12 +21,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::error::failed;
-use super::files::{Files, ManagedFile, lock};
-use super::lane::Lane;
-use super::partition::{Partition, Working};
-use super::{ConsumerKey, Durability, PartitionOptions, StorageError};
 use crate::bytes_at::{u32_at, u64_at};
+use crate::error::{StorageError, failed};
+use crate::files::{Files, ManagedFile, lock};
+use crate::queue::WorkQueue;
+use crate::types::{ConsumerKey, Durability};
 
 const MAGIC: &[u8; 8] = b"IGGYOFF\n";
 const VERSION: u16 = 1;
@@ -38,7 +37,7 @@ const REWRITE_RECORDS_MIN: u64 = 4096;
 /// A file is rewritten when it has this many records for each offset.
 const REWRITE_FACTOR: u64 = 8;
 /// Changes that share one write at most.
-const CHANGES_PER_WRITE_MAX: usize = 1024;
+pub(super) const CHANGES_PER_WRITE_MAX: usize = 1024;
 
 /// The consumer offsets of a partition.
 pub(super) struct Offsets {
@@ -46,7 +45,7 @@ pub(super) struct Offsets {
     files: Arc<Files>,
     stored: RwLock<BTreeMap<ConsumerKey, u64>>,
     file: Mutex<OffsetsFile>,
-    changes: Lane<Change>,
+    pub(super) changes: WorkQueue<Change>,
 }
 
 #[derive(Default)]
@@ -55,26 +54,27 @@ struct OffsetsFile {
     records: u64,
 }
 
-/// What becomes of a consumer's offset.
+/// The new value of a consumer's offset.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum NewOffset {
-    /// It is this one.
+    /// This one.
     Exactly(u64),
-    /// It is this one unless it is a later one.
+    /// This one, or the stored one if that is greater.
     AtLeast(u64),
-    /// There is none.
+    /// It is deleted.
     None,
 }
 
-struct Change {
-    consumer: ConsumerKey,
-    to: NewOffset,
-    durability: Durability,
-    answer: oneshot::Sender<Result<(), StorageError>>,
+/// A change that waits to be written.
+pub(super) struct Change {
+    pub(super) consumer: ConsumerKey,
+    pub(super) to: NewOffset,
+    pub(super) durability: Durability,
+    pub(super) result: oneshot::Sender<Result<(), StorageError>>,
 }
 
 impl Offsets {
-    /// Reads the offsets in a directory.
+    /// Reads the offsets of a directory.
     pub(super) fn open(
         dir: &Path,
         files: &Arc<Files>,
@@ -95,7 +95,7 @@ impl Offsets {
             files: Arc::clone(files),
             stored: RwLock::new(stored),
             file: Mutex::new(file),
-            changes: Lane::new(),
+            changes: WorkQueue::new(),
         })
     }
 
@@ -112,7 +112,7 @@ impl Offsets {
             .collect()
     }
 
-    /// The lowest that is stored: nobody needs what is before it.
+    /// The lowest that is stored: no consumer needs what is before it.
     pub(super) fn lowest(&self) -> Option<u64> {
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
         stored.values().min().copied()
@@ -121,7 +121,7 @@ impl Offsets {
     pub(super) fn shut(&self, error: &StorageError) {
         let waiting: VecDeque<_> = self.changes.shut(error.clone());
         for change in waiting {
-            let _ = change.answer.send(Err(error.clone()));
+            let _ = change.result.send(Err(error.clone()));
         }
     }
 
@@ -134,14 +134,17 @@ impl Offsets {
         file.map_or(Ok(()), |file| file.sync())
     }
 
-    pub(super) fn let_go(&self) {
+    pub(super) fn release(&self) {
         if let Some(file) = &lock(&self.file).file {
-            file.let_go();
+            file.release();
         }
     }
 
-    /// Writes a group of changes, and gives the result of each.
-    fn write(&self, group: &[Change]) -> Result<Vec<Result<(), StorageError>>, StorageError> {
+    /// Writes a group of changes; returns the result of each.
+    pub(super) fn write(
+        &self,
+        group: &[Change],
+    ) -> Result<Vec<Result<(), StorageError>>, StorageError> {
         let durability = group.iter().map(|change| change.durability).max();
         let durability = durability.unwrap_or_default();
         let mut after: BTreeMap<ConsumerKey, Option<u64>> = BTreeMap::new();
@@ -204,7 +207,7 @@ impl Offsets {
         Ok(())
     }
 
-    /// A new file with nothing but what is stored now; durable on return.
+    /// Creates a new file with only what is stored now; durable on return.
     fn rewrite(&self) -> Result<OffsetsFile, StorageError> {
         let mut content = header().to_vec();
         let records = {
@@ -227,62 +230,9 @@ impl Offsets {
             self.files.sync_dir(dir)?;
         }
         Ok(OffsetsFile {
-            file: Some(ManagedFile::made(self.path.clone(), &self.files, handle)),
+            file: Some(ManagedFile::created(self.path.clone(), &self.files, handle)),
             records,
         })
-    }
-}
-
-impl Partition {
-    /// Changes a consumer's offset.
-    pub(super) async fn change_offset(
-        self: &Arc<Self>,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-        to: NewOffset,
-    ) -> Result<(), StorageError> {
-        let (answer, answered) = oneshot::channel();
-        let begin = self.offsets.changes.add(Change {
-            consumer,
-            to,
-            durability: options.offset_durability,
-            answer,
-        })?;
-        if begin {
-            let partition = Arc::clone(self);
-            tokio::task::spawn_blocking(move || partition.write_offsets());
-        }
-        answered
-            .await
-            .unwrap_or_else(|_| Err(StorageError::Closed.lasting()))
-    }
-
-    /// Writes until nothing waits.
-    fn write_offsets(&self) {
-        let mut working = Working {
-            partition: self,
-            lane: &self.offsets.changes,
-            done: false,
-        };
-        loop {
-            let mut count = 0;
-            let group = self.offsets.changes.take(|_| {
-                count += 1;
-                count <= CHANGES_PER_WRITE_MAX
-            });
-            if group.is_empty() {
-                working.done = true;
-                return;
-            }
-            let results = self.offsets.write(&group);
-            let results = results.unwrap_or_else(|error| {
-                self.fail(&error);
-                vec![Err(error.lasting()); group.len()]
-            });
-            for (change, result) in group.into_iter().zip(results) {
-                let _ = change.answer.send(result);
-            }
-        }
     }
 }
 
@@ -295,8 +245,7 @@ fn header() -> [u8; HEADER_BYTES] {
     out
 }
 
-/// The file gets its name only when it is whole, so its header is sound or it is
-/// damaged.
+/// The file gets its name only when it is whole, so an invalid header is damage.
 fn check_header(path: &Path, content: &[u8]) -> Result<(), StorageError> {
     let damaged = |what| Err(StorageError::corrupt(path, 0, what));
     let Some(found) = content.get(..HEADER_BYTES) else {
@@ -314,7 +263,7 @@ fn check_header(path: &Path, content: &[u8]) -> Result<(), StorageError> {
         });
     }
     if found != header() {
-        return damaged("its header is not sound");
+        return damaged("its header is damaged");
     }
     Ok(())
 }
@@ -332,7 +281,7 @@ fn load(path: &Path, records: &[u8], next_offset: u64) -> BTreeMap<ConsumerKey, 
             None => warn!(
                 path = %path.display(),
                 position = HEADER_BYTES + number * RECORD_BYTES,
-                "a consumer offset is damaged; the consumer may get messages again"
+                "a consumer offset is damaged; the consumer may receive messages again"
             ),
         }
     }
@@ -356,8 +305,8 @@ fn encode(consumer: ConsumerKey, offset: u64) -> [u8; RECORD_BYTES] {
 }
 
 fn decode(record: &[u8]) -> Option<(ConsumerKey, u64)> {
-    let sound = crc32c::crc32c(&record[..13]) == u32_at(record, 13);
-    sound.then(|| {
+    let is_valid = crc32c::crc32c(&record[..13]) == u32_at(record, 13);
+    is_valid.then(|| {
         let consumer = ConsumerKey {
             group: record[0] != 0,
             id: u32_at(record, 1),

@@ -1,9 +1,9 @@
-//! One partition: its log, its consumers' offsets, its life.
+//! One generation of a partition: its log, its consumers' offsets, and how it ends.
 //!
-//! After a failed write or sync it takes nothing more, because what the disk
-//! holds is unknown until it is opened again; reads go on. When it is closed or
-//! removed, whoever still holds it gets an error, and its files' names are not
-//! used any more: they may be another's by then.
+//! After a failed write or sync it accepts no writes, because what the disk
+//! contains is unknown until it is opened again; reads still work. After it is closed or
+//! removed, callers that still use it receive an error, and its files' names are not
+//! used again: they may then belong to another generation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,19 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::Semaphore;
-use tracing::error;
+use tracing::{error, warn};
 
-use super::error::failed;
-use super::files::{Files, lock};
-use super::lane::Lane;
-use super::log::Log;
-use super::offsets::{NewOffset, Offsets};
-use super::recovery::recover;
-use super::writer::Append;
-use super::{
-    ConsumerKey, Durability, PartitionKey, PartitionOptions, PartitionStats, PolledBatches,
-    ReadFrom, StorageError,
-};
+use crate::append::Append;
+use crate::error::{StorageError, failed};
+use crate::files::{Files, lock};
+use crate::key::PartitionKey;
+use crate::log::Log;
+use crate::offsets::Offsets;
+use crate::queue::WorkQueue;
+use crate::recovery::recover;
+use crate::types::{Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom};
 
 /// What all partitions of a storage share.
 pub(super) struct Shared {
@@ -32,7 +30,7 @@ pub(super) struct Shared {
     pub(super) boot: u64,
     /// Bytes of batches that may wait for one partition's writer.
     pub(super) queue_bytes_max: usize,
-    /// Held while directories are made or removed.
+    /// Locked while directories are created or removed.
     pub(super) directories: Mutex<()>,
 }
 
@@ -41,18 +39,18 @@ pub(super) struct Partition {
     pub(super) dir: PathBuf,
     pub(super) shared: Arc<Shared>,
     pub(super) log: Mutex<Log>,
-    pub(super) appends: Lane<Append>,
+    pub(super) appends: WorkQueue<Append>,
     pub(super) room: Arc<Semaphore>,
     pub(super) offsets: Offsets,
-    /// Held while syncing, so that segments are synced in order.
+    /// Locked during a sync, so that segments become durable in order.
     pub(super) syncing: Mutex<()>,
     pub(super) retired: AtomicBool,
     failed: OnceLock<StorageError>,
 }
 
-/// Why a partition's life ends.
+/// Why a partition ends in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum Ending {
     Close,
     Purge,
     Remove,
@@ -73,7 +71,7 @@ impl Partition {
             key,
             dir,
             log: Mutex::new(log),
-            appends: Lane::new(),
+            appends: WorkQueue::new(),
             room: Arc::new(Semaphore::new(shared.queue_bytes_max)),
             offsets,
             syncing: Mutex::default(),
@@ -82,14 +80,14 @@ impl Partition {
             shared,
         };
         if options.durability == Durability::Synced {
-            // The process may have ended between a write and its sync. Nobody may
+            // The process may have ended between a write and its sync. Readers must not
             // see what could still be lost.
             partition.sync()?;
         }
         Ok(partition)
     }
 
-    /// What has to be read, or the answer when that is nothing.
+    /// Reads the batches of a poll.
     pub(super) async fn read(
         &self,
         from: ReadFrom,
@@ -110,7 +108,7 @@ impl Partition {
                 }
             };
             let read = blocking(move || plan.run()).await;
-            // What was to be read may have been removed meanwhile.
+            // The segments to be read may have been removed meanwhile.
             if read.is_ok() || lock(&self.log).first_offset() == first {
                 return read;
             }
@@ -121,27 +119,10 @@ impl Partition {
         lock(&self.log).stats()
     }
 
-    pub(super) async fn store_offset(
-        self: &Arc<Self>,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-        offset: u64,
-        to: impl Fn(u64) -> NewOffset,
-    ) -> Result<(), StorageError> {
-        let next = lock(&self.log).next_offset();
-        if offset >= next {
-            return Err(StorageError::InvalidOffset {
-                offset,
-                current: next.saturating_sub(1),
-            });
-        }
-        self.change_offset(options, consumer, to(offset)).await
-    }
-
     /// Makes the partition's directory. Returns the directories that have new
     /// names in them.
     pub(super) fn make_dir(&self) -> Result<Vec<PathBuf>, StorageError> {
-        let _nobody_removes = lock(&self.shared.directories);
+        let _no_removal_runs = lock(&self.shared.directories);
         let mut missing: Vec<&Path> = Vec::new();
         for dir in self.dir.ancestors() {
             if dir.exists() {
@@ -158,14 +139,14 @@ impl Partition {
         Ok(changed)
     }
 
-    /// Takes nothing more.
+    /// Refuses all further writes.
     pub(super) fn fail(&self, error: &StorageError) {
         let lasting = error.lasting();
         if self.failed.set(lasting.clone()).is_ok() {
             error!(
                 partition = ?self.key,
                 %error,
-                "the partition takes nothing more until it is opened again"
+                "the partition accepts no writes until it is opened again"
             );
             self.refuse(&lasting);
         }
@@ -177,41 +158,74 @@ impl Partition {
 
     fn refuse(&self, error: &StorageError) {
         for append in self.appends.shut(error.clone()) {
-            append.answer(Err(error.clone()));
+            append.finish(Err(error.clone()));
         }
         self.offsets.shut(error);
     }
 
-    /// Ends the partition's life: afterwards nothing of it touches its files.
-    pub(super) async fn retire(self: Arc<Self>, end: End) -> Result<(), StorageError> {
+    /// Makes everything that is acknowledged durable, in order. The partition
+    /// has failed when this fails.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        let _one_at_a_time = lock(&self.syncing);
+        if self.retired.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Some(error) = self.failure() {
+            return Err(error.clone());
+        }
+        self.sync_in_order().inspect_err(|error| self.fail(error))
+    }
+
+    fn sync_in_order(&self) -> Result<(), StorageError> {
+        let (dirs, segments) = lock(&self.log).unsynced();
+        for dir in &dirs {
+            self.shared.files.sync_dir(dir)?;
+        }
+        lock(&self.log).synced_dirs(dirs.len());
+        for mut segment in segments {
+            segment.file.sync()?;
+            if let Some(hint) = &segment.hint
+                && let Err(error) = hint.store(&segment.file.path, &self.shared.files)
+            {
+                warn!(%error, "opening the segment again will take longer");
+                segment.hint = None;
+            }
+            lock(&self.log).synced(&segment);
+        }
+        self.offsets.sync()
+    }
+
+    /// Ends the use of the partition's files: afterwards nothing touches them.
+    pub(super) async fn retire(self: Arc<Self>, end: Ending) -> Result<(), StorageError> {
         self.refuse(match end {
-            End::Close | End::Purge => &StorageError::Closed,
-            End::Remove => &StorageError::Removed,
+            Ending::Close | Ending::Purge => &StorageError::Closed,
+            Ending::Remove => &StorageError::Removed,
         });
         self.appends.idle().await;
         self.offsets.idle().await;
         blocking(move || {
             let synced = match end {
                 // A sync that failed must not be tried again: it would succeed.
-                End::Close if self.failure().is_none() => self.sync(),
+                Ending::Close if self.failure().is_none() => self.sync(),
                 _ => Ok(()),
             };
             self.retired.store(true, Ordering::SeqCst);
-            let _nobody_syncs = lock(&self.syncing);
+            let _no_sync_runs = lock(&self.syncing);
             for segment in &lock(&self.log).segments {
-                segment.file.let_go();
+                segment.file.release();
             }
-            self.offsets.let_go();
+            self.offsets.release();
             synced
         })
         .await
     }
 }
 
-/// Sees to it that nobody waits in a lane for a writer that panicked.
+/// The guard of a task of a queue: when the task panics, the partition fails, so that no
+/// caller waits for it.
 pub(super) struct Working<'a, T> {
     pub(super) partition: &'a Partition,
-    pub(super) lane: &'a Lane<T>,
+    pub(super) queue: &'a WorkQueue<T>,
     pub(super) done: bool,
 }
 
@@ -219,18 +233,18 @@ impl<T> Drop for Working<'_, T> {
     fn drop(&mut self) {
         if !self.done {
             self.partition.fail(&StorageError::Closed);
-            self.lane.abandon();
+            self.queue.abandon();
         }
     }
 }
 
-/// Runs file work where it may block: on the threads that tokio keeps for it. A
-/// hand-over costs some 10 us, a write into the page cache may stall a hundred
-/// times longer once the kernel throttles writers.
+/// Runs file work where it may block: on the threads that tokio keeps for it. Passing work
+/// to another thread costs some 10 us; a write into the page cache may stall a hundred
+/// times longer when the kernel throttles writers.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, StorageError> {
-    // Only a panic, or a runtime that is shutting down, leaves it without result.
+    // There is no result only after a panic, or when the runtime shuts down.
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or(Err(StorageError::Closed))
 }

@@ -2,7 +2,7 @@
 //!
 //! Bytes go from the page cache into one buffer and stay there: marks are
 //! cleared and headers of slices written in place, and the poll's reply shares
-//! the buffer. Batches of one buffer stand next to each other, so a poll gives
+//! the buffer. Batches of one buffer are adjacent, so a poll returns
 //! one piece for each buffer, however many batches it has.
 //!
 //! Every batch is checked before it is served, since clients do not: that costs
@@ -14,14 +14,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use iggy_binary_protocol::batch::BatchHeader;
 
-use super::batch::{self, HEADER_BYTES};
-use super::files::ManagedFile;
-use super::format;
-use super::{PolledBatches, StorageError};
+use crate::batch::{self, HEADER_BYTES};
+use crate::error::StorageError;
+use crate::files::ManagedFile;
+use crate::format;
+use crate::types::PolledBatches;
 
-/// Read at once, unless one batch is larger.
+/// Bytes of one read at most, unless one batch is larger.
 const READ_BYTES_MAX: usize = 4 << 20;
-/// Read at once at least: less does not make it faster.
+/// Bytes of one read at least: fewer are not faster.
 const READ_BYTES_MIN: usize = 16 << 10;
 
 #[derive(Clone, Copy, Debug)]
@@ -34,15 +35,15 @@ pub(super) enum Start {
 pub(super) struct Piece {
     pub(super) file: Arc<ManagedFile>,
     pub(super) salt: u64,
-    /// A batch begins here, at or in front of the first that is wanted.
-    pub(super) begin: u64,
+    /// A batch starts here, at or before the first that is requested.
+    pub(super) start: u64,
     /// Where acknowledged batches end.
     pub(super) end: u64,
-    /// How much of it the index says is enough.
+    /// How much of it suffices according to the index.
     pub(super) likely_bytes: u64,
 }
 
-/// A read that needs no lock any more.
+/// A read that needs no lock.
 pub(super) struct ReadPlan {
     pub(super) start: Start,
     pub(super) messages_max: u32,
@@ -78,25 +79,25 @@ struct Reading {
     polled: PolledBatches,
 }
 
-/// What a window was good for.
+/// The result of a window.
 enum Outcome {
-    /// Everything that was asked for is there.
+    /// Everything that was requested is there.
     Done,
-    /// Go on at this position, with at least so many bytes.
+    /// Continue at this position, with at least so many bytes.
     Next { position: u64, bytes: usize },
 }
 
 impl Reading {
     /// Whether the poll is complete.
     fn read(&mut self, piece: &Piece) -> Result<bool, StorageError> {
-        let mut position = piece.begin;
-        let mut wanted = piece.likely_bytes;
+        let mut position = piece.start;
+        let mut likely = piece.likely_bytes;
         let mut needed = HEADER_BYTES;
         while position < piece.end {
-            // A little more than may be returned, for what is skipped in front.
+            // A little more than may be returned, for what is skipped before it.
             let bound = self.bytes_left.saturating_add(READ_BYTES_MIN);
-            let wanted_now = usize::try_from(wanted).unwrap_or(usize::MAX);
-            let bytes = wanted_now
+            let likely_now = usize::try_from(likely).unwrap_or(usize::MAX);
+            let bytes = likely_now
                 .min(bound)
                 .clamp(READ_BYTES_MIN, READ_BYTES_MAX)
                 .max(needed);
@@ -108,7 +109,7 @@ impl Reading {
                 return Err(StorageError::corrupt(
                     &piece.file.path,
                     at,
-                    "the file ends in front of acknowledged batches",
+                    "the file ends before acknowledged batches",
                 ));
             }
             match self.gather(piece, position, window)? {
@@ -117,7 +118,7 @@ impl Reading {
                     position: next,
                     bytes,
                 } => {
-                    wanted = wanted.saturating_sub(next - position);
+                    likely = likely.saturating_sub(next - position);
                     position = next;
                     needed = bytes;
                 }
@@ -126,7 +127,7 @@ impl Reading {
         Ok(self.messages_left == 0)
     }
 
-    /// Takes what is wanted from a window that begins with a batch.
+    /// Takes the requested messages from a window that starts with a batch.
     fn gather(
         &mut self,
         piece: &Piece,
@@ -155,11 +156,11 @@ impl Reading {
                 return Err(StorageError::corrupt(
                     &piece.file.path,
                     here,
-                    "a batch is not sound",
+                    "a batch is damaged",
                 ));
             };
             let size = header.total_size();
-            if self.polled.messages == 0 && !self.is_wanted(&header) {
+            if self.polled.messages == 0 && !self.is_requested(&header) {
                 at += size;
                 continue;
             }
@@ -190,7 +191,7 @@ impl Reading {
         Ok(outcome)
     }
 
-    fn is_wanted(&self, header: &BatchHeader) -> bool {
+    fn is_requested(&self, header: &BatchHeader) -> bool {
         match self.start {
             Start::Offset(offset) => header.base_offset + u64::from(header.message_count) > offset,
             // All messages of a batch arrived at the same time.
@@ -198,11 +199,11 @@ impl Reading {
         }
     }
 
-    /// Makes of a stored batch what is served of it. Also tells whether some of
-    /// it is left at its end. `None` when the batch is damaged.
+    /// Turns a stored batch into what is served of it; whether messages
+    /// are left at its end. `None` when the batch is damaged.
     fn take(&mut self, stored: &mut [u8], header: &BatchHeader) -> Option<(Range<usize>, bool)> {
         format::clear_mark(stored);
-        if !batch::is_sound(stored) {
+        if !batch::is_valid(stored) {
             return None;
         }
         let from = match self.start {
@@ -222,9 +223,9 @@ impl Reading {
         self.messages_left -= messages;
         self.bytes_left = self.bytes_left.saturating_sub(range.len());
         self.polled.messages += messages;
-        let behind = from + u64::from(messages);
-        self.polled.last_offset = Some(behind - 1);
-        let rest = behind < header.base_offset + u64::from(header.message_count);
+        let next = from + u64::from(messages);
+        self.polled.last_offset = Some(next - 1);
+        let rest = next < header.base_offset + u64::from(header.message_count);
         Some((range, rest))
     }
 }

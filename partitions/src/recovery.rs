@@ -1,14 +1,14 @@
 //! Opening the segments of a partition, and deciding what damage means.
 //!
-//! Everything that no hint vouches for is read and checked. Where a batch is not
-//! sound, either a crash interrupted a write, or acknowledged data is gone. It
-//! was a crash only if nothing behind it proves otherwise (see
-//! [`format`](super::format)): then the log ends there. Proof is a later hint, or
-//! a later batch whose mark says that the damaged place was on the disk, or that
+//! Everything that no hint vouches for is read and checked. Where a batch is
+//! damaged, either a crash interrupted a write, or acknowledged data is lost. It
+//! was a crash only if nothing after it proves otherwise (see
+//! [`format`](crate::format)): then the log ends there. Proof is a later hint, or
+//! a later batch whose mark records that the damaged place was on the disk, or that
 //! it was in the memory of a machine that still runs.
 //!
-//! So a cut never takes what an acknowledgement promised, but a damaged *last*
-//! batch cannot be told from an interrupted write, and is cut.
+//! So a cut never removes what an acknowledgement promised, but a damaged *last*
+//! batch cannot be distinguished from an interrupted write, and is cut.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,18 +18,18 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::batch::{self, HEADER_BYTES};
-use super::error::failed;
-use super::files::{Files, ManagedFile};
-use super::format::{self, FILE_HEADER_BYTES, FileHeader, Mark};
-use super::hint::{Hint, hint_path};
-use super::segment::{End, Segment, log_path};
-use super::{PartitionKey, StorageError};
+use crate::batch::{self, HEADER_BYTES};
+use crate::error::{StorageError, failed};
+use crate::files::{Files, ManagedFile};
+use crate::format::{self, FILE_HEADER_BYTES, FileHeader, Mark};
+use crate::hint::{Hint, hint_path};
+use crate::key::PartitionKey;
+use crate::segment::{End, Segment, log_path};
 
-/// Read at once.
+/// Bytes of one read.
 const SCAN_BYTES: usize = 1 << 20;
 
-/// What a partition's directory held.
+/// What a partition's directory contained.
 #[derive(Default)]
 pub(super) struct Recovered {
     pub(super) segments: Vec<Segment>,
@@ -37,11 +37,11 @@ pub(super) struct Recovered {
     pub(super) synced_offset: u64,
 }
 
-/// Where a log is not sound.
+/// Where a log is damaged.
 struct Damage {
     path: PathBuf,
     position: u64,
-    /// Messages from here on are not readable.
+    /// Messages from this offset on cannot be read.
     offset: u64,
     what: String,
 }
@@ -55,7 +55,7 @@ struct Recovery<'a> {
 }
 
 /// Opens the segments in a directory, cutting off what a crash left unfinished.
-/// A directory that is not there is an empty partition.
+/// A missing directory is an empty partition.
 pub(super) fn recover(
     dir: &Path,
     files: &Arc<Files>,
@@ -90,7 +90,7 @@ pub(super) fn recover(
 }
 
 /// The base offsets of the segments, in order. Leftovers of interrupted writes
-/// of hints go.
+/// of hints are removed.
 fn segments_in(dir: &Path, files: &Files) -> Result<Vec<u64>, StorageError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -119,15 +119,15 @@ impl Recovery<'_> {
         self.recovered.segments.last().map(|segment| segment.end)
     }
 
-    /// Opens the next segment. It is kept as far as it is sound; none of it is
-    /// when not even its header is.
+    /// Opens the next segment. It is kept as far as it is valid, and not at all when
+    /// its header is damaged.
     fn open(&mut self, base: u64) -> Result<Option<Damage>, StorageError> {
         let path = log_path(self.dir, base);
         if let Some(end) = self.end()
             && end.next_offset != base
         {
             let what = format!(
-                "it begins at offset {base}, but the segment before it ends at {}",
+                "it starts at offset {base}, but the segment before it ends at {}",
                 end.next_offset
             );
             if end.next_offset > base {
@@ -146,18 +146,18 @@ impl Recovery<'_> {
                 path,
                 position: 0,
                 offset: base,
-                what: "its header is not sound".into(),
+                what: "its header is damaged".into(),
             }));
         };
         let length = file.len()?;
-        let mut segment = self.begin(file, &header, length)?;
+        let mut segment = self.open_vouched(file, &header, length)?;
         let damage = self.scan(&mut segment, length)?;
         self.recovered.segments.push(segment);
         Ok(damage.map(|position| Damage {
             path,
             position,
             offset: self.end().map_or(base, |end| end.next_offset),
-            what: "a batch is not sound".into(),
+            what: "a batch is damaged".into(),
         }))
     }
 
@@ -180,7 +180,7 @@ impl Recovery<'_> {
     }
 
     /// The segment up to where its hint vouches for it.
-    fn begin(
+    fn open_vouched(
         &mut self,
         file: Arc<ManagedFile>,
         header: &FileHeader,
@@ -227,8 +227,8 @@ impl Recovery<'_> {
         *synced = offset.max(*synced);
     }
 
-    /// Checks the batches from the segment's end on, and takes note of those that
-    /// are sound. Returns the position of the first that is not.
+    /// Checks the batches from the segment's end on, and adds the valid ones to it.
+    /// Returns the position of the first that is damaged.
     fn scan(&mut self, segment: &mut Segment, length: u64) -> Result<Option<u64>, StorageError> {
         let file = Arc::clone(&segment.file);
         let mut window = Window::new(&file);
@@ -246,11 +246,11 @@ impl Recovery<'_> {
                 return Ok(Some(at));
             };
             format::clear_mark(batch);
-            if !batch::is_sound(batch) {
+            if !batch::is_valid(batch) {
                 return Ok(Some(at));
             }
             self.saw_synced(mark.synced_offset);
-            segment.note(
+            segment.add(
                 header.base_timestamp,
                 header.batch_length,
                 header.message_count,
@@ -259,7 +259,7 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// An error when something behind the damage proves that what is damaged was
+    /// An error when something after the damage proves that what is damaged was
     /// acknowledged and cannot have been lost in a crash.
     fn judge(&self, damage: &Damage, base: u64, later: &[u64]) -> Result<(), StorageError> {
         let refuse = |proof: String| {
@@ -273,18 +273,18 @@ impl Recovery<'_> {
                 continue;
             };
             // Hints are written in order. That of the damaged segment, if there is
-            // one, ends in front of the damage.
-            let behind = path != damage.path || damage.position == 0;
-            if behind && Hint::load(&path, self.files, header.salt, base)?.is_some() {
+            // one, ends before the damage.
+            let is_after = path != damage.path || damage.position == 0;
+            if is_after && Hint::load(&path, self.files, header.salt, base)?.is_some() {
                 return refuse(format!("{} was on the disk", path.display()));
             }
-            let from = if behind { 0 } else { damage.position + 1 };
+            let from = if is_after { 0 } else { damage.position + 1 };
             let proof = self.find(&file, header.salt, from, |mark| {
                 mark.synced_offset > damage.offset || (mark.boot == self.boot && mark.boot != 0)
             })?;
             if let Some(position) = proof {
                 return refuse(format!(
-                    "a sound batch stands behind it at byte {position} of {}",
+                    "a valid batch follows it at byte {position} of {}",
                     path.display()
                 ));
             }
@@ -292,7 +292,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// The position of the first sound batch header with such a mark.
+    /// The position of the first valid batch header with such a mark.
     fn find(
         &self,
         file: &Arc<ManagedFile>,
@@ -321,8 +321,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// Ends the log in front of the damage, durably: what is cut must not come
-    /// back behind what is written next.
+    /// Ends the log before the damage, durably: what is cut must not come
+    /// back after what is written next.
     fn cut(&mut self, damage: &Damage, base: u64, later: &[u64]) -> Result<(), StorageError> {
         warn!(
             path = %damage.path.display(),
@@ -330,21 +330,21 @@ impl Recovery<'_> {
             offset = damage.offset,
             later_segments = later.len(),
             reason = damage.what,
-            "the log ends here: what follows was never on the disk as a whole"
+            "cut the log here: a crash interrupted the write of what follows"
         );
-        let mut gone = later.to_vec();
+        let mut removed = later.to_vec();
         let headless = damage.position == 0;
         if headless {
-            gone.insert(0, base);
+            removed.insert(0, base);
         }
-        for base in gone.iter().rev() {
+        for base in removed.iter().rev() {
             let path = log_path(self.dir, *base);
             for path in [hint_path(&path), path] {
                 self.files.remove(&path)?;
             }
         }
         if headless && self.recovered.segments.is_empty() {
-            // Offsets go on where they were.
+            // Offsets continue.
             let segment = Segment::create(self.dir, self.files, self.key, base, 0)?;
             segment.file.sync()?;
             self.recovered.segments.push(segment);

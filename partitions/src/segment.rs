@@ -1,6 +1,6 @@
 //! One segment: its file, how far it is filled, and where batches stand in it.
 //!
-//! The index is sparse: an entry for the first batch behind every so many bytes.
+//! The index is sparse: an entry for the first batch after every so many bytes.
 //! It is fine while the segment grows, because consumers read at the end, and
 //! thinned when the segment is sealed, so that long logs cost little memory.
 
@@ -9,10 +9,10 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::failed;
-use super::files::{Files, ManagedFile};
-use super::format::{FILE_HEADER_BYTES, FileHeader};
-use super::{PartitionKey, StorageError};
+use crate::error::{StorageError, failed};
+use crate::files::{Files, ManagedFile};
+use crate::format::{FILE_HEADER_BYTES, FileHeader};
+use crate::key::PartitionKey;
 
 /// Index entries of the last segment are at least so far apart: at most 1 MiB of
 /// index for 1 GiB of messages.
@@ -47,7 +47,7 @@ pub(super) struct Segment {
     pub(super) index: Vec<IndexEntry>,
     /// Up to here it is on the disk.
     pub(super) synced: u64,
-    /// Up to here its hint says where batches stand.
+    /// Up to here its hint records the positions of batches.
     pub(super) hinted: u64,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn log_path(dir: &Path, base_offset: u64) -> PathBuf {
 }
 
 impl Segment {
-    /// Begins a segment. Neither its name nor its header is durable on return.
+    /// Creates a segment. Neither its name nor its header is durable on return.
     pub(super) fn create(
         dir: &Path,
         files: &Arc<Files>,
@@ -78,7 +78,7 @@ impl Segment {
             .write(0, &mut [IoSlice::new(&header.encode())])
             .map_err(failed("write", &path))?;
         Ok(Self {
-            file: ManagedFile::made(path, files, handle),
+            file: ManagedFile::created(path, files, handle),
             base_offset,
             salt,
             end: End {
@@ -92,16 +92,16 @@ impl Segment {
         })
     }
 
-    /// Takes note of a batch that was read or written at the end.
-    pub(super) fn note(&mut self, timestamp: u64, bytes: u64, messages: u32) {
+    /// Adds a batch that was read or written at the end.
+    pub(super) fn add(&mut self, timestamp: u64, bytes: u64, messages: u32) {
         let due = self
             .index
             .last()
             .is_none_or(|last| self.end.position - u64::from(last.position) >= INDEX_EVERY_BYTES);
         let offset = u32::try_from(self.end.next_offset - self.base_offset);
         let position = u32::try_from(self.end.position);
-        // Segments are bounded far below what 32 bits hold; one that is not so,
-        // because another program wrote it, is merely walked further.
+        // Segments are bounded far below what 32 bits can express; one that is larger,
+        // because another program wrote it, is read from an earlier position.
         if due && let (Ok(offset), Ok(position)) = (offset, position) {
             self.index.push(IndexEntry {
                 timestamp,
@@ -114,7 +114,7 @@ impl Segment {
         self.end.timestamp = timestamp;
     }
 
-    /// Nothing comes behind what is there.
+    /// Nothing will be appended; the index becomes sparser.
     pub(super) fn seal(&mut self) {
         let mut next = 0;
         self.index.retain(|entry| {
@@ -131,37 +131,39 @@ impl Segment {
         self.synced == self.end.position
     }
 
-    /// What so many messages take on average, and the way to the first of them.
+    /// The average bytes of so many messages, and those to be skipped before the first of
+    /// them.
     pub(super) fn likely_bytes(&self, messages: u32) -> u64 {
-        let held = (self.end.next_offset - self.base_offset).max(1);
-        let bytes = u128::from(self.end.position) * u128::from(messages) / u128::from(held);
+        let messages_here = (self.end.next_offset - self.base_offset).max(1);
+        let bytes =
+            u128::from(self.end.position) * u128::from(messages) / u128::from(messages_here);
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         bytes.saturating_add(SEALED_INDEX_EVERY_BYTES)
     }
 
-    /// A position at or in front of the batch that holds this offset.
+    /// A position at or before the batch that contains this offset.
     pub(super) fn position_before(&self, offset: u64) -> u64 {
-        let behind = self
+        let after = self
             .index
             .partition_point(|entry| self.base_offset + u64::from(entry.offset) <= offset);
-        self.position_of(behind.checked_sub(1))
+        self.position_of(after.checked_sub(1))
     }
 
-    /// A position in front of the first batch that is not older than this.
+    /// A position before the first batch that is not older than this.
     pub(super) fn position_before_time(&self, timestamp: u64) -> u64 {
-        let behind = self
+        let after = self
             .index
             .partition_point(|entry| entry.timestamp < timestamp);
-        self.position_of(behind.checked_sub(1))
+        self.position_of(after.checked_sub(1))
     }
 
-    /// A position behind the message in front of this offset.
+    /// A position after the message before this offset.
     pub(super) fn position_after(&self, offset: u64) -> u64 {
-        let behind = self
+        let after = self
             .index
             .partition_point(|entry| self.base_offset + u64::from(entry.offset) < offset);
         self.index
-            .get(behind)
+            .get(after)
             .map_or(self.end.position, |entry| u64::from(entry.position))
     }
 

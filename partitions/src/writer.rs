@@ -1,53 +1,35 @@
-//! Appending to a partition's log, and getting it onto the disk.
+//! Appending to a partition's log.
 //!
 //! One task at a time takes the batches that wait, writes them with one vectored
-//! write, and one sync where acknowledgements promise that, and answers in order.
-//! Where they do not promise it, a background sync follows the writer, so that
-//! little is lost with the machine, and little waits for the disk at a time.
+//! write, and one sync where acknowledgements promise durability, and acknowledges them in
+//! order. Where they do not promise it, a background sync follows the writer, so that
+//! little is lost with the machine, and few bytes wait for the disk at a time.
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use iggy_binary_protocol::batch::BatchHeader;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::batch::{self, HEADER_BYTES};
-use super::files::{ManagedFile, lock};
-use super::format::{self, Mark};
-use super::partition::{Partition, Working};
-use super::segment::{End, Segment};
-use super::{Appended, Durability, PartitionOptions, StorageError};
+use crate::append::Append;
+use crate::batch::{self, HEADER_BYTES};
+use crate::error::StorageError;
+use crate::files::{ManagedFile, lock};
+use crate::format::{self, Mark};
+use crate::partition::{Partition, Working};
+use crate::segment::{End, Segment};
+use crate::types::{Appended, Durability, PartitionOptions};
 
-/// Batches that share one write at most: as many as the kernel takes at once.
+/// Batches that share one write at most: as many as the kernel accepts in one call.
 const BATCHES_PER_WRITE_MAX: usize = 512;
 /// Bytes that share one write at most, unless one batch is larger.
 const BYTES_PER_WRITE_MAX: usize = 16 << 20;
-/// The background sync begins when so many bytes have been written.
+/// The background sync starts when so many bytes have been written.
 const SYNC_EVERY_BYTES: u64 = 64 << 20;
-/// Segments end behind the batch that takes them over this: positions in the
+/// A segment is sealed after the batch with which it exceeds this: positions in the
 /// index have 32 bits.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-
-/// A batch that waits to be written.
-pub(super) struct Append {
-    header: BatchHeader,
-    batch: Bytes,
-    options: PartitionOptions,
-    now_micros: u64,
-    answer: oneshot::Sender<Result<Appended, StorageError>>,
-    /// Its place in the queue.
-    _room: OwnedSemaphorePermit,
-}
-
-impl Append {
-    pub(super) fn answer(self, result: Result<Appended, StorageError>) {
-        // Nobody listening is fine.
-        let _ = self.answer.send(result);
-    }
-}
 
 /// Where the next batches go.
 struct Target {
@@ -70,30 +52,30 @@ impl Partition {
             .acquire_many_owned(u32::try_from(bytes).unwrap_or(u32::MAX))
             .await
             .map_err(|_| StorageError::Closed)?;
-        let (answer, answered) = oneshot::channel();
-        let begin = self.appends.add(Append {
+        let (result, finished) = oneshot::channel();
+        let is_idle = self.appends.add(Append {
             header,
             batch,
             options,
             now_micros,
-            answer,
+            result,
             _room: room,
         })?;
-        if begin {
+        if is_idle {
             let partition = Arc::clone(self);
             tokio::task::spawn_blocking(move || partition.write_waiting());
         }
-        // Without an answer, nobody knows how far it came.
-        answered
+        // Without a result, how much was written is unknown.
+        finished
             .await
             .unwrap_or_else(|_| Err(StorageError::Closed.lasting()))
     }
 
-    /// Writes until nothing waits.
+    /// Writes until the queue is empty.
     fn write_waiting(self: &Arc<Self>) {
         let mut working = Working {
             partition: self,
-            lane: &self.appends,
+            queue: &self.appends,
             done: false,
         };
         loop {
@@ -110,13 +92,13 @@ impl Partition {
             match self.write_group(&group) {
                 Ok(appended) => {
                     for (append, appended) in group.into_iter().zip(appended) {
-                        append.answer(Ok(appended));
+                        append.finish(Ok(appended));
                     }
                 }
                 Err(error) => {
                     self.fail(&error);
                     for append in group {
-                        append.answer(Err(error.lasting()));
+                        append.finish(Err(error.lasting()));
                     }
                 }
             }
@@ -173,7 +155,7 @@ impl Partition {
         Ok(target)
     }
 
-    /// The headers as they will stand in the file, and the answers.
+    /// The headers as they will be in the file, and the results.
     fn stamp(&self, target: &Target, group: &[Append]) -> (Vec<[u8; HEADER_BYTES]>, Vec<Appended>) {
         let mark = Mark {
             synced_offset: target.synced_offset,
@@ -218,7 +200,7 @@ impl Partition {
                         last.end.next_offset, appended.base_offset,
                         "only the writer moves the end of the log"
                     );
-                    last.note(appended.base_timestamp, bytes, appended.messages);
+                    last.add(appended.base_timestamp, bytes, appended.messages);
                 }
             }
             if durability == Durability::Synced {
@@ -229,7 +211,7 @@ impl Partition {
         };
         if sync_now {
             let partition = Arc::clone(self);
-            // Its end is not waited for: a failure stops the partition.
+            // The writer does not wait for it: a failure stops the partition.
             tokio::task::spawn_blocking(move || {
                 let _ = partition.sync();
                 lock(&partition.log).syncing = false;
@@ -237,7 +219,7 @@ impl Partition {
         }
     }
 
-    /// Syncs a write that is not acknowledged yet, and what stands in front of it.
+    /// Syncs a write that is not acknowledged yet, and everything before it.
     fn sync_written(&self, file: &Arc<ManagedFile>) -> Result<(), StorageError> {
         if !lock(&self.log).is_synced_before_tail() {
             self.sync()?;
@@ -245,44 +227,12 @@ impl Partition {
         file.sync()
     }
 
-    /// Puts everything that is acknowledged onto the disk, in order. The partition
-    /// has failed when this fails.
-    pub(super) fn sync(&self) -> Result<(), StorageError> {
-        let _one_at_a_time = lock(&self.syncing);
-        if self.retired.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        if let Some(error) = self.failure() {
-            return Err(error.clone());
-        }
-        self.sync_in_order().inspect_err(|error| self.fail(error))
-    }
-
-    fn sync_in_order(&self) -> Result<(), StorageError> {
-        let (dirs, segments) = lock(&self.log).unsynced();
-        for dir in &dirs {
-            self.shared.files.sync_dir(dir)?;
-        }
-        lock(&self.log).synced_dirs(dirs.len());
-        for mut segment in segments {
-            segment.file.sync()?;
-            if let Some(hint) = &segment.hint
-                && let Err(error) = hint.store(&segment.file.path, &self.shared.files)
-            {
-                warn!(%error, "opening the segment again will take longer");
-                segment.hint = None;
-            }
-            lock(&self.log).synced(&segment);
-        }
-        self.offsets.sync()
-    }
-
-    /// Nothing of a write that failed may come back as if it had not.
+    /// Removes what a failed write has left: it must not come back.
     fn take_back(&self, target: &Target) {
         let file = &target.file;
         let cut = file.truncate(target.end.position);
         if let Err(error) = cut.and_then(|()| file.sync()) {
-            warn!(%error, "what could not be written may partly be there");
+            warn!(%error, "part of a failed write may be in the file");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Owns what a replica keeps on disk (the [write-ahead log](wal), the
 //! [snapshots], the [superblock]) over a small [`disk`] trait, and the
 //! [loop](driver) around a consensus core. A node runs it on real disks and
-//! threads, a simulator on disks that fail as told; both run this code.
+//! threads, a simulator on disks with injected faults; both run this code.
 
 pub mod disk;
 pub mod driver;

@@ -20,16 +20,16 @@ pub enum OpenError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The directory is another node's.
+    /// The directory is not this replica's.
     #[error(transparent)]
     Superblock(#[from] SuperblockError),
-    /// The log cannot be read.
+    /// The log cannot be opened.
     #[error("write-ahead log: {0}")]
     Wal(#[from] WalError),
     /// A snapshot cannot be read.
     #[error("snapshot: {0}")]
     Snapshot(#[from] SnapshotError),
-    /// A snapshot is not understood.
+    /// The state machine cannot restore a snapshot.
     #[error("snapshot: {0}")]
     Restore(#[from] RestoreError),
     /// The log contradicts itself.
@@ -37,11 +37,11 @@ pub enum OpenError {
     Recover(#[from] RecoverError),
 }
 
-/// Whose disk it is, and how it is used.
+/// The identity of a disk's replica, and how the disk is used.
 pub struct OpenConfig {
-    /// Who this replica is; its incarnation is counted up.
+    /// The identity of this replica; its incarnation is ignored.
     pub identity: Superblock,
-    /// The log.
+    /// How the log is kept.
     pub wal: WalConfig,
     /// The loop around the core.
     pub replica: ReplicaConfig,
@@ -55,23 +55,23 @@ pub struct Opened {
     pub wal: Wal,
     /// The snapshot files.
     pub files: FileWorker,
-    /// How often this replica has been started.
+    /// Starts of this replica so far, this one included.
     pub incarnation: u64,
-    /// Entries that the log held.
+    /// Entries recovered from the log.
     pub entries: usize,
-    /// A write that was never acknowledged was dropped from the log's end.
+    /// A write that was never acknowledged was dropped from the end of the log.
     pub torn_tail: bool,
-    /// Newer snapshots that are damaged; the one before them serves.
+    /// Newer snapshots that are damaged; the replica starts from the one before them.
     pub damaged: Vec<SnapshotError>,
-    /// Size of the snapshot that it starts from.
+    /// Size of the snapshot that it starts from, in bytes; 0 without one.
     pub snapshot_bytes: u64,
 }
 
-/// Opens a disk that was formatted: counts the incarnation up, reads log and snapshot,
-/// restores the state machine, and has the core built from what is durable.
+/// Opens a formatted disk: starts the next incarnation, reads log and snapshot, restores
+/// the state machine, and calls `build` with the incarnation and what is durable.
 ///
 /// # Errors
-/// When the disk fails, belongs to somebody else, or has lost what it held.
+/// When the disk fails, belongs to another replica, or has lost data.
 pub fn open(
     disk: &Arc<dyn Disk>,
     config: OpenConfig,
@@ -80,7 +80,7 @@ pub fn open(
 ) -> Result<Opened, OpenError> {
     superblock::check(disk.as_ref(), &config.identity)?;
     let (mut wal, log) = Wal::open(Arc::clone(disk), "wal", config.wal)?;
-    let block = superblock::begin_incarnation(disk.as_ref(), &config.identity)?;
+    let block = superblock::start_incarnation(disk.as_ref(), &config.identity)?;
     let store = SnapshotStore::open(Arc::clone(disk))?;
     let base = store.base(&log)?;
     if let Some((_, state)) = &base.snapshot {
@@ -100,7 +100,7 @@ pub fn open(
     let entries = recovered.entries.len();
     let core = build(block.incarnation, recovered)?;
     Ok(Opened {
-        replica: Replica::new(config.replica, core, machine, meta.as_ref()),
+        replica: Replica::new(&config.replica, core, machine, meta.as_ref()),
         wal,
         files: FileWorker::new(store),
         incarnation: block.incarnation,
@@ -113,7 +113,7 @@ pub fn open(
     })
 }
 
-/// The snapshot has overtaken the log: the log goes on behind it.
+/// The snapshot has overtaken the log: the log continues after it.
 fn reset_log(wal: &mut Wal, snapshot: Option<&SnapshotMeta>) -> Result<(), WalError> {
     let Some(meta) = snapshot else {
         return Ok(());
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// What a start finds.
+    /// What a start recovers.
     fn found(disk: &Arc<dyn Disk>) -> Recovered {
         let config = OpenConfig {
             identity: identity(),
@@ -194,8 +194,8 @@ mod tests {
         wal.sync().unwrap();
     }
 
-    /// A snapshot may overtake a log that ends before it, at its place with another
-    /// entry, or behind it after another entry there. What is appended then is found
+    /// A snapshot may overtake a log that ends before it, at its index with another
+    /// entry, or after it with another entry at its index. What is appended then is found
     /// again, by every start.
     #[test]
     fn what_follows_a_snapshot_that_has_overtaken_the_log_is_found_again() {

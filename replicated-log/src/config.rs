@@ -1,11 +1,12 @@
-//! What a replica of the log is told: itself, the others, and its settings.
+//! The configuration of a replica: its identity, the other replicas, and its settings.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use consensus::{Limits, Membership, ReplicaId};
+use consensus::{Limits, Membership, MembershipError, ReplicaId};
 use serde::{Deserialize, Serialize};
 
+use crate::peers::Peers;
 use crate::units::{HumanDuration, HumanSize};
 
 /// The consensus backend.
@@ -21,7 +22,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Its name in configuration, status and metrics.
+    /// The name in configuration files, status and metrics, in lower case.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -34,34 +35,50 @@ impl Backend {
 /// One replica of a group, and how it reaches the others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
-    /// The cluster's name; peers of another name are refused, and the data directory
-    /// remembers it.
+    /// The name of the cluster. Peers of another cluster are refused, and the data
+    /// directory records the name.
     pub cluster: String,
     /// This replica.
     pub me: ReplicaId,
     /// Where this replica listens for the others, as `host:port`.
     pub listen: String,
-    /// Every replica, this one included, with the address that the others dial.
-    pub peers: Vec<PeerAddress>,
-    /// Who votes.
+    /// Every replica, this one included.
+    pub peers: Peers,
+    /// The replicas that vote, and those that only receive the log.
     pub membership: Membership,
-    /// The data directory, as errors name it.
+    /// The data directory.
     pub data: PathBuf,
     /// Backend, timeouts and bounds.
     pub settings: ConsensusSettings,
 }
 
-/// Where a replica is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAddress {
-    /// The replica.
-    pub replica: ReplicaId,
-    /// Its `host:port` for other replicas.
-    pub address: String,
-}
-
 impl LogConfig {
-    /// Distinguishes this cluster's log from that of any other.
+    /// Replica `me` of a cluster with these replicas and the default settings. It listens
+    /// on the address that the others dial. The replicas with the lowest ids vote, at most
+    /// [`Membership::VOTERS_MAX`]; the others are learners.
+    ///
+    /// # Errors
+    /// When there is no replica at all.
+    pub fn new(
+        cluster: impl Into<String>,
+        me: ReplicaId,
+        peers: Peers,
+        data: impl Into<PathBuf>,
+    ) -> Result<Self, MembershipError> {
+        let voters = peers.replicas().take(Membership::VOTERS_MAX);
+        let learners = peers.replicas().skip(Membership::VOTERS_MAX);
+        Ok(Self {
+            cluster: cluster.into(),
+            me,
+            listen: peers.address(me).unwrap_or_default().to_owned(),
+            membership: Membership::new(1, voters, learners)?,
+            peers,
+            data: data.into(),
+            settings: ConsensusSettings::default(),
+        })
+    }
+
+    /// Distinguishes the log of this cluster from that of any other; derived from the name.
     #[must_use]
     pub fn group_id(&self) -> u128 {
         let name = self.cluster.as_bytes();
@@ -70,33 +87,33 @@ impl LogConfig {
     }
 }
 
-/// Backend, timeouts and bounds of a replicated log; `[cluster.consensus]` of a node's
-/// configuration.
+/// Backend, timeouts and bounds of a replicated log, in a form that a configuration file
+/// can hold. They are the same on all replicas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsensusSettings {
-    /// Who orders the metadata.
+    /// The protocol. It cannot be changed on an existing data directory.
     pub backend: Backend,
     /// The resolution of all timeouts below.
     pub tick_interval: HumanDuration,
-    /// A leader says that it lives this often.
+    /// How often a leader sends heartbeats when it has nothing else to send.
     pub heartbeat_interval: HumanDuration,
-    /// A node that hears nothing for this long, up to twice this long, seeks a
-    /// new leader.
+    /// A replica that receives nothing from its leader for this long, up to twice this
+    /// long, starts an election.
     pub election_timeout: HumanDuration,
-    /// Commands of one batch; more wait for the next.
+    /// Commands in one batch at most; more wait for the next.
     pub batch_commands_max: usize,
-    /// Bytes of one batch; a larger command is refused.
+    /// Bytes in one batch at most; a larger command is refused.
     pub batch_size_max: HumanSize,
-    /// Batches under way at once; more wait, and grow.
+    /// In-flight batches at most. Commands wait beyond it, and the next batch grows.
     pub pipeline_max: usize,
-    /// Bytes of commands that wait or are under way; more are refused.
+    /// Bytes of commands that wait or are in flight; more are refused.
     pub uncommitted_size_max: HumanSize,
     /// A snapshot is taken after so many log entries,
     pub snapshot_entries: u64,
     /// or after so many bytes of log.
     pub snapshot_log_size: HumanSize,
-    /// Entries kept in front of a snapshot for nodes that are a little behind.
+    /// Entries before a snapshot that are kept for replicas that lag a little.
     pub log_tail_entries: u64,
     /// Bytes of those entries.
     pub log_tail_size_max: HumanSize,
@@ -125,7 +142,7 @@ impl Default for ConsensusSettings {
 }
 
 impl ConsensusSettings {
-    /// The tick.
+    /// The length of a tick, the unit in which the core counts time.
     #[must_use]
     pub fn tick(&self) -> Duration {
         self.tick_interval.duration()
@@ -148,7 +165,7 @@ impl ConsensusSettings {
         self.ticks(self.election_timeout)
     }
 
-    /// The bounds of the core.
+    /// The bounds of the core that follow from these settings.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
@@ -159,14 +176,5 @@ impl ConsensusSettings {
             log_tail_bytes_max: self.log_tail_size_max.bytes() as usize,
             ..Limits::default()
         }
-    }
-}
-
-/// `host:port`, with brackets where the host is an IPv6 address.
-#[must_use]
-pub fn join_host_port(host: &str, port: u16) -> String {
-    match host.contains(':') && !host.starts_with('[') {
-        true => format!("[{host}]:{port}"),
-        false => format!("{host}:{port}"),
     }
 }

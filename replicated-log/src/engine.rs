@@ -1,118 +1,80 @@
-//! What drives the replica.
+//! A round of the replica.
 //!
-//! A round ([`Turns`](super::turns::Turns)) takes everything that waits, hands it to the replica, and carries out what
-//! the replica wants: batches to the write-ahead log's thread, messages to the
-//! links, answers to their callers. It never blocks on a disk or a socket.
+//! A round takes the messages and commands that wait, passes them to the replica, and
+//! carries out its outputs: batches go to the thread of the write-ahead log, messages to
+//! the links, replies to their callers. It never blocks on a disk or a socket.
 //!
-//! Whoever puts a message into the [`Inbox`](super::inbox::Inbox) runs a round
-//! itself, where nobody else does: a message of a peer is answered by the thread that
-//! has read it, without waking another. The consensus thread runs what is left over
-//! by them, and when time passes.
+//! [`ExclusiveRunner`](crate::exclusive::ExclusiveRunner) decides which thread runs the
+//! round. Mostly it is the thread that has posted a message: it replies to a peer's message
+//! itself, without waking another thread. The consensus thread runs the rounds that remain,
+//! and those that are due by the clock.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use consensus::{Parts, ReplicaId, Tick};
-use replica::driver::{Event, FileJob, Lane, Now, Output, Replica};
+use consensus::Tick;
+use replica::driver::{Event, FileJob, Now, Output, Replica};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::answers::Answers;
-use super::handle::Leadership;
-use super::inbox::{Message, Submission, Waiting};
-use super::turns::Rounds;
-use super::wal_thread::WalJob;
-use crate::links::OneWayLink;
+use crate::error::{FatalError, TransferError};
+use crate::exclusive::Rounds;
+use crate::handle::Leadership;
+use crate::inbox::{InboxReceiver, Message, Submission};
 use crate::metrics::LogMetrics;
+use crate::peer_links::PeerLinks;
+use crate::pending::PendingReplies;
+use crate::refusals::Refusals;
+use crate::wal_thread::WalJob;
 
-/// Messages taken before the replica's outputs are carried out.
+/// Messages of one round at most.
 const MESSAGES_PER_ROUND_MAX: usize = 4_096;
-/// No more commands are taken after so many: first the replica's outputs are carried
-/// out, and refusals are some of them.
+/// A round takes no more commands after so many, so that the outputs of the replica, which
+/// include refusals, do not wait.
 const COMMANDS_PER_ROUND_MAX: usize = 8_192;
-/// The consensus thread looks at least so often.
+/// The consensus thread runs a round at least this often.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// Links of the one-way lanes to every peer.
-pub(crate) struct PeerLinks {
-    pub(crate) consensus: BTreeMap<ReplicaId, PeerLink>,
-    pub(crate) bulk: BTreeMap<ReplicaId, PeerLink>,
-}
-
-pub(crate) struct PeerLink {
-    link: OneWayLink,
-    /// Something was sent in this round.
-    used: bool,
-}
-
-impl From<OneWayLink> for PeerLink {
-    fn from(link: OneWayLink) -> Self {
-        Self { link, used: false }
-    }
-}
-
-impl PeerLinks {
-    fn send(&mut self, to: ReplicaId, lane: Lane, message: Parts) {
-        let links = match lane {
-            Lane::Consensus => &mut self.consensus,
-            Lane::Bulk => &mut self.bulk,
-        };
-        if let Some(peer) = links.get_mut(&to) {
-            peer.link.send(message);
-            peer.used = true;
-        }
-    }
-
-    /// Writes what this round has sent.
-    fn flush(&mut self) {
-        let all = self.consensus.values_mut().chain(self.bulk.values_mut());
-        for peer in all.filter(|peer| peer.used) {
-            peer.link.flush();
-            peer.used = false;
-        }
-    }
-}
-
-/// The replica and all that a round needs.
-pub(super) struct Engine {
-    pub(super) replica: Replica,
-    pub(super) tick: Duration,
-    pub(super) waiting: Waiting,
-    pub(super) wal: mpsc::Sender<WalJob>,
-    pub(super) files: mpsc::Sender<FileJob>,
-    pub(super) links: PeerLinks,
-    pub(super) leadership: watch::Sender<Leadership>,
-    pub(super) answers: Answers,
-    pub(super) started: Instant,
-    pub(super) metrics: Arc<LogMetrics>,
+/// The replica, and what a round of it uses.
+pub(crate) struct Engine {
+    pub(crate) replica: Replica,
+    pub(crate) tick: Duration,
+    pub(crate) inbox: InboxReceiver,
+    pub(crate) wal: mpsc::Sender<WalJob>,
+    pub(crate) files: mpsc::Sender<FileJob>,
+    pub(crate) links: PeerLinks,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) pending: PendingReplies,
+    pub(crate) started: Instant,
+    pub(crate) refusals: Refusals,
+    pub(crate) metrics: Arc<LogMetrics>,
 }
 
 impl Rounds for Engine {
-    fn round(&mut self) -> Option<Result<(), String>> {
+    fn round(&mut self) -> Option<Result<(), FatalError>> {
         let now = self.now();
         self.replica.handle(now, Event::Tick);
         for _ in 0..MESSAGES_PER_ROUND_MAX {
-            let Some(message) = self.waiting.next_message() else {
+            let Some(message) = self.inbox.next_message() else {
                 break;
             };
             match self.take(now, message) {
-                Flow::Go => {}
+                Flow::Continue => {}
                 Flow::Stop => return Some(Ok(())),
-                Flow::Fail(why) => return Some(Err(why)),
+                Flow::Fail(error) => return Some(Err(error)),
             }
         }
         self.take_commands(now);
         if let Err(error) = self.replica.flush() {
-            error!(%error, "the replica must stop");
-            return Some(Err(error.to_string()));
+            error!(%error, "this replica must stop");
+            return Some(Err(error.into()));
         }
         let replied_at = Instant::now();
         while let Some(output) = self.replica.poll() {
             self.carry_out(replied_at, output);
         }
         self.links.flush();
-        self.answers.tell();
+        self.pending.send_outcomes();
         None
     }
 
@@ -137,22 +99,22 @@ impl Engine {
     }
 
     fn take_commands(&mut self, now: Now) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut taken = 0;
         while taken < COMMANDS_PER_ROUND_MAX
-            && let Some(submission) = self.waiting.next_submission()
+            && let Some(submission) = self.inbox.next_submission()
         {
             taken += submission.len();
             match submission {
-                Submission::One(command, answer) => {
-                    let ticket = self.answers.submit(begun, answer);
-                    self.replica.handle(now, Event::Submit { ticket, command });
+                Submission::One(command, reply) => {
+                    let ticket = self.pending.add_command(started, reply);
+                    self.replica.handle(now, Event::Propose { ticket, command });
                 }
-                Submission::Many(commands, outcomes, _room) => {
-                    let group = self.answers.group(outcomes, commands.len());
+                Submission::Many(commands, outcomes, _permit) => {
+                    let group = self.pending.add_group(outcomes, commands.len());
                     for (tag, command) in commands {
-                        let ticket = self.answers.submit_of(begun, group, tag);
-                        self.replica.handle(now, Event::Submit { ticket, command });
+                        let ticket = self.pending.add_group_command(started, group, tag);
+                        self.replica.handle(now, Event::Propose { ticket, command });
                     }
                 }
             }
@@ -160,68 +122,75 @@ impl Engine {
     }
 
     fn take(&mut self, now: Now, message: Message) -> Flow {
-        let message = match message.into_event() {
-            Ok(event) => {
-                self.replica.handle(now, event);
-                return Flow::Go;
-            }
-            Err(message) => message,
-        };
-        match message {
-            Message::Read(answer) => {
-                let ticket = self.answers.read(answer);
-                self.replica.handle(now, Event::Read(ticket));
-            }
-            Message::Transfer(to, answer) => {
-                let ticket = self.answers.transfer(answer);
-                self.replica.handle(now, Event::Transfer { ticket, to });
-            }
-            Message::Status(answer) => {
-                let (waiting, dropped) = self.waiting.traffic().peer_messages();
+        let event = match message {
+            Message::Peer(from, message) => Event::Receive { from, message },
+            Message::Unreachable(peer) => Event::Unreachable(peer),
+            Message::Persisted(id) => Event::Persisted(id),
+            Message::File(event) => Event::File(event),
+            Message::Read(reply) => Event::ReadIndex(self.pending.add_read(reply)),
+            Message::Transfer(to, reply) => Event::TransferLeadership {
+                ticket: self.pending.add_transfer(reply),
+                to,
+            },
+            Message::Status(reply) => {
+                let (waiting, dropped) = self.inbox.peer_messages();
                 self.metrics.set_inbox(waiting, dropped);
-                let _ = answer.send(self.replica.status());
+                let _ = reply.send(self.replica.status());
+                return Flow::Continue;
             }
-            Message::Fatal(why) => return Flow::Fail(why),
+            Message::LinksOpened(peer, links) => {
+                self.links.open(peer, links);
+                return Flow::Continue;
+            }
+            Message::LinksClosed(peer) => {
+                self.links.close(peer);
+                return Flow::Continue;
+            }
+            Message::Fatal(error) => return Flow::Fail(*error),
             Message::Stop => return Flow::Stop,
-            Message::Peer(..)
-            | Message::Unreachable(_)
-            | Message::Persisted(_)
-            | Message::File(_) => unreachable!("events were taken above"),
-        }
-        Flow::Go
+        };
+        self.replica.handle(now, event);
+        Flow::Continue
     }
 
     fn carry_out(&mut self, now: Instant, output: Output) {
         match output {
-            // A thread that is gone has reported why.
-            Output::Write(batch) => drop(self.wal.send(WalJob::Write(batch))),
+            // A thread that has ended has posted why.
+            Output::Persist(batch) => drop(self.wal.send(WalJob::Write(batch))),
             Output::Compact(through) => drop(self.wal.send(WalJob::Compact(through))),
             Output::File(job) => drop(self.files.send(job)),
-            Output::Send { to, lane, message } => self.links.send(to, lane, message),
-            Output::Replied { ticket, result } => {
-                let took = self.answers.replied(now, ticket, result);
+            Output::Send {
+                to,
+                channel,
+                message,
+            } => self.links.send(to, channel, message),
+            Output::ProposeResult { ticket, result } => {
+                let took = self.pending.complete_command(now, ticket, result);
                 self.metrics.commit_seconds.observe(took.as_secs_f64());
             }
-            Output::ReadDone { ticket, result } => self.answers.read_done(ticket, result),
-            Output::TransferBegun { ticket, result } => self.answers.transferred(ticket, result),
+            Output::ReadResult { ticket, result } => self.pending.complete_read(ticket, result),
+            Output::TransferResult { ticket, result } => self
+                .pending
+                .complete_transfer(ticket, result.map_err(TransferError::from)),
+            Output::Refused(error) => self.refusals.log(now, &error),
             Output::LeaderChanged { term, leader } => {
-                info!(%term, leader = leader.map(|id| id.0), "leadership changed");
+                info!(%term, leader = %leader.unwrap_or_default(), "leadership changed");
                 self.leadership.send_replace(Leadership { term, leader });
             }
         }
     }
 }
 
-/// When a tick comes, after the start.
+/// The time from the start until a tick.
 fn since_start(at: Tick, tick: Duration) -> Duration {
     let micros = u64::try_from(tick.as_micros()).unwrap_or(u64::MAX);
     Duration::from_micros(micros.saturating_mul(at.0))
 }
 
 enum Flow {
-    Go,
+    Continue,
     Stop,
-    Fail(String),
+    Fail(FatalError),
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
-//! What the rest of the program sees of the replicated log.
+//! Access to the replicated log for the program around it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{Index, ProposeError, ReadError, ReplicaId, Term};
 use replica::driver::{Applied, ReplicaStatus};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
-use super::inbox::{Inbox, Message, Submission};
+use crate::error::TransferError;
+use crate::inbox::{Inbox, Message, Submission};
+use crate::outcome::Outcomes;
 
-/// Who leads, as this node believes.
+/// The term and its leader, as this replica knows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
     /// The current term.
@@ -20,102 +22,75 @@ pub struct Leadership {
 /// The replicated log, as one node reaches it.
 #[async_trait]
 pub trait ReplicatedLog: Send + Sync {
-    /// Replicates a command and returns its reply.
+    /// Replicates a command and returns the reply of the state machine.
     ///
     /// # Errors
-    /// When this node does not lead, is overloaded, or lost leadership while the
-    /// outcome was open.
+    /// When this replica does not lead, is overloaded, or lost leadership while the
+    /// outcome was open; only [`ProposeError::OutcomeUnknown`] may have had an effect.
     async fn submit(&self, command: Bytes) -> Result<Applied, ProposeError>;
 
-    /// Returns when the local state holds everything that was acknowledged
-    /// anywhere before the call.
+    /// Waits until the local state includes every command that was acknowledged on any
+    /// replica before the call: what is read from it afterwards is linearizable.
     ///
     /// # Errors
-    /// When no quorum confirms it in time.
+    /// When no quorum confirms the leader in time.
     async fn read(&self) -> Result<Index, ReadError>;
 
-    /// Begins to hand leadership over.
+    /// Starts a transfer of leadership. That it has completed is seen in
+    /// [`leadership`](Self::leadership).
     ///
     /// # Errors
-    /// When this node does not lead or `to` cannot.
-    async fn transfer(&self, to: ReplicaId) -> Result<(), String>;
+    /// When this replica does not lead, `to` does not vote, or this replica has stopped.
+    async fn transfer(&self, to: ReplicaId) -> Result<(), TransferError>;
 
-    /// What the replica believes now; `None` when it has stopped.
+    /// The state of the replica; `None` when it has stopped.
     async fn status(&self) -> Option<ReplicaStatus>;
 
-    /// Follows who leads.
+    /// The leader as a watched value.
     fn leadership(&self) -> watch::Receiver<Leadership>;
 }
 
-/// What became of a command that was queued.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// As the command was queued.
-    pub tag: u64,
-    /// Its reply, or why it was not carried out here.
-    pub result: Result<Applied, ProposeError>,
-}
-
-/// Where outcomes go, several at a time. Whoever queues commands bounds how many of its
-/// own are open: outcomes wait for their receiver without bound.
-pub type Outcomes = mpsc::UnboundedSender<Vec<Outcome>>;
-
-/// The log, as the node that runs a replica reaches it. Cheap to clone.
+/// The log of the replica that runs in this process. Cheap to clone.
 #[derive(Clone)]
 pub struct LogHandle {
-    pub(super) inbox: Inbox,
-    pub(super) leadership: watch::Receiver<Leadership>,
+    pub(crate) inbox: Inbox,
+    pub(crate) leadership: watch::Receiver<Leadership>,
 }
 
 impl LogHandle {
-    /// Queues commands, each with a tag of the caller's. The outcome of every one
-    /// comes to `outcomes`, in no promised order; none comes once the replica has
-    /// stopped. Waits while the replica has not looked at too many that were queued
-    /// before: whoever sends them is then not read from either.
+    /// Queues commands, each with a tag of the caller's choice. Every outcome is sent to
+    /// `outcomes`, in any order; none is sent once the replica has stopped. Waits while
+    /// too many queued commands have not been taken by the replica, so that a server which
+    /// reads commands from a socket stops reading too.
     pub async fn queue(&self, commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
         self.inbox.queue(commands, outcomes).await;
-    }
-
-    /// What takes the messages of other replicas; `heard` is told of each.
-    #[must_use]
-    pub fn receiver(
-        &self,
-        heard: impl Fn(ReplicaId) + Send + Sync + 'static,
-    ) -> Box<dyn Fn(ReplicaId, Bytes) + Send + Sync> {
-        let inbox = self.inbox.clone();
-        Box::new(move |from, message| {
-            heard(from);
-            inbox.peer(from, message);
-        })
     }
 }
 
 #[async_trait]
 impl ReplicatedLog for LogHandle {
     async fn submit(&self, command: Bytes) -> Result<Applied, ProposeError> {
-        let (answer, answered) = oneshot::channel();
-        self.inbox.submit(Submission::One(command, answer));
-        answered.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+        let (reply, replied) = oneshot::channel();
+        self.inbox.submit(Submission::One(command, reply));
+        replied.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
     }
 
     async fn read(&self) -> Result<Index, ReadError> {
-        let (answer, answered) = oneshot::channel();
-        self.inbox.put(Message::Read(answer));
-        answered.await.unwrap_or(Err(ReadError::Unconfirmed))
+        let (reply, replied) = oneshot::channel();
+        self.inbox.post(Message::Read(reply));
+        replied.await.unwrap_or(Err(ReadError::Unconfirmed))
     }
 
-    async fn transfer(&self, to: ReplicaId) -> Result<(), String> {
-        let (answer, answered) = oneshot::channel();
-        self.inbox.put(Message::Transfer(to, answer));
-        answered
-            .await
-            .unwrap_or_else(|_| Err("the node is stopping".into()))
+    async fn transfer(&self, to: ReplicaId) -> Result<(), TransferError> {
+        let (reply, replied) = oneshot::channel();
+        self.inbox.post(Message::Transfer(to, reply));
+        replied.await.unwrap_or(Err(TransferError::Stopped))
     }
 
     async fn status(&self) -> Option<ReplicaStatus> {
-        let (answer, answered) = oneshot::channel();
-        self.inbox.put(Message::Status(answer));
-        answered.await.ok()
+        let (reply, replied) = oneshot::channel();
+        self.inbox.post(Message::Status(reply));
+        replied.await.ok()
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -1,67 +1,62 @@
-//! What waits for a round of the replica.
+//! Messages and commands that wait for a round of the replica.
 //!
-//! Commands wait apart from everything else: however many come, a round hears the
-//! other replicas and the disk before it takes the next of them.
+//! Commands have a queue of their own: a round handles the messages of the other replicas
+//! and of the disk before it takes the next commands, however many wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use consensus::{Index, ProposeError, ReadError, ReplicaId};
-use replica::driver::{Applied, Event, FileEvent, ReplicaStatus};
+use consensus::{PersistId, ReplicaId};
+use replica::driver::{FileEvent, ReplicaStatus};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::engine::Engine;
-use super::handle::Outcomes;
-use super::turns::Turns;
+use crate::error::FatalError;
+use crate::exclusive::{ExclusiveRunner, Rounds};
+use crate::links::{OneWayLinks, OneWaySender};
+use crate::outcome::Outcomes;
+use crate::pending::{CommandReply, ReadReply, TransferReply};
 
-/// Messages of peers that may wait for a round; beyond it they are dropped, and the
-/// protocol repeats them.
+/// Messages of peers that may wait for a round. More are dropped, and the protocol repeats
+/// them.
 const PEER_MESSAGES_MAX: usize = 65_536;
-/// Commands that were queued and wait for a round; beyond it whoever queues them waits.
+/// Commands that were queued and wait for a round. Callers wait until there is room for
+/// more.
 const QUEUED_KIB_MAX: u32 = 16 << 10;
-/// What a queued command takes beside its bytes: tiny ones are not free.
+/// Counted for a queued command in addition to its bytes: tiny ones are not free.
 const QUEUED_OVERHEAD_BYTES: usize = 64;
-/// Commands that are queued together at most: a round takes them together.
-const QUEUED_TOGETHER_MAX: usize = 4_096;
+/// Commands of one submission at most: a round takes a submission as a whole.
+const SUBMISSION_COMMANDS_MAX: usize = 4_096;
 
-/// What waits and is no command.
-pub(super) enum Message {
-    Read(oneshot::Sender<Result<Index, ReadError>>),
-    Transfer(ReplicaId, oneshot::Sender<Result<(), String>>),
+/// Anything but a command that waits for a round.
+pub(crate) enum Message {
+    Read(ReadReply),
+    Transfer(ReplicaId, TransferReply),
     Status(oneshot::Sender<ReplicaStatus>),
     Peer(ReplicaId, Bytes),
     Unreachable(ReplicaId),
-    Persisted(consensus::PersistId),
+    Persisted(PersistId),
     File(FileEvent),
-    Fatal(String),
+    /// A peer was added, or its address has changed.
+    LinksOpened(ReplicaId, OneWayLinks),
+    /// A peer was removed.
+    LinksClosed(ReplicaId),
+    /// Boxed, so that messages stay small.
+    Fatal(Box<FatalError>),
     Stop,
 }
 
-impl Message {
-    /// As an event of the replica, when it needs no answer.
-    pub(super) fn into_event(self) -> Result<Event, Self> {
-        match self {
-            Self::Peer(from, message) => Ok(Event::Peer { from, message }),
-            Self::Unreachable(peer) => Ok(Event::Unreachable(peer)),
-            Self::Persisted(id) => Ok(Event::Persisted(id)),
-            Self::File(event) => Ok(Event::File(event)),
-            other => Err(other),
-        }
-    }
-}
-
-/// Commands that wait.
-pub(super) enum Submission {
-    One(Bytes, oneshot::Sender<Result<Applied, ProposeError>>),
-    /// Each with its tag. The room that they take is free when they are taken.
+/// Commands that wait for a round.
+pub(crate) enum Submission {
+    One(Bytes, CommandReply),
+    /// Each with its tag. The permit is released when the round has taken them.
     Many(Vec<(u64, Bytes)>, Outcomes, OwnedSemaphorePermit),
 }
 
 impl Submission {
-    /// How many commands.
-    pub(super) fn len(&self) -> usize {
+    /// The number of commands.
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(..) => 1,
             Self::Many(commands, ..) => commands.len(),
@@ -69,123 +64,119 @@ impl Submission {
     }
 }
 
-/// What waits for a round, counted.
+type Runner = ExclusiveRunner<Box<dyn Rounds>>;
+
+/// Shared by both ends.
 #[derive(Default)]
-pub(super) struct Traffic {
-    turns: Turns<Engine>,
+struct Shared {
+    runner: Runner,
     peer_messages: AtomicUsize,
-    dropped: AtomicU64,
+    peer_messages_dropped: AtomicU64,
 }
 
-impl Traffic {
-    pub(super) fn turns(&self) -> &Turns<Engine> {
-        &self.turns
-    }
-
-    /// Messages of peers that wait, and that found no room.
-    pub(super) fn peer_messages(&self) -> (u64, u64) {
-        let waiting = self.peer_messages.load(Ordering::Relaxed) as u64;
-        (waiting, self.dropped.load(Ordering::Relaxed))
-    }
-}
-
-/// The receiving end of the replica's inbox.
-pub(super) struct Waiting {
+/// The receiving end, held by the engine.
+pub(crate) struct InboxReceiver {
     messages: mpsc::Receiver<Message>,
     submissions: mpsc::Receiver<Submission>,
-    traffic: Arc<Traffic>,
+    shared: Arc<Shared>,
 }
 
-impl Waiting {
-    pub(super) fn traffic(&self) -> &Arc<Traffic> {
-        &self.traffic
-    }
-
-    pub(super) fn next_message(&self) -> Option<Message> {
+impl InboxReceiver {
+    pub(crate) fn next_message(&self) -> Option<Message> {
         let message = self.messages.try_recv().ok()?;
-        self.traffic.turns.taken();
+        self.shared.runner.taken();
         if matches!(message, Message::Peer(..)) {
-            self.traffic.peer_messages.fetch_sub(1, Ordering::Relaxed);
+            self.shared.peer_messages.fetch_sub(1, Ordering::Relaxed);
         }
         Some(message)
     }
 
-    pub(super) fn next_submission(&self) -> Option<Submission> {
+    pub(crate) fn next_submission(&self) -> Option<Submission> {
         let submission = self.submissions.try_recv().ok()?;
-        self.traffic.turns.taken();
+        self.shared.runner.taken();
         Some(submission)
+    }
+
+    /// Messages of peers that wait, and those dropped since the start.
+    pub(crate) fn peer_messages(&self) -> (u64, u64) {
+        let waiting = self.shared.peer_messages.load(Ordering::Relaxed) as u64;
+        let dropped = self.shared.peer_messages_dropped.load(Ordering::Relaxed);
+        (waiting, dropped)
     }
 }
 
-/// The sending end of the replica's inbox. Whoever puts something in may run the
-/// replica.
+/// The sending end. Cheap to clone. The thread that posts a message may run a round of the
+/// replica in the call.
 #[derive(Clone)]
 pub(crate) struct Inbox {
     messages: mpsc::Sender<Message>,
     submissions: mpsc::Sender<Submission>,
-    traffic: Arc<Traffic>,
+    shared: Arc<Shared>,
     room: Arc<Semaphore>,
 }
 
 impl Inbox {
-    pub(super) fn new() -> (Self, Waiting) {
+    pub(crate) fn new() -> (Self, InboxReceiver) {
         let (message_sender, messages) = mpsc::channel();
         let (submission_sender, submissions) = mpsc::channel();
-        let traffic = Arc::<Traffic>::default();
+        let shared = Arc::<Shared>::default();
         let inbox = Self {
             messages: message_sender,
             submissions: submission_sender,
-            traffic: Arc::clone(&traffic),
+            shared: Arc::clone(&shared),
             room: Arc::new(Semaphore::new(QUEUED_KIB_MAX as usize)),
         };
-        let waiting = Waiting {
+        let receiver = InboxReceiver {
             messages,
             submissions,
-            traffic,
+            shared,
         };
-        (inbox, waiting)
+        (inbox, receiver)
     }
 
-    pub(super) fn traffic(&self) -> &Arc<Traffic> {
-        &self.traffic
+    /// Installs the engine and runs rounds of it until the last one; the body of the
+    /// consensus thread.
+    pub(crate) fn run(&self, engine: Box<dyn Rounds>) -> Result<(), FatalError> {
+        self.shared.runner.install(engine);
+        self.shared.runner.run_to_end()
     }
 
-    /// Puts a message in and runs the replica, unless somebody does; it is lost when
-    /// the replica has stopped.
-    pub(super) fn put(&self, message: Message) {
+    /// Posts a message and runs a round, unless another thread runs one. The message is
+    /// lost when the replica has stopped.
+    pub(crate) fn post(&self, message: Message) {
         if self.send(message) {
-            self.traffic.turns.run_here();
+            self.shared.runner.run_here();
         }
     }
 
-    /// Puts a message in for the consensus thread.
-    pub(super) fn leave(&self, message: Message) {
+    /// Posts a message for the consensus thread.
+    pub(crate) fn post_and_wake(&self, message: Message) {
         if self.send(message) {
-            self.traffic.turns.wake();
+            self.shared.runner.wake();
         }
     }
 
     fn send(&self, message: Message) -> bool {
         let sent = self.messages.send(message).is_ok();
         if sent {
-            self.traffic.turns.put();
+            self.shared.runner.posted();
         }
         sent
     }
 
-    /// Puts commands in and runs the replica, unless somebody does.
-    pub(super) fn submit(&self, submission: Submission) {
+    /// Posts commands and runs a round, unless another thread runs one.
+    pub(crate) fn submit(&self, submission: Submission) {
         if self.submissions.send(submission).is_ok() {
-            self.traffic.turns.put();
-            self.traffic.turns.run_here();
+            self.shared.runner.posted();
+            self.shared.runner.run_here();
         }
     }
 
-    /// Puts commands in where there is room for them, and waits for it where not.
-    pub(super) async fn queue(&self, commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
+    /// Posts commands, and waits where there is no room for them.
+    pub(crate) async fn queue(&self, commands: Vec<(u64, Bytes)>, outcomes: &Outcomes) {
         let mut rest = commands.into_iter();
         loop {
-            let together: Vec<_> = rest.by_ref().take(QUEUED_TOGETHER_MAX).collect();
+            let together: Vec<_> = rest.by_ref().take(SUBMISSION_COMMANDS_MAX).collect();
             if together.is_empty() {
                 return;
             }
@@ -200,18 +191,30 @@ impl Inbox {
         }
     }
 
-    /// A peer's message: dropped when too many wait.
+    /// Posts a peer's message, or drops it when too many wait.
     pub(crate) fn peer(&self, from: ReplicaId, message: Bytes) {
-        let traffic = &self.traffic;
-        if traffic.peer_messages.fetch_add(1, Ordering::Relaxed) >= PEER_MESSAGES_MAX {
-            traffic.peer_messages.fetch_sub(1, Ordering::Relaxed);
-            traffic.dropped.fetch_add(1, Ordering::Relaxed);
+        let shared = &self.shared;
+        if shared.peer_messages.fetch_add(1, Ordering::Relaxed) >= PEER_MESSAGES_MAX {
+            shared.peer_messages.fetch_sub(1, Ordering::Relaxed);
+            shared.peer_messages_dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        self.put(Message::Peer(from, message));
+        self.post(Message::Peer(from, message));
+    }
+}
+
+/// The engine sends on the links. It holds them itself, and learns of changes in a round,
+/// so that sending a message needs no lock.
+impl OneWaySender for Inbox {
+    fn opened(&self, peer: ReplicaId, links: OneWayLinks) {
+        self.post_and_wake(Message::LinksOpened(peer, links));
     }
 
-    pub(crate) fn unreachable(&self, peer: ReplicaId) {
-        self.leave(Message::Unreachable(peer));
+    fn closed(&self, peer: ReplicaId) {
+        self.post_and_wake(Message::LinksClosed(peer));
+    }
+
+    fn unreachable(&self, peer: ReplicaId) {
+        self.post_and_wake(Message::Unreachable(peer));
     }
 }

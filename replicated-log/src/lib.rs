@@ -1,191 +1,147 @@
-//! A replicated log for any state machine, on Raft or Viewstamped Replication.
+//! A replicated log for any deterministic state machine, on Raft or Viewstamped
+//! Replication.
 //!
-//! [`LogNode`] runs one replica of it: its disk, its threads, its links. Three threads
-//! beside those of the runtime: one drives the replica when nobody else does, one writes
-//! the log, one reads and writes snapshots.
+//! A [`LogNode`] runs one replica: its disk, its threads, and its links to the other
+//! replicas. The program around it implements [`StateMachine`], submits commands by
+//! [`ReplicatedLog`], and serves its clients. The [`links`] also carry the program's own
+//! requests between nodes, for instance to forward a command to the leader.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//!
+//! use bytes::Bytes;
+//! use replicated_log::{
+//!     ApplyContext, EmptyDisk, FrozenState, LogConfig, LogNode, MemoryDisk, PeerAddress, Peers,
+//!     ProposeError, ReplicaId, ReplicatedLog, RestoreError, StateMachine,
+//! };
+//! use tokio::net::TcpListener;
+//!
+//! /// The sum of all numbers that were submitted, shared with its readers.
+//! struct Sum(Arc<AtomicU64>);
+//!
+//! impl StateMachine for Sum {
+//!     fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Bytes {
+//!         let number = command.try_into().map_or(0, u64::from_le_bytes);
+//!         let sum = self.0.fetch_add(number, Ordering::Relaxed) + number;
+//!         Bytes::copy_from_slice(&sum.to_le_bytes())
+//!     }
+//!
+//!     fn freeze(&self) -> Box<dyn FrozenState> {
+//!         Box::new(Snapshot(self.0.load(Ordering::Relaxed)))
+//!     }
+//!
+//!     fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError> {
+//!         let Ok(encoded) = encoded.try_into() else {
+//!             return Err(RestoreError::Malformed("it does not have 8 bytes".into()));
+//!         };
+//!         self.0.store(u64::from_le_bytes(encoded), Ordering::Relaxed);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! struct Snapshot(u64);
+//!
+//! impl FrozenState for Snapshot {
+//!     fn encode(&self) -> Vec<u8> {
+//!         self.0.to_le_bytes().to_vec()
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // Three replicas in this process; in production there is one in each process.
+//!     let mut peers = Peers::default();
+//!     let mut listeners = Vec::new();
+//!     for replica in (0..3).map(ReplicaId::from_number) {
+//!         let listener = TcpListener::bind("127.0.0.1:0").await?;
+//!         let address = listener.local_addr()?.to_string();
+//!         peers.insert(PeerAddress { replica, address });
+//!         listeners.push((replica, listener));
+//!     }
+//!     let (mut nodes, mut sums) = (Vec::new(), Vec::new());
+//!     for (replica, listener) in listeners {
+//!         let sum = Arc::new(AtomicU64::new(0));
+//!         let config = LogConfig::new("sums", replica, peers.clone(), "data")?;
+//!         let node = LogNode::builder(config, Box::new(Sum(Arc::clone(&sum))))
+//!             .disk(Arc::new(MemoryDisk::new())) // without it, the directory "data"
+//!             .empty_disk(EmptyDisk::Format)
+//!             .listener(listener)
+//!             .start()
+//!             .await?;
+//!         nodes.push(node);
+//!         sums.push(sum);
+//!     }
+//!
+//!     // The leader accepts commands.
+//!     let command = Bytes::copy_from_slice(&42_u64.to_le_bytes());
+//!     let mut leadership = nodes[0].log().leadership();
+//!     let applied = loop {
+//!         let known = leadership.wait_for(|now| now.leader.is_some()).await?;
+//!         let leader = known.leader.map_or(0, |id| id.number() as usize);
+//!         drop(known);
+//!         match nodes[leader].log().submit(command.clone()).await {
+//!             // It had no effect.
+//!             Err(ProposeError::NotLeader { .. }) => tokio::task::yield_now().await,
+//!             result => break result?,
+//!         }
+//!     };
+//!     assert_eq!(applied.reply[..], 42_u64.to_le_bytes());
+//!
+//!     // Any replica serves linearizable reads.
+//!     for (node, sum) in nodes.iter().zip(&sums) {
+//!         while node.log().read().await.is_err() {}
+//!         assert_eq!(sum.load(Ordering::Relaxed), 42);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Threads
+//! A thread that has a message for the replica runs it itself: mostly the thread of the
+//! runtime that has read the message from a socket. Three threads complete that: one runs
+//! the replica when time passes and when no other thread does, one writes the write-ahead
+//! log, one reads and writes snapshots.
 
-mod answers;
+mod address;
+mod admission;
 mod config;
 mod engine;
+mod error;
+mod exclusive;
 mod handle;
 mod inbox;
 pub mod links;
 mod metrics;
-mod open;
-mod standalone;
-mod turns;
+mod node;
+mod outcome;
+mod peer_links;
+mod peers;
+mod pending;
+mod refusals;
+mod storage;
+mod threads;
 mod units;
 mod wal_thread;
 
-use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
-use std::time::Instant;
-
-use replica::driver::FileEvent;
-use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
-
-use answers::Answers;
-use engine::Engine;
-use inbox::{Inbox, Message};
-
-pub use config::{Backend, ConsensusSettings, LogConfig, PeerAddress, join_host_port};
-pub use handle::{Leadership, LogHandle, Outcome, Outcomes, ReplicatedLog};
+pub use address::{join_host_port, listen};
+pub use admission::ReplicaRegistry;
+pub use config::{Backend, ConsensusSettings, LogConfig};
+pub use error::{FatalCause, FatalError, LogError, LogThread, TransferError};
+pub use handle::{Leadership, LogHandle, ReplicatedLog};
 pub use metrics::LogMetrics;
-pub use open::{format, is_empty, open};
-pub use replica::open::{OpenError, Opened};
-pub use standalone::LogNode;
+pub use node::{EmptyDisk, LogNode, LogNodeBuilder, OpenedNode};
+pub use outcome::{Outcome, Outcomes};
+pub use peers::{PeerAddress, Peers};
+pub use storage::is_empty;
 pub use units::{HumanDuration, HumanSize};
 
-use links::Links;
-
-/// Why a replica of the log cannot start.
-#[derive(Debug, Error)]
-pub enum LogError {
-    /// The data directory cannot be opened.
-    #[error("{path}: {source}")]
-    Open {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: OpenError,
-    },
-    /// An address is taken or not this machine's.
-    #[error(
-        "cannot listen on {address} for {purpose}: {source}; is another node running, or is the address not this machine's?"
-    )]
-    Listen {
-        /// The address.
-        address: String,
-        /// For whom.
-        purpose: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
-
-/// A replica whose threads run.
-pub struct RunningLog {
-    /// What the program reaches it by.
-    pub log: LogHandle,
-    /// How the consensus thread ended.
-    stopped: oneshot::Receiver<Result<(), String>>,
-}
-
-impl RunningLog {
-    /// Starts the threads and the links that they send on.
-    ///
-    /// # Errors
-    /// When a thread cannot be started.
-    pub fn start(
-        opened: Opened,
-        config: &LogConfig,
-        links: &Links,
-        metrics: &Arc<LogMetrics>,
-    ) -> Result<Self, LogError> {
-        metrics.set_wal(opened.wal.size());
-        metrics.set_snapshot_bytes(opened.snapshot_bytes);
-        let (inbox, waiting) = Inbox::new();
-        let (leadership, follows) = watch::channel(Leadership::default());
-        let (wal_jobs, jobs) = mpsc::channel();
-        let (file_jobs, files) = mpsc::channel();
-        let (ended, stopped) = oneshot::channel();
-        let engine = Engine {
-            replica: opened.replica,
-            tick: config.settings.tick(),
-            waiting,
-            wal: wal_jobs,
-            files: file_jobs,
-            links: links.one_way(&inbox),
-            leadership,
-            answers: Answers::default(),
-            started: Instant::now(),
-            metrics: Arc::clone(metrics),
-        };
-        let (wal, wal_inbox, wal_metrics) = (opened.wal, inbox.clone(), Arc::clone(metrics));
-        thread("wal", move || {
-            let _panic = FatalPanic("the thread of the write-ahead log", wal_inbox.clone());
-            wal_thread::run(wal, &jobs, &wal_inbox, &wal_metrics);
-        })?;
-        let (worker, file_inbox) = (opened.files, inbox.clone());
-        thread("snapshots", move || {
-            let _panic = FatalPanic("the thread of the snapshots", file_inbox.clone());
-            while let Ok(job) = files.recv() {
-                let event = worker.execute(job);
-                if let FileEvent::Saved(Err(why)) = &event {
-                    tracing::error!(why, "cannot store a snapshot; it will be tried again");
-                }
-                file_inbox.leave(Message::File(event));
-            }
-        })?;
-        let traffic = Arc::clone(inbox.traffic());
-        // With a thread that cannot be started, the engine goes too.
-        thread("consensus", move || {
-            traffic.turns().begin(engine);
-            let _ = ended.send(traffic.turns().run());
-        })?;
-        let log = LogHandle {
-            inbox,
-            leadership: follows,
-        };
-        Ok(Self { log, stopped })
-    }
-
-    /// Waits until the replica stops by itself, which it does only when it must.
-    ///
-    /// # Errors
-    /// Why it had to.
-    pub async fn stopped(&mut self) -> Result<(), String> {
-        match (&mut self.stopped).await {
-            Ok(result) => result,
-            Err(_) => Err("the consensus thread is gone".into()),
-        }
-    }
-
-    /// Asks the replica to stop.
-    pub fn stop(&self) {
-        self.log.inbox.leave(Message::Stop);
-    }
-}
-
-impl Drop for RunningLog {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-/// A replica does not go on without one of its threads: nothing would become durable,
-/// and nobody would say so.
-struct FatalPanic(&'static str, Inbox);
-
-impl Drop for FatalPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let Self(who, inbox) = self;
-            inbox.leave(Message::Fatal(format!("{who} has panicked")));
-        }
-    }
-}
-
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), LogError> {
-    let builder = std::thread::Builder::new().name(name.into());
-    builder.spawn(run).map(drop).map_err(LogError::Thread)
-}
-
-/// Listens on an address for connections of this kind.
-///
-/// # Errors
-/// When it is taken, or not this machine's.
-pub async fn listen(address: &str, purpose: &'static str) -> Result<TcpListener, LogError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| LogError::Listen {
-            address: address.to_owned(),
-            purpose,
-            source,
-        })
-}
+// What the interface of this crate is made of, so that a program needs no other crate.
+pub use consensus::{
+    ApplyContext, FrozenState, Index, Membership, MembershipError, ProposeError, ReadError,
+    ReplicaId, RestoreError, StateMachine, StepError, Term,
+};
+pub use replica::disk::{Disk, MemoryDisk, RealDisk};
+pub use replica::driver::{Applied, ReplicaStatus};
+pub use replica::open::OpenError;
+pub use replica::superblock::SuperblockError;

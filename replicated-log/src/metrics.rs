@@ -1,15 +1,19 @@
-//! What a replica counts and measures, for Prometheus.
+//! The metrics of a replica, for Prometheus.
 //!
-//! What happens all the time is counted in place; what the replica knows is
-//! asked of it when somebody looks.
+//! Frequent events are counted where they happen; the state of the replica is read from it
+//! when the metrics are rendered.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use replica::driver::ReplicaStatus;
+use replica::driver::{Counters, ReplicaStatus, SizeHistogram};
 use replica::wal::WalSize;
 
 use crate::links::LinkCounters;
@@ -22,7 +26,7 @@ pub struct LogMetrics {
     wal_bytes: AtomicU64,
     wal_segments: AtomicU64,
     snapshot_bytes: AtomicU64,
-    /// Peers' messages that wait for the consensus thread, and that did not fit.
+    /// Messages of peers that wait for a round, and those dropped at a full inbox.
     inbox: AtomicU64,
     inbox_dropped: AtomicU64,
 }
@@ -59,22 +63,22 @@ impl LogMetrics {
         self.inbox_dropped.store(dropped, Ordering::Relaxed);
     }
 
-    /// Registers what is counted in place.
+    /// Registers the histograms, which are updated in place.
     pub fn register(&self, registry: &mut Registry) {
         for (name, help, histogram) in [
             (
                 "fsync_seconds",
-                "Syncs of the write-ahead log",
+                "Duration of an fsync of the write-ahead log",
                 &self.fsync_seconds,
             ),
             (
                 "commit_seconds",
-                "Commands from proposal to reply",
+                "Time from the proposal of a command to its reply",
                 &self.commit_seconds,
             ),
             (
                 "batches_per_fsync",
-                "Batches that share one sync",
+                "Batches made durable by one fsync",
                 &self.batches_per_fsync,
             ),
         ] {
@@ -82,7 +86,7 @@ impl LogMetrics {
         }
     }
 
-    /// Registers what the replica knows now.
+    /// Registers gauges and counters with the present state of the replica.
     pub fn register_status(
         &self,
         registry: &mut Registry,
@@ -95,37 +99,54 @@ impl LogMetrics {
 
     fn gauges(&self, registry: &mut Registry, status: &ReplicaStatus) {
         let core = &status.core;
+        // Of the configuration; -1 without a leader.
+        let leader = core.leader.map_or(-1, |id| to_i64(id.number()));
+        register_gauge(
+            registry,
+            "leader",
+            "Replica id of the leader, -1 for none",
+            leader,
+        );
         let mut gauge = |name: &str, help: &str, value: u64| {
-            let gauge = Gauge::<i64>::default();
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            registry.register(name, help, gauge);
+            register_gauge(registry, name, help, to_i64(value));
         };
         let role = core.role as u64;
         gauge("role", "0 leader, 1 follower, 2 candidate, 3 learner", role);
         gauge("term", "The current term", core.term.0);
         gauge(
-            "leader",
-            "The leader's replica id plus one, 0 for none",
-            core.leader.map_or(0, |id| id.0),
+            "commit_index",
+            "Index up to which the log is known to be committed",
+            core.commit.0,
         );
-        gauge("commit_index", "Known to be committed", core.commit.0);
-        gauge("applied_index", "Applied to the state", status.applied.0);
-        gauge("log_first_index", "First entry in memory", core.first.0);
-        gauge("log_last_index", "Last entry of the log", core.last.0);
-        gauge("log_bytes", "Log since the last snapshot", status.log_bytes);
+        gauge(
+            "applied_index",
+            "Index up to which the log is applied to the state machine",
+            status.applied.0,
+        );
+        gauge(
+            "log_first_index",
+            "Index of the first entry in memory",
+            core.first.0,
+        );
+        gauge("log_last_index", "Index of the last entry", core.last.0);
+        gauge(
+            "log_bytes",
+            "Bytes of the log since the newest snapshot",
+            status.log_bytes,
+        );
         gauge(
             "snapshot_index",
-            "The newest snapshot",
+            "Index of the newest snapshot, 0 for none",
             status.snapshot.map_or(0, |index| index.0),
         );
         gauge(
             "snapshot_bytes",
-            "Size of the newest snapshot",
+            "Size of the snapshot that this start was restored from",
             self.snapshot_bytes.load(Ordering::Relaxed),
         );
         gauge(
             "wal_bytes",
-            "The write-ahead log on disk",
+            "Bytes of the write-ahead log on disk",
             self.wal_bytes.load(Ordering::Relaxed),
         );
         gauge(
@@ -140,25 +161,35 @@ impl LogMetrics {
         );
         gauge(
             "batches_in_flight",
-            "Batches proposed and not committed",
+            "Batches proposed here and not yet committed",
             status.batches_in_flight as u64,
         );
         gauge(
             "peer_messages_waiting",
-            "Messages of peers that wait for the consensus thread",
+            "Messages of peers that wait for the replica",
             self.inbox.load(Ordering::Relaxed),
         );
         gauge(
             "peer_messages_dropped",
-            "Messages of peers that found the inbox full",
+            "Messages of peers dropped since the start because too many were waiting",
             self.inbox_dropped.load(Ordering::Relaxed),
         );
         gauge(
             "reads_waiting",
-            "Reads that wait for confirmation",
+            "Linearizable reads that wait for a quorum or for the state machine",
             status.reads_waiting as u64,
         );
     }
+}
+
+fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn register_gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
 }
 
 fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounters) {
@@ -170,58 +201,57 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
     };
     counter(
         "elections",
-        "Elections begun here",
+        "Elections started by this replica",
         status.core.elections_started,
     );
-    counter("leader_changes", "Leaders seen", counters.leader_changes);
+    counter(
+        "leader_changes",
+        "Changes of the leader that this replica has seen",
+        counters.leader_changes,
+    );
     counter(
         "commands_proposed",
-        "Commands proposed here",
+        "Commands proposed by this replica",
         counters.commands_proposed,
     );
     counter(
         "batches_proposed",
-        "Batches proposed here",
-        counters.batches_proposed,
+        "Batches proposed by this replica",
+        counters.batch_commands.count(),
     );
     counter(
         "commands_committed",
-        "Commands proposed here and committed",
+        "Commands proposed by this replica and committed",
         counters.commands_committed,
     );
     counter(
         "commands_not_leader",
-        "Commands turned away: another leads",
+        "Commands rejected because another replica leads",
         counters.not_leader,
     );
     counter(
         "commands_overloaded",
-        "Commands turned away: a bound",
+        "Commands rejected because too many were waiting",
         counters.overloaded,
     );
     counter(
         "commands_unknown",
-        "Commands with an unknown outcome",
+        "Commands whose outcome is unknown because leadership was lost",
         counters.outcome_unknown,
     );
     counter(
         "commands_applied",
-        "Commands applied",
+        "Commands applied to the state machine, from any replica",
         counters.commands_applied,
     );
     counter(
-        "peer_messages_refused",
-        "Messages of peers that were refused",
-        counters.messages_refused,
-    );
-    counter(
         "snapshots_taken",
-        "Snapshots taken",
+        "Snapshots taken by this replica",
         counters.snapshots_taken,
     );
     counter(
         "snapshots_installed",
-        "Snapshots brought over",
+        "Snapshots fetched from a peer and installed",
         counters.snapshots_installed,
     );
     counter(
@@ -231,26 +261,105 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
     );
     counter(
         "link_bytes_sent",
-        "Their bytes",
+        "Bytes of one-way messages sent to peers",
         links.sent_bytes.load(Ordering::Relaxed),
     );
     counter(
         "link_messages_dropped",
-        "Messages dropped at a full or broken link",
+        "One-way messages dropped at a full queue or a broken connection",
         links.dropped.load(Ordering::Relaxed),
     );
     counter(
         "link_refused",
-        "Frames and handshakes of peers that were refused",
+        "Frames and handshakes refused, by this node or by a peer",
         links.refused.load(Ordering::Relaxed),
     );
     counter(
         "link_connections",
-        "Connections to peers made",
+        "Connections established to peers",
         links.connected.load(Ordering::Relaxed),
     );
-    for (power, count) in counters.batch_sizes.iter().enumerate() {
-        let name = format!("batches_up_to_{}_commands", 1 << power);
-        counter(&name, "Batches proposed, by size", *count);
+    proposals_and_refusals(registry, counters);
+}
+
+fn proposals_and_refusals(registry: &mut Registry, counters: &Counters) {
+    registry.register(
+        "batch_commands",
+        "Commands in a batch proposed here",
+        Sizes(counters.batch_commands),
+    );
+    let refused = Family::<RefusedLabels, Counter>::default();
+    for (peer, reason, count) in counters.messages_refused.iter() {
+        let labels = [("peer", peer.to_string()), ("reason", reason.to_owned())];
+        refused.get_or_create(&labels).inc_by(count);
+    }
+    registry.register(
+        "peer_messages_refused",
+        "Messages of peers that were refused, by the peer's replica_id and the reason",
+        refused,
+    );
+    let requests_refused: Counter = Counter::default();
+    requests_refused.inc_by(counters.requests_refused);
+    registry.register(
+        "core_requests_refused",
+        "Requests of this replica that its consensus core refused",
+        requests_refused,
+    );
+}
+
+type RefusedLabels = [(&'static str, String); 2];
+
+/// A histogram that the replica keeps itself.
+#[derive(Debug)]
+struct Sizes(SizeHistogram);
+
+impl EncodeMetric for Sizes {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let Self(sizes) = self;
+        let mut below = 0;
+        let mut buckets: Vec<_> = sizes
+            .cumulative()
+            .map(|(bound, at_most)| {
+                let count = at_most - std::mem::replace(&mut below, at_most);
+                (bound as f64, count)
+            })
+            .collect();
+        buckets.push((f64::INFINITY, sizes.count() - below));
+        encoder.encode_histogram::<NoLabelSet>(sizes.sum() as f64, sizes.count(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text;
+
+    use super::*;
+
+    #[test]
+    fn a_histogram_of_the_replica_reads_as_one_of_prometheus() {
+        let mut sizes = SizeHistogram::default();
+        for size in [1, 3, 3, 40_000] {
+            sizes.observe(size);
+        }
+        let mut registry = Registry::default();
+        registry.register("batch_commands", "Commands", Sizes(sizes));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "# TYPE batch_commands histogram",
+            "batch_commands_sum 40007.0",
+            "batch_commands_count 4",
+            "batch_commands_bucket{le=\"1.0\"} 1",
+            "batch_commands_bucket{le=\"2.0\"} 1",
+            "batch_commands_bucket{le=\"4.0\"} 3",
+            "batch_commands_bucket{le=\"32768.0\"} 3",
+            "batch_commands_bucket{le=\"+Inf\"} 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
     }
 }

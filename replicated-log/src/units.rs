@@ -15,13 +15,13 @@ pub struct HumanDuration(Duration);
 pub struct HumanSize(u64);
 
 impl HumanDuration {
-    /// So many milliseconds.
+    /// A duration of whole milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// The duration.
+    /// As the standard library's type.
     #[must_use]
     pub const fn duration(self) -> Duration {
         self.0
@@ -29,7 +29,7 @@ impl HumanDuration {
 }
 
 impl HumanSize {
-    /// So many mebibytes.
+    /// A size of whole mebibytes.
     #[must_use]
     pub const fn from_mib(mib: u64) -> Self {
         Self(mib << 20)
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_unit_is_refused_with_an_example() {
+    fn text_without_a_known_unit_is_refused_with_an_example() {
         for text in [
             "",
             "5",

@@ -1,9 +1,8 @@
 //! The thread that makes batches durable.
 //!
-//! While one sync is under way the next batches gather: they share one write
-//! and one sync (group commit). A failed write or sync is fatal to the node: what
-//! reached the disk is then unknown, and trying again could acknowledge what is
-//! not there.
+//! While one fsync is in flight the next batches gather: they share one write and one
+//! fsync (group commit). A failed write or fsync is fatal to the node: what has reached
+//! the disk is then unknown, and a second attempt could acknowledge what is not there.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, TryRecvError};
@@ -13,18 +12,18 @@ use consensus::{Index, PersistBatch};
 use replica::wal::Wal;
 use tracing::warn;
 
-use super::inbox::{Inbox, Message};
+use crate::inbox::{Inbox, Message};
 use crate::metrics::LogMetrics;
 
 /// Batches that share one write at most.
 const BATCHES_PER_WRITE_MAX: usize = 256;
 
-pub(super) enum WalJob {
+pub(crate) enum WalJob {
     Write(PersistBatch),
     Compact(Index),
 }
 
-pub(super) fn run(
+pub(crate) fn run(
     mut wal: Wal,
     jobs: &mpsc::Receiver<WalJob>,
     inbox: &Inbox,
@@ -45,23 +44,23 @@ pub(super) fn run(
             next = jobs.try_recv().ok();
         }
         if let Err(error) = write(&mut wal, &batches, compact, metrics) {
-            inbox.leave(Message::Fatal(format!("write-ahead log: {error}")));
+            inbox.post_and_wake(Message::Fatal(Box::new(error.into())));
             return;
         }
         if let Some(last) = batches.last() {
             let persisted = Message::Persisted(last.id);
-            // Where the next batches wait already, this thread has better to do.
+            // Under load the next batches wait already: this thread writes them first.
             match batches.len() {
-                1 => inbox.put(persisted),
-                _ => inbox.leave(persisted),
+                1 => inbox.post(persisted),
+                _ => inbox.post_and_wake(persisted),
             }
         }
         batches.clear();
     }
 }
 
-/// The next job. While there is none, a spare segment is made ready slice by
-/// slice, so that a full segment is followed by the next without delay.
+/// The next job. While there is none, a spare segment is prepared slice by slice, so that
+/// the next segment is ready when the current one is full.
 fn next_job(wal: &mut Wal, jobs: &mpsc::Receiver<WalJob>) -> Option<WalJob> {
     loop {
         match jobs.try_recv() {
@@ -73,7 +72,7 @@ fn next_job(wal: &mut Wal, jobs: &mpsc::Receiver<WalJob>) -> Option<WalJob> {
             Ok(true) => {}
             Ok(false) => return jobs.recv().ok(),
             Err(error) => {
-                warn!(%error, "cannot prepare the next segment of the write-ahead log");
+                warn!(%error, "cannot prepare the next segment of the write-ahead log; check the space on the disk");
                 return jobs.recv().ok();
             }
         }
@@ -88,9 +87,11 @@ fn write(
 ) -> Result<(), replica::wal::WalError> {
     if !batches.is_empty() {
         wal.append(batches)?;
-        let begun = Instant::now();
+        let started = Instant::now();
         wal.sync()?;
-        metrics.fsync_seconds.observe(begun.elapsed().as_secs_f64());
+        metrics
+            .fsync_seconds
+            .observe(started.elapsed().as_secs_f64());
         metrics.batches_per_fsync.observe(batches.len() as f64);
     }
     if let Some(through) = compact {

@@ -9,7 +9,7 @@
 //!
 //! Linearizability: a register has one writer, so a read must return a version
 //! that is not older than what was acknowledged or seen by anybody before it
-//! began, and not newer than what was begun when it ended. Across registers the
+//! began, and not newer than what was started when it ended. Across registers the
 //! log's indexes are compared as well, see [`crate::check`].
 
 use adapters::metadata::{
@@ -26,9 +26,9 @@ pub(crate) struct Client {
     pub(crate) random: Random,
     pub(crate) session: u64,
     /// The operation under way, or the last.
-    pub(crate) begun: u64,
-    /// What had been seen when it was begun.
-    pub(crate) begun_behind: u64,
+    pub(crate) started: u64,
+    /// What had been seen when it was started.
+    pub(crate) started_after: u64,
     pub(crate) acknowledged: u64,
     answer: Bytes,
     /// The newest version that a read has returned.
@@ -44,7 +44,7 @@ pub(crate) struct Client {
 pub(crate) struct Read {
     pub(crate) register: usize,
     pub(crate) oldest: u64,
-    /// The index that had been seen when it was begun.
+    /// The index that had been seen when it was started.
     pub(crate) behind: u64,
 }
 
@@ -54,8 +54,8 @@ impl Client {
             number,
             random,
             session,
-            begun: 0,
-            begun_behind: 0,
+            started: 0,
+            started_after: 0,
             acknowledged: 0,
             answer: Bytes::new(),
             seen: 0,
@@ -73,8 +73,8 @@ impl Client {
             None => "rests",
         };
         format!(
-            "client {} has begun {} and done {}, and {waits}",
-            self.number, self.begun, self.acknowledged
+            "client {} has started {} and done {}, and {waits}",
+            self.number, self.started, self.acknowledged
         )
     }
 
@@ -94,7 +94,7 @@ impl Client {
             let name = format!("c{}-{k}-{padding}", self.number);
             Name::new(&name).expect("a short name")
         };
-        let k = self.begun;
+        let k = self.started;
         let before = || Identifier::Name(name(k - 1));
         let operation = if k > 1 && self.renames() {
             ClientOperation::UpdateStream {
@@ -121,7 +121,7 @@ impl Client {
 
     /// The operation under way was answered.
     pub(crate) fn answered(&mut self, answer: Bytes, reply: &Reply) -> Result<(), String> {
-        let creates = self.begun == 1 || !self.renames() && self.begun % 2 == 1;
+        let creates = self.started == 1 || !self.renames() && self.started % 2 == 1;
         let expected = match reply {
             Reply::StreamCreated { .. } => creates,
             Reply::Done => !creates,
@@ -130,10 +130,10 @@ impl Client {
         if !expected {
             return Err(format!(
                 "client {}: operation {} was answered by {reply:?}, so it took effect twice or not at all",
-                self.number, self.begun
+                self.number, self.started
             ));
         }
-        self.acknowledged = self.begun;
+        self.acknowledged = self.started;
         self.answer = answer;
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Client {
     /// Another answer to an operation, from another way that it took. One that was
     /// followed by others may be refused by now.
     pub(crate) fn answered_again(&self, operation: u64, answer: &Bytes) -> Result<(), String> {
-        let newest = operation == self.acknowledged && operation == self.begun;
+        let newest = operation == self.acknowledged && operation == self.started;
         if newest && *answer != self.answer {
             return Err(format!(
                 "client {}: operation {operation} was answered in two ways",
@@ -172,7 +172,7 @@ impl Client {
         if versions.next().is_some() {
             return Err(format!("register {} has two versions", self.number));
         }
-        let (low, high) = (oldest, self.begun);
+        let (low, high) = (oldest, self.started);
         let lowest = match version {
             Some(version) => Some(version).filter(|version| (low..=high).contains(version)),
             // Before the first, or some even version of a register that is deleted.

@@ -18,7 +18,7 @@ type Content = (Term, u64);
 pub(crate) struct Durable {
     log: Log,
     /// Begun, and not known to be there.
-    under_way: Vec<Written>,
+    in_flight: Vec<Written>,
     /// The last write that is there, and the hard state before it.
     last: Vec<Written>,
     hard_state_before: Option<Bytes>,
@@ -106,14 +106,14 @@ impl Log {
 
 impl Durable {
     /// These are written, and not synced.
-    pub(crate) fn begin(&mut self, batches: &[PersistBatch]) {
-        self.under_way.extend(batches.iter().map(Written::new));
+    pub(crate) fn start(&mut self, batches: &[PersistBatch]) {
+        self.in_flight.extend(batches.iter().map(Written::new));
     }
 
     /// All that is under way is synced.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.hard_state_before.clone_from(&self.log.hard_state);
-        self.last = std::mem::take(&mut self.under_way);
+        self.last = std::mem::take(&mut self.in_flight);
         for written in &self.last {
             self.log.apply(written);
         }
@@ -138,7 +138,7 @@ impl Durable {
     /// A start has found this. An error when something durable is missing.
     pub(crate) fn recovered(&mut self, recovered: &Recovered) -> Result<(), Lost> {
         let mut possible = vec![self.log.clone()];
-        for written in &self.under_way {
+        for written in &self.in_flight {
             let mut next = possible[possible.len() - 1].clone();
             next.apply(written);
             possible.push(next);
@@ -149,13 +149,13 @@ impl Durable {
                 "the disk gives back a log to {last:?} behind snapshot {:?}, and not what was durable: to {}, {} writes under way",
                 recovered.snapshot.as_ref().map(|meta| meta.index),
                 self.log.last(),
-                self.under_way.len()
+                self.in_flight.len()
             );
             let last_only = self.misses_last_only(recovered);
             return Err(Lost { what, last_only });
         };
         self.log = found;
-        self.under_way.clear();
+        self.in_flight.clear();
         if recovered.entries.is_empty()
             && let Some(meta) = &recovered.snapshot
         {

@@ -31,7 +31,7 @@ pub enum Fault {
     /// A machine comes back with an empty disk: the replica must refuse it.
     WipedDisk,
     /// An operator starts one replica after the other anew.
-    RestartsInTurn,
+    RollingRestart,
     /// A replica is cut off from all others.
     Isolate,
     /// Nothing passes between two replicas.
@@ -45,7 +45,7 @@ pub enum Fault {
     /// A replica gets again what it was sent before, when it may take that for
     /// news: it has been replaced and does not know, it leads anew, or it was just
     /// started again.
-    Echo,
+    TargetedReplay,
     /// A disk takes very long.
     Stall,
     /// A disk gives errors: the replica stops.
@@ -93,13 +93,13 @@ impl Fault {
         Self::CrashWhileStarting,
         Self::Pause,
         Self::WipedDisk,
-        Self::RestartsInTurn,
+        Self::RollingRestart,
         Self::Isolate,
         Self::CutPair,
         Self::CutOneWay,
         Self::Clog,
         Self::Replay,
-        Self::Echo,
+        Self::TargetedReplay,
         Self::Stall,
         Self::DiskError,
         Self::BrokenTransfer,
@@ -117,25 +117,25 @@ impl Fault {
     ];
 
     /// Whether it waits for a moment in which several things come together.
-    pub(crate) fn is_ambush(self) -> bool {
+    pub(crate) fn is_combined(self) -> bool {
         matches!(
             self,
             Self::ForgottenElection
                 | Self::ForgetfulMajority
                 | Self::BrokenTransfer
                 | Self::StalledInstall
-                | Self::Echo
+                | Self::TargetedReplay
         )
     }
 
     /// Whether a replica is away for it until only a snapshot helps.
-    pub(crate) fn leaves_behind(self) -> bool {
+    pub(crate) fn needs_snapshot(self) -> bool {
         matches!(self, Self::BrokenTransfer | Self::StalledInstall)
     }
 
     /// Whether it is about logs that are cut.
     pub(crate) fn needs_short_logs(self) -> bool {
-        self.leaves_behind() || self == Self::CrashInCompaction
+        self.needs_snapshot() || self == Self::CrashInCompaction
     }
 
     /// Whether it is about who of several is elected.
@@ -161,13 +161,13 @@ impl Fault {
             Self::CrashWhileStarting => "crash while starting",
             Self::Pause => "pause",
             Self::WipedDisk => "wiped disk",
-            Self::RestartsInTurn => "restarts in turn",
+            Self::RollingRestart => "rolling restart",
             Self::Isolate => "isolation",
             Self::CutPair => "cut",
             Self::CutOneWay => "one-way cut",
             Self::Clog => "clogged link",
             Self::Replay => "replay",
-            Self::Echo => "echo",
+            Self::TargetedReplay => "targeted replay",
             Self::Stall => "stalled disk",
             Self::DiskError => "disk error",
             Self::BrokenTransfer => "broken transfer",

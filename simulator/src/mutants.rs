@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use consensus::rules::Rule;
 
 use crate::plan::{Backend, Plan};
-use crate::world::{Failure, Outcome, simulate_broken};
+use crate::world::{Failure, FailureClass, Outcome, simulate_without};
 
 /// Where a rule is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Mutant {
     pub rule: &'static Rule,
     /// Where it is kept.
     pub part: Part,
+    /// The crate that keeps it.
+    pub package: &'static str,
 }
 
 /// Rules of shared code that only one backend comes to often enough.
@@ -39,23 +41,24 @@ const OF_ONE_BACKEND: [(&str, Backend); 3] = [
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = Mutant> {
-    let of = |rules: &'static [Rule], part| rules.iter().map(move |rule| Mutant { rule, part });
-    of(consensus_vr::rules::RULES, Part::Backend(Backend::Vr))
-        .chain(of(
-            consensus_raft::rules::RULES,
-            Part::Backend(Backend::Raft),
-        ))
-        .chain(of(replica::rules::RULES, Part::Shared))
-        .chain(of(adapters::rules::RULES, Part::Shared))
-        .map(|mutant| {
-            let only = OF_ONE_BACKEND
-                .iter()
-                .find(|(name, _)| *name == mutant.rule.name);
-            only.map_or(mutant, |(_, backend)| Mutant {
-                part: Part::Backend(*backend),
-                ..mutant
-            })
+    let (vr, raft) = (Part::Backend(Backend::Vr), Part::Backend(Backend::Raft));
+    [
+        (consensus_vr::rules::RULES, vr, "consensus-vr"),
+        (consensus_raft::rules::RULES, raft, "consensus-raft"),
+        (replica::rules::RULES, Part::Shared, "replica"),
+        (adapters::rules::RULES, Part::Shared, "adapters"),
+    ]
+    .into_iter()
+    .flat_map(|(rules, part, package)| {
+        rules.iter().map(move |rule| {
+            let only = OF_ONE_BACKEND.iter().find(|(name, _)| *name == rule.name);
+            Mutant {
+                rule,
+                part: only.map_or(part, |(_, backend)| Part::Backend(*backend)),
+                package,
+            }
         })
+    })
 }
 
 impl Mutant {
@@ -81,7 +84,7 @@ pub fn simulate(
     mutant: Option<&Mutant>,
     keep_trace: bool,
 ) -> Result<Outcome, Box<Failure>> {
-    simulate_broken(plan, mutant.map(|mutant| mutant.rule), keep_trace).0
+    simulate_without(plan, mutant.map(|mutant| mutant.rule), keep_trace).0
 }
 
 /// What came of a mutant.
@@ -103,13 +106,14 @@ pub enum Verdict {
     },
 }
 
-/// Runs one seed on the mutant. What went wrong, and whether the run came to the
-/// broken rule.
+/// Runs one seed on the mutant. What a check reported, and whether the run reached the rule
+/// that is left out. A run that failed otherwise does not count: see [`FailureClass`].
 #[must_use]
 pub fn run(backend: Backend, mutant: &Mutant, seed: u64) -> (Option<String>, bool) {
     let plan = Plan::new(backend, seed);
-    let (result, broken) = simulate_broken(&plan, Some(mutant.rule), false);
-    (result.err().map(|failure| failure.what), broken)
+    let (result, broken) = simulate_without(&plan, Some(mutant.rule), false);
+    let failure = result.err().filter(|it| it.class == FailureClass::Check);
+    (failure.map(|failure| failure.what), broken)
 }
 
 /// Runs seeds from `first` on, `jobs` at a time, until one fails on the mutant, at
@@ -128,7 +132,7 @@ pub fn hunt(backend: Backend, mutant: &Mutant, first: u64, seeds_max: u64, jobs:
             let (what, broken) = run(backend, mutant, first + count);
             broken_in.fetch_add(u64::from(broken), Ordering::Relaxed);
             if let Some(what) = what {
-                // Those before it are under way and will be finished.
+                // Those before it are running and will be finished.
                 done.store(true, Ordering::Relaxed);
                 return Some((count, what));
             }

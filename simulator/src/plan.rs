@@ -37,12 +37,12 @@ pub struct Plan {
     /// Replicas behind them that follow, and do not vote.
     pub learners: u64,
     /// In the end nothing reaches the leader for a while.
-    pub(crate) deaf_leader: bool,
+    pub(crate) leader_without_quorum: bool,
     pub(crate) clients: u64,
     /// How long a client waits between operations, at most.
-    pub(crate) thinks: u64,
+    pub(crate) think_time: u64,
     /// A client repeats a request that is not answered for so long.
-    pub(crate) patience: u64,
+    pub(crate) request_timeout: u64,
     /// Of what clients do, in thousandths.
     pub(crate) reads_per_mille: u64,
     /// What makes the names in commands longer.
@@ -82,7 +82,7 @@ pub(crate) struct Noise {
 const BATCHING: u64 = 9;
 /// How many cards of a deck are of each kind that waits for its moment: the others
 /// do little by themselves.
-const AMBUSHES: usize = 3;
+const COMBINED_CARDS: usize = 3;
 /// Kinds of faults that are drawn one by one, each in so many of a thousand runs.
 const SCHEDULED: [(Fault, u64); 28] = [
     (Fault::Kill, 350),
@@ -96,13 +96,13 @@ const SCHEDULED: [(Fault, u64); 28] = [
     (Fault::CrashWhileStarting, 300),
     (Fault::Pause, 400),
     (Fault::WipedDisk, 150),
-    (Fault::RestartsInTurn, 200),
+    (Fault::RollingRestart, 200),
     (Fault::Isolate, 450),
     (Fault::CutPair, 400),
     (Fault::CutOneWay, 400),
     (Fault::Clog, 400),
     (Fault::Replay, 400),
-    (Fault::Echo, 550),
+    (Fault::TargetedReplay, 550),
     (Fault::Stall, 400),
     (Fault::DiskError, 300),
     (Fault::BrokenTransfer, 300),
@@ -173,10 +173,10 @@ impl Plan {
             seed,
             voters,
             learners,
-            deaf_leader: voters > 1 && random.per_mille(300),
+            leader_without_quorum: voters > 1 && random.per_mille(300),
             clients: random.between(2, 8),
-            thinks: random.between_powers(500, 20_000),
-            patience: random.between_powers(100_000, 1_600_000),
+            think_time: random.between_powers(500, 20_000),
+            request_timeout: random.between_powers(100_000, 1_600_000),
             reads_per_mille: random.between(100, 800),
             padding: random.below(200),
             faults_for: at_least.max(last + 500_000),
@@ -314,8 +314,8 @@ fn draw_schedule(
             }
             rounds += 1;
             for kind in kinds {
-                let ambush = kind.is_ambush();
-                let cards = if ambush { AMBUSHES } else { 1 };
+                let election_crash = kind.is_combined();
+                let cards = if election_crash { COMBINED_CARDS } else { 1 };
                 deck.extend(std::iter::repeat_n(*kind, cards));
             }
             random.shuffle(&mut deck);

@@ -22,7 +22,7 @@ use crate::durable::{Durable, Lost};
 use crate::history::History;
 use crate::plan::{Backend, Plan};
 use crate::random::Random;
-use crate::world::Ambush;
+use crate::world::ElectionCrash;
 
 /// What a tick is on a clock that runs right, in microseconds.
 pub(crate) const TICK_MICROS: u64 = 10_000;
@@ -43,7 +43,7 @@ pub(crate) struct Process {
     pub(crate) full: bool,
     pub(crate) running: Option<Running>,
     /// Counts starts, so that what an earlier life left under way is told apart.
-    pub(crate) life: u64,
+    pub(crate) starts: u64,
     pub(crate) paused_until: u64,
     /// The disk is slow with the log until then.
     pub(crate) stalled_until: u64,
@@ -53,8 +53,8 @@ pub(crate) struct Process {
     /// How far its wall clock is off.
     pub(crate) wall_offset: i64,
     /// It is to end after so many more effects, with power loss or without.
-    pub(crate) ends_after: Option<(u64, bool)>,
-    pub(crate) ambush: Option<Ambush>,
+    pub(crate) crashes_after: Option<(u64, bool)>,
+    pub(crate) election_crash: Option<ElectionCrash>,
     /// The machine loses power when its disk gives the next error.
     pub(crate) power_fails_with_disk: bool,
     pub(crate) files_fail: Option<FilesFail>,
@@ -82,7 +82,7 @@ pub(crate) struct FilesFail {
 
 impl FilesFail {
     /// Whether the disk is to fail in this work.
-    pub(crate) fn meets(&mut self, job: &FileJob) -> bool {
+    pub(crate) fn applies_to(&mut self, job: &FileJob) -> bool {
         match (&mut self.receiving, job) {
             (None, _) | (Some(0), FileJob::Receive { .. }) => true,
             (Some(pieces), FileJob::Receive { .. }) => {
@@ -119,14 +119,14 @@ impl Process {
             durable: Durable::default(),
             full: false,
             running: None,
-            life: 0,
+            starts: 0,
             paused_until: 0,
             stalled_until: 0,
             files_stalled_until: 0,
             clock_rate_percent,
             wall_offset: 0,
-            ends_after: None,
-            ambush: None,
+            crashes_after: None,
+            election_crash: None,
             power_fails_with_disk: false,
             files_fail: None,
             start_fails_at: None,
@@ -194,7 +194,7 @@ impl Process {
     }
 
     pub(crate) fn start(&mut self, plan: &Plan, history: &History) -> Result<(), StartError> {
-        self.life += 1;
+        self.starts += 1;
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let (machine, reader) = history.record();
         let config = OpenConfig {
@@ -319,7 +319,7 @@ impl Running {
     }
 
     /// Begins the next write, of everything that waits. Whether there is one.
-    pub(crate) fn begin_write(&mut self, durable: &mut Durable) -> Result<bool, WalError> {
+    pub(crate) fn start_write(&mut self, durable: &mut Durable) -> Result<bool, WalError> {
         if self.writing.is_some() {
             return Ok(false);
         }
@@ -330,14 +330,14 @@ impl Running {
             }
             return Ok(false);
         };
-        durable.begin(&batches);
+        durable.start(&batches);
         self.wal.append(&batches)?;
         self.writing = Some(last);
         Ok(true)
     }
 
     /// The write under way has had its time: it is synced, and durable.
-    pub(crate) fn end_write(
+    pub(crate) fn finish_write(
         &mut self,
         durable: &mut Durable,
     ) -> Result<Option<PersistId>, WalError> {
@@ -345,7 +345,7 @@ impl Running {
             return Ok(None);
         };
         self.wal.sync()?;
-        durable.end();
+        durable.finish();
         if let Some(through) = self.compact.take() {
             self.wal.compact(through)?;
         }

@@ -2,7 +2,7 @@
 
 use crate::mutants::Mutant;
 use crate::plan::Plan;
-use crate::world::{Failure, simulate_broken};
+use crate::world::{Failure, simulate_without};
 
 /// A run with few faults that fails.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn run(&mut self, plan: &Plan) -> Option<Failure> {
         self.runs += 1;
-        let (result, _) = simulate_broken(plan, self.mutant.map(|it| it.rule), false);
+        let (result, _) = simulate_without(plan, self.mutant.map(|it| it.rule), false);
         result.err().map(|failure| *failure)
     }
 

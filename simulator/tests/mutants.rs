@@ -1,4 +1,4 @@
-//! The table of mutants in docs/testing.md is true.
+//! The table of mutants is true.
 #![expect(
     clippy::unwrap_used,
     reason = "helpers of tests, outside of test functions"
@@ -12,7 +12,7 @@ use simulator::mutants;
 
 /// Every mutant is caught within so many seeds.
 const SEEDS_MAX: u64 = 500;
-const DOCUMENT: &str = include_str!("../../docs/testing.md");
+const DOCUMENT: &str = include_str!("../../docs/design/mutants.md");
 
 /// The rows of the table: mutant and backend, and the seeds that it took.
 fn table() -> BTreeMap<(String, String), u64> {
@@ -72,13 +72,13 @@ fn every_mutant_is_in_the_table_and_caught_by_the_seed_that_it_names() {
                     }
                 }
                 Some(seeds) => wrong.push(format!("{key:?} takes {seeds} seeds")),
-                None => wrong.push(format!("{key:?} is not in docs/testing.md")),
+                None => wrong.push(format!("{key:?} is not in docs/design/mutants.md")),
             }
         }
     }
     wrong.extend(table.keys().map(|key| format!("{key:?} is no mutant")));
     assert!(
         wrong.is_empty(),
-        "{wrong:#?}\n`cargo run --release -p simulator -- mutants` prints the table"
+        "{wrong:#?}\n`cargo run --release -p simulator -- mutants --write docs/design/mutants.md` writes the table"
     );
 }

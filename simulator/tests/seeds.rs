@@ -11,7 +11,7 @@ use simulator::{Backend, Plan, simulate};
 /// which it shows.
 const CORPUS: &[(Backend, &str, &[u64])] = &[
     (Backend::Vr, "LaterViewFollowed", &[134, 5293, 10016]),
-    (Backend::Raft, "ReadNamedOnce", &[180, 5154, 10018]),
+    (Backend::Raft, "ReadIndexContextUnique", &[180, 5154, 10018]),
     (Backend::Vr, "FetchedPieceRewritten", &[0, 5029, 10100]),
     (Backend::Vr, "ListedSnapshotRewritten", &[88, 5015, 10030]),
 ];

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use consensus::ReplicaId;
 use consensus::rule;
 
-use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo, Proof};
+use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo, Owners, Proof};
 use super::error::MetadataError;
-use super::machine::MetadataEvent;
+use super::events::MetadataEvent;
 use super::reply::{Reply, TopicInfo};
 use super::sessions::Admission;
 use super::state::{MetadataState, Node};
 
-/// One command on its way into the state.
+/// Applies one command.
 pub(super) struct Apply<'a> {
     pub(super) state: &'a mut MetadataState,
     pub(super) events: Vec<MetadataEvent>,
@@ -21,6 +21,7 @@ impl Apply<'_> {
     pub(super) fn command(&mut self, command: Command) -> Bytes {
         let reply = match command {
             Command::Client(request) => return self.request(request),
+            Command::Noop => Ok(Reply::Done),
             Command::Register {
                 client,
                 user_id,
@@ -68,8 +69,8 @@ impl Apply<'_> {
         reply.unwrap_or_else(Reply::from).encode()
     }
 
-    /// Executes a request once; a repetition gets the first reply.
-    fn request(&mut self, request: ClientRequest) -> Bytes {
+    /// Executes a request once; a repetition is answered with the first reply.
+    fn request(&mut self, request: ClientRequest<Owners>) -> Bytes {
         let ClientRequest {
             client,
             session,
@@ -97,7 +98,7 @@ impl Apply<'_> {
     fn operation(
         &mut self,
         client: u128,
-        operation: ClientOperation,
+        operation: ClientOperation<Owners>,
     ) -> Result<Reply, MetadataError> {
         let state = &mut *self.state;
         let user_id = state.sessions.get(client).map(|session| session.user_id);
@@ -130,17 +131,15 @@ impl Apply<'_> {
                 stream,
                 name,
                 options,
-                partitions,
-                owners,
+                partitions: Owners(owners),
             } => {
-                check_placed(partitions, &owners)?;
-                let (_, topic) = state.create_topic(&stream, name, options, &owners)?;
+                let topic = state.create_topic(&stream, name, options, &owners)?;
                 return Ok(Reply::TopicCreated(TopicInfo {
                     id: topic.id,
                     created_at: topic.created_at,
                     name: topic.name.clone(),
                     options: topic.options.clone(),
-                    partitions: (0..partitions).collect(),
+                    partitions: (0..topic.partitions.len() as u32).collect(),
                 }));
             }
             ClientOperation::UpdateTopic {
@@ -158,10 +157,8 @@ impl Apply<'_> {
             ClientOperation::CreatePartitions {
                 stream,
                 topic,
-                partitions,
-                owners,
+                partitions: Owners(owners),
             } => {
-                check_placed(partitions, &owners)?;
                 state.create_partitions(&stream, &topic, &owners)?;
                 return Ok(Reply::Done);
             }
@@ -198,12 +195,12 @@ impl Apply<'_> {
         node: ReplicaId,
         registration: u64,
     ) -> Result<Reply, MetadataError> {
-        if !self.proven(user_id, proof) {
+        if !self.is_valid(user_id, proof) {
             return Err(MetadataError::InvalidCredentials);
         }
         let host = self.state.nodes.get(&node);
         let serves = |host: &Node| host.live && host.registration == registration;
-        if !host.is_some_and(serves) && rule!(FencedNodeOpensNoSession) {
+        if rule!(FencedNodeOpensNoSession) && !host.is_some_and(serves) {
             return Err(MetadataError::NodeFenced);
         }
         // A session that is replaced ends like any other.
@@ -216,7 +213,7 @@ impl Apply<'_> {
         Ok(Reply::Registered { session })
     }
 
-    fn proven(&self, user_id: u32, proof: Proof) -> bool {
+    fn is_valid(&self, user_id: u32, proof: Proof) -> bool {
         let users = &self.state.users;
         let user = match proof {
             Proof::Password(version) => {
@@ -232,7 +229,7 @@ impl Apply<'_> {
         user.is_some_and(|user| user.id == user_id && user.active)
     }
 
-    /// A node that starts again ends what its former life left: its sessions.
+    /// A node that starts again ends the sessions of its former incarnation.
     fn register_node(&mut self, info: NodeInfo) -> Result<Reply, MetadataError> {
         let id = info.node;
         let registration = self.state.applied;
@@ -243,7 +240,7 @@ impl Apply<'_> {
             }
             partitions = known.partitions;
             if known.live && known.info == info {
-                // The same node once more: a repeated request.
+                // A repeated request.
                 return Ok(Reply::NodeRegistered {
                     registration: known.registration,
                 });
@@ -281,7 +278,7 @@ impl Apply<'_> {
         self.sessions_ended(closed);
     }
 
-    /// What these clients held goes with their sessions.
+    /// Clients without a session lose their memberships.
     fn sessions_ended(&mut self, clients: Vec<u128>) {
         for client in &clients {
             self.state.end_memberships(*client);
@@ -289,12 +286,5 @@ impl Apply<'_> {
         if !clients.is_empty() {
             self.events.push(MetadataEvent::SessionsClosed(clients));
         }
-    }
-}
-
-fn check_placed(partitions: u32, owners: &[ReplicaId]) -> Result<(), MetadataError> {
-    match owners.len() == partitions as usize {
-        true => Ok(()),
-        false => Err(MetadataError::InvalidCommand),
     }
 }

@@ -1,126 +1,166 @@
-//! What a command can be refused with. The codes are Iggy's.
+//! Why a command is refused.
 
+use iggy_common::IggyErrorDiscriminants as Kind;
 use thiserror::Error;
 
-/// Iggy's error codes, as its clients know them.
-pub mod code {
-    /// The command is not understood.
-    pub const INVALID_COMMAND: u32 = 3;
-    /// The feature is not served.
-    pub const FEATURE_UNAVAILABLE: u32 = 5;
-    /// A consumer, a partition or another thing is not named as it must be.
-    pub const INVALID_IDENTIFIER: u32 = 6;
-    /// The session that a connection speaks for is gone.
-    pub const STALE_CLIENT: u32 = 30;
-    /// The member of the group does not hold the partition.
-    pub const PARTITION_NOT_OWNED: u32 = 5009;
-    /// The outcome is unknown: repeat the same request in the same session.
-    pub const TRANSIENT_NOT_COMMITTED: u32 = 57;
-    /// Certainly without effect: repeat it anywhere.
-    pub const TRANSIENT_NOT_ACCEPTED: u32 = 58;
-    /// The request was applied and its reply is gone.
-    pub const REQUEST_ALREADY_APPLIED: u32 = 59;
-    /// Not logged in, or the session is gone.
-    pub const UNAUTHENTICATED: u32 = 40;
-    /// The user has no permission.
-    pub const UNAUTHORIZED: u32 = 41;
-    /// The diagnostic archive could not be made.
-    pub const SNAPSHOT_FAILED: u32 = 9000;
-    /// A password has 3 to 100 bytes.
-    pub const INVALID_PASSWORD: u32 = 44;
-    /// No such status, or not for this user.
-    pub const INVALID_USER_STATUS: u32 = 45;
-    /// The user has a token of this name.
-    pub const TOKEN_ALREADY_EXISTS: u32 = 51;
-    /// Wrong user name or password.
-    pub const INVALID_CREDENTIALS: u32 = 42;
-}
+use crate::error_code::ErrorCode;
 
 /// Why a command had no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[repr(u32)]
 pub enum MetadataError {
     /// The command contradicts itself.
     #[error("invalid command")]
-    InvalidCommand = code::INVALID_COMMAND,
+    InvalidCommand,
     /// The user is gone or its password changed.
     #[error("invalid credentials")]
-    InvalidCredentials = code::INVALID_CREDENTIALS,
+    InvalidCredentials,
     /// The user may not do this.
     #[error("the user has no permission for this")]
-    Unauthorized = code::UNAUTHORIZED,
+    Unauthorized,
     /// A user's name has 3 to 50 bytes.
     #[error("a user's name has 3 to 50 bytes")]
-    InvalidUsername = 43,
+    InvalidUsername,
     /// The root user stays active.
     #[error("invalid user status")]
-    InvalidUserStatus = code::INVALID_USER_STATUS,
-    /// The name is taken.
+    InvalidUserStatus,
+    /// The name is in use.
     #[error("user already exists")]
-    UserAlreadyExists = 46,
+    UserAlreadyExists,
     /// The root user cannot be deleted.
     #[error("the root user cannot be deleted")]
-    CannotDeleteUser = 48,
+    CannotDeleteUser,
     /// The root user may do everything.
     #[error("the root user's permissions cannot be changed")]
-    CannotChangePermissions = 49,
+    CannotChangePermissions,
     /// The user has a token of this name.
     #[error("token already exists")]
-    TokenAlreadyExists = code::TOKEN_ALREADY_EXISTS,
+    TokenAlreadyExists,
     /// The user has as many tokens as it can have.
     #[error("too many tokens")]
-    TokensLimitReached = 52,
+    TokensLimitReached,
     /// No such user or token.
     #[error("not found")]
-    ResourceNotFound = 20,
+    ResourceNotFound,
     /// No such session.
     #[error("the session has expired")]
-    SessionExpired = code::UNAUTHENTICATED,
-    /// The node that speaks for the client is fenced; try another.
+    SessionExpired,
+    /// The node that speaks for the client is fenced; the client tries another.
     #[error("the node is fenced")]
-    NodeFenced = code::TRANSIENT_NOT_ACCEPTED,
+    NodeFenced,
     /// An older request number, or another request under the same number.
     #[error("the request was already applied")]
-    RequestAlreadyApplied = code::REQUEST_ALREADY_APPLIED,
+    RequestAlreadyApplied,
     /// No such stream.
     #[error("stream not found")]
-    StreamNotFound = 1009,
-    /// The name is taken.
+    StreamNotFound,
+    /// The name is in use.
     #[error("stream name already exists")]
-    StreamNameAlreadyExists = 1012,
-    /// No more streams fit.
+    StreamNameAlreadyExists,
+    /// The bound on streams is reached.
     #[error("too many streams")]
-    TooManyStreams = 1020,
+    TooManyStreams,
     /// No such topic.
     #[error("topic not found")]
-    TopicNotFound = 2010,
-    /// The name is taken.
+    TopicNotFound,
+    /// The name is in use.
     #[error("topic name already exists")]
-    TopicNameAlreadyExists = 2013,
-    /// More partitions than there are, or than fit.
+    TopicNameAlreadyExists,
+    /// More partitions than the topic has.
     #[error("invalid partitions count")]
-    InvalidPartitionsCount = 2019,
-    /// No more topics fit.
+    InvalidPartitionsCount,
+    /// The bound on topics of a stream is reached.
     #[error("too many topics")]
-    TooManyTopics = 2021,
-    /// No more partitions fit.
+    TooManyTopics,
+    /// The bound on partitions of a topic is reached.
     #[error("partition id space exhausted")]
-    PartitionIdSpaceExhausted = 3013,
+    PartitionIdSpaceExhausted,
     /// No such consumer group.
     #[error("consumer group not found")]
-    GroupNotFound = 5000,
-    /// The name is taken.
+    GroupNotFound,
+    /// The name is in use.
     #[error("consumer group name already exists")]
-    GroupNameAlreadyExists = 5004,
+    GroupNameAlreadyExists,
     /// The client is not in the group.
     #[error("consumer group member not found")]
-    MemberNotFound = 5006,
+    MemberNotFound,
 }
 
 impl MetadataError {
     /// Iggy's code.
     #[must_use]
-    pub fn code(self) -> u32 {
-        self as u32
+    pub const fn code(self) -> ErrorCode {
+        ErrorCode::of(match self {
+            Self::InvalidCommand => Kind::InvalidCommand,
+            Self::InvalidCredentials => Kind::InvalidCredentials,
+            Self::Unauthorized => Kind::Unauthorized,
+            Self::InvalidUsername => Kind::InvalidUsername,
+            Self::InvalidUserStatus => Kind::InvalidUserStatus,
+            Self::UserAlreadyExists => Kind::UserAlreadyExists,
+            Self::CannotDeleteUser => Kind::CannotDeleteUser,
+            Self::CannotChangePermissions => Kind::CannotChangePermissions,
+            Self::TokenAlreadyExists => Kind::PersonalAccessTokenAlreadyExists,
+            Self::TokensLimitReached => Kind::PersonalAccessTokensLimitReached,
+            Self::ResourceNotFound => Kind::ResourceNotFound,
+            Self::SessionExpired => Kind::Unauthenticated,
+            Self::NodeFenced => Kind::TransientNotAccepted,
+            Self::RequestAlreadyApplied => Kind::RequestAlreadyApplied,
+            Self::StreamNotFound => Kind::StreamIdNotFound,
+            Self::StreamNameAlreadyExists => Kind::StreamNameAlreadyExists,
+            Self::TooManyStreams => Kind::TooManyStreams,
+            Self::TopicNotFound => Kind::TopicIdNotFound,
+            Self::TopicNameAlreadyExists => Kind::TopicNameAlreadyExists,
+            Self::InvalidPartitionsCount => Kind::InvalidPartitionsCount,
+            Self::TooManyTopics => Kind::TooManyTopics,
+            Self::PartitionIdSpaceExhausted => Kind::PartitionIdSpaceExhausted,
+            Self::GroupNotFound => Kind::ConsumerGroupIdNotFound,
+            Self::GroupNameAlreadyExists => Kind::ConsumerGroupNameAlreadyExists,
+            Self::MemberNotFound => Kind::ConsumerGroupMemberNotFound,
+        })
+    }
+}
+
+impl From<MetadataError> for ErrorCode {
+    fn from(error: MetadataError) -> Self {
+        error.code()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These are in replies of logs and snapshots, and clients know them.
+    #[test]
+    fn errors_keep_their_numbers() {
+        use MetadataError as E;
+        for (error, number) in [
+            (E::InvalidCommand, 3),
+            (E::ResourceNotFound, 20),
+            (E::SessionExpired, 40),
+            (E::Unauthorized, 41),
+            (E::InvalidCredentials, 42),
+            (E::InvalidUsername, 43),
+            (E::InvalidUserStatus, 45),
+            (E::UserAlreadyExists, 46),
+            (E::CannotDeleteUser, 48),
+            (E::CannotChangePermissions, 49),
+            (E::TokenAlreadyExists, 51),
+            (E::TokensLimitReached, 52),
+            (E::NodeFenced, 58),
+            (E::RequestAlreadyApplied, 59),
+            (E::StreamNotFound, 1009),
+            (E::StreamNameAlreadyExists, 1012),
+            (E::TooManyStreams, 1020),
+            (E::TopicNotFound, 2010),
+            (E::TopicNameAlreadyExists, 2013),
+            (E::InvalidPartitionsCount, 2019),
+            (E::TooManyTopics, 2021),
+            (E::PartitionIdSpaceExhausted, 3013),
+            (E::GroupNotFound, 5000),
+            (E::GroupNameAlreadyExists, 5004),
+            (E::MemberNotFound, 5006),
+        ] {
+            assert_eq!(error.code().number(), number, "{error:?}");
+        }
     }
 }

@@ -1,90 +1,44 @@
 //! Consumer groups: which member reads which partition.
 //!
-//! Every partition of a group with members has exactly one holder, and loads
-//! differ by one at most once all hand-overs are done. A partition goes from one
-//! member to another in one step when nothing that was served of it awaits a
-//! commit, and else by a *revocation*: the holder is served nothing more and may
-//! still store its offset; the target takes over when the offset is stored or time
-//! is up.
+//! Every partition of a group with members has exactly one holder, and loads differ by
+//! at most one once all revocations are complete. A partition is reassigned in one step
+//! when all messages that were served of it are committed, and else by a *revocation*:
+//! the holder is served nothing more and may still store its offset; the next member
+//! gets the partition when the offset is stored or the revocation times out.
 //!
-//! The assignment is a function of the log. It moves as few partitions as it can:
-//! whoever holds a fair share keeps it.
+//! The assignment is a function of the log. It moves as few partitions as it can: a
+//! member that holds a fair share keeps it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::plan::Plan;
 use super::types::Name;
+
+mod member;
+mod plan;
+
+pub use member::{Member, Revocation};
 
 /// A consumer group of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Its id, given once within a life of the topic.
+    /// Its id; not reused as long as the topic exists.
     pub id: u32,
     /// Its name.
     pub name: Name,
-    /// Rises with every change of members or of what they hold.
+    /// Rises with every change of the members or of the assignment.
     pub generation: u64,
     members: BTreeMap<u32, Member>,
     slots: BTreeMap<u128, u32>,
 }
 
-/// A member of a group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Member {
-    /// The client.
-    pub client: u128,
-    /// The partitions that it holds, also those that it is about to lose.
-    pub owned: BTreeSet<u32>,
-    /// The partitions that it is about to lose.
-    pub revoking: BTreeMap<u32, Revocation>,
-}
-
-/// A partition on its way from one member to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revocation {
-    /// The slot of the member that takes over.
-    pub to: u32,
-    /// When it began, in microseconds since the Unix epoch.
-    pub since: u64,
-    /// Names it: a confirmation of another one is none of this one.
-    pub id: u64,
-}
-
-/// A group, by numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupKey {
-    /// The stream's id.
-    pub stream_id: u32,
-    /// The topic's id.
-    pub topic_id: u32,
-    /// The group's id.
-    pub group_id: u32,
-}
-
-/// When and by which command something changes.
+/// When and by which command a group changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
+    /// In microseconds since the Unix epoch.
     pub(super) now: u64,
-    pub(super) life: u64,
-}
-
-impl Member {
-    /// What it may be served: what it holds and is not about to lose.
-    pub fn readable(&self) -> impl Iterator<Item = u32> + '_ {
-        let kept = |id: &&u32| !self.revoking.contains_key(id);
-        self.owned.iter().filter(kept).copied()
-    }
-
-    /// Whether it may be served messages of the partition.
-    #[must_use]
-    pub fn may_read(&self, partition: u32) -> bool {
-        self.holds(partition) && !self.revoking.contains_key(&partition)
-    }
-
-    /// Whether it holds the partition, and may store its offset.
-    #[must_use]
-    pub fn holds(&self, partition: u32) -> bool {
-        self.owned.contains(&partition)
-    }
+    /// Identifies the command; the revocations that it starts get this id.
+    pub(super) command_id: u64,
 }
 
 /// Queries.
@@ -100,7 +54,7 @@ impl Group {
         self.members.get(self.slots.get(&client)?)
     }
 
-    /// Hand-overs under way, each with the client that still holds the partition.
+    /// Pending revocations, each with the client that still holds the partition.
     pub fn revocations(&self) -> impl Iterator<Item = (u32, u128, Revocation)> + '_ {
         self.members.values().flat_map(|member| {
             let revoking = member.revoking.iter();
@@ -115,8 +69,8 @@ impl Group {
         holder.map(|member| member.client)
     }
 
-    /// What is held, and by which client.
-    pub fn held(&self) -> impl Iterator<Item = (u32, u128)> + '_ {
+    /// Every partition with the client that holds it.
+    pub fn assignments(&self) -> impl Iterator<Item = (u32, u128)> + '_ {
         let members = self.members.values();
         members.flat_map(|member| member.owned.iter().map(|id| (*id, member.client)))
     }
@@ -156,16 +110,16 @@ impl Group {
         group.is_sound(partitions).then_some(group)
     }
 
-    /// Every partition has one holder when there are members, and every hand-over
-    /// leads from its holder to another member.
+    /// Every partition has one holder when there are members, and every revocation is
+    /// from its holder to another member.
     pub(super) fn is_sound(&self, partitions: u32) -> bool {
-        let held: usize = self.members.values().map(|member| member.owned.len()).sum();
-        let distinct: BTreeSet<u32> = self.held().map(|(id, _)| id).collect();
+        let assigned: usize = self.members.values().map(|member| member.owned.len()).sum();
+        let distinct: BTreeSet<u32> = self.assignments().map(|(id, _)| id).collect();
         let expected = match self.members.is_empty() {
             true => 0,
             false => partitions as usize,
         };
-        let revocations_lead_on = self.members.iter().all(|(slot, member)| {
+        let revocations_are_sound = self.members.iter().all(|(slot, member)| {
             member.revoking.iter().all(|(id, revocation)| {
                 member.holds(*id)
                     && revocation.to != *slot
@@ -173,14 +127,14 @@ impl Group {
             })
         });
         self.slots.len() == self.members.len()
-            && held == expected
+            && assigned == expected
             && distinct.len() == expected
             && distinct.last().is_none_or(|last| *last < partitions)
-            && revocations_lead_on
+            && revocations_are_sound
     }
 
-    /// Takes a member in; one that is there already stays as it is. Partitions of
-    /// which something served awaits its commit are `busy`.
+    /// Adds a member; one that is in the group stays as it is. A partition is `busy` when
+    /// messages that were served of it are not committed. Returns whether it was added.
     pub(super) fn join(
         &mut self,
         client: u128,
@@ -203,7 +157,8 @@ impl Group {
         true
     }
 
-    /// Lets a member go; what it held has no holder to wait for.
+    /// Removes a member; the partitions that it held are reassigned without a revocation.
+    /// Returns whether it was in the group.
     pub(super) fn leave(&mut self, client: u128, partitions: u32, moment: Moment) -> bool {
         let Some(slot) = self.slots.remove(&client) else {
             return false;
@@ -215,12 +170,12 @@ impl Group {
                 .retain(|_, revocation| revocation.to != slot);
         }
         self.generation += 1;
-        // Who stays may hold what was served and is not committed.
+        // The members that stay may not have committed what they were served.
         self.balance(partitions, &|_| true, moment);
         true
     }
 
-    /// The topic has another number of partitions.
+    /// Reassigns after the topic's number of partitions has changed.
     pub(super) fn resize(&mut self, partitions: u32, moment: Moment) {
         for member in self.members.values_mut() {
             member.owned.split_off(&partitions);
@@ -230,7 +185,7 @@ impl Group {
         self.balance(partitions, &|_| true, moment);
     }
 
-    /// A hand-over is done. Returns whether it was under way.
+    /// Completes a revocation. Returns whether it was pending.
     pub(super) fn complete(&mut self, partition: u32, id: u64) -> bool {
         let holder = self.members.iter_mut().find_map(|(_, member)| {
             let revocation = member.revoking.get(&partition)?;
@@ -248,7 +203,7 @@ impl Group {
         true
     }
 
-    /// Ends hand-overs that began at `latest` or before.
+    /// Completes the revocations that started at `latest` or before.
     pub(super) fn expire(&mut self, latest: u64) {
         let due: Vec<_> = self
             .revocations()
@@ -259,28 +214,29 @@ impl Group {
         }
     }
 
-    /// Gives what nobody holds to whoever has least, then evens the loads out.
-    /// A member's load is what it will have when all hand-overs are done.
+    /// Assigns each partition without a holder to the member with the least load, then
+    /// evens the loads out. A member's load is the number of partitions that it will have
+    /// when all revocations are complete.
     fn balance(&mut self, partitions: u32, busy: &dyn Fn(u32) -> bool, moment: Moment) {
         let mut plan = Plan::of(&self.members);
-        if plan.by_load.is_empty() {
+        if plan.is_empty() {
             return;
         }
-        let held: BTreeSet<u32> = self.held().map(|(id, _)| id).collect();
-        for id in (0..partitions).filter(|id| !held.contains(id)) {
+        let assigned: BTreeSet<u32> = self.assignments().map(|(id, _)| id).collect();
+        for id in (0..partitions).filter(|id| !assigned.contains(id)) {
             let slot = plan.lightest();
             plan.shift(None, slot);
             self.slot_mut(slot).owned.insert(id);
         }
         while let Some((from, to)) = plan.uneven() {
             plan.shift(Some(from), to);
-            self.hand_over(&mut plan, from, to, busy, moment);
+            self.reassign(&mut plan, from, to, busy, moment);
         }
     }
 
-    /// One partition less for `from`, one more for `to`. What `from` only waits for
-    /// goes first: nobody has to stop reading for it.
-    fn hand_over(
+    /// Moves one partition from `from` to `to`. One that `from` only waits for is moved
+    /// first: no member has to stop reading for it.
+    fn reassign(
         &mut self,
         plan: &mut Plan,
         from: u32,
@@ -309,7 +265,7 @@ impl Group {
             let revocation = Revocation {
                 to,
                 since: moment.now,
-                id: moment.life,
+                id: moment.command_id,
             };
             holder.revoking.insert(id, revocation);
             plan.expected.entry(to).or_default().insert((id, from));
@@ -319,80 +275,17 @@ impl Group {
         }
     }
 
-    /// A member that is known to be there.
+    /// The member with a slot that is known to be in use.
     fn slot_mut(&mut self, slot: u32) -> &mut Member {
         self.members.entry(slot).or_default()
     }
 }
 
-/// What each member will have.
-struct Plan {
-    /// How much, and who.
-    by_load: BTreeSet<(usize, u32)>,
-    loads: BTreeMap<u32, usize>,
-    /// What each waits for, and from whom.
-    expected: BTreeMap<u32, BTreeSet<(u32, u32)>>,
-}
-
-impl Plan {
-    fn of(members: &BTreeMap<u32, Member>) -> Self {
-        let mut expected: BTreeMap<u32, BTreeSet<(u32, u32)>> = BTreeMap::new();
-        for (slot, member) in members {
-            for (id, revocation) in &member.revoking {
-                expected
-                    .entry(revocation.to)
-                    .or_default()
-                    .insert((*id, *slot));
-            }
-        }
-        let loads: BTreeMap<u32, usize> = members
-            .iter()
-            .map(|(slot, member)| {
-                let expected = expected.get(slot).map_or(0, BTreeSet::len);
-                let load = member.owned.len() - member.revoking.len() + expected;
-                (*slot, load)
-            })
-            .collect();
-        Self {
-            by_load: loads.iter().map(|(slot, load)| (*load, *slot)).collect(),
-            loads,
-            expected,
-        }
-    }
-
-    fn lightest(&self) -> u32 {
-        self.by_load.first().map_or(0, |(_, slot)| *slot)
-    }
-
-    /// The heaviest and the lightest, when they are more than one apart.
-    fn uneven(&self) -> Option<(u32, u32)> {
-        let (least, to) = *self.by_load.first()?;
-        let (most, _) = *self.by_load.last()?;
-        let (_, from) = *self.by_load.range((most, 0)..).next()?;
-        (most - least > 1).then_some((from, to))
-    }
-
-    fn shift(&mut self, from: Option<u32>, to: u32) {
-        if let Some(from) = from {
-            self.reload(from, |load| load - 1);
-        }
-        self.reload(to, |load| load + 1);
-    }
-
-    fn reload(&mut self, slot: u32, change: impl Fn(usize) -> usize) {
-        if let Some(load) = self.loads.get_mut(&slot) {
-            self.by_load.remove(&(*load, slot));
-            *load = change(*load);
-            self.by_load.insert((*load, slot));
-        }
-    }
-}
-
-/// The lowest slot that nobody has.
+/// The lowest slot that no member has.
 fn lowest_free(members: &BTreeMap<u32, Member>) -> u32 {
     (0..)
         .zip(members.keys())
-        .find(|(free, taken)| free != *taken)
+        .find(|(free, used)| free != *used)
         .map_or(members.len() as u32, |(free, _)| free)
 }
 

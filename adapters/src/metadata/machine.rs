@@ -4,43 +4,19 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use consensus::rule;
-use consensus::{ApplyContext, FrozenState, ReplicaId, RestoreError, StateMachine};
-
-use partitions::PartitionKey;
+use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine};
 
 use super::apply::Apply;
 use super::commands::Command;
 use super::error::MetadataError;
-use super::memberships::RemovedGroup;
+use super::events::{MetadataEvent, Observer};
 use super::reply::Reply;
 use super::snapshot;
 use super::state::MetadataState;
 
-/// Bits of a life's number that are the entry's index. Above them is the position
-/// in the batch: configuration allows 2^20 commands.
+/// Bits of a command's id that are the index of its entry. In the 20 bits above is its
+/// position in the entry: the configuration allows 2^20 commands in one.
 const INDEX_BITS: u32 = 44;
-
-/// What changed, for the node that holds this replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetadataEvent {
-    /// These partitions are gone for good.
-    PartitionsRemoved(Vec<PartitionKey>),
-    /// A node registered.
-    NodeRegistered(ReplicaId),
-    /// A node was fenced.
-    NodeFenced(ReplicaId),
-    /// These clients have no session any more.
-    SessionsClosed(Vec<u128>),
-    /// A consumer group is gone.
-    GroupRemoved(RemovedGroup),
-    /// Partitions are to change hands in a consumer group.
-    Revoking,
-    /// The whole state was replaced.
-    Restored,
-}
-
-/// Takes note of changes; must be quick.
-pub type Observer = Box<dyn FnMut(MetadataEvent) + Send>;
 
 /// The metadata as a replicated state machine.
 pub struct MetadataMachine {
@@ -48,15 +24,16 @@ pub struct MetadataMachine {
     observer: Observer,
 }
 
-/// Reads the state that a machine applies to. Cheap to clone.
+/// Reads the state of a machine. Cheap to clone.
 #[derive(Clone)]
 pub struct MetadataReader {
     state: Arc<RwLock<MetadataState>>,
 }
 
 impl MetadataReader {
-    /// The state as it is now. Applying waits while the guard is held: do not
-    /// hold it across anything slow.
+    /// The state at one position of the log, for as long as the guard exists: a request
+    /// that looks at more than one thing reads all of them through one guard. No command
+    /// is applied meanwhile, so drop it before anything slow.
     pub fn read(&self) -> RwLockReadGuard<'_, MetadataState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,11 +62,8 @@ impl StateMachine for MetadataMachine {
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.applied = context.index.0;
-        state.life = life(context);
-        let earlier = match rule!(TimeMonotonic) {
-            true => state.now,
-            false => 0,
-        };
+        state.command_id = command_id(context);
+        let earlier = if rule!(TimeMonotonic) { state.now } else { 0 };
         state.now = earlier.max(context.timestamp_micros);
         let mut apply = Apply {
             state: &mut state,
@@ -100,9 +74,9 @@ impl StateMachine for MetadataMachine {
             Err(_) => Reply::from(MetadataError::InvalidCommand).encode(),
         };
         let mut events = std::mem::take(&mut apply.events);
-        // Of this command alone, so not part of what a snapshot holds.
-        state.life = 0;
-        if std::mem::take(&mut state.memberships.stirred) {
+        // Only meaningful while a command is applied, so not part of a snapshot.
+        state.command_id = 0;
+        if std::mem::take(&mut state.memberships.revoking_changed) {
             events.push(MetadataEvent::Revoking);
         }
         drop(state);
@@ -125,9 +99,9 @@ impl StateMachine for MetadataMachine {
     }
 }
 
-/// Names what a command creates, as no other command does: all commands of a
-/// batch share its entry's index.
-fn life(context: ApplyContext) -> u64 {
+/// Identifies a command, as no other: all commands of a batch share the index of their
+/// entry.
+fn command_id(context: ApplyContext) -> u64 {
     context.index.0 | u64::from(context.position) << INDEX_BITS
 }
 

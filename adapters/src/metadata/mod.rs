@@ -1,20 +1,33 @@
 //! The replicated metadata of a cluster.
 //!
 //! [`MetadataMachine`] is a deterministic state machine: everything that is not a
-//! function of the log (time, password hashes, placement) travels inside the
-//! commands. Semantics and error codes are those of Iggy's own server.
+//! function of the log (time, password hashes, placement) is part of the commands. Nodes
+//! request an [`Intent`]; [`decide()`] turns it into the [`Command`] that the leader
+//! proposes. Semantics and error codes are those of Iggy's own server.
 //!
-//! Invariants: names are unique; ids are the lowest free, from zero; a client's
-//! request takes effect at most once; time never goes back; nothing on a
-//! request's path is linear in partitions, nodes or sessions.
+//! Invariants: names are unique; ids are the lowest free, from zero; a client's request
+//! takes effect at most once; time never moves backwards; the cost of a request does not
+//! depend on the number of partitions, nodes or sessions.
+//!
+//! | from the bottom | owns |
+//! | --- | --- |
+//! | `types`, `options`, `permissions`, `error` | values |
+//! | `commands`, `reply`, `events` | what goes into the state machine, and what comes out |
+//! | `groups`, `users`, `sessions` | tables, each with its rules |
+//! | `state` | all of them at one position of the log, and queries |
+//! | `authorize`, `placement` | judgements by a state |
+//! | `changes`, `apply`, `snapshot`, `machine` | the state machine |
+//! | `decide` | the leader's decisions |
 
 mod apply;
+mod authorize;
+mod changes;
 mod commands;
-mod credentials;
+mod decide;
 mod error;
+mod events;
 mod groups;
 mod machine;
-mod memberships;
 mod options;
 pub mod permissions;
 mod placement;
@@ -25,15 +38,16 @@ mod state;
 mod types;
 mod users;
 
+pub use crate::error_code::{ErrorCode, code};
 pub use commands::{
-    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, NodeInfo, Proof,
-    TokenHash, UserOperation,
+    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Intent, MetadataCommand,
+    NewPartitions, NodeInfo, Owners, PartitionCount, Proof, UserOperation,
 };
-pub use credentials::{CredentialError, hash_password, verify_password};
-pub use error::{MetadataError, code};
-pub use groups::{Group, GroupKey, Member, Revocation};
-pub use machine::{MetadataEvent, MetadataMachine, MetadataReader, Observer};
-pub use memberships::RemovedGroup;
+pub use decide::decide;
+pub use error::MetadataError;
+pub use events::{MetadataEvent, Observer, RemovedGroup};
+pub use groups::{Group, Member, Revocation};
+pub use machine::{MetadataMachine, MetadataReader};
 pub use options::{OptionEntry, Options};
 pub use partitions::PartitionKey;
 pub use permissions::{Permissions, Rule, StreamPermissions};
@@ -43,7 +57,7 @@ pub use sessions::{REPLY_BYTES_MAX, SESSIONS_MAX, Session, Sessions};
 pub use state::{
     MetadataState, Node, PARTITIONS_MAX, Partition, STREAMS_MAX, Stream, TOPICS_MAX, Topic,
 };
-pub use types::{Identifier, NAME_BYTES_MAX, Name, NameError};
+pub use types::{GroupKey, Identifier, NAME_BYTES_MAX, Name, NameError, TokenHash};
 pub use users::{TOKENS_MAX, Token, User, Users};
 
 #[cfg(test)]

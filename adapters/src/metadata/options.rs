@@ -1,5 +1,5 @@
-//! Options of streams and topics: what the client said, and what was filled in
-//! from defaults when the resource was created.
+//! Options of streams and topics: those that a client set, and those that were derived
+//! from defaults when the stream or topic was created.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ const VALUE_BYTES_MAX: usize = 100_000;
 pub struct OptionEntry {
     /// The kind of the value, as Iggy numbers kinds.
     pub kind: u8,
-    /// The value in that kind's encoding.
+    /// The value, encoded as its kind is.
     pub value: Box<[u8]>,
-    /// Whether a client said so.
+    /// Whether a client set it.
     pub explicit: bool,
 }
 
@@ -41,14 +41,14 @@ impl Options {
         self.0.iter().map(|(key, entry)| (&**key, entry))
     }
 
-    /// The options but those of these keys.
+    /// The options except those whose keys are `dropped`.
     #[must_use]
-    pub fn without(mut self, gone: impl Fn(&str) -> bool) -> Self {
-        self.0.retain(|key, _| !gone(key));
+    pub fn without(mut self, dropped: impl Fn(&str) -> bool) -> Self {
+        self.0.retain(|key, _| !dropped(key));
         self
     }
 
-    /// Takes over the other's options; the rest stays.
+    /// Sets the options of `other`; the rest stays.
     pub fn patch(&mut self, other: &Self) {
         for (key, entry) in &other.0 {
             self.0.insert(key.clone(), entry.clone());

@@ -1,13 +1,10 @@
-//! What a user may do.
+//! What a user is allowed to do.
 //!
 //! Grants are bits in the order in which Iggy's wire has them. A rule is allowed
 //! by any one of several grants: of the whole server, of a stream, or of a topic.
 
 use std::collections::BTreeMap;
 
-use super::commands::{ClientOperation, UserOperation};
-use super::state::MetadataState;
-use super::types::Identifier;
 use crate::codec::{Malformed, Reader, Result, Writer};
 
 /// Grants of the whole server.
@@ -86,7 +83,7 @@ pub struct StreamPermissions {
     pub topics: BTreeMap<u32, u8>,
 }
 
-/// What has to be allowed.
+/// A permission that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// See servers and clients.
@@ -242,57 +239,6 @@ fn scope(rule: Rule) -> (Option<u32>, Option<u32>) {
         | Rule::ManageTopic(stream, topic)
         | Rule::Poll(stream, topic)
         | Rule::Send(stream, topic) => (Some(stream), Some(topic)),
-    }
-}
-
-impl MetadataState {
-    /// Whether a user may. The root user may everything.
-    #[must_use]
-    pub fn allows(&self, user_id: u32, rule: Rule) -> bool {
-        let permissions = self
-            .user_by_id(user_id)
-            .and_then(|user| user.permissions.as_ref());
-        user_id == 0 || permissions.is_some_and(|permissions| permissions.allow(rule))
-    }
-
-    /// Whether a user may change this. What is not there is not refused: that it
-    /// is missing is said first.
-    #[must_use]
-    pub fn allows_change(&self, user_id: u32, operation: &ClientOperation) -> bool {
-        self.rule_of(user_id, operation)
-            .is_none_or(|rule| self.allows(user_id, rule))
-    }
-
-    fn rule_of(&self, user_id: u32, operation: &ClientOperation) -> Option<Rule> {
-        let stream_id = |stream: &Identifier| self.stream(stream).map(|stream| stream.id);
-        let topic_ids = |stream, topic| self.topic_ids(stream, topic).ok();
-        match operation {
-            ClientOperation::CreateStream { .. } => Some(Rule::CreateStream),
-            ClientOperation::UpdateStream { stream, .. }
-            | ClientOperation::DeleteStream { stream }
-            | ClientOperation::PurgeStream { stream } => stream_id(stream).map(Rule::ManageStream),
-            ClientOperation::CreateTopic { stream, .. } => stream_id(stream).map(Rule::CreateTopic),
-            ClientOperation::UpdateTopic { stream, topic, .. }
-            | ClientOperation::DeleteTopic { stream, topic }
-            | ClientOperation::PurgeTopic { stream, topic }
-            | ClientOperation::CreatePartitions { stream, topic, .. }
-            | ClientOperation::DeletePartitions { stream, topic, .. } => {
-                topic_ids(stream, topic).map(|(stream, topic)| Rule::ManageTopic(stream, topic))
-            }
-            ClientOperation::Group(group) => topic_ids(&group.stream, &group.topic)
-                .map(|(stream, topic)| Rule::ReadTopic(stream, topic)),
-            ClientOperation::User(operation) => match operation {
-                UserOperation::Create { .. }
-                | UserOperation::Delete { .. }
-                | UserOperation::Update { .. }
-                | UserOperation::SetPermissions { .. } => Some(Rule::ManageUsers),
-                UserOperation::ChangePassword { user, .. } => {
-                    let other = self.users.find(user).filter(|user| user.id != user_id);
-                    other.map(|_| Rule::ManageUsers)
-                }
-                UserOperation::CreateToken { .. } | UserOperation::DeleteToken { .. } => None,
-            },
-        }
     }
 }
 

@@ -1,5 +1,4 @@
-//! Which node gets a new partition. The leader decides before it proposes, and
-//! the decision travels in the command.
+//! Which nodes own new partitions.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -12,19 +11,19 @@ use super::state::MetadataState;
 /// Why partitions cannot be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PlacementError {
-    /// No node is live.
-    #[error("no live node can take partitions")]
+    /// No registered node is live.
+    #[error("no registered node is live, so that no node can own new partitions")]
     NoLiveNode,
 }
 
-/// Owners for `count` new partitions: each goes to the live node that has the
-/// fewest, `pending` ones included; the lowest id wins a tie.
+/// Owners for `count` new partitions: the owner of each is the live node with the fewest,
+/// including those `in_flight`, and of several the one with the lowest id.
 ///
 /// # Errors
 /// When no node is live.
 pub fn place(
     state: &MetadataState,
-    pending: &BTreeMap<ReplicaId, u64>,
+    in_flight: &BTreeMap<ReplicaId, u64>,
     count: u32,
 ) -> Result<Vec<ReplicaId>, PlacementError> {
     let mut nodes: BinaryHeap<_> = state
@@ -32,8 +31,8 @@ pub fn place(
         .filter(|node| node.live)
         .map(|node| {
             let id = node.info.node;
-            let planned = pending.get(&id).copied().unwrap_or(0);
-            Reverse((node.partitions + planned, id))
+            let proposed = in_flight.get(&id).copied().unwrap_or(0);
+            Reverse((node.partitions + proposed, id))
         })
         .collect();
     if nodes.is_empty() {
@@ -41,9 +40,9 @@ pub fn place(
     }
     let mut owners = Vec::with_capacity(count as usize);
     for _ in 0..count {
-        if let Some(mut least) = nodes.peek_mut() {
-            owners.push(least.0.1);
-            least.0.0 += 1;
+        if let Some(mut fewest) = nodes.peek_mut() {
+            owners.push(fewest.0.1);
+            fewest.0.0 += 1;
         }
     }
     Ok(owners)

@@ -1,23 +1,23 @@
-//! What a command answered, and its versioned encoding.
+//! The reply of a command, and its versioned encoding.
 
 use bytes::{BufMut, Bytes};
 
-use super::commands::{TokenHash, read_hash};
 use super::error::MetadataError;
 use super::options::Options;
 use super::permissions::Permissions;
-use super::types::Name;
+use super::types::{Name, TokenHash, read_token_hash};
 use crate::codec::{self, Malformed, Reader, Result, Writer};
+use crate::error_code::ErrorCode;
 
 const VERSION: u8 = 1;
 
-/// A command's answer.
+/// The reply of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Done; there is nothing to tell.
+    /// Applied, without a result.
     Done,
-    /// Refused with this code of Iggy's, without effect.
-    Refused(u32),
+    /// Refused, without effect.
+    Refused(ErrorCode),
     /// The stream as created.
     StreamCreated {
         /// Its id.
@@ -101,7 +101,7 @@ impl Reply {
                 Self::Done => out.put_u8(0),
                 Self::Refused(code) => {
                     out.put_u8(1);
-                    out.put_u32_le(*code);
+                    out.put_u32_le(code.number());
                 }
                 Self::StreamCreated {
                     id,
@@ -177,7 +177,7 @@ impl Reply {
         }
         let reply = match reader.u8()? {
             0 => Self::Done,
-            1 => Self::Refused(reader.u32()?),
+            1 => Self::Refused(ErrorCode::from_number(reader.u32()?)),
             2 => Self::StreamCreated {
                 id: reader.u32()?,
                 created_at: reader.u64()?,
@@ -208,7 +208,7 @@ impl Reply {
                 permissions: Permissions::read_option(&mut reader)?,
             },
             7 => Self::TokenCreated {
-                hash: read_hash(&mut reader)?,
+                hash: read_token_hash(&mut reader)?,
             },
             8 => Self::GroupCreated {
                 id: reader.u32()?,

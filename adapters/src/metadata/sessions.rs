@@ -1,11 +1,11 @@
-//! Client sessions: what makes a request take effect once.
+//! Client sessions, which make a request take effect once.
 //!
-//! A client has at most one request under way. The session keeps the number and
-//! the reply of the last; a repetition gets that reply. Request numbers may skip
-//! (requests to partitions share the counter) but never go back.
+//! A client has at most one request in flight. The session keeps the number and the reply
+//! of the last one; a repetition is answered with that reply. Request numbers may skip
+//! (requests to partitions share the counter) but never decrease.
 //!
-//! The table is bounded: when it is full, the session that was used least
-//! recently, by position in the log, makes room; members of groups last.
+//! The table is bounded: when it is full, the session that was used least recently, by
+//! position in the log, is evicted; members of groups last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,8 @@ use consensus::rules::limit;
 use super::error::MetadataError;
 use crate::codec::{Malformed, Reader, Result, Writer};
 
-/// Sessions kept; a function of this version of the state machine, not of a
-/// node's configuration, because every replica must evict alike.
+/// The most sessions: a constant of the state machine, not a key of the configuration,
+/// because all replicas must evict the same.
 pub const SESSIONS_MAX: usize = 100_000;
 /// A reply larger than this is not kept: a repetition is answered with
 /// `RequestAlreadyApplied`.
@@ -40,8 +40,8 @@ pub struct Session {
     last_checksum: u64,
     last_reply: Bytes,
     used: u64,
-    /// Whether more than requests depend on it: a membership of a group.
-    held: bool,
+    /// Whether the client is a member of a group: others are evicted first.
+    pinned: bool,
 }
 
 /// What to do with a request.
@@ -59,20 +59,20 @@ pub struct Sessions {
     /// Counts uses; orders sessions by recency.
     uses: u64,
     by_client: BTreeMap<u128, Session>,
-    /// Those that nothing depends on come first.
+    /// In the order of eviction: pinned ones last.
     by_use: BTreeSet<(bool, u64, u128)>,
     by_registration: BTreeSet<(ReplicaId, u64, u128)>,
     by_user: BTreeSet<(u32, u128)>,
 }
 
 impl Sessions {
-    /// How many there are.
+    /// The number of open sessions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_client.len()
     }
 
-    /// Whether there are none.
+    /// Whether no session is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_client.is_empty()
@@ -84,8 +84,8 @@ impl Sessions {
         self.by_client.get(&client)
     }
 
-    /// Opens a session; one that the client has already is replaced. Returns its
-    /// number and the client whose session made room, if any.
+    /// Opens a session, which replaces a former one of the client. Returns its number and
+    /// the client whose session was evicted, if any.
     pub(super) fn open(
         &mut self,
         client: u128,
@@ -96,7 +96,7 @@ impl Sessions {
         self.remove(client);
         let mut evicted = None;
         if self.by_client.len() >= limit(SESSIONS_MAX)
-            && let Some((_, _, oldest)) = self.next_to_leave()
+            && let Some((_, _, oldest)) = self.next_to_evict()
         {
             self.remove(oldest);
             evicted = Some(oldest);
@@ -114,21 +114,21 @@ impl Sessions {
                 last_checksum: 0,
                 last_reply: Bytes::new(),
                 used: self.uses,
-                held: false,
+                pinned: false,
             },
         );
         (self.next, evicted)
     }
 
-    fn next_to_leave(&self) -> Option<(bool, u64, u128)> {
-        match rule!(OldestSessionEvicted) {
-            true => self.by_use.first().copied(),
-            false => self.by_use.last().copied(),
+    fn next_to_evict(&self) -> Option<(bool, u64, u128)> {
+        if rule!(OldestSessionEvicted) {
+            return self.by_use.first().copied();
         }
+        self.by_use.last().copied()
     }
 
     fn insert(&mut self, client: u128, session: Session) {
-        self.by_use.insert((session.held, session.used, client));
+        self.by_use.insert((session.pinned, session.used, client));
         self.by_registration
             .insert((session.node, session.registration, client));
         self.by_user.insert((session.user_id, client));
@@ -137,7 +137,7 @@ impl Sessions {
 
     fn remove(&mut self, client: u128) -> Option<Session> {
         let session = self.by_client.remove(&client)?;
-        self.by_use.remove(&(session.held, session.used, client));
+        self.by_use.remove(&(session.pinned, session.used, client));
         self.by_registration
             .remove(&(session.node, session.registration, client));
         self.by_user.remove(&(session.user_id, client));
@@ -163,13 +163,12 @@ impl Sessions {
         clients
     }
 
-    /// Says whether more than requests depend on a client's session: then others
-    /// make room first.
-    pub(super) fn hold(&mut self, client: u128, held: bool) {
+    /// Sets whether others are evicted before a client's session.
+    pub(super) fn pin(&mut self, client: u128, pinned: bool) {
         if let Some(session) = self.by_client.get_mut(&client) {
-            self.by_use.remove(&(session.held, session.used, client));
-            session.held = held;
-            self.by_use.insert((held, session.used, client));
+            self.by_use.remove(&(session.pinned, session.used, client));
+            session.pinned = pinned;
+            self.by_use.insert((pinned, session.used, client));
         }
     }
 
@@ -199,17 +198,15 @@ impl Sessions {
         if found.session != session && rule!(ReplacedSessionEnded) {
             return Err(MetadataError::SessionExpired);
         }
-        self.by_use.remove(&(found.held, found.used, client));
+        self.by_use.remove(&(found.pinned, found.used, client));
         self.uses += 1;
         found.used = self.uses;
-        self.by_use.insert((found.held, found.used, client));
+        self.by_use.insert((found.pinned, found.used, client));
         if request > found.last_request || !rule!(RequestExecutedOnce) {
             return Ok(Admission::Execute);
         }
-        let same = match rule!(RequestContentCompared) {
-            true => checksum == 0 || found.last_checksum == 0 || checksum == found.last_checksum,
-            false => true,
-        };
+        let compared = checksum > 0 && found.last_checksum > 0 && rule!(RequestContentCompared);
+        let same = !compared || checksum == found.last_checksum;
         let older = request < found.last_request && rule!(OlderRequestRefused);
         if older || !same || found.last_reply.is_empty() {
             return Err(MetadataError::RequestAlreadyApplied);
@@ -246,7 +243,7 @@ impl Sessions {
                 last_checksum: reader.u64()?,
                 used: reader.u64()?,
                 last_reply: Bytes::copy_from_slice(reader.bytes(REPLY_BYTES_MAX)?),
-                held: false,
+                pinned: false,
             };
             if session.used > sessions.uses || session.session > sessions.next {
                 return Err(Malformed("a session from the future"));

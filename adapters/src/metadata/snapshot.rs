@@ -4,7 +4,9 @@
 //! version u32 | applied u64 | now u64 | users | nodes | streams | sessions
 //! ```
 //! Everything is written in the order of its ids, and what can be derived is not
-//! written: equal states give equal bytes. Storage adds checksums.
+//! written: equal states have equal bytes. Storage adds checksums.
+
+use std::sync::Arc;
 
 use bytes::BufMut;
 use consensus::rule;
@@ -13,10 +15,9 @@ use twox_hash::XxHash3_64;
 
 use super::commands::NodeInfo;
 use super::groups::{Group, Member, Revocation};
-use super::memberships::Groups;
 use super::options::Options;
 use super::sessions::Sessions;
-use super::state::{MetadataState, Node, Partition, Stream, Topic};
+use super::state::{Groups, MetadataState, Node, Partition, Stream, Topic};
 use super::types::Name;
 use super::users::Users;
 use crate::codec::{Malformed, Reader, Result, Writer};
@@ -63,7 +64,7 @@ fn write_stream(out: &mut Vec<u8>, stream: &Stream) {
         topic.options.write(out);
         out.put_u32_le(topic.partitions.len() as u32);
         for partition in &topic.partitions {
-            out.put_u64_le(partition.created_index);
+            out.put_u64_le(partition.generation);
             let kept = u64::from(rule!(EveryFieldInSnapshot));
             out.put_u64_le(partition.created_at * kept);
             out.put_u64_le(partition.owner.0);
@@ -113,10 +114,12 @@ pub(super) fn decode(bytes: &[u8]) -> std::result::Result<MetadataState, Restore
 }
 
 fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
-    let mut state = MetadataState::default();
-    state.applied = reader.u64()?;
-    state.now = reader.u64()?;
-    state.users = Users::read(reader)?;
+    let mut state = MetadataState {
+        applied: reader.u64()?,
+        now: reader.u64()?,
+        users: Users::read(reader)?,
+        ..MetadataState::default()
+    };
     for _ in 0..reader.count(40)? {
         let node = Node {
             info: NodeInfo::read(reader)?,
@@ -131,11 +134,11 @@ fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
         .map(|_| read_stream(reader))
         .collect::<Result<Vec<_>>>()?;
     state
-        .adopt(streams)
+        .restore_streams(streams)
         .ok_or(Malformed("streams contradict each other"))?;
     state.sessions = Sessions::read(reader)?;
     state
-        .adopt_groups()
+        .restore_memberships()
         .ok_or(Malformed("a member without a session"))?;
     reader.end()?;
     Ok(state)
@@ -150,8 +153,14 @@ fn read_stream(reader: &mut Reader<'_>) -> Result<Stream> {
     let topics = (0..count)
         .map(|_| read_topic(reader))
         .collect::<Result<Vec<_>>>()?;
-    Stream::restored(id, name, created_at, options, topics)
-        .ok_or(Malformed("topics contradict each other"))
+    let mut stream = Stream::new(id, name, created_at, options);
+    match topics
+        .into_iter()
+        .all(|topic| stream.add_topic(Arc::new(topic)))
+    {
+        true => Ok(stream),
+        false => Err(Malformed("topics contradict each other")),
+    }
 }
 
 fn read_topic(reader: &mut Reader<'_>) -> Result<Topic> {
@@ -165,7 +174,7 @@ fn read_topic(reader: &mut Reader<'_>) -> Result<Topic> {
             (0..count)
                 .map(|_| {
                     Ok(Partition {
-                        created_index: reader.u64()?,
+                        generation: reader.u64()?,
                         created_at: reader.u64()?,
                         owner: ReplicaId(reader.u64()?),
                         epoch: reader.u32()?,

@@ -1,4 +1,4 @@
-//! Names and identifiers.
+//! Names, identifiers and keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub const NAME_BYTES_MAX: usize = 255;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
-/// Why a text is not a name.
+/// The text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a name has 1 to {NAME_BYTES_MAX} bytes")]
 pub struct NameError;
@@ -93,4 +93,23 @@ impl fmt::Display for Identifier {
             Self::Name(name) => name.fmt(f),
         }
     }
+}
+
+/// A consumer group, by numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// The stream's id.
+    pub stream_id: u32,
+    /// The topic's id.
+    pub topic_id: u32,
+    /// The group's id.
+    pub group_id: u32,
+}
+
+/// BLAKE3 of a personal access token.
+pub type TokenHash = [u8; 32];
+
+pub(crate) fn read_token_hash(reader: &mut Reader<'_>) -> Result<TokenHash> {
+    let bytes = reader.take(32)?;
+    bytes.try_into().map_err(|_| Malformed("a short hash"))
 }

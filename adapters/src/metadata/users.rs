@@ -1,23 +1,20 @@
 //! Users and their personal access tokens.
 //!
-//! Ids are not given again, so nobody inherits what was meant for somebody else.
+//! Ids are not reused, so that no user inherits what was granted to another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::commands::{TokenHash, UserOperation, read_hash};
 use super::error::MetadataError;
 use super::permissions::Permissions;
-use super::reply::Reply;
-use super::state::MetadataState;
-use super::types::{Identifier, Name};
+use super::types::{Identifier, Name, TokenHash, read_token_hash};
 use crate::codec::{Malformed, Reader, Result, Writer};
 
 /// A user's name has 3 to 50 bytes, as on Iggy's server.
 const USERNAME_BYTES: std::ops::RangeInclusive<usize> = 3..=50;
-/// Tokens of one user, as on Iggy's server by default.
+/// The most tokens of a user, as on Iggy's server by default.
 pub const TOKENS_MAX: usize = 100;
-/// Tokens that one command removes at most.
-const EXPIRED_AT_ONCE: usize = 256;
+/// The most expired tokens that one command removes.
+const EXPIRED_PER_COMMAND_MAX: usize = 256;
 const HASH_BYTES_MAX: usize = 1024;
 const ROOT: u32 = 0;
 
@@ -47,8 +44,7 @@ pub struct User {
 pub struct Token {
     /// Its hash.
     pub hash: TokenHash,
-    /// From when on it cannot be used, in microseconds since the Unix epoch;
-    /// `u64::MAX` for never.
+    /// When it expires, in microseconds since the Unix epoch; `u64::MAX` for never.
     pub expires_at: u64,
 }
 
@@ -74,7 +70,7 @@ impl Users {
         self.by_id.get(&id)
     }
 
-    /// The user so named.
+    /// The user with this id or name.
     #[must_use]
     pub fn find(&self, user: &Identifier) -> Option<&User> {
         match user {
@@ -103,7 +99,7 @@ impl Users {
         self.expiring.first().map(|(at, _)| *at)
     }
 
-    /// Creates the root user where there is none.
+    /// Creates the root user unless there are users.
     pub(super) fn bootstrap(&mut self, name: Name, password_hash: String, now: u64) {
         if self.by_id.is_empty() {
             self.insert(User {
@@ -120,15 +116,15 @@ impl Users {
         }
     }
 
-    /// `false` when it contradicts what is there.
+    /// `false` when its id, its name or a token of it is in use.
     fn insert(&mut self, user: User) -> bool {
-        let mut alone = self.by_name.insert(user.name.clone(), user.id).is_none();
+        let mut unique = self.by_name.insert(user.name.clone(), user.id).is_none();
         for (name, token) in &user.tokens {
             let owner = (user.id, name.clone());
-            alone &= self.by_token.insert(token.hash, owner).is_none();
+            unique &= self.by_token.insert(token.hash, owner).is_none();
             self.expiring_insert(token);
         }
-        alone & self.by_id.insert(user.id, user).is_none()
+        unique & self.by_id.insert(user.id, user).is_none()
     }
 
     fn expiring_insert(&mut self, token: &Token) {
@@ -143,17 +139,17 @@ impl Users {
             .ok_or(MetadataError::ResourceNotFound)
     }
 
-    fn create(
+    pub(super) fn create(
         &mut self,
         name: Name,
         password_hash: String,
         active: bool,
         permissions: Option<Permissions>,
         now: u64,
-    ) -> std::result::Result<Reply, MetadataError> {
+    ) -> std::result::Result<User, MetadataError> {
         self.check_name(&name, None)?;
         let id = self.next;
-        // Nobody creates 2^32 users.
+        // A cluster never has 2^32 users.
         self.next = id.checked_add(1).ok_or(MetadataError::InvalidCommand)?;
         let user = User {
             id,
@@ -165,15 +161,8 @@ impl Users {
             permissions,
             tokens: BTreeMap::new(),
         };
-        let reply = Reply::UserCreated {
-            id,
-            created_at: now,
-            name: user.name.clone(),
-            active,
-            permissions: user.permissions.clone(),
-        };
-        self.insert(user);
-        Ok(reply)
+        self.insert(user.clone());
+        Ok(user)
     }
 
     fn check_name(&self, name: &Name, of: Option<u32>) -> std::result::Result<(), MetadataError> {
@@ -186,7 +175,7 @@ impl Users {
         }
     }
 
-    fn delete(&mut self, user: &Identifier) -> std::result::Result<u32, MetadataError> {
+    pub(super) fn delete(&mut self, user: &Identifier) -> std::result::Result<u32, MetadataError> {
         let id = self.user_mut(user)?.id;
         if id == ROOT {
             return Err(MetadataError::CannotDeleteUser);
@@ -200,8 +189,8 @@ impl Users {
         Ok(id)
     }
 
-    /// Returns the user when its sessions end.
-    fn update(
+    /// Returns the user's id when its sessions end.
+    pub(super) fn update(
         &mut self,
         user: &Identifier,
         name: Option<Name>,
@@ -211,7 +200,7 @@ impl Users {
         if let Some(name) = &name {
             self.check_name(name, Some(id))?;
         }
-        // Without it nobody could undo it.
+        // No other user could activate it again.
         if id == ROOT && active == Some(false) {
             return Err(MetadataError::InvalidUserStatus);
         }
@@ -231,7 +220,7 @@ impl Users {
         Ok((changed == Some(false)).then_some(id))
     }
 
-    fn set_permissions(
+    pub(super) fn set_permissions(
         &mut self,
         user: &Identifier,
         permissions: Option<Permissions>,
@@ -244,7 +233,7 @@ impl Users {
         Ok(())
     }
 
-    fn change_password(
+    pub(super) fn change_password(
         &mut self,
         user: &Identifier,
         verified: Option<u64>,
@@ -259,14 +248,14 @@ impl Users {
         Ok(())
     }
 
-    fn create_token(
+    pub(super) fn create_token(
         &mut self,
         owner: u32,
         name: Name,
         hash: TokenHash,
         expiry_micros: u64,
         now: u64,
-    ) -> std::result::Result<Reply, MetadataError> {
+    ) -> std::result::Result<(), MetadataError> {
         let user = self.user_mut(&Identifier::Id(owner))?;
         if user.tokens.len() >= TOKENS_MAX {
             return Err(MetadataError::TokensLimitReached);
@@ -282,10 +271,14 @@ impl Users {
         user.tokens.insert(name.clone(), token);
         self.by_token.insert(hash, (owner, name));
         self.expiring_insert(&token);
-        Ok(Reply::TokenCreated { hash })
+        Ok(())
     }
 
-    fn delete_token(&mut self, owner: u32, name: &Name) -> std::result::Result<(), MetadataError> {
+    pub(super) fn delete_token(
+        &mut self,
+        owner: u32,
+        name: &Name,
+    ) -> std::result::Result<(), MetadataError> {
         let user = self.user_mut(&Identifier::Id(owner))?;
         let token = user.tokens.remove(name);
         let token = token.ok_or(MetadataError::ResourceNotFound)?;
@@ -298,9 +291,9 @@ impl Users {
         self.expiring.remove(&(token.expires_at, token.hash));
     }
 
-    /// Removes tokens that cannot be used any more, some at once.
+    /// Removes expired tokens, a bounded number per command.
     pub(super) fn expire_tokens(&mut self, now: u64) {
-        for _ in 0..EXPIRED_AT_ONCE {
+        for _ in 0..EXPIRED_PER_COMMAND_MAX {
             match self.expiring.first().copied() {
                 Some((at, hash)) if at <= now => {
                     if let Some((owner, name)) = self.by_token.get(&hash).cloned() {
@@ -312,23 +305,23 @@ impl Users {
         }
     }
 
-    /// Grants of a stream that is gone are gone: its id may be given again.
+    /// Removes grants of a stream that is gone: its id may be reused.
     pub(super) fn forget_stream(&mut self, stream_id: u32) {
-        for permissions in self.granted() {
+        for permissions in self.permissions_mut() {
             permissions.streams.remove(&stream_id);
         }
     }
 
-    /// The same for a topic.
+    /// Removes grants of a topic that is gone.
     pub(super) fn forget_topic(&mut self, stream_id: u32, topic_id: u32) {
-        for permissions in self.granted() {
+        for permissions in self.permissions_mut() {
             if let Some(stream) = permissions.streams.get_mut(&stream_id) {
                 stream.topics.remove(&topic_id);
             }
         }
     }
 
-    fn granted(&mut self) -> impl Iterator<Item = &mut Permissions> {
+    fn permissions_mut(&mut self) -> impl Iterator<Item = &mut Permissions> {
         let users = self.by_id.values_mut();
         users.filter_map(|user| user.permissions.as_mut())
     }
@@ -383,7 +376,7 @@ fn read_user(reader: &mut Reader<'_>) -> Result<User> {
                 .map(|_| {
                     let name = Name::read(reader)?;
                     let token = Token {
-                        hash: read_hash(reader)?,
+                        hash: read_token_hash(reader)?,
                         expires_at: reader.u64()?,
                     };
                     Ok((name, token))
@@ -391,55 +384,4 @@ fn read_user(reader: &mut Reader<'_>) -> Result<User> {
                 .collect::<Result<_>>()?
         },
     })
-}
-
-impl MetadataState {
-    /// Returns the reply, and the user whose sessions end.
-    pub(super) fn change_user(
-        &mut self,
-        by: u32,
-        operation: UserOperation,
-    ) -> std::result::Result<(Reply, Option<u32>), MetadataError> {
-        let now = self.now;
-        let users = &mut self.users;
-        let mut ended = None;
-        let reply = match operation {
-            UserOperation::Create {
-                name,
-                password_hash,
-                active,
-                permissions,
-            } => users.create(name, password_hash, active, permissions, now)?,
-            UserOperation::Delete { user } => {
-                ended = Some(users.delete(&user)?);
-                Reply::Done
-            }
-            UserOperation::Update { user, name, active } => {
-                ended = users.update(&user, name, active)?;
-                Reply::Done
-            }
-            UserOperation::SetPermissions { user, permissions } => {
-                users.set_permissions(&user, permissions)?;
-                Reply::Done
-            }
-            UserOperation::ChangePassword {
-                user,
-                verified,
-                password_hash,
-            } => {
-                users.change_password(&user, verified, password_hash)?;
-                Reply::Done
-            }
-            UserOperation::CreateToken {
-                name,
-                hash,
-                expiry_micros,
-            } => users.create_token(by, name, hash, expiry_micros, now)?,
-            UserOperation::DeleteToken { name } => {
-                users.delete_token(by, &name)?;
-                Reply::Done
-            }
-        };
-        Ok((reply, ended))
-    }
 }

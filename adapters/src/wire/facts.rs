@@ -1,9 +1,9 @@
-//! What replies tell beside the metadata, whatever the generation of the wire.
+//! What replies contain besides metadata, for any generation of the wire.
 
 use crate::metadata::PartitionKey;
 use partitions::PartitionStats;
 
-/// What is known of a partition's sizes.
+/// Looks up the sizes of a partition.
 pub type StatsOf<'a> = &'a dyn Fn(&PartitionKey) -> PartitionStats;
 
 /// A node as clients see it.
@@ -49,9 +49,9 @@ pub struct SystemStats {
     pub total_memory_bytes: u64,
     /// Bytes that are available.
     pub available_memory_bytes: u64,
-    /// Microseconds since the process began.
+    /// Microseconds since the process started.
     pub run_time_micros: u64,
-    /// When it began, in microseconds since the Unix epoch.
+    /// When it started, in microseconds since the Unix epoch.
     pub start_time_micros: u64,
     /// Bytes that the process has read.
     pub read_bytes: u64,

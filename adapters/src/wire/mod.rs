@@ -1,10 +1,11 @@
 //! The server side of Iggy's protocol, over bytes: no sockets, no clocks.
 //!
-//! What clients ask is neutral ([`Request`]), and so is what they are told; how it is
-//! written is one module per generation of the wire. The generation served is 0.11
-//! ([`v0_11`]).
+//! Requests are independent of the generation of the wire ([`Request`]), and so is what
+//! replies are made of; the encoding is one module per generation. The generation served
+//! is 0.11 ([`v0_11`]).
 
 mod facts;
+mod option_block;
 mod request;
 mod settings;
 pub mod v0_11;

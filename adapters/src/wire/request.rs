@@ -1,34 +1,34 @@
-//! What clients ask, free of any generation of the wire.
+//! Requests of clients, independent of any generation of the wire.
 
 use bytes::Bytes;
 use secrecy::SecretString;
 
-use crate::metadata::{ClientOperation, Identifier, Name, Permissions};
+use crate::metadata::{ClientOperation, Identifier, Name, PartitionCount, Permissions};
 
 /// A client's request.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// Are you there?
+    /// A check of the connection.
     Ping,
     /// Figures of the whole system.
     Stats,
     /// The roster of the cluster.
     ClusterMetadata,
-    /// Which options there are.
+    /// The options that exist.
     DescribeOptions {
         /// 1 topics, 2 streams, 3 users.
         scope: u8,
     },
-    /// This connection speaks for a session that another one opened.
+    /// Attaches this connection to a session that another one opened.
     AttachConsumerSession {
         /// The client's id.
         client: u128,
         /// Its session.
         session: u64,
-        /// What the client has seen of the metadata log.
+        /// The position of the metadata log that the client has seen.
         watermark: u64,
     },
-    /// Who am I?
+    /// The client that sends it.
     Me,
     /// One connected client.
     Client {
@@ -41,7 +41,7 @@ pub enum Request {
     Login {
         /// The protocol version that the client presents.
         version: u32,
-        /// Who it claims to be.
+        /// The user that it logs in as.
         credentials: Credentials,
     },
     /// A login of earlier protocols, which opens no session.
@@ -56,41 +56,41 @@ pub enum Request {
     Topic {
         /// Its stream.
         stream: Identifier,
-        /// Which.
+        /// The topic.
         topic: Identifier,
     },
     /// All topics of a stream.
     Topics(Identifier),
     /// A change of metadata.
-    Change(ClientOperation),
+    Change(ClientOperation<PartitionCount>),
     /// Messages for a topic.
     Send(SendRequest),
     /// Messages from a partition, wherever it is.
     Poll(PollRequest),
     /// Messages from a partition that this node owns.
     PollOnPrimary(PollRequest),
-    /// Which node owns the partition that such a poll would read?
+    /// The node that owns the partition of such a poll.
     PollRouting(OffsetTarget),
-    /// Which node owns the partition that holds such an offset?
+    /// The node that owns the partition of such an offset.
     OffsetRouting(OffsetTarget),
     /// A consumer's offset.
     Offset(OffsetTarget),
     /// Stores a consumer's offset.
     StoreOffset {
-        /// Whose, and where.
+        /// The consumer and the partition.
         target: OffsetTarget,
         /// The offset.
         offset: u64,
     },
-    /// Forgets a consumer's offset.
+    /// Deletes a consumer's offset.
     DeleteOffset(OffsetTarget),
     /// A diagnostic archive with these sections.
     Archive(Vec<ArchiveSection>),
     /// Removes the oldest segments of a partition.
     DeleteSegments {
-        /// Which partition.
+        /// The partition.
         target: PartitionTarget,
-        /// How many segments.
+        /// The number of segments.
         count: u32,
     },
     /// One user.
@@ -99,7 +99,7 @@ pub enum Request {
     Users,
     /// The client's own tokens.
     Tokens,
-    /// A change of users that holds a secret, or makes one.
+    /// A change of users that contains a secret or needs a new one.
     ChangeUser(UserRequest),
     /// One consumer group.
     Group(GroupTarget),
@@ -110,13 +110,16 @@ pub enum Request {
         /// The topic.
         topic: Identifier,
     },
-    /// What the client reads as a member of a group.
+    /// Makes the client a member of a group. The node that serves it adds what it knows of
+    /// the group's partitions.
+    JoinGroup(GroupTarget),
+    /// The partitions that the client reads as a member of a group.
     SyncGroup(GroupTarget),
     /// A command of the protocol that is not served.
     Unserved,
 }
 
-/// Who a client claims to be.
+/// The user that a client logs in as.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     /// By name and password.
@@ -137,16 +140,16 @@ pub struct SendRequest {
     pub stream: Identifier,
     /// The topic.
     pub topic: Identifier,
-    /// Which partition.
+    /// The choice of the partition.
     pub partitioning: Partitioning,
     /// The batch, as the client encoded it.
     pub batch: Bytes,
 }
 
-/// How a partition is chosen.
+/// The choice of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Partitioning {
-    /// By the server, in turn.
+    /// By the server, round-robin.
     Balanced,
     /// By the client.
     Partition(u32),
@@ -154,8 +157,8 @@ pub enum Partitioning {
     Key(Vec<u8>),
 }
 
-/// A change of users that the node which serves the client turns into one that can
-/// be replicated.
+/// A change of users that contains a secret or needs a new one. The node that serves the
+/// client turns it into a change that can be replicated.
 #[derive(Clone, Debug)]
 pub enum UserRequest {
     /// Creates a user.
@@ -171,18 +174,18 @@ pub enum UserRequest {
     },
     /// Changes a password.
     ChangePassword {
-        /// Whose.
+        /// The user.
         user: Identifier,
-        /// The password until now.
+        /// The current password.
         current: SecretString,
-        /// The password from now on.
+        /// The new password.
         new: SecretString,
     },
-    /// Makes a token of the client's user.
+    /// Creates a token of the client's user.
     CreateToken {
         /// Its name.
         name: Name,
-        /// How long it can be used, in microseconds; 0 and `u64::MAX` for ever.
+        /// How long it can be used, in microseconds; 0 and `u64::MAX` forever.
         expiry_micros: u64,
     },
 }
@@ -198,10 +201,10 @@ pub struct GroupTarget {
     pub group: Identifier,
 }
 
-/// Who reads.
+/// The reader of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Consumer {
-    /// A consumer of its own, by number.
+    /// A consumer without a group, by number.
     Single(u32),
     /// The members of a group.
     Group(Identifier),
@@ -214,9 +217,9 @@ pub enum ArchiveSection {
     Filesystem,
     /// Processes of the machine.
     Processes,
-    /// What this process uses, and what there is.
+    /// Resources of the machine and the share of this process.
     Resources,
-    /// A word, to see that it works.
+    /// A constant text, to test the archive.
     Test,
     /// The last lines of the log.
     Logs,
@@ -235,7 +238,7 @@ pub struct PartitionTarget {
     pub partition: u32,
 }
 
-/// Whose offset, in which partition.
+/// A consumer and a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OffsetTarget {
     /// The stream.
@@ -251,17 +254,17 @@ pub struct OffsetTarget {
 /// Messages from a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollRequest {
-    /// For whom, from where.
+    /// The consumer and the partition.
     pub target: OffsetTarget,
-    /// From which message on.
+    /// The first message.
     pub start: PollStart,
-    /// How many at most.
+    /// The most messages to return.
     pub count: u32,
     /// Whether to store the offset of the last message returned.
     pub auto_commit: bool,
 }
 
-/// Where a poll begins.
+/// Where a poll starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollStart {
     /// At an offset.
@@ -272,6 +275,6 @@ pub enum PollStart {
     First,
     /// With the last messages.
     Last,
-    /// Behind the consumer's stored offset.
+    /// After the consumer's stored offset.
     Next,
 }

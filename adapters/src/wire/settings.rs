@@ -1,19 +1,19 @@
-//! What the options of a topic mean.
+//! The meaning of a topic's options.
 
 use iggy_common::{
     DEFAULT_MAX_TOPIC_SIZE, DEFAULT_MESSAGE_EXPIRY, DEFAULT_SEGMENT_SIZE, TopicCreateOptions,
 };
 
-use super::v0_11::to_wire;
+use super::option_block::to_wire;
 use crate::metadata::Options;
 use partitions::{Durability, PartitionOptions};
 
 /// A topic's options as the cluster understands them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
-    /// After how many microseconds messages expire; `u64::MAX` never.
+    /// When messages expire, in microseconds after they were appended; `u64::MAX` for never.
     pub message_expiry_micros: u64,
-    /// How many bytes the topic may hold; `u64::MAX` any.
+    /// The most bytes of the topic; `u64::MAX` for no bound.
     pub max_topic_bytes: u64,
     /// Iggy's number of the compression algorithm.
     pub compression: u8,
@@ -22,8 +22,8 @@ pub struct TopicSettings {
 }
 
 impl TopicSettings {
-    /// What a topic's options say. Options that this version does not know are
-    /// passed over: they were accepted by one that does.
+    /// The meaning of a topic's options. Options that this version does not know are
+    /// ignored: a node that knows them has accepted them.
     #[must_use]
     pub fn of(options: &Options) -> Self {
         let parsed = TopicCreateOptions::parse_committed(&to_wire(options, |_| true));

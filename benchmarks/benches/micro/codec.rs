@@ -62,7 +62,7 @@ pub(crate) fn benchmark(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A request as a client writes it.
+/// A request as a client encodes it.
 fn create_stream() -> ([u8; HEADER_BYTES], Bytes) {
     let create = CreateStreamRequest {
         name: WireName::new("orders").expect("a name"),

@@ -1,4 +1,4 @@
-//! Three cores that exchange messages at once: the protocol alone.
+//! Three cores that exchange messages without delay: the protocol alone.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -13,9 +13,9 @@ use consensus_vr::VrCore;
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 const REPLICAS: u64 = 3;
-/// Ticks until somebody leads, at most.
+/// The most ticks until there is a leader.
 const PATIENCE: u64 = 10_000;
-/// Entries between two snapshots, which let the cores forget their log.
+/// Entries between two snapshots, which let the cores drop their log.
 const SNAPSHOT_EVERY: u64 = 4_096;
 
 pub(crate) fn benchmark(criterion: &mut Criterion) {
@@ -50,7 +50,7 @@ struct Cores {
     leader: usize,
     now: Tick,
     proposed: u64,
-    /// Of the leader's own proposals.
+    /// Entries that the leader proposed.
     committed: u64,
 }
 
@@ -79,7 +79,7 @@ impl Cores {
             let mut roles = cores.cores.iter().map(|core| core.status().role);
             roles.position(|role| role == Role::Leader)
         });
-        cores.leader = leader.expect("somebody leads");
+        cores.leader = leader.expect("a leader");
         cores
     }
 
@@ -87,14 +87,14 @@ impl Cores {
         self.now.0 += 1;
         for core in 0..self.cores.len() {
             self.step(core, Input::Tick);
-            self.carry_out(core);
+            self.execute(core);
         }
         while self.deliver() {}
     }
 
     fn step(&mut self, core: usize, input: Input) {
         let done = self.cores[core].step(self.now, input);
-        done.expect("it is in order");
+        done.expect("a valid input");
     }
 
     fn commit(&mut self, entries: u64, payload: &Bytes) {
@@ -104,11 +104,11 @@ impl Cores {
             let payload = payload.clone();
             self.step(self.leader, Input::Propose { proposal, payload });
         }
-        self.carry_out(self.leader);
+        self.execute(self.leader);
         while self.deliver() {}
         assert_eq!(self.committed, self.proposed);
         if self.proposed % SNAPSHOT_EVERY < entries {
-            // Heartbeats, as in life.
+            // Heartbeats, as in a cluster.
             self.tick();
         }
     }
@@ -120,12 +120,12 @@ impl Cores {
                 any = true;
                 self.step(core, Input::Receive { from, message });
             }
-            self.carry_out(core);
+            self.execute(core);
         }
         any
     }
 
-    fn carry_out(&mut self, at: usize) {
+    fn execute(&mut self, at: usize) {
         while let Some(effect) = self.cores[at].poll() {
             match effect {
                 Effect::Persist(batch) => self.step(at, Input::Persisted(batch.id)),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use adapters::metadata::{
-    ClientOperation, ClientRequest, Command, Identifier, MetadataMachine, MetadataReader, Name,
-    NodeInfo, Options, Proof, Reply, place,
+    ClientOperation, ClientRequest, Command, Identifier, Intent, MetadataMachine, MetadataReader,
+    Name, NodeInfo, Options, PartitionCount, Proof, Reply, decide,
 };
 use bytes::Bytes;
 use consensus::{ApplyContext, Index, ReplicaId, StateMachine};
@@ -60,7 +60,7 @@ pub(crate) fn benchmark(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A state machine with a client in session.
+/// A state machine with the session of a client.
 struct Metadata {
     machine: MetadataMachine,
     reader: MetadataReader,
@@ -70,7 +70,7 @@ struct Metadata {
 }
 
 impl Metadata {
-    /// So many streams, with a topic each.
+    /// This many streams, with a topic each.
     fn new(streams: u64) -> Self {
         let (machine, reader) = MetadataMachine::new(Box::new(|_| {}));
         let mut metadata = Self {
@@ -124,18 +124,17 @@ impl Metadata {
         self.machine.apply(context, &command.encode())
     }
 
-    fn client(&mut self, mut operation: ClientOperation) -> Bytes {
-        if let Some((count, owners)) = operation.placement() {
-            *owners = place(&self.reader.read(), &BTreeMap::new(), count).expect("nodes run");
-        }
+    fn client(&mut self, operation: ClientOperation<PartitionCount>) -> Bytes {
         self.request += 1;
-        self.apply(&Command::Client(ClientRequest {
+        let intent = Intent::Client(ClientRequest {
             client: CLIENT,
             session: self.session,
             request: self.request,
             checksum: self.request,
             operation,
-        }))
+        });
+        let command = decide(intent, &self.reader, &BTreeMap::new()).expect("nodes run");
+        self.apply(&command)
     }
 
     fn create_stream(&mut self, stream: &str) -> Bytes {
@@ -150,8 +149,7 @@ impl Metadata {
             stream: named(stream),
             name: name(topic),
             options: Options::default(),
-            partitions: PARTITIONS,
-            owners: Vec::new(),
+            partitions: PartitionCount(PARTITIONS),
         })
     }
 }

@@ -1,7 +1,7 @@
-//! Micro-benchmarks: the parts that a command passes through, each alone.
+//! Micro-benchmarks: each part that a command passes through, alone.
 //!
-//! What does not depend on the machine (messages, bytes and writes for a command) is
-//! held by tests instead; see `docs/performance.md`.
+//! Tests check the figures that do not depend on the machine (messages, bytes and
+//! writes for a command); see `docs/performance.md`.
 
 mod codec;
 mod cores;

@@ -1,4 +1,4 @@
-//! The write-ahead log: on a disk in memory, which leaves its own work, and on the
+//! The write-ahead log: on a disk in memory, which isolates its own work, and on the
 //! disk of the directory for temporary files.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use replica::wal::{Wal, WalConfig};
 use crate::COMMAND_BYTES;
 
 const GROUP: u128 = 1;
-/// The log is cut after so many entries, as a snapshot does.
+/// The log is compacted after this many entries, as by a snapshot.
 const ENTRIES_KEPT: u64 = 1_024;
 /// Entries of the log that is opened.
 const ENTRIES_OPENED: u64 = 16_384;

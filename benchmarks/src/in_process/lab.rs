@@ -1,4 +1,4 @@
-//! Failures that are repeated in virtual time.
+//! Failures in virtual time, which can be repeated.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -6,26 +6,26 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use consensus::{PersistBatch, ReplicaId, Role, Tick};
-use iggy_cluster::config::Backend;
 use replica::disk::{Disk, MemoryDisk};
 use replica::driver::{Event, Now, Output, Replica, ReplicaConfig};
 use replica::open::OpenConfig;
 use replica::snapshots::FileWorker;
 use replica::superblock::{self, Superblock};
 use replica::wal::{Wal, WalConfig};
+use replicated_log::Backend;
 
 use super::{GROUP, TICK, build, core_config};
 use crate::replica::KeyValues;
 
-/// A message is under way for so long: an exchange of networks in one region.
+/// The delay of a message, as within one region.
 const DELAY_MICROS: (u64, u64) = (100, 500);
-/// A replica that is killed comes back after so long.
-const BACK_MICROS: u64 = 1_500_000;
-/// A leader is found within this time, or the lab gives up.
+/// A killed replica restarts after this time.
+const RESTART_MICROS: u64 = 1_500_000;
+/// Without a leader after this time, an election has failed.
 const PATIENCE_MICROS: u64 = 60_000_000;
 const TICK_MICROS: u64 = TICK.as_micros() as u64;
 
-/// What the lab is made of.
+/// The settings of a lab.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LabSettings {
     pub(crate) backend: Backend,
@@ -33,21 +33,21 @@ pub(crate) struct LabSettings {
     pub(crate) seed: u64,
 }
 
-/// What happened at a kill of the leader.
+/// The result of a kill of the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Succession {
-    /// Who leads after it.
+    /// The next leader.
     pub(crate) leader: u64,
-    /// Until it did, in microseconds of virtual time.
+    /// From the kill until it led, in microseconds of virtual time.
     pub(crate) took_micros: u64,
-    /// Terms or views that nobody led.
+    /// Terms or views without a leader.
     pub(crate) skipped: u64,
 }
 
-enum Happening {
+enum Occurrence {
     Tick {
         replica: usize,
-        life: u64,
+        starts: u64,
     },
     Message {
         to: usize,
@@ -69,14 +69,14 @@ struct Member {
     id: ReplicaId,
     disk: MemoryDisk,
     running: Option<Running>,
-    life: u64,
+    starts: u64,
 }
 
 /// Replicas in virtual time.
 pub(crate) struct Lab {
     settings: LabSettings,
     members: Vec<Member>,
-    happenings: BTreeMap<u64, Happening>,
+    occurrences: BTreeMap<u64, Occurrence>,
     due: BinaryHeap<Reverse<(u64, u64)>>,
     next: u64,
     now: u64,
@@ -89,7 +89,7 @@ impl Lab {
         let mut lab = Self {
             settings,
             members: Vec::new(),
-            happenings: BTreeMap::new(),
+            occurrences: BTreeMap::new(),
             due: BinaryHeap::new(),
             next: 0,
             now: 0,
@@ -102,7 +102,7 @@ impl Lab {
                 id,
                 disk,
                 running: None,
-                life: 0,
+                starts: 0,
             });
         }
         for replica in 0..lab.members.len() {
@@ -134,9 +134,9 @@ impl Lab {
         low + self.draw() % (high - low)
     }
 
-    fn after(&mut self, micros: u64, happening: Happening) {
+    fn after(&mut self, micros: u64, occurrence: Occurrence) {
         self.next += 1;
-        self.happenings.insert(self.next, happening);
+        self.occurrences.insert(self.next, occurrence);
         self.due.push(Reverse((self.now + micros, self.next)));
     }
 
@@ -162,16 +162,22 @@ impl Lab {
             build(backend, &core_config(id, replicas, seed), recovered)
         })?;
         let member = &mut self.members[at];
-        member.life += 1;
+        member.starts += 1;
         member.running = Some(Running {
             replica: opened.replica,
             wal: opened.wal,
             files: opened.files,
         });
-        let life = member.life;
-        // Clocks of different machines do not tick together.
+        let starts = member.starts;
+        // The clocks of different machines are not in phase.
         let first = self.between((0, TICK_MICROS));
-        self.after(first, Happening::Tick { replica: at, life });
+        self.after(
+            first,
+            Occurrence::Tick {
+                replica: at,
+                starts,
+            },
+        );
         Ok(())
     }
 
@@ -210,58 +216,62 @@ impl Lab {
             if let Some(leader) = self.leader() {
                 return Ok(leader);
             }
-            anyhow::ensure!(self.now < end, "nobody leads");
-            self.go_on()?;
+            anyhow::ensure!(
+                self.now < end,
+                "the replicas have no leader after {} s",
+                PATIENCE_MICROS / 1_000_000
+            );
+            self.advance()?;
         }
     }
 
-    /// Kills the leader, which comes back later, and waits for the next.
+    /// Kills the leader, which restarts later, and waits for the next.
     pub(crate) fn kill_leader(&mut self) -> anyhow::Result<Succession> {
         let leader = self.elected()?;
-        let (term, begun) = (self.term(), self.now);
+        let (term, killed) = (self.term(), self.now);
         let at = leader as usize - 1;
         self.members[at].running = None;
-        self.after(BACK_MICROS, Happening::Start { replica: at });
+        self.after(RESTART_MICROS, Occurrence::Start { replica: at });
         let next = self.elected()?;
         Ok(Succession {
             leader: next,
-            took_micros: self.now - begun,
+            took_micros: self.now - killed,
             skipped: (self.term() - term).saturating_sub(1),
         })
     }
 
-    /// Waits until all replicas run and nobody has anything to say but heartbeats.
+    /// Waits until all replicas run and exchange heartbeats only.
     pub(crate) fn settle(&mut self) -> anyhow::Result<()> {
-        let end = self.now + 2 * BACK_MICROS;
+        let end = self.now + 2 * RESTART_MICROS;
         while self.now < end {
-            self.go_on()?;
+            self.advance()?;
         }
         Ok(())
     }
 
-    fn go_on(&mut self) -> anyhow::Result<()> {
+    fn advance(&mut self) -> anyhow::Result<()> {
         let Some(Reverse((at, number))) = self.due.pop() else {
-            anyhow::bail!("nothing happens any more");
+            anyhow::bail!("the lab has no further occurrences");
         };
         self.now = at;
-        match self.happenings.remove(&number) {
-            Some(Happening::Tick { replica, life }) => {
+        match self.occurrences.remove(&number) {
+            Some(Occurrence::Tick { replica, starts }) => {
                 let member = &self.members[replica];
-                if member.life == life && member.running.is_some() {
-                    self.after(TICK_MICROS, Happening::Tick { replica, life });
-                    self.give(replica, Event::Tick)?;
+                if member.starts == starts && member.running.is_some() {
+                    self.after(TICK_MICROS, Occurrence::Tick { replica, starts });
+                    self.handle(replica, Event::Tick)?;
                 }
             }
-            Some(Happening::Message { to, from, message }) => {
-                self.give(to, Event::Peer { from, message })?;
+            Some(Occurrence::Message { to, from, message }) => {
+                self.handle(to, Event::Receive { from, message })?;
             }
-            Some(Happening::Start { replica }) => self.start(replica)?,
+            Some(Occurrence::Start { replica }) => self.start(replica)?,
             None => {}
         }
         Ok(())
     }
 
-    fn give(&mut self, at: usize, event: Event) -> anyhow::Result<()> {
+    fn handle(&mut self, at: usize, event: Event) -> anyhow::Result<()> {
         let now = Now {
             tick: Tick(self.now / TICK_MICROS),
             wall_micros: self.now + 1,
@@ -278,7 +288,7 @@ impl Lab {
             running.replica.flush()?;
             while let Some(output) = running.replica.poll() {
                 match output {
-                    Output::Write(batch) => {
+                    Output::Persist(batch) => {
                         events.push(Event::Persisted(write(&mut running.wal, &batch)?));
                     }
                     Output::Compact(through) => running.wal.compact(through)?,
@@ -294,7 +304,7 @@ impl Lab {
         for (to, message) in messages {
             let to = to.0 as usize - 1;
             let delay = self.between(DELAY_MICROS);
-            self.after(delay, Happening::Message { to, from, message });
+            self.after(delay, Occurrence::Message { to, from, message });
         }
         Ok(())
     }
@@ -338,8 +348,8 @@ mod tests {
             seed: 1,
         })
         .expect("it starts");
-        let first = lab.elected().expect("somebody leads");
-        let next = lab.kill_leader().expect("somebody leads");
+        let first = lab.elected().expect("a leader");
+        let next = lab.kill_leader().expect("a leader");
         assert_eq!(next.leader, (first + next.skipped) % 5 + 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Replicas in one process: no threads, no sockets, no disks.
 //!
-//! What is left is the protocol itself, the loop around it and the state machine.
+//! The rest is the protocol itself, the loop around it and the state machine.
 //! [`Bare`] runs as fast as one core of the machine can; `lab` runs in virtual time,
 //! with faults.
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use consensus::{Consensus, CoreConfig, Limits, Membership, Recovered, ReplicaId, Role, Tick};
-use iggy_cluster::config::Backend;
 use replica::driver::{Event, FileEvent, FileJob, Now, Output, Replica, ReplicaConfig, Ticket};
+use replicated_log::Backend;
 
 use crate::replica::{KEY_BYTES, KeyValues};
 
@@ -23,9 +23,9 @@ const GROUP: u128 = 7;
 pub(crate) const TICK: Duration = Duration::from_millis(10);
 const HEARTBEAT_TICKS: u64 = 5;
 const ELECTION_TICKS: u64 = 20;
-/// Different commands that are sent, one after the other.
+/// Different commands, which are sent in turn.
 const COMMANDS: u64 = 1_024;
-/// A leader is found within so many ticks, or never.
+/// Without a leader after this many ticks, an election has failed.
 const LEADER_TICKS_MAX: u64 = 10_000;
 
 pub(crate) fn core_config(id: ReplicaId, replicas: u64, seed: u64) -> CoreConfig {
@@ -52,18 +52,18 @@ pub(crate) fn build(
     })
 }
 
-/// What replication took, over all replicas.
+/// The cost of replication, over all replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cost {
     pub(crate) commands: u64,
     pub(crate) batches: u64,
     pub(crate) messages: u64,
     pub(crate) message_bytes: u64,
-    /// Writes that have to be synced.
+    /// Writes that have to be fsynced.
     pub(crate) persists: u64,
 }
 
-/// Three replicas that exchange messages at once.
+/// Replicas that exchange messages without delay.
 pub(crate) struct Bare {
     replicas: Vec<Replica>,
     inboxes: Vec<VecDeque<(ReplicaId, Bytes)>>,
@@ -74,7 +74,7 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Replicas that have a leader, for commands of so many bytes.
+    /// Replicas that have a leader, for commands of this many bytes.
     pub(crate) fn new(
         backend: Backend,
         replicas: u64,
@@ -89,7 +89,7 @@ impl Bare {
             let mut config = ReplicaConfig::new(id);
             configure(&mut config);
             built.push(Replica::new(
-                config,
+                &config,
                 core,
                 Box::new(KeyValues::default()),
                 None,
@@ -136,20 +136,20 @@ impl Bare {
         Ok(())
     }
 
-    /// Hands every replica what has arrived there. Whether there was anything.
+    /// Delivers the messages in all inboxes; returns whether there were any.
     fn deliver(&mut self) -> anyhow::Result<bool> {
         let mut any = false;
         for replica in 0..self.replicas.len() {
             while let Some((from, message)) = self.inboxes[replica].pop_front() {
                 any = true;
-                self.replicas[replica].handle(self.now, Event::Peer { from, message });
+                self.replicas[replica].handle(self.now, Event::Receive { from, message });
             }
             self.advance(replica)?;
         }
         Ok(any)
     }
 
-    /// Carries out what a replica wants until it wants nothing.
+    /// Executes the outputs of a replica until there are none.
     fn advance(&mut self, at: usize) -> anyhow::Result<()> {
         loop {
             self.replicas[at].flush()?;
@@ -158,7 +158,7 @@ impl Bare {
             while let Some(output) = self.replicas[at].poll() {
                 idle = false;
                 match output {
-                    Output::Write(batch) => {
+                    Output::Persist(batch) => {
                         self.cost.persists += 1;
                         events.push(Event::Persisted(batch.id));
                     }
@@ -168,7 +168,7 @@ impl Bare {
                         let from = ReplicaId(at as u64 + 1);
                         self.inboxes[to.0 as usize - 1].push_back((from, message.to_bytes()));
                     }
-                    Output::Replied { result, .. } => {
+                    Output::ProposeResult { result, .. } => {
                         result?;
                         self.cost.commands += 1;
                     }
@@ -193,11 +193,11 @@ impl Bare {
             let command = self.commands[(self.submitted % COMMANDS) as usize].clone();
             self.submitted += 1;
             let ticket = Ticket(self.submitted);
-            self.replicas[leader].handle(self.now, Event::Submit { ticket, command });
+            self.replicas[leader].handle(self.now, Event::Propose { ticket, command });
         }
     }
 
-    /// Carries out commands, so many under way at a time; returns what that cost.
+    /// Executes commands, with at most this many in flight; returns their cost.
     pub(crate) fn commands(&mut self, total: u64, in_flight: u64) -> anyhow::Result<Cost> {
         let before = self.cost;
         let leader = self.leader().expect("elected before");
@@ -211,33 +211,37 @@ impl Bare {
         }
         Ok(Cost {
             commands: self.cost.commands - before.commands,
-            batches: self.replicas[leader].status().counters.batches_proposed,
+            batches: self.replicas[leader]
+                .status()
+                .counters
+                .batch_commands
+                .count(),
             messages: self.cost.messages - before.messages,
             message_bytes: self.cost.message_bytes - before.message_bytes,
             persists: self.cost.persists - before.persists,
         })
     }
 
-    /// Fills the log, whose memory is then used again.
-    fn grow_up(&mut self) -> anyhow::Result<()> {
+    /// Fills the log, so that later commands reuse its memory.
+    fn fill_log(&mut self) -> anyhow::Result<()> {
         const COMMANDS: u64 = 600_000;
         let done = self.cost.commands;
         self.commands(COMMANDS.saturating_sub(done), 2_048)
             .map(drop)
     }
 
-    /// Commands for so long; returns how many a second.
+    /// Executes commands for this time; returns how many per second.
     pub(crate) fn per_second(&mut self, in_flight: u64, measured: Duration) -> anyhow::Result<f64> {
         const ROUND: u64 = 65_536;
-        self.grow_up()?;
-        let begun = Instant::now();
+        self.fill_log()?;
+        let started = Instant::now();
         let mut commands = 0;
-        while begun.elapsed() < measured {
+        while started.elapsed() < measured {
             commands += self.commands(ROUND, in_flight)?.commands;
-            // Heartbeats, as in life.
+            // Heartbeats, as in a cluster.
             self.tick()?;
         }
-        Ok(commands as f64 / begun.elapsed().as_secs_f64())
+        Ok(commands as f64 / started.elapsed().as_secs_f64())
     }
 }
 
@@ -261,8 +265,8 @@ mod tests {
         }
     }
 
-    /// What commands cost does not depend on the machine, and does not change without
-    /// somebody saying so: 4,096 of them, messages and writes of all three replicas.
+    /// The cost of commands does not depend on the machine, and changes on purpose only:
+    /// messages and writes of all three replicas for 4,096 commands.
     #[test]
     fn commands_cost_what_they_did() {
         let cost = |backend, in_flight| {
@@ -284,7 +288,7 @@ mod tests {
             (Backend::Vr, 64, 64, 2_151_936),
             (Backend::Vr, 2_048, 2, 2_130_608),
         ] {
-            // To two followers and back for each batch, and a write at all three.
+            // For each batch: a message to two followers and back, and three writes.
             let expected = (batches, 4 * batches, message_bytes, 3 * batches);
             assert_eq!(
                 cost(backend, in_flight),

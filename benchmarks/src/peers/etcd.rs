@@ -1,4 +1,4 @@
-//! etcd over gRPC: `Put` at the leader, many at once on few connections.
+//! etcd over gRPC: `Put` at the leader, many concurrently on few connections.
 //!
 //! Two messages of etcd's API are needed, of two fields each; they are written here
 //! rather than by a code generator.
@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::Request;
+use http::{HeaderValue, Request};
 use local_cluster::free_ports;
 use tokio::net::TcpStream;
 
@@ -23,7 +23,7 @@ use crate::replica::Durability;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
-/// As many as ours.
+/// As many keys as ours.
 const KEYS: u64 = 10_000;
 const WINDOW_BYTES: u32 = 16 << 20;
 
@@ -107,7 +107,7 @@ impl Peer for Etcd {
     }
 }
 
-/// The port of the node that leads, once all nodes agree.
+/// The port of the leader, once all nodes agree on it.
 async fn leader(ports: &[u16]) -> anyhow::Result<u16> {
     let mut leads = None;
     let mut agreed = None;
@@ -138,7 +138,7 @@ async fn connect(port: u16) -> anyhow::Result<SendRequest<Bytes>> {
     Ok(sender)
 }
 
-/// One call of gRPC; the answer's message.
+/// One call of gRPC; returns the message of its reply.
 async fn call(sender: SendRequest<Bytes>, path: &str, message: &[u8]) -> anyhow::Result<Bytes> {
     let request = Request::post(format!("http://127.0.0.1{path}"))
         .header("content-type", "application/grpc")
@@ -153,23 +153,40 @@ async fn call(sender: SendRequest<Bytes>, path: &str, message: &[u8]) -> anyhow:
     let response = response.await?;
     let refused = response.headers().get("grpc-status").cloned();
     let mut body = response.into_body();
-    let mut answer = BytesMut::new();
+    let mut reply = BytesMut::new();
     while let Some(piece) = body.data().await {
         let piece = piece?;
         body.flow_control().release_capacity(piece.len())?;
-        answer.extend_from_slice(&piece);
+        reply.extend_from_slice(&piece);
     }
     let trailers = body.trailers().await?.unwrap_or_default();
     match trailers.get("grpc-status").or(refused.as_ref()) {
         Some(status) if status == "0" => {}
         status => {
-            let why = trailers.get("grpc-message");
-            bail!("etcd refused {path}: status {status:?}, {why:?}")
+            let status = status.and_then(|status| status.to_str().ok()?.parse().ok());
+            let message = trailers.get("grpc-message");
+            bail!("{}", refusal(path, status, message))
         }
     }
-    anyhow::ensure!(answer.len() >= 5, "an answer without a message");
-    answer.advance(5);
-    Ok(answer.freeze())
+    anyhow::ensure!(reply.len() >= 5, "a reply without a message");
+    reply.advance(5);
+    Ok(reply.freeze())
+}
+
+/// Why a call failed, in words.
+fn refusal(path: &str, status: Option<u8>, message: Option<&HeaderValue>) -> String {
+    let method = path.rsplit('/').next().unwrap_or(path);
+    let reason = match status {
+        Some(2) => "an unknown error".to_owned(),
+        Some(4) => "the deadline has expired".into(),
+        Some(8) => "its resources are exhausted".into(),
+        Some(14) => "it is unavailable".into(),
+        Some(other) => format!("gRPC status {other}"),
+        None => "a reply without a gRPC status".into(),
+    };
+    let message = message.and_then(|message| message.to_str().ok());
+    let message = message.map_or("without a message".into(), |text| format!("\"{text}\""));
+    format!("etcd refused {method}: {reason}, {message}")
 }
 
 /// A field of bytes, as protobuf writes it.

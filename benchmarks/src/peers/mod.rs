@@ -1,4 +1,4 @@
-//! What people would pick instead, on the same work: three nodes each, on loopback.
+//! The alternatives, on the same work: three nodes each, on loopback.
 
 mod etcd;
 mod openraft;
@@ -23,11 +23,11 @@ const NODES: usize = 3;
 pub(crate) trait Peer: Send {
     fn name(&self) -> &'static str;
 
-    /// The same load as ours.
+    /// Runs the same load as ours.
     async fn measure(&mut self, load: Load) -> anyhow::Result<Measured>;
 }
 
-/// Starts what is installed, and says of the rest how to install it.
+/// Starts the peers that are installed, and notes how to install the others.
 pub(crate) async fn start(
     durability: Durability,
     value_bytes: usize,
@@ -37,42 +37,46 @@ pub(crate) async fn start(
     match etcd::find() {
         Some(binary) => match etcd::Etcd::start(&binary, durability, value_bytes).await {
             Ok(etcd) => peers.push(Box::new(etcd)),
-            Err(error) => note(missing, "etcd", &format!("does not start: {error:#}")),
+            Err(error) => note(missing, "etcd", &format!("it does not start: {error:#}")),
         },
         None => note(
             missing,
             "etcd",
-            "not installed; on Debian: apt install etcd-server",
+            "it is not installed; on Debian: apt install etcd-server",
         ),
     }
     match zookeeper::find() {
         Some(java) => match zookeeper::ZooKeeper::start(&java, durability, value_bytes).await {
             Ok(zookeeper) => peers.push(Box::new(zookeeper)),
-            Err(error) => note(missing, "zookeeper", &format!("does not start: {error:#}")),
+            Err(error) => note(
+                missing,
+                "zookeeper",
+                &format!("it does not start: {error:#}"),
+            ),
         },
         None => note(
             missing,
             "zookeeper",
-            "not installed; on Debian: apt install zookeeper default-jre-headless",
+            "it is not installed; on Debian: apt install zookeeper default-jre-headless",
         ),
     }
     Ok(peers)
 }
 
-/// Notes, once, what of a peer could not be measured.
+/// Notes what could not be measured of a peer, and why, once.
 pub(crate) fn note(missing: &mut Vec<Missing>, peer: &str, why: &str) {
     if missing
         .iter()
-        .all(|known| known.peer != peer || known.why != why)
+        .all(|known| known.what != peer || known.why != why)
     {
         missing.push(Missing {
-            peer: peer.into(),
+            what: peer.into(),
             why: why.into(),
         });
     }
 }
 
-/// A program among those that the shell would find, or beside them.
+/// A program in the directories of `PATH`, or in `/usr/sbin`.
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();

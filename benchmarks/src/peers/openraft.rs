@@ -1,5 +1,5 @@
-//! openraft in this process: its log and state in memory, its messages handed over
-//! without encoding.
+//! openraft in this process: its log and state in memory, its messages passed without
+//! encoding.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -50,7 +50,6 @@ type Error = StorageError<u64>;
 type RpcError<E = RaftError<u64>> = RPCError<u64, BasicNode, E>;
 type Members = Arc<Mutex<BTreeMap<u64, Raft<Types>>>>;
 
-/// Replicas of openraft.
 pub(crate) struct Openraft {
     leader: Raft<Types>,
     members: Members,
@@ -310,8 +309,8 @@ fn decode(mut rest: &[u8]) -> BTreeMap<u64, Vec<u8>> {
 }
 
 fn number(rest: &mut &[u8]) -> Option<u64> {
-    let (number, behind) = rest.split_first_chunk()?;
-    *rest = behind;
+    let (number, tail) = rest.split_first_chunk()?;
+    *rest = tail;
     Some(u64::from_le_bytes(*number))
 }
 
@@ -353,8 +352,8 @@ impl RaftNetwork<Types> for Link {
         request: AppendEntriesRequest<Types>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RpcError> {
-        let answer = self.peer()?.append_entries(request).await;
-        answer.map_err(|error| self.failed(error))
+        let reply = self.peer()?.append_entries(request).await;
+        reply.map_err(|error| self.failed(error))
     }
 
     async fn install_snapshot(
@@ -362,8 +361,8 @@ impl RaftNetwork<Types> for Link {
         request: InstallSnapshotRequest<Types>,
         _option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, RpcError<RaftError<u64, InstallSnapshotError>>> {
-        let answer = self.peer()?.install_snapshot(request).await;
-        answer.map_err(|error| self.failed(error))
+        let reply = self.peer()?.install_snapshot(request).await;
+        reply.map_err(|error| self.failed(error))
     }
 
     async fn vote(
@@ -371,7 +370,7 @@ impl RaftNetwork<Types> for Link {
         request: VoteRequest<u64>,
         _option: RPCOption,
     ) -> Result<VoteResponse<u64>, RpcError> {
-        let answer = self.peer()?.vote(request).await;
-        answer.map_err(|error| self.failed(error))
+        let reply = self.peer()?.vote(request).await;
+        reply.map_err(|error| self.failed(error))
     }
 }

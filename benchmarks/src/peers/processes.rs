@@ -1,4 +1,4 @@
-//! The processes of a peer: three of them, with directories that go with them.
+//! The processes of a peer, and their directories.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl PeerProcesses {
         })
     }
 
-    /// A directory of a node's own.
+    /// The data directory of a node.
     pub(super) fn data(&self, node: usize) -> anyhow::Result<PathBuf> {
         let data = self.dir.path().join(node.to_string());
         std::fs::create_dir_all(&data)?;
@@ -52,7 +52,7 @@ impl PeerProcesses {
         Ok(())
     }
 
-    /// Waits until something is there.
+    /// Waits until `ready` succeeds.
     pub(super) async fn wait<T, F>(
         &mut self,
         name: &str,
@@ -61,7 +61,7 @@ impl PeerProcesses {
     where
         F: Future<Output = anyhow::Result<T>>,
     {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             let error = match ready().await {
                 Ok(found) => return Ok(found),
@@ -72,9 +72,12 @@ impl PeerProcesses {
                     bail!("{name} has ended ({status}):\n{}", self.last_lines(node));
                 }
             }
-            if begun.elapsed() > READY_TIMEOUT {
+            if started.elapsed() > READY_TIMEOUT {
                 let last = self.last_lines(0);
-                return Err(error.context(format!("{name} does not get ready:\n{last}")));
+                return Err(error.context(format!(
+                    "{name} is not ready after {} s:\n{last}",
+                    READY_TIMEOUT.as_secs()
+                )));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -87,8 +90,8 @@ impl PeerProcesses {
     }
 }
 
-/// This process may be without huge pages, and its children would be too: peers have
-/// what the system gives them.
+/// This process may have disabled huge pages, and its children would inherit that:
+/// peers get the system's default.
 fn with_huge_pages<T>(start: impl FnOnce() -> T) -> T {
     let disabled = transparent_huge_pages_are_disabled().unwrap_or(false);
     let _ = disable_transparent_huge_pages(false);

@@ -1,8 +1,7 @@
-//! ZooKeeper over its own protocol: `setData` on sessions with many requests under
-//! way.
+//! ZooKeeper over its own protocol: `setData` on sessions with many requests in flight.
 //!
-//! Three requests are needed. The clients that there are in Rust bring more
-//! dependencies than the whole of this program has.
+//! Three requests are needed. The existing Rust clients have more dependencies than
+//! this whole program.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -29,13 +28,13 @@ const CREATE: i32 = 1;
 const SET_DATA: i32 = 5;
 const NODE_EXISTS: i32 = -110;
 const SESSION_TIMEOUT_MILLIS: i32 = 30_000;
-/// Nodes of the tree that are written, one after the other.
+/// Nodes of the tree, which are written in turn.
 const PATHS: usize = 256;
-/// The server lets so many requests wait; its default would throttle the load.
+/// The server queues this many requests; its default would throttle the load.
 const OUTSTANDING_MAX: usize = 100_000;
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Java, where ZooKeeper is there too.
+/// The path of Java, where ZooKeeper is installed too.
 pub(super) fn find() -> Option<PathBuf> {
     let java = super::program("java")?;
     Path::new(JAR).exists().then_some(java)
@@ -106,15 +105,15 @@ impl Peer for ZooKeeper {
 
     async fn measure(&mut self, load: Load) -> anyhow::Result<Measured> {
         let leader = leader(&self.clients).await?;
-        let begin = Instant::now() + load.warm_up;
-        let end = begin + load.measured;
+        let start = Instant::now() + load.warm_up;
+        let end = start + load.measured;
         let sessions = load.connections.min(load.in_flight).max(1);
         let mut tasks = JoinSet::new();
         for number in 0..sessions {
             let window =
                 load.in_flight / sessions + usize::from(number < load.in_flight % sessions);
             let session = Session::connect(leader).await?;
-            tasks.spawn(session.write(window, number, self.value.clone(), begin, end));
+            tasks.spawn(session.write(window, number, self.value.clone(), start, end));
         }
         let mut latency = histogram();
         while let Some(joined) = tasks.join_next().await {
@@ -132,23 +131,23 @@ fn path(number: usize) -> String {
     format!("/bench-{}", number % PATHS)
 }
 
-/// The client port of the node that leads.
+/// The client port of the leader.
 async fn leader(ports: &[u16]) -> anyhow::Result<u16> {
     let mut leads = None;
     for port in ports {
         let mut stream = TcpStream::connect(("127.0.0.1", *port)).await?;
         stream.write_all(b"srvr").await?;
-        let mut answer = String::new();
-        tokio::time::timeout(CALL_TIMEOUT, stream.read_to_string(&mut answer)).await??;
-        anyhow::ensure!(answer.contains("Mode: "), "a node does not serve yet");
-        if answer.contains("Mode: leader") {
+        let mut reply = String::new();
+        tokio::time::timeout(CALL_TIMEOUT, stream.read_to_string(&mut reply)).await??;
+        anyhow::ensure!(reply.contains("Mode: "), "a node is not serving yet");
+        if reply.contains("Mode: leader") {
             leads = Some(*port);
         }
     }
-    leads.context("no node leads yet")
+    leads.context("no leader yet")
 }
 
-/// A session: requests are answered in their order.
+/// A session: replies arrive in the order of the requests.
 struct Session {
     stream: BufReader<TcpStream>,
     next: i32,
@@ -165,31 +164,31 @@ impl Session {
             frame: BytesMut::new(),
         };
         // Protocol version, last transaction seen, timeout, session, password.
-        let begun = session.begin();
+        let start = session.start_frame();
         session.frame.put_i32(0);
         session.frame.put_i64(0);
         session.frame.put_i32(SESSION_TIMEOUT_MILLIS);
         session.frame.put_i64(0);
         put_bytes(&mut session.frame, &[0; 16]);
-        session.end(begun);
+        session.end_frame(start);
         session.flush().await?;
         tokio::time::timeout(CALL_TIMEOUT, session.receive()).await??;
         Ok(session)
     }
 
-    fn begin(&mut self) -> usize {
+    fn start_frame(&mut self) -> usize {
         let at = self.frame.len();
         self.frame.put_i32(0);
         at
     }
 
-    fn end(&mut self, begun: usize) {
-        let length = (self.frame.len() - begun - 4) as u32;
-        self.frame[begun..begun + 4].copy_from_slice(&length.to_be_bytes());
+    fn end_frame(&mut self, start: usize) {
+        let length = (self.frame.len() - start - 4) as u32;
+        self.frame[start..start + 4].copy_from_slice(&length.to_be_bytes());
     }
 
-    fn begin_request(&mut self, kind: i32) -> usize {
-        let at = self.begin();
+    fn start_request(&mut self, kind: i32) -> usize {
+        let at = self.start_frame();
         self.next += 1;
         self.frame.put_i32(self.next);
         self.frame.put_i32(kind);
@@ -204,53 +203,54 @@ impl Session {
 
     async fn receive(&mut self) -> anyhow::Result<Bytes> {
         let length = self.stream.read_u32().await? as usize;
-        let mut answer = vec![0; length];
-        self.stream.read_exact(&mut answer).await?;
-        Ok(answer.into())
+        let mut reply = vec![0; length];
+        self.stream.read_exact(&mut reply).await?;
+        Ok(reply.into())
     }
 
-    /// The error of the next answer; zero is none.
-    async fn answer(&mut self) -> anyhow::Result<i32> {
-        let mut answer = self.receive().await?;
-        anyhow::ensure!(answer.len() >= 16, "an answer that is too short");
-        let (_request, _transaction) = (answer.get_i32(), answer.get_i64());
-        Ok(answer.get_i32())
+    /// The error code of the next reply; zero is success.
+    async fn reply(&mut self) -> anyhow::Result<i32> {
+        let mut reply = self.receive().await?;
+        anyhow::ensure!(reply.len() >= 16, "a reply that is too short");
+        let (_request, _transaction) = (reply.get_i32(), reply.get_i64());
+        Ok(reply.get_i32())
     }
 
     async fn create(&mut self, path: &str) -> anyhow::Result<()> {
-        let begun = self.begin_request(CREATE);
+        let start = self.start_request(CREATE);
         put_bytes(&mut self.frame, path.as_bytes());
         put_bytes(&mut self.frame, b"");
-        // Everybody may do everything; the node stays.
+        // An ACL that permits everything; the node is persistent.
         self.frame.put_i32(1);
         self.frame.put_i32(31);
         put_bytes(&mut self.frame, b"world");
         put_bytes(&mut self.frame, b"anyone");
         self.frame.put_i32(0);
-        self.end(begun);
+        self.end_frame(start);
         self.flush().await?;
-        match tokio::time::timeout(CALL_TIMEOUT, self.answer()).await?? {
+        match tokio::time::timeout(CALL_TIMEOUT, self.reply()).await?? {
             0 | NODE_EXISTS => Ok(()),
             error => bail!("ZooKeeper refused to create {path}: error {error}"),
         }
     }
 
     fn set_data(&mut self, path: &str, value: &[u8]) {
-        let begun = self.begin_request(SET_DATA);
+        let start = self.start_request(SET_DATA);
         put_bytes(&mut self.frame, path.as_bytes());
         put_bytes(&mut self.frame, value);
-        // Whatever version it has.
+        // Any version.
         self.frame.put_i32(-1);
-        self.end(begun);
+        self.end_frame(start);
     }
 
-    /// Keeps so many writes under way; those answered between the two moments count.
+    /// Keeps this many writes in flight; those with a reply between `start` and `end`
+    /// count.
     async fn write(
         mut self,
         window: usize,
         first: usize,
         value: Bytes,
-        begin: Instant,
+        start: Instant,
         end: Instant,
     ) -> anyhow::Result<Histogram<u64>> {
         let mut latency = histogram();
@@ -263,19 +263,19 @@ impl Session {
                 number += 1;
             }
             self.flush().await?;
-            // One answer is waited for; what else has arrived is taken with it.
+            // Waits for one reply, and receives the others that have arrived.
             loop {
-                let error = self.answer().await?;
+                let error = self.reply().await?;
                 anyhow::ensure!(error == 0, "ZooKeeper refused a write: error {error}");
                 let now = Instant::now();
-                let at = sent.pop_front().context("an answer to nothing")?;
-                if now >= begin && now <= end {
+                let at = sent.pop_front().context("a reply without a request")?;
+                if now >= start && now <= end {
                     record(&mut latency, now - at);
                 }
                 if now > end {
                     return Ok(latency);
                 }
-                if sent.is_empty() || !whole_answer(self.stream.buffer()) {
+                if sent.is_empty() || !whole_reply(self.stream.buffer()) {
                     break;
                 }
             }
@@ -283,8 +283,8 @@ impl Session {
     }
 }
 
-/// Whether an answer has arrived completely.
-fn whole_answer(buffer: &[u8]) -> bool {
+/// Whether a whole reply has arrived.
+fn whole_reply(buffer: &[u8]) -> bool {
     buffer.first_chunk().is_some_and(|length| {
         let length = u32::from_be_bytes(*length) as usize;
         buffer.len() >= 4 + length

@@ -1,4 +1,4 @@
-//! A disk whose syncs are counted, and can be left out or delayed.
+//! A disk that counts its syncs, and can skip or delay them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use replica::disk::{Disk, DiskError, DiskFile};
 
-/// What is done to a [`MeasuredDisk`], and what it has counted.
+/// Controls and counters of a [`MeasuredDisk`].
 #[derive(Debug, Default)]
 pub(crate) struct DiskControl {
-    /// Syncs return at once: what was written is in the page cache only.
+    /// Syncs return immediately: writes are in the page cache only.
     pub(crate) skip_syncs: AtomicBool,
-    /// Every sync, or every write where syncs are skipped, takes so much longer.
+    /// Every sync takes this much longer.
     pub(crate) delay_micros: AtomicU64,
-    /// Syncs that were asked for.
+    /// Syncs that were not skipped.
     pub(crate) syncs: AtomicU64,
     /// Bytes written.
     pub(crate) written_bytes: AtomicU64,
@@ -28,7 +28,7 @@ impl DiskControl {
     }
 }
 
-/// Another disk, measured.
+/// A disk under measurement.
 pub(crate) struct MeasuredDisk<D> {
     pub(crate) inner: D,
     pub(crate) control: Arc<DiskControl>,

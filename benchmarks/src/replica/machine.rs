@@ -1,5 +1,4 @@
-//! The state machine of the benchmarks: values by key, as etcd and ZooKeeper keep
-//! them.
+//! The state machine of most scenarios: values by key, as in etcd and ZooKeeper.
 //!
 //! ```text
 //! command: key u64 | value          reply: how often the key was written, u64
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine};
 
 const VERSION: u32 = 1;
-/// Bytes of a key in front of a command's value.
+/// Bytes of the key, before a command's value.
 pub(crate) const KEY_BYTES: usize = 8;
 
 #[derive(Clone, Debug, Default)]
@@ -20,7 +19,6 @@ struct Value {
     bytes: Vec<u8>,
 }
 
-/// Values by key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyValues(BTreeMap<u64, Value>);
 
@@ -41,7 +39,7 @@ impl StateMachine for KeyValues {
     }
 
     fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError> {
-        *self = decode(encoded).ok_or_else(|| RestoreError::Malformed("cut off".into()))?;
+        *self = decode(encoded).ok_or_else(|| RestoreError::Malformed("truncated".into()))?;
         Ok(())
     }
 }
@@ -76,8 +74,8 @@ fn decode(encoded: &[u8]) -> Option<KeyValues> {
 }
 
 fn number(rest: &mut &[u8]) -> Option<u64> {
-    let (number, behind) = rest.split_first_chunk()?;
-    *rest = behind;
+    let (number, tail) = rest.split_first_chunk()?;
+    *rest = tail;
     Some(u64::from_le_bytes(*number))
 }
 
@@ -88,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_gives_back_what_was_written() {
+    fn a_snapshot_restores_what_was_written() {
         let context = ApplyContext {
             index: Index(1),
             position: 0,

@@ -1,4 +1,4 @@
-//! Who owns which partition, as a cluster of a thousand nodes would keep it.
+//! The owner of each partition, as a cluster of a thousand nodes would keep it.
 //!
 //! ```text
 //! command: kind u32 | a u32 | b u32          reply: partitions that moved, u32
@@ -16,12 +16,12 @@ pub(crate) const COMMAND_BYTES: usize = 12;
 /// A command of the ownership machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OwnershipCommand {
-    /// Begins with so many nodes, all live, and so many partitions.
+    /// Starts with this many nodes, all live, and this many partitions.
     Create { nodes: u32, partitions: u32 },
-    /// Gives one partition to a node.
+    /// Assigns one partition to a node.
     Move { partition: u32, node: u32 },
-    /// These nodes live and no others: deals all partitions evenly to them, and
-    /// leaves as many as it can where they are.
+    /// Only these nodes are live: distributes all partitions evenly over them, and
+    /// leaves as many as possible where they are.
     Rebalance { from: u32, to: u32 },
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
-    fn give(&mut self, partition: usize, node: u32) {
+    fn assign(&mut self, partition: usize, node: u32) {
         self.owners[partition] = node;
         self.epochs[partition] += 1;
     }
@@ -82,28 +82,28 @@ impl Ownership {
             return 0;
         }
         let most = self.owners.len().div_ceil(live.len());
-        let mut held = vec![0_usize; self.nodes as usize];
-        let mut homeless = Vec::new();
+        let mut owned = vec![0_usize; self.nodes as usize];
+        let mut unassigned = Vec::new();
         for (partition, owner) in self.owners.iter().enumerate() {
-            let count = &mut held[*owner as usize];
+            let count = &mut owned[*owner as usize];
             match live.contains(owner) && *count < most {
                 true => *count += 1,
-                false => homeless.push(partition),
+                false => unassigned.push(partition),
             }
         }
         let mut least: BinaryHeap<_> = live
             .iter()
-            .map(|node| Reverse((held[*node as usize], *node)))
+            .map(|node| Reverse((owned[*node as usize], *node)))
             .collect();
-        for partition in &homeless {
+        for partition in &unassigned {
             if let Some(mut first) = least.peek_mut() {
                 let node = first.0.1;
                 first.0.0 += 1;
                 drop(first);
-                self.give(*partition, node);
+                self.assign(*partition, node);
             }
         }
-        homeless.len() as u32
+        unassigned.len() as u32
     }
 }
 
@@ -121,7 +121,7 @@ impl StateMachine for Ownership {
             Some(OwnershipCommand::Move { partition, node })
                 if (partition as usize) < self.owners.len() =>
             {
-                self.give(partition as usize, node);
+                self.assign(partition as usize, node);
                 1
             }
             Some(OwnershipCommand::Rebalance { from, to }) => self.rebalance(from, to),
@@ -173,20 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn partitions_are_dealt_evenly_and_few_move() {
+    fn partitions_are_distributed_evenly_and_few_move() {
         let mut machine = Ownership::default();
         let (nodes, partitions) = (1_000, 10_000);
         apply(&mut machine, OwnershipCommand::Create { nodes, partitions });
-        // Half of the nodes die: what they had moves, and nothing else.
+        // Half of the nodes die: their partitions move, and no others.
         let half = OwnershipCommand::Rebalance { from: 0, to: 500 };
         assert_eq!(apply(&mut machine, half), 5_000);
         assert!(machine.owners.iter().all(|owner| *owner < 500));
-        // They come back: each gets its share.
+        // They return: each receives its share.
         let all = OwnershipCommand::Rebalance { from: 0, to: 1_000 };
         assert_eq!(apply(&mut machine, all), 5_000);
         for node in 0..nodes {
-            let held = machine.owners.iter().filter(|owner| **owner == node);
-            assert_eq!(held.count(), 10, "node {node}");
+            let owned = machine.owners.iter().filter(|owner| **owner == node);
+            assert_eq!(owned.count(), 10, "node {node}");
         }
         assert_eq!(apply(&mut machine, all), 0);
         let mut other = Ownership::default();

@@ -1,61 +1,71 @@
-//! The report in a terminal.
+//! The report in a terminal: tables, verdicts, and the recommendation last.
 
 use std::io::Write;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-
-use super::Section;
-use crate::claims::{Verdict, judge};
+use super::sections::Section;
+use crate::advice::{Known, of_benchmark};
+use crate::claims::{article, judge};
 use crate::results::Results;
+use crate::terminal::{boxed, columns, table, wrap};
 
 pub(super) fn print(results: &Results, sections: &[Section]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
+    let columns = columns();
     for section in sections {
         writeln!(out, "\n{}", section.title)?;
-        writeln!(out, "{}", table(&section.head, &section.rows))?;
+        let table = table(&section.table.head, &section.table.rows, columns);
+        writeln!(out, "{table}")?;
     }
-    let judged = judge(results);
-    let measured: Vec<_> = judged
-        .into_iter()
-        .filter(|claim| claim.verdict != Verdict::NotMeasured)
-        .map(|claim| {
-            vec![
-                claim.number.to_string(),
-                claim.claim.to_owned(),
-                claim.verdict.words().to_owned(),
-                claim.figure,
-            ]
-        })
-        .collect();
-    if !measured.is_empty() {
-        let head = ["#", "claim", "verdict", "figures"].map(str::to_owned);
-        writeln!(out, "\nThe article's claims\n{}", table(&head, &measured))?;
-    }
+    claims(&mut out, results, columns)?;
     for missing in &results.missing {
-        writeln!(out, "{}: {}", missing.peer, missing.why)?;
+        let text = format!("Not measured: {}: {}", missing.what, missing.why);
+        writeln!(out)?;
+        for line in wrap(&text, columns) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    if let Some(advice) = of_benchmark(&Known::of_results(results)) {
+        writeln!(out, "\n{}", boxed(&advice, columns))?;
     }
     Ok(())
 }
 
-fn table(head: &[String], rows: &[Vec<String>]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(head)
-        .add_rows(rows);
-    for (number, column) in table.column_iter_mut().enumerate() {
-        let figures = rows
-            .iter()
-            .all(|row| row.get(number).is_none_or(|cell| is_figure(cell)));
-        if figures {
-            column.set_cell_alignment(CellAlignment::Right);
+fn claims(out: &mut impl Write, results: &Results, columns: usize) -> anyhow::Result<()> {
+    let all = judge(results);
+    let measured = all.iter().filter_map(|claim| {
+        let judgement = claim.judgement.as_ref()?;
+        Some((claim.cited, judgement))
+    });
+    let measured: Vec<_> = measured.collect();
+    if measured.is_empty() {
+        return Ok(());
+    }
+    let title = format!(
+        "{} of {} claims of the article \"{}\"",
+        measured.len(),
+        all.len(),
+        article::TITLE
+    );
+    writeln!(out)?;
+    for line in wrap(&title, columns) {
+        writeln!(out, "{line}")?;
+    }
+    for (cited, judgement) in measured {
+        let quote = format!("\"{}\"", cited.quote);
+        let verdict = judgement.verdict.words();
+        writeln!(out)?;
+        writeln!(out, "{:>2}  {}: {verdict}", cited.number, cited.subject)?;
+        let figures = judgement.figures.iter().map(|figure| format!("- {figure}"));
+        for text in [quote].into_iter().chain(figures) {
+            for (number, line) in wrap(&text, columns - 6).into_iter().enumerate() {
+                let indent = if number > 0 && text.starts_with('-') {
+                    "      "
+                } else {
+                    "    "
+                };
+                writeln!(out, "{indent}{line}")?;
+            }
         }
     }
-    table
-}
-
-/// Whether a cell reads better on the right.
-pub(super) fn is_figure(cell: &str) -> bool {
-    cell.starts_with(|first: char| first.is_ascii_digit()) || cell.is_empty() || cell == "-"
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The leader is killed, again and again, while clients send commands one by one.
+//! The leader is killed repeatedly, while clients send commands one by one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,15 +14,15 @@ use crate::replica::Durability;
 use crate::results::{Failover, Results};
 use crate::wire;
 
-/// Clients that look for the leader.
+/// Clients that search for the leader.
 const PROBES: usize = 4;
-/// After this time without an answer, the next replica is asked.
+/// After this time without an outcome, a client tries the next replica.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Between two questions to replicas that do not lead.
+/// Between two attempts at replicas that do not lead.
 const PROBE_PAUSE: Duration = Duration::from_millis(1);
-/// Commands are answered for so long before a kill.
+/// Commands succeed for this time before a kill.
 const STEADY: Duration = Duration::from_millis(300);
-/// An answer comes within this time after a kill, or never.
+/// Without an outcome after this time, a failover has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn steps(options: &Options) -> usize {
@@ -33,14 +33,9 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
     let mut clusters = Vec::new();
     for backend in BACKENDS {
         let setup = bench.setup(backend, Durability::Fsync);
-        let cluster = Cluster::start(&setup, |_| {}).await?;
+        let cluster = Cluster::start(&setup).await?;
         let probes = Probes::start(&cluster, bench.options.command_size);
-        let timeout = &cluster
-            .processes
-            .config()
-            .cluster
-            .consensus
-            .election_timeout;
+        let timeout = &setup.settings.election_timeout;
         let failover = Failover {
             system: backend.name().into(),
             election_timeout_millis: u64::try_from(timeout.duration().as_millis())?,
@@ -52,7 +47,7 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
     }
     for trial in 1..=bench.options.trials() {
         for (cluster, probes, failover) in &mut clusters {
-            bench.says(
+            bench.report(
                 Scenario::Failover,
                 &format!("{}, kill {trial}", failover.system),
             );
@@ -72,99 +67,94 @@ async fn kill_leader(
     failover: &mut Failover,
 ) -> anyhow::Result<()> {
     let leader = cluster.leader().await?;
-    cluster.current().await?;
-    probes.answered_for(STEADY).await?;
+    cluster.caught_up().await?;
+    probes.steady_for(STEADY).await?;
     let before = cluster.report(leader).await?;
     let leads = before.leader == Some(leader);
-    anyhow::ensure!(leads, "leadership has moved by itself");
+    anyhow::ensure!(leads, "leadership moved without a failure");
     let term = before.term;
     let killed = Instant::now();
     cluster.processes.kill(leader)?;
-    let answered = probes.answered_by_another(leader, killed).await?;
-    let gap = answered.duration_since(killed);
+    let replied = probes.next_of_another(leader, killed).await?;
+    let gap = replied.duration_since(killed);
     failover.gaps_micros.push(u64::try_from(gap.as_micros())?);
     let next = cluster.leader().await?;
     let replicas = failover.winners.len();
     let distance = (usize::from(next) + replicas - usize::from(leader)) % replicas;
-    // The one that was killed is the last in order.
+    // The killed replica is the last in order.
     failover.winners[(distance + replicas - 1) % replicas] += 1;
     let reached = cluster.report(next).await?.term;
     failover.skipped += reached.saturating_sub(term + 1);
-    cluster.processes.run(leader)?;
+    cluster.processes.start(leader)?;
     Ok(())
 }
 
-/// Clients that each send a command, wait for its answer, and send the next, wherever
-/// the leader is.
+/// Clients that send one command after the other, and search for the leader.
 struct Probes {
-    /// When, and by which replica.
-    answers: mpsc::UnboundedReceiver<(Instant, usize)>,
+    /// When a command succeeded, and at which replica.
+    successes: mpsc::UnboundedReceiver<(Instant, usize)>,
     _tasks: JoinSet<()>,
 }
 
 impl Probes {
     fn start(cluster: &Cluster, command_bytes: usize) -> Self {
         let addresses = Arc::new(cluster.addresses());
-        let (answered, answers) = mpsc::unbounded_channel();
+        let (succeeded, successes) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         for number in 0..PROBES {
-            let (addresses, answered) = (Arc::clone(&addresses), answered.clone());
+            let (addresses, succeeded) = (Arc::clone(&addresses), succeeded.clone());
             tasks.spawn(async move {
                 for at in (number..).map(|at| at % addresses.len()) {
-                    let answer = || answered.send((Instant::now(), at)).is_ok();
-                    let _ = probe(&addresses[at], command_bytes, answer).await;
+                    let report = || succeeded.send((Instant::now(), at)).is_ok();
+                    let _ = probe(&addresses[at], command_bytes, report).await;
                     tokio::time::sleep(PROBE_PAUSE).await;
                 }
             });
         }
         Self {
-            answers,
+            successes,
             _tasks: tasks,
         }
     }
 
-    /// The first answer after a moment that is not of this replica: what it had
-    /// answered may still be on its way.
-    async fn answered_by_another(
-        &mut self,
-        replica: u8,
-        moment: Instant,
-    ) -> anyhow::Result<Instant> {
-        self.answered(|at, by| at > moment && by != usize::from(replica))
+    /// The first success after a moment at another replica: outcomes of this one may
+    /// still arrive.
+    async fn next_of_another(&mut self, replica: u8, moment: Instant) -> anyhow::Result<Instant> {
+        self.next_success(|at, by| at > moment && by != usize::from(replica))
             .await
     }
 
-    async fn answered(
+    async fn next_success(
         &mut self,
-        wanted: impl Fn(Instant, usize) -> bool,
+        matches: impl Fn(Instant, usize) -> bool,
     ) -> anyhow::Result<Instant> {
         loop {
-            match tokio::time::timeout(PATIENCE, self.answers.recv()).await {
-                Ok(Some((at, by))) if wanted(at, by) => return Ok(at),
+            match tokio::time::timeout(PATIENCE, self.successes.recv()).await {
+                Ok(Some((at, by))) if matches(at, by) => return Ok(at),
                 Ok(Some(_)) => {}
-                _ => anyhow::bail!("nobody is answered any more"),
+                _ => anyhow::bail!("no command succeeds any more"),
             }
         }
     }
 
-    async fn answered_for(&mut self, time: Duration) -> anyhow::Result<()> {
+    async fn steady_for(&mut self, time: Duration) -> anyhow::Result<()> {
         let end = Instant::now() + time;
-        self.answered(|at, _| at > end).await.map(drop)
+        self.next_success(|at, _| at > end).await.map(drop)
     }
 }
 
-/// Sends commands to one replica until it does not carry them out.
+/// Sends commands to one replica until one does not succeed.
 async fn probe(
     address: &str,
     command_bytes: usize,
-    answer: impl Fn() -> bool,
+    report: impl Fn() -> bool,
 ) -> anyhow::Result<()> {
     let mut client = Client::connect(address, command_bytes).await?;
     loop {
         client.send(1).await?;
         let outcomes = tokio::time::timeout(PROBE_TIMEOUT, client.outcomes()).await??;
         let refused = outcomes.into_iter().any(|(_, code)| code != wire::DONE);
-        if refused || !answer() {
+        if refused || !report() {
             return Ok(());
         }
     }

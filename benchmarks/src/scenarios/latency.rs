@@ -1,12 +1,13 @@
-//! Latency at a rate that the clients keep whatever the replicas do: measured from
-//! when a command was due, so that a stall counts for all that were due in it.
+//! Latency at a rate that the clients keep whether replies arrive or not: measured from
+//! when a command was due, so that a stall counts for all commands that were due in it.
 
 use super::{BACKENDS, Bench, PointKey, Scenario, add, quiet, turns};
 use crate::cluster::Cluster;
+use crate::figures::in_words;
 use crate::options::Options;
 use crate::results::{Results, Run};
 
-/// Commands a second.
+/// Commands per second.
 const RATES: [u64; 4] = [1_000, 10_000, 50_000, 100_000];
 const RATES_QUICK: [u64; 2] = [1_000, 50_000];
 
@@ -23,17 +24,17 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
         let mut clusters = Vec::new();
         for backend in BACKENDS {
             let setup = bench.setup(backend, durability);
-            clusters.push((backend.name(), Cluster::start(&setup, |_| {}).await?));
+            clusters.push((backend.name(), Cluster::start(&setup).await?));
         }
         for (_, cluster) in &mut clusters {
-            bench.grow_up(cluster).await?;
+            bench.fill_log(cluster).await?;
         }
         for rate in rates(&bench.options) {
             for round in 0..bench.options.rounds() {
                 let name = durability.name();
-                bench.says(
+                bench.report(
                     Scenario::Latency,
-                    &format!("{rate} commands/s, durability {name}"),
+                    &format!("{rate} commands/s, {}", in_words(name)),
                 );
                 for turn in turns(clusters.len(), round) {
                     let (system, cluster) = &mut clusters[turn];

@@ -2,57 +2,63 @@
 
 use std::time::{Duration, Instant};
 
-use iggy::prelude::*;
-use iggy_cluster::config::{Backend, HumanDuration, HumanSize};
+use replicated_log::{Backend, HumanDuration, HumanSize};
 
-use super::share::Nodes;
 use super::{BACKENDS, Bench, Scenario};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::iggy::IggyClient;
+use crate::nodes::Nodes;
 use crate::replica::{Durability, Memory};
 use crate::results::{ObjectMemory, Pushback, Results};
 use crate::wire;
 
 const STREAMS: u32 = 20_000;
 const TOPICS: u32 = 20_000;
+/// A stream has room for this many topics only.
 const TOPICS_OF_STREAM: u32 = 1_000;
 const PARTITIONS: u32 = 100_000;
 const PARTITIONS_OF_TOPIC: u32 = 1_000;
 const GROUPS: u32 = 10_000;
-/// How much may wait, and how much is offered, while nothing commits.
+/// A quick run creates a tenth of everything.
+const QUICK_DIVISOR: u32 = 10;
+/// The bound of uncommitted commands, and the size of those that are sent while none
+/// commits.
 const BOUND_MIB: u64 = 16;
 const OFFERED_MIB: u64 = 512;
+const OFFERED_MIB_QUICK: u64 = 64;
 const FRAME_COMMANDS: usize = 1_024;
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The leader goes on for so long without the others.
+/// A leader without followers keeps leading for about this time.
 const ELECTION_TIMEOUT: HumanDuration = HumanDuration::from_millis(3_000);
-const FENCING_TIMEOUT: HumanDuration = HumanDuration::from_millis(10_000);
 
 pub(super) fn steps() -> usize {
     1 + BACKENDS.len()
 }
 
 pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
-    bench.says(Scenario::Memory, "objects");
+    bench.report(Scenario::Memory, "objects");
     results.objects = objects(bench).await?;
     bench.step();
     for backend in BACKENDS {
-        bench.says(
-            Scenario::Memory,
-            &format!("without a majority, {}", backend.name()),
-        );
+        let what = format!("without a majority, {}", backend.name());
+        bench.report(Scenario::Memory, &what);
         results.pushback.push(pushback(bench, backend).await?);
         bench.step();
     }
     Ok(())
 }
 
-/// Creates objects at a cluster of one node, and looks what its process needs.
+/// Creates objects at a cluster of one node, and observes the memory of its process.
 async fn objects(bench: &Bench) -> anyhow::Result<Vec<ObjectMemory>> {
-    let few = if bench.options.quick { 10 } else { 1 };
-    // What the allocator keeps of a login would be taken for the objects' memory.
-    let cluster = Nodes::start_with(bench, Backend::Vr, 1, Memory::Returned).await?;
-    let client = cluster.client(0).await?;
+    let divisor = if bench.options.quick {
+        QUICK_DIVISOR
+    } else {
+        1
+    };
+    // Memory that the allocator keeps after a login would count for the objects.
+    let cluster = Nodes::start(&bench.binary, Backend::Vr, 1, Memory::Returned).await?;
+    let mut client = IggyClient::connect(&cluster.leader_address().await?).await?;
     let mut all = Vec::new();
     let mut before = cluster.processes.memory_bytes(0);
     let mut note = |object: &str, count: u32, cluster: &Nodes| {
@@ -64,77 +70,74 @@ async fn objects(bench: &Bench) -> anyhow::Result<Vec<ObjectMemory>> {
         });
         before = after;
     };
-    for number in 0..STREAMS / few {
+    for number in 0..STREAMS / divisor {
         client.create_stream(&format!("stream-{number}")).await?;
     }
-    note("stream", STREAMS / few, &cluster);
-    let options = |partitions| TopicCreateOptions {
-        partitions_count: Some(partitions),
-        ..TopicCreateOptions::default()
-    };
-    for number in 0..TOPICS / few {
-        // A stream has room for so many only.
-        let stream = Identifier::named(&format!("stream-{}", number / TOPICS_OF_STREAM))?;
-        let name = format!("topic-{number}");
-        client.create_topic(&stream, &name, &options(0)).await?;
+    note("stream", STREAMS / divisor, &cluster);
+    for number in 0..TOPICS / divisor {
+        let stream = format!("stream-{}", number / TOPICS_OF_STREAM);
+        let topic = format!("topic-{number}");
+        client.create_topic(&stream, &topic, 0).await?;
     }
-    note("topic without partitions", TOPICS / few, &cluster);
-    let stream = Identifier::named("stream-1999")?;
-    for number in 0..PARTITIONS / PARTITIONS_OF_TOPIC / few {
-        let (name, options) = (format!("topic-{number}"), options(PARTITIONS_OF_TOPIC));
-        client.create_topic(&stream, &name, &options).await?;
+    note("topic without partitions", TOPICS / divisor, &cluster);
+    let stream = "stream-1999";
+    for number in 0..PARTITIONS / PARTITIONS_OF_TOPIC / divisor {
+        let topic = format!("topic-{number}");
+        let partitions = PARTITIONS_OF_TOPIC;
+        client.create_topic(stream, &topic, partitions).await?;
     }
-    note("partition", PARTITIONS / few, &cluster);
-    let topic = Identifier::named("topic-0")?;
-    for number in 0..GROUPS / few {
-        let name = format!("group-{number}");
-        client.create_consumer_group(&stream, &topic, &name).await?;
+    note("partition", PARTITIONS / divisor, &cluster);
+    for number in 0..GROUPS / divisor {
+        let group = format!("group-{number}");
+        client.create_group(stream, "topic-0", &group).await?;
     }
-    note("consumer group", GROUPS / few, &cluster);
+    note("consumer group", GROUPS / divisor, &cluster);
     Ok(all)
 }
 
-/// Sends far more than may wait while the other replicas stand still.
+/// Sends far more than the bound of uncommitted commands while the followers are
+/// suspended.
 async fn pushback(bench: &Bench, backend: Backend) -> anyhow::Result<Pushback> {
-    let setup = bench.setup(backend, Durability::Fsync);
-    let mut cluster = Cluster::start(&setup, |config| {
-        let consensus = &mut config.cluster.consensus;
-        consensus.uncommitted_size_max = HumanSize::from_mib(BOUND_MIB);
-        consensus.election_timeout = ELECTION_TIMEOUT;
-        config.cluster.fencing_timeout = FENCING_TIMEOUT;
-    })
-    .await?;
+    let mut setup = bench.setup(backend, Durability::Fsync);
+    setup.settings.uncommitted_size_max = HumanSize::from_mib(BOUND_MIB);
+    setup.settings.election_timeout = ELECTION_TIMEOUT;
+    let mut cluster = Cluster::start(&setup).await?;
     let leader = cluster.leader().await?;
-    cluster.current().await?;
-    let others: Vec<u8> = cluster
-        .processes
-        .running()
-        .filter(|n| *n != leader)
-        .collect();
-    for other in &others {
-        cluster.processes.pause(*other, true)?;
+    cluster.caught_up().await?;
+    let followers = cluster.processes.running().filter(|n| *n != leader);
+    let followers: Vec<u8> = followers.collect();
+    for follower in &followers {
+        cluster.processes.pause(*follower)?;
     }
     let bytes = bench.options.command_size;
+    let offered_mib = match bench.options.quick {
+        true => OFFERED_MIB_QUICK,
+        false => OFFERED_MIB,
+    };
     let mut client = Client::connect(&cluster.address(leader), bytes).await?;
     let before = cluster.processes.memory_bytes(leader);
     let (mut peak, mut refused, mut offered) = (before, 0, 0_u64);
-    while offered < OFFERED_MIB << 20 {
+    while offered < offered_mib << 20 {
         client.send(FRAME_COMMANDS).await?;
         offered += (FRAME_COMMANDS * bytes) as u64;
         refused += drain(&mut client).await?;
         peak = peak.max(cluster.processes.memory_bytes(leader));
     }
-    for other in &others {
-        cluster.processes.pause(*other, false)?;
+    for follower in &followers {
+        cluster.processes.resume(*follower)?;
     }
-    let back = Instant::now();
+    let resumed = Instant::now();
     let mut client = Client::connect(&cluster.address(leader), bytes).await?;
-    // What waits is carried out first.
+    // The commands that wait are executed first.
     while !matches!(
-        tokio::time::timeout(PATIENCE, client.carry_out(1, 1)).await,
+        tokio::time::timeout(PATIENCE, client.execute(1, 1)).await,
         Ok(Ok(()))
     ) {
-        anyhow::ensure!(back.elapsed() < PATIENCE, "the leader does not come back");
+        anyhow::ensure!(
+            resumed.elapsed() < PATIENCE,
+            "the leader executes no command after {} s",
+            PATIENCE.as_secs()
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(Pushback {
@@ -144,11 +147,11 @@ async fn pushback(bench: &Bench, backend: Backend) -> anyhow::Result<Pushback> {
         refused,
         before_bytes: before,
         peak_bytes: peak,
-        back_millis: back.elapsed().as_secs_f64() * 1e3,
+        back_millis: resumed.elapsed().as_secs_f64() * 1e3,
     })
 }
 
-/// Takes the answers that are there; returns how many commands were refused.
+/// Receives the outcomes that have arrived; returns how many commands were refused.
 async fn drain(client: &mut Client) -> anyhow::Result<u64> {
     let mut refused = 0;
     loop {
@@ -158,7 +161,10 @@ async fn drain(client: &mut Client) -> anyhow::Result<u64> {
             () = tokio::task::yield_now() => return Ok(refused),
         };
         for (_, code) in outcomes {
-            anyhow::ensure!(code != wire::NOT_LEADER, "the leader gave up too early");
+            anyhow::ensure!(
+                code != wire::NOT_LEADER,
+                "the leader lost leadership too early"
+            );
             refused += u64::from(code == wire::OVERLOADED);
         }
     }

@@ -1,4 +1,4 @@
-//! What is measured: one file for each scenario. Each fills its part of the results.
+//! What is measured: one file for each scenario, which fills its part of the results.
 
 mod failover;
 mod latency;
@@ -14,26 +14,26 @@ mod throughput;
 
 use std::path::PathBuf;
 
-use iggy_cluster::config::Backend;
 use indicatif::ProgressBar;
+use replicated_log::Backend;
 
 use crate::client::Client;
 use crate::cluster::{Cluster, Setup};
 use crate::load::Load;
 use crate::options::Options;
-use crate::replica::{Durability, Memory};
+use crate::replica::Durability;
 use crate::results::{Point, Results, Run};
 
 pub(crate) const BACKENDS: [Backend; 2] = [Backend::Raft, Backend::Vr];
 
-/// What a log holds at most, with what stays in front of a snapshot.
-const GROWN_BYTES: u64 = 160 << 20;
-const GROWN_BYTES_QUICK: u64 = 24 << 20;
-/// Bytes of commands under way until then.
-const GROWING_BYTES: usize = 512 << 10;
+/// The largest size of a log, with the entries before a snapshot.
+const LOG_BYTES: u64 = 160 << 20;
+const LOG_BYTES_QUICK: u64 = 24 << 20;
+/// Bytes of in-flight commands until a log has its size.
+const FILLING_BYTES: usize = 512 << 10;
 
-/// In which order systems are measured in a round: every other round backwards, so that
-/// nobody always comes behind the same one.
+/// The order of the systems in a round: every other round backwards, so that no system
+/// always follows the same one.
 fn turns(systems: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..systems).map(move |turn| match round % 2 {
         0 => turn,
@@ -41,7 +41,6 @@ fn turns(systems: usize, round: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// What is to be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scenario {
     Throughput,
@@ -79,11 +78,11 @@ impl Scenario {
             Self::Latency => "latency",
             Self::Failover => "failover",
             Self::Saturation => "elections under saturation",
-            Self::Repro => "reproducing failures",
+            Self::Repro => "repeated failures",
             Self::SlowDisk => "slow disk",
             Self::Recovery => "recovery",
             Self::Rebalance => "rebalance storm",
-            Self::Share => "share of consensus",
+            Self::Share => "share of latency",
             Self::Memory => "memory",
         }
     }
@@ -132,14 +131,8 @@ pub(crate) struct Bench {
 
 impl Bench {
     fn setup(&self, backend: Backend, durability: Durability) -> Setup {
-        Setup {
-            binary: self.binary.clone(),
-            backend,
-            durability,
-            replicas: self.options.replicas,
-            machine: crate::replica::Machine::Values,
-            memory: Memory::default(),
-        }
+        let replicas = self.options.replicas;
+        Setup::new(self.binary.clone(), backend, durability, replicas)
     }
 
     fn load(&self, in_flight: usize) -> Load {
@@ -152,8 +145,8 @@ impl Bench {
         }
     }
 
-    /// Says what is measured now.
-    fn says(&self, scenario: Scenario, what: &str) {
+    /// Shows what is being measured.
+    fn report(&self, scenario: Scenario, what: &str) {
         let name = scenario.name();
         self.progress.set_message(format!("{name}: {what}"));
     }
@@ -162,24 +155,23 @@ impl Bench {
         self.progress.inc(1);
     }
 
-    /// A cluster that has just begun takes memory for its log as it grows, which is not
-    /// to be measured: carries out as many commands as fill it.
-    async fn grow_up(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+    /// Executes as many commands as fill the log. A new cluster allocates memory for its
+    /// log as it grows, which must not be measured.
+    async fn fill_log(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
         let total = if self.options.quick {
-            GROWN_BYTES_QUICK
+            LOG_BYTES_QUICK
         } else {
-            GROWN_BYTES
+            LOG_BYTES
         };
         let bytes = self.options.command_size;
         let commands = total / bytes as u64;
-        let in_flight = (GROWING_BYTES / bytes).max(1);
+        let in_flight = (FILLING_BYTES / bytes).max(1);
         let leader = cluster.leader().await?;
         let mut client = Client::connect(&cluster.address(leader), bytes).await?;
-        client.carry_out(commands, in_flight).await
+        client.execute(commands, in_flight).await
     }
 
-    /// One closed-loop measurement on a machine that has come to rest, with what it
-    /// cost.
+    /// One closed-loop measurement on an idle machine, with its cost.
     async fn measure(
         &self,
         cluster: &mut Cluster,
@@ -195,12 +187,12 @@ impl Bench {
             round,
             per_second: measured.per_second(),
             latency: (&measured.latency).into(),
-            cost: Some(spent.into()),
+            cost: Some(spent.cost()),
         })
     }
 }
 
-/// Adds a run to the point that it belongs to.
+/// Adds a run to the point of its setting.
 fn add(points: &mut Vec<Point>, key: &PointKey<'_>, run: Run) {
     let found = points.iter_mut().find(|point| {
         point.system == key.system
@@ -222,7 +214,7 @@ fn add(points: &mut Vec<Point>, key: &PointKey<'_>, run: Run) {
     }
 }
 
-/// What tells a point from the others of its scenario.
+/// What distinguishes a point from the others of its scenario.
 #[derive(Default)]
 struct PointKey<'a> {
     system: &'a str,
@@ -237,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_has_a_turn_and_the_order_changes() {
+    fn every_system_has_a_turn_and_the_order_changes() {
         assert!(turns(3, 0).eq([0, 1, 2]));
         assert!(turns(3, 1).eq([2, 1, 0]));
         assert!(turns(3, 2).eq([0, 1, 2]));

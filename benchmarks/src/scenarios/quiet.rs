@@ -1,27 +1,27 @@
-//! What a run leaves behind (pages on their way to the disk, a snapshot, a peer's
-//! collector of garbage) is not to be measured with the next.
+//! Between two runs: the work that one leaves (dirty pages, a snapshot, a peer's garbage
+//! collection) must not be measured with the next.
 
 use std::time::Duration;
 
-/// How long the machine is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOK_QUICK: Duration = Duration::from_millis(40);
-/// It rests when so much of its processor time, in thousandths, was idle.
+/// The interval of one observation.
+const INTERVAL: Duration = Duration::from_millis(100);
+const INTERVAL_QUICK: Duration = Duration::from_millis(40);
+/// The machine is idle when this much of its processor time was, in thousandths.
 const IDLE_PER_MILLE: u64 = 900;
-/// It is waited for so many looks; then the run begins all the same.
-const LOOKS: usize = 40;
-const LOOKS_QUICK: usize = 1;
+/// After this many observations, the run starts even on a busy machine.
+const OBSERVATIONS: usize = 40;
+const OBSERVATIONS_QUICK: usize = 1;
 
-/// Has everything written, and waits until the machine rests, for a bounded time.
+/// Flushes the page cache, and waits until the machine is idle, for a bounded time.
 pub(super) async fn wait(quick: bool) {
     tokio::task::block_in_place(rustix::fs::sync);
-    let (look, looks) = match quick {
-        true => (LOOK_QUICK, LOOKS_QUICK),
-        false => (LOOK, LOOKS),
+    let (interval, observations) = match quick {
+        true => (INTERVAL_QUICK, OBSERVATIONS_QUICK),
+        false => (INTERVAL, OBSERVATIONS),
     };
     let mut before = times();
-    for _ in 0..looks {
-        tokio::time::sleep(look).await;
+    for _ in 0..observations {
+        tokio::time::sleep(interval).await;
         let now = times();
         let all = now.all.saturating_sub(before.all);
         let idle = now.idle.saturating_sub(before.idle);

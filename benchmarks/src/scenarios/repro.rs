@@ -1,4 +1,4 @@
-//! How often a given sequence of three leaders comes out when leaders are killed.
+//! How often the same sequence of three leaders follows from the same kills.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::in_process::{Lab, LabSettings};
 use crate::load::{histogram, record};
 use crate::results::{Repro, Results};
 
-/// As in the claim: one leader of five, then another, then a third.
+/// As in the article: five nodes, three leaders.
 const REPLICAS: u64 = 5;
 const ATTEMPTS: u64 = 2_000;
 const ATTEMPTS_QUICK: u64 = 100;
@@ -23,7 +23,7 @@ pub(super) fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
         ATTEMPTS
     };
     for backend in BACKENDS {
-        bench.says(Scenario::Repro, backend.name());
+        bench.report(Scenario::Repro, backend.name());
         let mut took = histogram();
         let mut repro = Repro {
             system: backend.name().into(),
@@ -36,7 +36,7 @@ pub(super) fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
             skipped: 0,
             took: (&took).into(),
         };
-        let mut wanted = None;
+        let mut first_sequence = None;
         let mut seen = BTreeSet::new();
         for seed in 0..attempts {
             let settings = LabSettings {
@@ -56,13 +56,12 @@ pub(super) fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
                 leaders.push(next.leader);
                 lab.settle()?;
             }
-            // The one to repeat is the first that was seen.
-            let wanted = wanted.get_or_insert_with(|| leaders.clone());
+            let target = first_sequence.get_or_insert_with(|| leaders.clone());
             if seed > 0 {
-                repro.hits += u64::from(leaders == *wanted);
-                let first = leaders[0] == wanted[0];
+                repro.hits += u64::from(leaders == *target);
+                let first = leaders[0] == target[0];
                 repro.firsts += u64::from(first);
-                repro.hits_after_first += u64::from(first && leaders == *wanted);
+                repro.hits_after_first += u64::from(first && leaders == *target);
             }
             seen.insert(leaders);
         }

@@ -1,4 +1,4 @@
-//! Does a machine that is busy look like a leader that is dead?
+//! Whether a busy machine makes followers depose a leader that is alive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +13,11 @@ use crate::results::{Results, Saturation};
 const IN_FLIGHT: usize = 2_048;
 
 pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<()> {
-    bench.says(Scenario::Saturation, "both at once");
+    bench.report(Scenario::Saturation, "both clusters concurrently");
     let mut clusters = Vec::new();
     for backend in BACKENDS {
         let setup = bench.setup(backend, Durability::Fsync);
-        let mut cluster = Cluster::start(&setup, |_| {}).await?;
+        let mut cluster = Cluster::start(&setup).await?;
         let leader = cluster.leader().await?;
         let term = cluster.report(leader).await?.term;
         let address = cluster.address(leader);
@@ -37,7 +37,7 @@ pub(super) async fn run(bench: &Bench, results: &mut Results) -> anyhow::Result<
         results.saturation.push(Saturation {
             system: (*system).into(),
             seconds: load.measured.as_secs_f64(),
-            // A leader that lost its place ends the load.
+            // The load ends when its leader is deposed.
             per_second: measured.map_or(0.0, |measured| measured.per_second()),
             elections: reached - *term,
         });
@@ -78,6 +78,6 @@ impl Drop for Busy {
     }
 }
 
-/// How long, unless it is said otherwise.
+/// The default duration.
 pub(crate) const SECONDS: Duration = Duration::from_secs(20);
 pub(crate) const SECONDS_QUICK: Duration = Duration::from_secs(1);

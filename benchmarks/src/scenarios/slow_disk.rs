@@ -2,6 +2,7 @@
 
 use super::{BACKENDS, Bench, Scenario, turns};
 use crate::cluster::Cluster;
+use crate::figures::in_words;
 use crate::options::Options;
 use crate::replica::Durability;
 use crate::results::{Results, Run, SlowDisk};
@@ -18,7 +19,7 @@ fn delays(options: &Options) -> &'static [u64] {
     }
 }
 
-/// Rounds at most: each is long.
+/// At most this many rounds: each is long.
 const ROUNDS_MAX: usize = 3;
 
 fn rounds(options: &Options) -> usize {
@@ -45,15 +46,15 @@ async fn of_durability(
     let mut clusters = Vec::new();
     for backend in BACKENDS {
         let setup = bench.setup(backend, durability);
-        let mut cluster = Cluster::start(&setup, |_| {}).await?;
-        bench.grow_up(&mut cluster).await?;
+        let mut cluster = Cluster::start(&setup).await?;
+        bench.fill_log(&mut cluster).await?;
         clusters.push((backend.name(), cluster));
     }
     let mut settings = vec![("none", 0)];
     for whose in ["leader", "follower"] {
         settings.extend(delays(&bench.options).iter().map(|delay| (whose, *delay)));
     }
-    // By backend and setting, a run for each round.
+    // By backend and setting: a run for each round.
     let mut runs: Vec<_> = BACKENDS
         .iter()
         .map(|_| vec![Vec::new(); settings.len()])
@@ -61,10 +62,10 @@ async fn of_durability(
     for round in 0..rounds(&bench.options) {
         for (setting, (whose, delay_millis)) in settings.iter().enumerate() {
             let what = format!(
-                "{delay_millis} ms at {whose}, durability {}",
-                durability.name()
+                "{delay_millis} ms at {whose}, {}",
+                in_words(durability.name())
             );
-            bench.says(Scenario::SlowDisk, &what);
+            bench.report(Scenario::SlowDisk, &what);
             for turn in turns(clusters.len(), round) {
                 let cluster = &mut clusters[turn].1;
                 let run = slowed(bench, cluster, whose, *delay_millis, round).await?;
@@ -76,7 +77,6 @@ async fn of_durability(
     for ((system, _), runs) in clusters.iter().zip(runs) {
         for ((whose, delay_millis), mut runs) in settings.iter().zip(runs) {
             runs.sort_by(|a: &Run, b| a.per_second.total_cmp(&b.per_second));
-            // The run in the middle.
             let run = &runs[runs.len() / 2];
             results.slow_disk.push(SlowDisk {
                 system: (*system).into(),
@@ -84,6 +84,8 @@ async fn of_durability(
                 whose: (*whose).into(),
                 delay_millis: *delay_millis,
                 per_second: run.per_second,
+                low_per_second: runs.first().map(|run| run.per_second),
+                high_per_second: runs.last().map(|run| run.per_second),
                 latency: run.latency,
             });
         }
@@ -108,6 +110,6 @@ async fn slowed(
     cluster.control(slow, delay).await?;
     let run = bench.measure(cluster, bench.load(IN_FLIGHT), round).await?;
     cluster.control(slow, Control::DelayDisk(0)).await?;
-    cluster.current().await?;
+    cluster.caught_up().await?;
     Ok(run)
 }

@@ -1,10 +1,11 @@
-//! Commands a second: by commands under way, by commands of a batch, by what becomes of
+//! Commands per second: by in-flight commands, by commands of a batch, by what happens to
 //! freed memory, and of the protocols alone.
 
 use std::time::Duration;
 
 use super::{BACKENDS, Bench, PointKey, Scenario, add, quiet, turns};
 use crate::cluster::Cluster;
+use crate::figures::{count, in_words};
 use crate::in_process::Bare;
 use crate::load::Load;
 use crate::options::Options;
@@ -12,13 +13,13 @@ use crate::peers::{self, Peer};
 use crate::replica::{Durability, Memory};
 use crate::results::{Point, Results, Run};
 
-/// Under way while batches and memory are varied.
+/// In-flight commands while batches and memory are varied.
 const MANY_IN_FLIGHT: usize = 2_048;
-/// Peers carry out so many commands at a time for so long before they are measured.
+/// The load on peers before they are measured.
 const PEERS_WARM_IN_FLIGHT: usize = 256;
 const PEERS_WARM: Duration = Duration::from_secs(8);
 const PEERS_WARM_QUICK: Duration = Duration::from_millis(500);
-/// Small batches need many of them under way to keep the replicas busy.
+/// Small batches need many of them in flight to keep the replicas busy.
 const BATCHED_PIPELINE: usize = 256;
 
 pub(super) fn steps(options: &Options) -> usize {
@@ -43,10 +44,10 @@ async fn by_in_flight(
     let mut clusters = Vec::new();
     for backend in BACKENDS {
         let setup = bench.setup(backend, durability);
-        clusters.push((backend.name(), Cluster::start(&setup, |_| {}).await?));
+        clusters.push((backend.name(), Cluster::start(&setup).await?));
     }
     for (_, cluster) in &mut clusters {
-        bench.grow_up(cluster).await?;
+        bench.fill_log(cluster).await?;
     }
     let mut peers = match bench.options.peers {
         true => peers::start(durability, bench.options.command_size, &mut results.missing).await?,
@@ -55,9 +56,9 @@ async fn by_in_flight(
     warm(bench, &mut peers, results).await;
     for in_flight in bench.options.in_flights() {
         for round in 0..bench.options.rounds() {
-            bench.says(
+            bench.report(
                 Scenario::Throughput,
-                &format!("{in_flight} under way, durability {name}"),
+                &format!("{in_flight} in flight, {}", in_words(name)),
             );
             let key = |system| PointKey {
                 system,
@@ -85,7 +86,11 @@ async fn by_in_flight(
                         add(&mut results.throughput, &key(peer.name()), run);
                     }
                     Err(error) => {
-                        let why = format!("{in_flight} under way, durability {name}: {error}");
+                        let why = format!(
+                            "{} in flight, {}: {error}",
+                            count(in_flight as u64),
+                            in_words(name)
+                        );
                         peers::note(&mut results.missing, peer.name(), &why);
                     }
                 }
@@ -96,7 +101,7 @@ async fn by_in_flight(
     Ok(())
 }
 
-/// Lets peers run for as long as a virtual machine takes to compile what it runs.
+/// Runs peers until their virtual machines have compiled the hot paths.
 async fn warm(bench: &Bench, peers: &mut [Box<dyn Peer>], results: &mut Results) {
     let load = Load {
         measured: if bench.options.quick {
@@ -107,30 +112,28 @@ async fn warm(bench: &Bench, peers: &mut [Box<dyn Peer>], results: &mut Results)
         ..bench.load(PEERS_WARM_IN_FLIGHT)
     };
     for peer in peers {
-        bench.says(Scenario::Throughput, &format!("{} warms up", peer.name()));
+        bench.report(Scenario::Throughput, &format!("{}: warm-up", peer.name()));
         if let Err(error) = peer.measure(load).await {
-            let why = format!("while it warmed up: {error}");
+            let why = format!("during the warm-up: {error}");
             peers::note(&mut results.missing, peer.name(), &why);
         }
     }
 }
 
-/// Only the bound of a batch varies; nothing is synced, which would hide it.
+/// Varies only the bound of a batch, without fsync, whose cost would hide it.
 async fn by_batch(bench: &Bench, points: &mut Vec<Point>) -> anyhow::Result<()> {
     for batch in bench.options.batches() {
         let mut clusters = Vec::new();
         for backend in BACKENDS {
-            let setup = bench.setup(backend, Durability::None);
-            let cluster = Cluster::start(&setup, |config| {
-                config.cluster.consensus.batch_commands_max = batch;
-                config.cluster.consensus.pipeline_max = BATCHED_PIPELINE;
-            });
+            let mut setup = bench.setup(backend, Durability::None);
+            setup.settings.batch_commands_max = batch;
+            setup.settings.pipeline_max = BATCHED_PIPELINE;
             let key = PointKey {
                 system: backend.name(),
                 parameter: batch as u64,
                 ..PointKey::default()
             };
-            clusters.push((key, cluster.await?));
+            clusters.push((key, Cluster::start(&setup).await?));
         }
         let what = format!("batches of up to {batch} commands");
         rounds_of_many(bench, &what, clusters, points).await?;
@@ -138,7 +141,7 @@ async fn by_batch(bench: &Bench, points: &mut Vec<Point>) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Only what becomes of freed memory varies.
+/// Varies only what happens to freed memory.
 async fn by_memory(bench: &Bench, points: &mut Vec<Point>) -> anyhow::Result<()> {
     let mut clusters = Vec::new();
     for memory in Memory::ALL {
@@ -150,13 +153,13 @@ async fn by_memory(bench: &Bench, points: &mut Vec<Point>) -> anyhow::Result<()>
                 setting: memory.name(),
                 ..PointKey::default()
             };
-            clusters.push((key, Cluster::start(&setup, |_| {}).await?));
+            clusters.push((key, Cluster::start(&setup).await?));
         }
     }
     rounds_of_many(bench, "freed memory", clusters, points).await
 }
 
-/// All rounds of some settings, with many commands under way and nothing synced.
+/// All rounds of some settings, with many commands in flight and without fsync.
 async fn rounds_of_many(
     bench: &Bench,
     what: &str,
@@ -164,10 +167,10 @@ async fn rounds_of_many(
     points: &mut Vec<Point>,
 ) -> anyhow::Result<()> {
     for (_, cluster) in &mut clusters {
-        bench.grow_up(cluster).await?;
+        bench.fill_log(cluster).await?;
     }
     for round in 0..bench.options.rounds() {
-        bench.says(Scenario::Throughput, what);
+        bench.report(Scenario::Throughput, what);
         for turn in turns(clusters.len(), round) {
             let (key, cluster) = &mut clusters[turn];
             let load = bench.load(MANY_IN_FLIGHT);
@@ -200,14 +203,14 @@ pub(super) async fn run_in_process(bench: &Bench, results: &mut Results) -> anyh
         match peers::Openraft::start(replicas, bytes).await {
             Ok(started) => openraft = Some(started),
             Err(error) => {
-                let why = format!("does not start: {error:#}");
+                let why = format!("it does not start: {error:#}");
                 peers::note(&mut results.missing, "openraft", &why);
             }
         }
     }
     for in_flight in bench.options.in_flights() {
         for round in 0..bench.options.rounds() {
-            bench.says(Scenario::InProcess, &format!("{in_flight} under way"));
+            bench.report(Scenario::InProcess, &format!("{in_flight} in flight"));
             let mut note = |system: &str, per_second: f64| {
                 let key = PointKey {
                     system,
@@ -227,7 +230,7 @@ pub(super) async fn run_in_process(bench: &Bench, results: &mut Results) -> anyh
                 if let Some((system, bare)) = bare.get_mut(turn) {
                     let measured = bench.options.measured().min(Duration::from_secs(5));
                     let in_flight = in_flight as u64;
-                    // It would keep a thread of the runtime busy.
+                    // It would block a thread of the runtime.
                     let rate = || bare.per_second(in_flight, measured);
                     note(system, tokio::task::block_in_place(rate)?);
                 } else if let Some(openraft) = &mut openraft {

@@ -1,6 +1,7 @@
-//! Health, status and metrics over HTTP, on loopback unless told otherwise.
+//! Health, status and metrics over HTTP, on loopback unless configured otherwise.
 
-mod ask;
+#[cfg(feature = "cli")]
+mod client;
 mod report;
 
 use std::sync::Arc;
@@ -18,16 +19,17 @@ use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use replicated_log::links::LinkCounters;
 
-pub use ask::{AskError, ask, fetch, gather, is_ready};
+#[cfg(feature = "cli")]
+pub use client::{ReportError, cluster_report, is_ready, node_report};
 pub use report::{ClusterReport, NodeReport};
 
-/// What the endpoint reports on.
+/// What the endpoint reports.
 pub(crate) struct Admin {
     pub(crate) config: ClusterConfig,
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) links: Arc<LinkCounters>,
-    /// Of this start.
+    /// The incarnation of this process.
     pub(crate) incarnation: u64,
 }
 
@@ -44,8 +46,8 @@ pub(crate) async fn run(admin: Admin, listener: TcpListener) {
     }
 }
 
-/// Ready is who can serve a request: this start of the node is registered, as far
-/// as it has applied the log itself, and it knows a leader.
+/// A node is ready when it can serve requests: this incarnation is registered in the
+/// state that it has applied, and it knows a leader.
 async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let registered = {
         let state = admin.metadata.reader.read();

@@ -8,24 +8,25 @@ use serde::{Deserialize, Serialize};
 use super::Admin;
 use crate::config::join_host_port;
 
-/// What one node says of itself.
+/// The state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
-    /// Its number in the configuration.
+    /// Its `replica_id` in the configuration.
     pub replica_id: u8,
-    /// Its name.
+    /// Its name in the configuration.
     pub name: String,
-    /// Its process, when it answers.
+    /// Its process id, in its own report.
     pub pid: Option<u32>,
-    /// leader, follower, candidate, learner, or unreachable.
+    /// leader, follower, candidate, learner, unreachable, or unknown in another node's
+    /// report.
     pub role: String,
-    /// Its term.
+    /// Its term (Raft) or view (VR).
     pub term: u64,
-    /// Known to be committed.
+    /// The index of the last entry that it knows to be committed.
     pub commit: u64,
-    /// Applied to its state.
+    /// The index of the last entry applied to its state.
     pub applied: u64,
-    /// Entries behind the most advanced node; filled in by who asks all.
+    /// Entries that it lags behind the most advanced node; zero in a node's own report.
     #[serde(default)]
     pub lag: u64,
     /// The consensus backend.
@@ -34,28 +35,28 @@ pub struct NodeReport {
     pub tcp: String,
     /// Its admin endpoint.
     pub admin: String,
-    /// Whether it answers, is registered and knows a leader.
+    /// Whether it replies, is registered and knows a leader.
     pub healthy: bool,
-    /// The backend's own terms.
+    /// State that only one of the backends has.
     #[serde(default)]
     pub detail: BTreeMap<String, String>,
 }
 
-/// What one node says of the cluster.
+/// The state of the cluster, as one node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterReport {
     /// The cluster's name.
     pub cluster: String,
-    /// The leader's number, when known.
+    /// The leader's `replica_id`, when known.
     pub leader: Option<u8>,
-    /// The nodes, in the order of their numbers.
+    /// The nodes, in the order of the configuration.
     pub nodes: Vec<NodeReport>,
 }
 
 impl Admin {
-    /// What this node knows: all of itself, the addresses of the others.
+    /// What this node knows: its whole state, and the addresses of the others.
     pub(super) fn report(&self, status: &ReplicaStatus) -> ClusterReport {
-        let number = |id: consensus::ReplicaId| u8::try_from(id.0.saturating_sub(1)).unwrap_or(0);
+        let number = |id: consensus::ReplicaId| u8::try_from(id.number()).unwrap_or(0);
         let me = number(self.metadata.me);
         let state = self.metadata.reader.read();
         let nodes = self.config.cluster.nodes.iter().map(|node| {
@@ -83,7 +84,7 @@ impl Admin {
                     .iter()
                     .map(|(key, value)| ((*key).to_owned(), value.clone()))
                     .collect();
-                // In the order in which the primaries of VR take turns.
+                // In the order of VR's primaries.
                 let voters = status.core.membership.voters().iter();
                 let voters: Vec<_> = voters.map(|id| number(*id).to_string()).collect();
                 report.detail.insert("voters".into(), voters.join(","));

@@ -1,62 +1,22 @@
-//! Nodes that come and go.
+//! Registration and fencing of nodes.
 //!
-//! Each node registers itself and, when it finds that it was fenced, does so
-//! again. The leader creates the root user of a new cluster and fences nodes that
-//! are silent.
+//! Each node registers itself, and does so again when it finds that it was fenced. The
+//! leader creates the root user of a new cluster and fences nodes that are silent.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::{Command, Name, NodeInfo, hash_password};
-use consensus::{ReplicaId, Term};
+use adapters::metadata::{Intent, Name, NodeInfo};
+use consensus::Term;
+use replicated_log::links::Links;
 use secrecy::ExposeSecret;
 use tracing::{error, info, warn};
 
-use super::Metadata;
+use super::metadata::Metadata;
 use crate::config::RootUser;
+use crate::password::hash_password;
 
 const ROUND: Duration = Duration::from_millis(100);
-
-/// When each peer was last heard of.
-pub(crate) struct LastHeard {
-    started: Instant,
-    millis: BTreeMap<ReplicaId, AtomicU64>,
-}
-
-impl LastHeard {
-    pub(crate) fn new(peers: impl IntoIterator<Item = ReplicaId>) -> Self {
-        Self {
-            started: Instant::now(),
-            millis: peers
-                .into_iter()
-                .map(|id| (id, AtomicU64::new(0)))
-                .collect(),
-        }
-    }
-
-    pub(crate) fn note(&self, peer: ReplicaId) {
-        if let Some(last) = self.millis.get(&peer) {
-            last.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// How long the peer has been silent, counted from `since` at the earliest.
-    fn silence(&self, peer: ReplicaId, since: Instant) -> Duration {
-        let Some(last) = self.millis.get(&peer) else {
-            return Duration::ZERO;
-        };
-        let since = since.saturating_duration_since(self.started).as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        let last = last.load(Ordering::Relaxed).max(since);
-        Duration::from_millis(self.now().saturating_sub(last))
-    }
-}
 
 /// Looks after the registration of nodes.
 pub(crate) struct Members {
@@ -64,7 +24,7 @@ pub(crate) struct Members {
     pub(crate) info: NodeInfo,
     pub(crate) root: RootUser,
     pub(crate) fencing_timeout: Duration,
-    pub(crate) heard: Arc<LastHeard>,
+    pub(crate) links: Links,
 }
 
 impl Members {
@@ -90,25 +50,25 @@ impl Members {
         }
     }
 
-    /// Registers this node unless it is, as it is. Not before there are users:
-    /// a registered node answers logins.
+    /// Registers this node unless its registration is up to date. Not before there are
+    /// users: a registered node answers logins.
     async fn register(&self) {
-        let wanted = {
+        let due = {
             let state = self.metadata.reader.read();
             let node = state.node(self.metadata.me);
             let registered = node.is_some_and(|node| node.live && node.info == self.info);
             !registered && state.user_by_id(0).is_some()
         };
-        if !wanted || self.metadata.leadership().leader.is_none() {
+        if !due || self.metadata.leadership().leader.is_none() {
             return;
         }
-        let command = Command::RegisterNode(self.info.clone());
-        match self.metadata.replicate(command).await {
+        let intent = Intent::RegisterNode(self.info.clone());
+        match self.metadata.replicate(intent).await {
             Ok(_) => info!(
                 incarnation = self.info.incarnation,
                 "this node is registered"
             ),
-            Err(failure) => warn!(?failure, "this node could not register yet"),
+            Err(failure) => warn!(%failure, "this node could not register yet; it tries again"),
         }
         // The reply may be ahead of the local state.
         let _ = self.metadata.barrier().await;
@@ -118,43 +78,47 @@ impl Members {
         if self.metadata.reader.read().user_by_id(0).is_some() {
             return;
         }
-        // Another node may have done it: ask the log, not the local state.
+        // Another leader may have done it: the log decides, not the local state.
         if self.metadata.barrier().await.is_err()
             || self.metadata.reader.read().user_by_id(0).is_some()
         {
             return;
         }
         let Ok(username) = Name::new(&self.root.username) else {
-            error!("IGGY_ROOT_USERNAME must have 1 to 255 bytes; there is no root user");
+            error!(
+                "no root user can be created: set IGGY_ROOT_USERNAME to 1 to 255 bytes and restart this node"
+            );
             return;
         };
         let mut salt = [0; 16];
         if let Err(failure) = getrandom::fill(&mut salt) {
-            error!(%failure, "no randomness for the root user's password");
+            error!(%failure, "no root user can be created yet: the operating system has no randomness");
             return;
         }
         let hashed = hash_password(self.root.password.expose_secret(), &salt);
         let Ok(password_hash) = hashed else {
-            error!("IGGY_ROOT_PASSWORD cannot be hashed; there is no root user");
+            error!(
+                "no root user can be created: IGGY_ROOT_PASSWORD cannot be hashed; set another one and restart this node"
+            );
             return;
         };
-        let command = Command::BootstrapRoot {
+        let intent = Intent::BootstrapRoot {
             username,
             password_hash,
         };
-        if self.metadata.replicate(command).await.is_ok() {
+        if self.metadata.replicate(intent).await.is_ok() {
             info!(username = self.root.username, "created the root user");
         }
     }
 
-    /// Whoever presents an expired token is refused anyway; this only tidies up.
+    /// Expired tokens are refused anyway; this only removes them.
     async fn expire_tokens(&self) {
         let next = self.metadata.reader.read().users().next_expiry();
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         if next.is_some_and(|at| Duration::from_micros(at) <= now) {
-            let _ = self.metadata.replicate(Command::ExpireTokens).await;
+            let _ = self.metadata.replicate(Intent::ExpireTokens).await;
         }
     }
 
@@ -166,14 +130,14 @@ impl Members {
                 .filter(|node| node.live && node.info.node != self.metadata.me)
                 .map(|node| (node.info.node, node.registration))
                 .filter(|(node, _)| {
-                    self.heard.silence(*node, leading_since) >= self.fencing_timeout
+                    self.links.silence(*node, leading_since) >= self.fencing_timeout
                 })
                 .collect()
         };
         for (node, registration) in silent {
-            warn!(replica = node.0 - 1, "fencing a node that is silent");
-            let command = Command::FenceNode { node, registration };
-            let _ = self.metadata.replicate(command).await;
+            warn!(replica_id = %node, "fencing a node that is silent");
+            let intent = Intent::FenceNode { node, registration };
+            let _ = self.metadata.replicate(intent).await;
         }
     }
 }

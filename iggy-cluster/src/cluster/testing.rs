@@ -1,4 +1,4 @@
-//! A replicated log in memory, for tests of what is above it.
+//! A replicated log in memory, for tests of the layers above it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,18 +12,19 @@ use consensus::{ApplyContext, Index, ProposeError, ReadError, ReplicaId, StateMa
 use replica::driver::{Applied, ReplicaStatus};
 use tokio::sync::watch;
 
-use super::Metadata;
-use replicated_log::{Leadership, ReplicatedLog};
+use super::metadata::Metadata;
+use replicated_log::links::RequestLinks;
+use replicated_log::{Leadership, ReplicatedLog, TransferError};
 
 pub(crate) const ME: ReplicaId = ReplicaId(1);
 
-/// What becomes of the next command.
+/// The outcome of the next command.
 pub(crate) enum Fate {
-    /// It is applied, and nobody hears of it; then these are.
+    /// It is applied and its outcome is lost; then these commands are applied.
     Lost(Vec<Command>),
-    /// It is turned away.
+    /// It is rejected.
     NotLeader,
-    /// It waits for ever.
+    /// Its outcome is never known.
     Stuck,
 }
 
@@ -31,7 +32,7 @@ pub(crate) enum Fate {
 pub(crate) struct FakeLog {
     machine: Mutex<(u64, MetadataMachine)>,
     fates: Mutex<VecDeque<Fate>>,
-    /// Committed, and not yet known here.
+    /// Committed, and not yet applied at this node.
     unseen: Mutex<Vec<Command>>,
     reads_stuck: AtomicBool,
     leadership: watch::Sender<Leadership>,
@@ -69,7 +70,7 @@ impl FakeLog {
             ME,
             Arc::clone(&log) as Arc<dyn ReplicatedLog>,
             reader,
-            std::collections::BTreeMap::new(),
+            RequestLinks::default(),
             timeout,
         );
         (log, Arc::new(metadata))
@@ -107,12 +108,12 @@ impl FakeLog {
         self.fates.lock().unwrap().push_back(fate);
     }
 
-    /// This node applies nothing any more.
+    /// Reads are never confirmed from now on.
     pub(crate) fn stop_reads(&self) {
         self.reads_stuck.store(true, Ordering::Relaxed);
     }
 
-    /// Committed, and not applied here before somebody asks the log.
+    /// Committed, and applied at this node only by the next confirmed read.
     pub(crate) fn commit_unseen(&self, command: Command) {
         self.unseen.lock().unwrap().push(command);
     }
@@ -148,8 +149,8 @@ impl ReplicatedLog for FakeLog {
         Ok(Index(self.machine.lock().unwrap().0))
     }
 
-    async fn transfer(&self, _to: ReplicaId) -> Result<(), String> {
-        Err("there is nobody else".into())
+    async fn transfer(&self, _to: ReplicaId) -> Result<(), TransferError> {
+        Err(TransferError::Stopped)
     }
 
     async fn status(&self) -> Option<ReplicaStatus> {

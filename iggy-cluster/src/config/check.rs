@@ -1,21 +1,21 @@
-//! What a configuration must satisfy. All violations are said at once.
+//! What a configuration must satisfy. All violations are reported together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use consensus::Membership;
 
-use super::{AdvertisedAddress, ClusterConfig, NodeSection, join_host_port};
+use super::{AdvertisedAddress, ClusterConfig, ConsensusSettings, NodeSection, join_host_port};
 
-/// Nodes of a cluster at most; beyond the first seven they do not vote.
+/// The most nodes of a cluster; the first seven vote.
 const NODES_MAX: usize = 255;
 
-/// Everything that is wrong, each with the key, the value and what to do.
+/// All violations, each with the key, the value and what to do.
 pub(super) fn violations(config: &ClusterConfig, replica_id: Option<u8>) -> Vec<String> {
     let mut wrong = Vec::new();
     cluster(config, replica_id, &mut wrong);
     consensus(config, &mut wrong);
     if config.tcp.connections_max == 0 {
-        wrong.push("tcp.connections_max = 0 admits nobody; raise it".into());
+        wrong.push("tcp.connections_max = 0 refuses every client; raise it".into());
     }
     let frame = config.tcp.frame_size_max;
     if frame.bytes() < 4 << 10 || frame.bytes() > 64 << 20 {
@@ -29,7 +29,7 @@ pub(super) fn violations(config: &ClusterConfig, replica_id: Option<u8>) -> Vec<
 fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<String>) {
     let cluster = &config.cluster;
     if !cluster.enabled {
-        wrong.push("cluster.enabled = false: this is a cluster's node; set it to true, or run Iggy's own server".into());
+        wrong.push("cluster.enabled = false: this program is always a node of a cluster; set it to true, or run Iggy's own server".into());
     }
     if cluster.name.is_empty() || cluster.name.len() > 255 {
         wrong.push("cluster.name must have 1 to 255 bytes".into());
@@ -39,7 +39,7 @@ fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<Strin
     }
     if cluster.nodes.len() > NODES_MAX {
         wrong.push(format!(
-            "cluster.nodes lists {} nodes, {NODES_MAX} are possible",
+            "cluster.nodes lists {} nodes; the most are {NODES_MAX}",
             cluster.nodes.len()
         ));
     }
@@ -53,7 +53,7 @@ fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<Strin
             .map(|node| node.replica_id.to_string())
             .collect();
         wrong.push(format!(
-            "--replica-id {replica_id} is not in cluster.nodes, which has {}",
+            "--replica-id {replica_id} is not in cluster.nodes, which has the replica ids {}",
             known.join(", ")
         ));
     }
@@ -90,11 +90,11 @@ fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<Strin
         }
         for (port, value) in ports(node) {
             if value == 0 {
-                wrong.push(format!("cluster.nodes[{number}].ports.{port} = 0: other nodes and clients could not find it"));
+                wrong.push(format!("cluster.nodes[{number}].ports.{port} = 0: choose a port; other nodes and clients must know it"));
             }
         }
     }
-    twins(config, wrong);
+    duplicates(config, wrong);
 }
 
 fn is_host(host: &str) -> bool {
@@ -111,7 +111,7 @@ fn ports(node: &NodeSection) -> [(&'static str, u16); 3] {
 }
 
 /// What must be unique.
-fn twins(config: &ClusterConfig, wrong: &mut Vec<String>) {
+fn duplicates(config: &ClusterConfig, wrong: &mut Vec<String>) {
     let mut seen: BTreeMap<(&str, String), usize> = BTreeMap::new();
     let mut see = |what: &'static str, value: String, number: usize| {
         if let Some(other) = seen.insert((what, value.clone()), number) {
@@ -166,13 +166,13 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
     }
     if consensus.election_ticks() < 2 * consensus.heartbeat_ticks() {
         wrong.push(format!(
-            "cluster.consensus.election_timeout = \"{}\" must be at least twice the heartbeat_interval of \"{}\", or a late heartbeat costs the leadership",
+            "cluster.consensus.election_timeout = \"{}\" must be at least twice the heartbeat_interval of \"{}\", so that one late heartbeat does not cause an election",
             consensus.election_timeout, consensus.heartbeat_interval
         ));
     }
     if config.cluster.fencing_timeout.duration() < 2 * consensus.election_timeout.duration() {
         wrong.push(format!(
-            "cluster.fencing_timeout = \"{}\" must be at least twice the election_timeout of \"{}\", or an election fences nodes that are well",
+            "cluster.fencing_timeout = \"{}\" must be at least twice the election_timeout of \"{}\", so that an election does not fence healthy nodes",
             config.cluster.fencing_timeout, consensus.election_timeout
         ));
     }
@@ -189,9 +189,23 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
         ),
     ] {
         if value.duration().is_zero() {
-            wrong.push(format!("{key} must be longer than nothing"));
+            wrong.push(format!("{key} must be longer than zero"));
         }
     }
+    sizes(consensus, wrong);
+    if let Err(error) = config.membership()
+        && !config.cluster.nodes.is_empty()
+        && config.cluster.nodes.len() <= Membership::VOTERS_MAX
+    {
+        let reported = wrong.iter().any(|text| text.contains("same replica_id"));
+        if !reported {
+            wrong.push(format!("cluster.nodes: {error}"));
+        }
+    }
+}
+
+/// Bounds of batches, of the pipeline and of the files of the log.
+fn sizes(consensus: &ConsensusSettings, wrong: &mut Vec<String>) {
     let bounds = [
         (
             "batch_commands_max",
@@ -229,15 +243,5 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
             "cluster.consensus.wal_segment_size = \"{}\" must be a multiple of \"4 KiB\", at least four batches of \"{}\" and at most \"1 GiB\"",
             consensus.wal_segment_size, consensus.batch_size_max
         ));
-    }
-    if let Err(error) = config.membership()
-        && !config.cluster.nodes.is_empty()
-        && config.cluster.nodes.len() <= Membership::VOTERS_MAX
-    {
-        // Twins have been said above.
-        let said = wrong.iter().any(|text| text.contains("same replica_id"));
-        if !said {
-            wrong.push(format!("cluster.nodes: {error}"));
-        }
     }
 }

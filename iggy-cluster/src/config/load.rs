@@ -2,8 +2,8 @@
 //!
 //! `IGGY_<SECTION>_<KEY>` overrides a key, with an index for a node:
 //! `IGGY_CLUSTER_NODES_0_PORTS_TCP`. Values have the type that the key has in the
-//! file. Variables that begin with the name of a section, as `IGGY_TCP_`, and name
-//! no key are errors; others that begin with `IGGY_` are somebody else's.
+//! file. Variables that start with the name of a section, such as `IGGY_TCP_`, and name
+//! no key are errors; other variables that start with `IGGY_` are ignored.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 use super::{AdvertisedAddress, ClusterConfig, NodeSection, RootUser, check};
 
-/// Where the file is, when `--config` does not say.
+/// The path of the file, without `--config`.
 const PATH_VARIABLE: &str = "IGGY_CONFIG_PATH";
 const PREFIX: &str = "IGGY_";
 const SECTIONS: [&str; 7] = [
@@ -42,7 +42,7 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML, or a key or value is not one of ours.
+    /// The file is not TOML, or has an unknown key or a wrong value.
     #[error("{path}: {what}")]
     Parse {
         /// The file.
@@ -58,15 +58,15 @@ pub enum ConfigError {
         /// What is wrong.
         what: String,
     },
-    /// The root user of a new cluster is not one.
+    /// The name or the password of the root user has the wrong length.
     #[error("IGGY_ROOT_USERNAME must have 1 to 255 bytes, IGGY_ROOT_PASSWORD 3 to 100")]
     Root,
-    /// Values contradict each other or a bound.
+    /// Values contradict each other or exceed a bound.
     #[error("the configuration is invalid:\n  - {}", .0.join("\n  - "))]
     Invalid(Vec<String>),
 }
 
-/// A checked configuration and where it came from.
+/// A checked configuration and its sources.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
@@ -75,12 +75,12 @@ pub struct Loaded {
     pub root: RootUser,
     /// The file.
     pub path: PathBuf,
-    /// Variables that were applied.
+    /// The variables that override keys of the file.
     pub overrides: Vec<String>,
 }
 
 /// Reads the file at `path` or the one that the environment names, applies the
-/// environment, and checks everything. `replica_id` is the node that is to run.
+/// environment, and checks everything. `replica_id` is the node that will run.
 ///
 /// # Errors
 /// What is wrong, and what to do.
@@ -123,7 +123,7 @@ pub fn load(
     })
 }
 
-/// This process' environment, less variables that are not UTF-8: none of ours is.
+/// This process's environment, without variables that are not UTF-8.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
@@ -167,7 +167,7 @@ pub fn parse(
     }
 }
 
-/// Adds to an error of the parser what helps.
+/// Adds the most similar known key to an error about an unknown one.
 fn explain(error: &str) -> String {
     let unknown = error
         .split_once("unknown field `")
@@ -194,13 +194,13 @@ fn explain(error: &str) -> String {
     }
 }
 
-/// Applies one variable; false when it is not for us.
+/// Applies one variable; false when it is not about the configuration.
 fn apply(table: &mut Table, variable: &str, text: &str) -> Result<bool, ConfigError> {
     let Some(name) = variable.strip_prefix(PREFIX) else {
         return Ok(false);
     };
     let name = name.to_ascii_lowercase();
-    // What Kubernetes sets for a service of the name iggy-cluster.
+    // Variables that Kubernetes sets for a service with the name iggy-cluster.
     if name.starts_with("cluster_service_") || name.starts_with("cluster_port") {
         return Ok(false);
     }
@@ -253,8 +253,8 @@ enum Step {
     Index(usize),
 }
 
-/// The path that a variable's name spells in the schema. Keys contain
-/// underscores themselves, so every split is tried.
+/// The path in the schema that a variable's name stands for. Keys contain underscores
+/// too, so every split is tried.
 fn find<'a>(schema: &'a Value, name: &str) -> Option<(Vec<Step>, &'a Value)> {
     match schema {
         Value::Table(table) => table.iter().find_map(|(key, value)| {
@@ -323,7 +323,7 @@ fn put(table: &mut Table, path: &[Step], value: Value) -> Result<(), String> {
     }
 }
 
-/// Every key of the schema, as variables spell them.
+/// Every key of the schema, as in the names of variables.
 fn keys(schema: &Value) -> Vec<String> {
     match schema {
         Value::Table(table) => table
@@ -344,7 +344,7 @@ fn keys(schema: &Value) -> Vec<String> {
     }
 }
 
-/// Edits that turn one text into the other.
+/// The edit distance of two texts.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

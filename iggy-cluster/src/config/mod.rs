@@ -1,8 +1,7 @@
 //! A node's configuration: TOML with the names of Iggy's own server, overridden
 //! by `IGGY_*` variables.
 //!
-//! Everything is checked before anything starts, and everything that is wrong is
-//! said at once.
+//! Everything is checked before anything starts, and one error lists all violations.
 
 mod check;
 mod load;
@@ -30,54 +29,54 @@ pub struct ClusterConfig {
     pub cluster: ClusterSection,
     /// Clients' connections.
     pub tcp: TcpSection,
-    /// Where data is kept.
+    /// The data directory.
     pub storage: StorageSection,
-    /// What is done beside serving clients.
+    /// Maintenance in the background.
     pub data_maintenance: DataMaintenanceSection,
     /// Consumer groups.
     pub consumer_group: ConsumerGroupSection,
-    /// Signs of life from members of consumer groups.
+    /// Heartbeats of members of consumer groups.
     pub heartbeat: HeartbeatSection,
     /// Health, status and metrics.
     pub admin: AdminSection,
 }
 
-/// `[cluster]`.
+/// The section `[cluster]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterSection {
-    /// Must be true: a node of this software is always part of a cluster, be it
-    /// of one.
+    /// Must be true: a node of this software is always part of a cluster, which may have
+    /// one node.
     pub enabled: bool,
-    /// Nodes of another name are refused.
+    /// Connections from nodes of a cluster with another name are refused.
     pub name: String,
-    /// A node that is silent for so long is fenced: it takes no new partitions,
+    /// A node that sends nothing for this long is fenced: it receives no new partitions,
     /// and its clients' sessions end.
     pub fencing_timeout: HumanDuration,
-    /// How they agree.
+    /// The consensus of the nodes.
     pub consensus: ConsensusSettings,
-    /// Who they are. All nodes have the same list.
+    /// All nodes of the cluster. Every node has the same list.
     pub nodes: Vec<NodeSection>,
 }
 
-/// `[[cluster.nodes]]`.
+/// One of the sections `[[cluster.nodes]]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeSection {
-    /// Its name.
+    /// A name for people, unique in the cluster.
     pub name: String,
     /// Where other nodes reach it, and where it listens.
     pub ip: String,
-    /// Its number, from zero. Given to `serve` as `--replica-id`.
+    /// Its number, unique in the cluster, from zero: the argument `--replica-id` of `serve`.
     pub replica_id: u8,
     /// Where clients reach it, when that is not `ip`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertised_address: Option<String>,
-    /// Where clients of a certain network reach it instead. The narrowest network
-    /// that a client is in counts.
+    /// Where clients of a certain network reach it instead. Of several networks that
+    /// contain a client, the narrowest counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub advertised_addresses: Vec<AdvertisedAddress>,
-    /// Its ports.
+    /// The ports that it listens on.
     pub ports: PortsSection,
 }
 
@@ -85,7 +84,7 @@ pub struct NodeSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdvertisedAddress {
-    /// The network, as `10.0.0.0/16` or `2001:db8::/32`.
+    /// The network, such as `10.0.0.0/16` or `2001:db8::/32`.
     pub client_cidr: IpNet,
     /// Where its clients reach the node.
     pub address: String,
@@ -107,15 +106,15 @@ pub struct PortsSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TcpSection {
-    /// Connections at once; more are closed at once.
+    /// The most concurrent connections; more are closed immediately.
     pub connections_max: usize,
     /// A larger frame closes its connection.
     pub frame_size_max: HumanSize,
-    /// A frame that has begun must be complete within this time.
+    /// A frame whose first byte has arrived must be complete within this time.
     pub frame_timeout: HumanDuration,
-    /// A connection that is silent for so long and not logged in is closed.
+    /// A connection that is not logged in after this time is closed.
     pub login_timeout: HumanDuration,
-    /// Connections from one address at once; more are closed at once.
+    /// The most concurrent connections from one address; more are closed immediately.
     pub connections_per_address_max: usize,
     /// A request that cannot be served within this time is answered with a
     /// transient error.
@@ -128,14 +127,14 @@ pub struct TcpSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsSection {
-    /// Whether clients are served over TLS, and only so.
+    /// Whether clients must use TLS.
     pub enabled: bool,
-    /// Where `cert_file` does not exist, the node makes a certificate for itself
-    /// and keeps it below its data directory, in `tls/iggy_cert.pem`.
+    /// Where `cert_file` does not exist, the node creates a certificate for itself and
+    /// keeps it in its data directory, in `tls/iggy_cert.pem`.
     pub self_signed: bool,
-    /// The certificate, with those that vouch for it, as PEM.
+    /// The certificate and its chain, as PEM.
     pub cert_file: PathBuf,
-    /// Its key, as PEM.
+    /// The private key, as PEM.
     pub key_file: PathBuf,
 }
 
@@ -151,7 +150,7 @@ pub struct StorageSection {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataMaintenanceSection {
-    /// Messages that topics do not keep.
+    /// Removal of messages that topics do not retain.
     pub messages: MessagesMaintenanceSection,
 }
 
@@ -159,10 +158,10 @@ pub struct DataMaintenanceSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MessagesMaintenanceSection {
-    /// Whether messages that have expired, and those beyond a topic's size, are
-    /// removed.
+    /// Whether messages that have expired, and those that exceed a topic's maximum size,
+    /// are removed.
     pub cleaner_enabled: bool,
-    /// How often.
+    /// The time between two passes.
     pub interval: HumanDuration,
 }
 
@@ -170,8 +169,8 @@ pub struct MessagesMaintenanceSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsumerGroupSection {
-    /// A member that is to give up a partition has this long to commit what it was
-    /// served of it.
+    /// A member that a partition is revoked from has this long to commit the offsets of
+    /// what it was served of it.
     pub rebalancing_timeout: HumanDuration,
 }
 
@@ -179,9 +178,9 @@ pub struct ConsumerGroupSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeartbeatSection {
-    /// Whether a member of a consumer group that is silent is removed from it.
+    /// Whether members of consumer groups that send nothing are removed from their groups.
     pub enabled: bool,
-    /// A member that sent nothing for 1.2 times as long is silent.
+    /// A member that sends nothing for 1.2 times this interval is removed.
     pub interval: HumanDuration,
 }
 
@@ -189,13 +188,13 @@ pub struct HeartbeatSection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSection {
-    /// Whether to serve it.
+    /// Whether the endpoint is served.
     pub enabled: bool,
     /// The address to listen on; the port is the node's `ports.admin`.
     pub ip: String,
 }
 
-/// The root user, from the environment alone.
+/// The root user of a new cluster, from the environment only.
 #[derive(Clone, Debug)]
 pub struct RootUser {
     /// `IGGY_ROOT_USERNAME`.
@@ -231,6 +230,24 @@ impl Default for PortsSection {
             tcp: 8090,
             tcp_replica: 9090,
             admin: 3300,
+        }
+    }
+}
+
+impl PortsSection {
+    /// The ports of a node of `dev`, whose nodes are `step` ports apart. With the default
+    /// ports of `dev`: 8090, 9090 and 3300 for the first node.
+    #[must_use]
+    pub fn for_dev(replica_id: u8, tcp_port: u16, step: u16) -> Self {
+        let admin_port = match tcp_port.checked_sub(4790) {
+            Some(port) if port >= 1024 => port,
+            _ => tcp_port + 2000,
+        };
+        let offset = u16::from(replica_id) * step;
+        Self {
+            tcp: tcp_port + offset,
+            tcp_replica: tcp_port + 1000 + offset,
+            admin: admin_port + offset,
         }
     }
 }
@@ -295,7 +312,7 @@ impl Default for HeartbeatSection {
 }
 
 impl HeartbeatSection {
-    /// How long a member may be silent; `None` for ever.
+    /// How long a member may send nothing; `None` without a limit.
     #[must_use]
     pub fn silence_max(&self) -> Option<Duration> {
         let interval = self.interval.duration();
@@ -313,7 +330,7 @@ impl Default for AdminSection {
 }
 
 impl NodeSection {
-    /// Its id in the replicated log, where zero is nobody.
+    /// Its id in the replicated log.
     #[must_use]
     pub fn replica(&self) -> ReplicaId {
         ReplicaId::from_number(u64::from(self.replica_id))
@@ -325,8 +342,8 @@ impl NodeSection {
         self.advertised_address.as_deref().unwrap_or(&self.ip)
     }
 
-    /// Where a client of this address reaches it. A client behind a proxy has the
-    /// proxy's address.
+    /// Where a client with this address reaches it. A client that connects through a
+    /// proxy has the proxy's address.
     #[must_use]
     pub fn client_host_for(&self, client: IpAddr) -> &str {
         let client = client.to_canonical();
@@ -351,37 +368,28 @@ impl NodeSection {
 }
 
 impl ClusterConfig {
-    /// A cluster of `nodes` on this machine, as `dev` runs it.
+    /// A cluster on 127.0.0.1 with one node for each of these ports, as `dev` runs it. The
+    /// nodes have the replica ids 0, 1, 2, ...
     #[must_use]
-    pub fn for_dev(nodes: u8, backend: Backend, tcp_port: u16, port_step: u16) -> Self {
-        // 3300 beside 8090.
-        let admin_port = match tcp_port.checked_sub(4790) {
-            Some(port) if port >= 1024 => port,
-            _ => tcp_port + 2000,
-        };
-        let section = |replica_id: u8| {
-            let offset = u16::from(replica_id) * port_step;
-            NodeSection {
-                name: format!("node-{replica_id}"),
-                ip: "127.0.0.1".into(),
-                replica_id,
-                advertised_address: None,
-                advertised_addresses: Vec::new(),
-                ports: PortsSection {
-                    tcp: tcp_port + offset,
-                    tcp_replica: tcp_port + 1000 + offset,
-                    admin: admin_port + offset,
-                },
-            }
+    pub fn on_this_machine(
+        backend: Backend,
+        ports: impl IntoIterator<Item = PortsSection>,
+    ) -> Self {
+        let section = |(replica_id, ports): (u8, PortsSection)| NodeSection {
+            name: format!("node-{replica_id}"),
+            ip: "127.0.0.1".into(),
+            replica_id,
+            ports,
+            ..NodeSection::default()
         };
         let mut config = Self::default();
         config.cluster.name = "dev".into();
         config.cluster.consensus.backend = backend;
-        config.cluster.nodes = (0..nodes).map(section).collect();
+        config.cluster.nodes = (0..).zip(ports).map(section).collect();
         config
     }
 
-    /// The node of this number.
+    /// The node with this `replica_id`.
     #[must_use]
     pub fn node(&self, replica_id: u8) -> Option<&NodeSection> {
         let nodes = &self.cluster.nodes;
@@ -395,10 +403,10 @@ impl ClusterConfig {
         nodes.iter().find(|node| node.replica() == replica)
     }
 
-    /// What the replicated log of this node needs to know.
+    /// The configuration of this node's replicated log.
     ///
     /// # Errors
-    /// When the list of nodes is empty or names one twice.
+    /// When the list of nodes is empty or contains a node twice.
     pub fn log(&self, section: &NodeSection) -> Result<LogConfig, MembershipError> {
         let peers = self.cluster.nodes.iter().map(|node| PeerAddress {
             replica: node.replica(),
@@ -415,11 +423,11 @@ impl ClusterConfig {
         })
     }
 
-    /// The members of the metadata group: the first seven nodes vote, the others
-    /// follow.
+    /// The members of the metadata group: the seven nodes with the lowest replica ids are
+    /// voters, the others learners.
     ///
     /// # Errors
-    /// When the list of nodes is empty or names one twice.
+    /// When the list of nodes is empty or contains a node twice.
     pub fn membership(&self) -> Result<Membership, MembershipError> {
         let ids: BTreeSet<ReplicaId> = self
             .cluster
@@ -431,7 +439,7 @@ impl ClusterConfig {
         Membership::new(1, self.voters(), learners)
     }
 
-    /// The nodes that vote: those of the lowest numbers.
+    /// The nodes with the lowest replica ids.
     fn voters(&self) -> BTreeSet<ReplicaId> {
         let ids: BTreeSet<ReplicaId> = self
             .cluster

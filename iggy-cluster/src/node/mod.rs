@@ -1,55 +1,41 @@
 //! One running node.
 
 mod admission;
+mod builder;
+mod empty_disk;
+mod services;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig, PartitionStorage, StorageError};
-use adapters::metadata::{MetadataEvent, MetadataMachine, NodeInfo, PartitionKey};
-use async_trait::async_trait;
-use bytes::Bytes;
-use consensus::{MembershipError, ReplicaId};
-use replica::disk::{Disk, DiskError, RealDisk};
-use replica::superblock::SuperblockError;
-use replicated_log::links::{Lane, Links, RpcHandler, RpcReply, Services};
-use replicated_log::{LogConfig, LogError, OpenError, ReplicatedLog, RunningLog, listen};
+use ::partitions::{PartitionStorage, StorageError};
+use consensus::MembershipError;
+use replica::disk::RealDisk;
+use replicated_log::{FatalError, LogError, LogNode, OpenError, ReplicatedLog};
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc as tokio_mpsc;
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::error;
 
-use crate::admin::{self, Admin};
-use crate::cluster::{self, LastHeard, Members, Metadata};
-use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
-use crate::metrics::Metrics;
-use crate::partitions::{self, LocalPartitions, Partitions};
-use crate::server::{Server, TlsError};
-use admission::Registered;
+use crate::config::{ClusterConfig, RootUser};
+use crate::server::TlsError;
+
+pub use builder::NodeBuilder;
 
 /// Why a node cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The configuration does not list this node.
-    #[error("replica id {0} is not in [[cluster.nodes]]")]
+    #[error("replica_id {0} is not in [[cluster.nodes]]; start a node that is listed")]
     UnknownReplica(u8),
-    /// The list of nodes is no membership.
+    /// The cluster has several nodes, and the program does not say which of them to start.
+    #[error("[[cluster.nodes]] lists several nodes: choose one by its replica_id")]
+    NoReplicaId,
+    /// The list of nodes is not a membership.
     #[error("cluster.nodes: {0}")]
     Membership(#[from] MembershipError),
     /// The replica of the metadata cannot start.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The disk of a node that has run is gone.
-    #[error(
-        "{path} is empty, but replica id {peer} knows this node as one that has run: its disk is lost, and with it what it has acknowledged. Bring the directory back, but no older backup; the other nodes go on without this one"
-    )]
-    DiskLost {
-        /// The directory.
-        path: PathBuf,
-        /// Who knows it.
-        peer: u64,
-    },
     /// The partitions cannot be opened.
     #[error("partitions: {0}")]
     Storage(#[from] StorageError),
@@ -58,177 +44,49 @@ pub enum StartError {
     Tls(#[from] TlsError),
 }
 
-/// A running node. Dropping it stops it at once, as a crash would.
+/// A running node. Dropping it stops it immediately, as a crash would.
 pub struct Node {
-    running: RunningLog,
+    replica: LogNode,
     log: Arc<dyn ReplicatedLog>,
     storage: Arc<dyn PartitionStorage>,
     tasks: JoinSet<()>,
 }
 
 impl Node {
-    /// Starts the node of this number, with the embedded partition storage.
-    ///
-    /// A node whose data directory is empty first asks the others whether it has
-    /// run before. It waits until that is clear: in a new cluster, until all nodes
-    /// that vote are there. [`Self::format`] begins it without them.
+    /// A node of the cluster with this configuration, to be started with
+    /// [`NodeBuilder::start`].
+    pub fn builder(config: ClusterConfig) -> NodeBuilder {
+        NodeBuilder::new(config)
+    }
+
+    /// Starts a node with the partition storage that is built in: the short form of
+    /// [`Self::builder`].
     ///
     /// # Errors
-    /// When it is not in the configuration, its data cannot be opened or is lost,
-    /// or its addresses are taken.
+    /// The errors of [`NodeBuilder::start`].
     pub async fn start(
         config: ClusterConfig,
         root: RootUser,
         replica_id: u8,
     ) -> Result<Self, StartError> {
-        let storage = EmbeddedStorage::new(
-            config.storage.path.join("partitions"),
-            EmbeddedStorageConfig::default(),
-        )?;
-        Self::start_with(config, root, replica_id, Arc::new(storage)).await
+        let builder = Self::builder(config).replica_id(replica_id).root(root);
+        builder.start().await
     }
 
-    /// Begins the data directory of a node that has never run, without asking
-    /// anybody: one whose disk was lost must not come back empty under its number.
+    /// Initializes the data directory of a node that has never run, without asking the
+    /// other nodes. A node whose disk was lost must not return with an empty directory
+    /// under its `replica_id`.
     ///
     /// # Errors
-    /// When there is no such node, the directory holds a replica already, or the
+    /// When there is no such node, the directory belongs to a replica already, or the
     /// disk fails.
     pub fn format(config: &ClusterConfig, replica_id: u8) -> Result<(), StartError> {
         let section = config
             .node(replica_id)
             .ok_or(StartError::UnknownReplica(replica_id))?;
         let path = &config.storage.path;
-        let formatted = replicated_log::format(&config.log(section)?, path);
-        Ok(formatted.map_err(|source| LogError::Open {
-            path: path.clone(),
-            source: source.into(),
-        })?)
-    }
-
-    /// Starts the node with a partition storage of the caller's.
-    ///
-    /// # Errors
-    /// The same.
-    pub async fn start_with(
-        config: ClusterConfig,
-        root: RootUser,
-        replica_id: u8,
-        storage: Arc<dyn PartitionStorage>,
-    ) -> Result<Self, StartError> {
-        let section = config
-            .node(replica_id)
-            .ok_or(StartError::UnknownReplica(replica_id))?
-            .clone();
-        let me = section.replica();
-        let log_config = config.log(&section)?;
-        let replica_port = Arc::new(listen(&log_config.listen, "other nodes").await?);
-        begin_if_empty(&log_config, &replica_port).await?;
-        // Whoever connects before finds nobody rather than silence.
-        let listeners = Listeners::bind(&config, &section, replica_port).await?;
-        let (events, removed) = tokio_mpsc::unbounded_channel();
-        let observer = Box::new(move |event| drop(events.send(event)));
-        let (machine, reader) = MetadataMachine::new(observer);
-        let path = &config.storage.path;
-        let opened = RealDisk::new(path)
-            .map_err(OpenError::from)
-            .and_then(|disk| {
-                let disk: Arc<dyn Disk> = Arc::new(disk);
-                replicated_log::open(&log_config, &disk, Box::new(machine))
-            })
-            .map_err(|source| LogError::Open {
-                path: path.clone(),
-                source,
-            })?;
-        let incarnation = opened.incarnation;
-        let metrics = Arc::new(Metrics::new());
-        let links = Links::new(&log_config, incarnation);
-        let heard = Arc::new(LastHeard::new(links.others()));
-        let running = RunningLog::start(opened, &log_config, &links, &metrics.log)?;
-        let log: Arc<dyn ReplicatedLog> = Arc::new(running.log.clone());
-        let metadata = Arc::new(Metadata::new(
-            me,
-            Arc::clone(&log),
-            reader,
-            links.rpc(Lane::Control),
-            config.tcp.request_timeout.duration(),
-        ));
-        let local = Arc::new(LocalPartitions::new(
-            Arc::clone(&metadata),
-            Arc::clone(&storage),
-        ));
-        let partitions = Arc::new(Partitions::new(
-            Arc::clone(&metadata),
-            Arc::clone(&local),
-            links.rpc(Lane::Data),
-        ));
-        let server = Arc::new(Server::new(
-            config.clone(),
-            Arc::clone(&metadata),
-            partitions,
-            Arc::clone(&metrics),
-            tls_names(&section),
-        )?);
-
-        let mut tasks = JoinSet::new();
-        let services = Services {
-            one_way: running.log.receiver({
-                let heard = Arc::clone(&heard);
-                move |from| heard.note(from)
-            }),
-            requests: Arc::new(Requests {
-                metadata: Arc::clone(&metadata),
-                local: Arc::clone(&local),
-            }),
-            witness: Arc::new(Registered(Arc::clone(&metadata))),
-        };
-        tasks.spawn(links.listener(Some(services)).run(listeners.replica));
-        tasks.spawn(server.run(listeners.tcp));
-        let rebalancing_timeout = config.consumer_group.rebalancing_timeout.duration();
-        tasks.spawn(partitions::end_hand_overs(
-            Arc::clone(&local),
-            rebalancing_timeout,
-        ));
-        let maintenance = &config.data_maintenance.messages;
-        if maintenance.cleaner_enabled {
-            tasks.spawn(partitions::clean_messages(
-                Arc::clone(&local),
-                maintenance.interval.duration(),
-            ));
-        }
-        tasks.spawn(clean_up(Arc::clone(&metadata), local, removed));
-        tasks.spawn(
-            Members {
-                metadata: Arc::clone(&metadata),
-                info: node_info(&section, incarnation),
-                root,
-                fencing_timeout: config.cluster.fencing_timeout.duration(),
-                heard,
-            }
-            .run(),
-        );
-        if let Some(listener) = listeners.admin {
-            let admin = Admin {
-                config: config.clone(),
-                metadata,
-                metrics: Arc::clone(&metrics),
-                links: Arc::clone(&links.counters),
-                incarnation,
-            };
-            tasks.spawn(admin::run(admin, listener));
-        }
-        info!(
-            replica = replica_id,
-            tcp = section.client_address(),
-            replica_port = section.ports.tcp_replica,
-            "the node runs"
-        );
-        Ok(Self {
-            running,
-            log,
-            storage,
-            tasks,
-        })
+        let disk = RealDisk::new(path).map_err(|error| open_error(path, error))?;
+        Ok(LogNode::format(&config.log(section)?, &disk)?)
     }
 
     /// The replicated log.
@@ -237,185 +95,30 @@ impl Node {
         &self.log
     }
 
-    /// Waits until the node stops by itself, which it does only when it must.
+    /// Waits until the node stops by itself, which it does only after a fatal error.
     ///
     /// # Errors
-    /// Why it had to.
-    pub async fn stopped(&mut self) -> Result<(), String> {
-        self.running.stopped().await
+    /// The fatal error.
+    pub async fn stopped(&mut self) -> Result<(), FatalError> {
+        self.replica.stopped().await
     }
 
-    /// Stops the node. Acknowledged metadata is durable at any moment; messages
-    /// whose acknowledgement did not promise that are now synced too.
+    /// Stops the node. Acknowledged metadata is durable at any time; messages that were
+    /// acknowledged before they were durable are fsynced now.
     pub async fn stop(mut self) {
-        self.running.stop();
         self.tasks.abort_all();
-        let _ = self.stopped().await;
+        if let Err(error) = self.replica.stop().await {
+            error!(%error, "the replica could not continue");
+        }
         if let Err(error) = self.storage.shutdown().await {
             error!(%error, "not all partitions could be closed");
         }
     }
 }
 
-struct Listeners {
-    tcp: TcpListener,
-    replica: Arc<TcpListener>,
-    admin: Option<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(
-        config: &ClusterConfig,
-        section: &NodeSection,
-        replica: Arc<TcpListener>,
-    ) -> Result<Self, StartError> {
-        let ports = section.ports;
-        Ok(Self {
-            tcp: listen(&join_host_port(&section.ip, ports.tcp), "clients").await?,
-            replica,
-            admin: match config.admin.enabled {
-                true => {
-                    let address = join_host_port(&config.admin.ip, ports.admin);
-                    Some(listen(&address, "the admin endpoint").await?)
-                }
-                false => None,
-            },
-        })
-    }
-}
-
-/// The names under which clients know this node.
-fn tls_names(section: &NodeSection) -> Vec<String> {
-    let mut names = vec![
-        section.client_host().to_owned(),
-        section.ip.clone(),
-        "localhost".to_owned(),
-    ];
-    names.extend(
-        section
-            .advertised_addresses
-            .iter()
-            .map(|advertised| advertised.address.clone()),
-    );
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-fn node_info(section: &NodeSection, incarnation: u64) -> NodeInfo {
-    NodeInfo {
-        node: section.replica(),
-        name: section.name.clone(),
-        incarnation,
-        host: section.client_host().to_owned(),
-        tcp_port: section.ports.tcp,
-        admin: join_host_port(&section.ip, section.ports.admin),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
-}
-
-/// Begins an empty disk, when the others say that this node has never run.
-async fn begin_if_empty(config: &LogConfig, listener: &Arc<TcpListener>) -> Result<(), StartError> {
-    let path = &config.data;
-    let failed = |source: SuperblockError| LogError::Open {
-        path: path.clone(),
+fn open_error(path: &Path, source: impl Into<OpenError>) -> LogError {
+    LogError::Open {
+        path: path.to_owned(),
         source: source.into(),
-    };
-    if !is_empty(path).map_err(failed)? {
-        return Ok(());
-    }
-    let links = Links::new(config, 0);
-    let mut answering = JoinSet::new();
-    answering.spawn(links.listener(None).run(Arc::clone(listener)));
-    let formatted = || is_empty(path).is_ok_and(|empty| !empty);
-    admission::admit(links.voters(&config.membership), formatted)
-        .await
-        .map_err(|peer| StartError::DiskLost {
-            path: path.clone(),
-            peer: peer.0 - 1,
-        })?;
-    answering.shutdown().await;
-    match replicated_log::format(config, path) {
-        // An operator was quicker.
-        Ok(()) | Err(SuperblockError::Formatted) => Ok(()),
-        Err(error) => Err(failed(error).into()),
-    }
-}
-
-/// Whether nobody has begun this directory. One that holds messages and no superblock is
-/// not empty but damaged.
-fn is_empty(data: &Path) -> Result<bool, SuperblockError> {
-    match replicated_log::is_empty(data)? {
-        true if holds_messages(data)? => Err(SuperblockError::Corrupt),
-        empty => Ok(empty),
-    }
-}
-
-fn holds_messages(data: &Path) -> Result<bool, SuperblockError> {
-    let path = data.join("partitions");
-    let unreadable = |source| {
-        SuperblockError::Disk(DiskError {
-            operation: "list",
-            path: path.display().to_string(),
-            source,
-        })
-    };
-    let entries = match std::fs::read_dir(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        entries => entries.map_err(unreadable)?,
-    };
-    for entry in entries {
-        // The storage makes hidden ones before there is any partition.
-        let name = entry.map_err(unreadable)?.file_name();
-        if !name.as_encoded_bytes().starts_with(b".") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Requests of other nodes.
-struct Requests {
-    metadata: Arc<Metadata>,
-    local: Arc<LocalPartitions>,
-}
-
-#[async_trait]
-impl RpcHandler for Requests {
-    async fn handle(&self, _from: ReplicaId, lane: Lane, kind: u8, payload: Bytes) -> RpcReply {
-        match lane {
-            Lane::Data => self.local.serve_bytes(payload).await,
-            _ => cluster::serve_control(&self.metadata, kind, payload).await,
-        }
-    }
-}
-
-/// Follows what changes: removes what partitions and groups that are gone left
-/// behind, now and from earlier lives, and wakes who waits for changes.
-async fn clean_up(
-    metadata: Arc<Metadata>,
-    local: Arc<LocalPartitions>,
-    mut events: tokio_mpsc::UnboundedReceiver<MetadataEvent>,
-) {
-    while metadata.barrier().await.is_err() {}
-    local.remove_strangers().await;
-    while let Some(event) = events.recv().await {
-        let keys: Vec<PartitionKey> = match event {
-            MetadataEvent::PartitionsRemoved(keys) => keys,
-            MetadataEvent::GroupRemoved(group) => {
-                local.remove_group(group).await;
-                continue;
-            }
-            MetadataEvent::Revoking => {
-                local.hand_overs.notify_one();
-                continue;
-            }
-            MetadataEvent::Restored => {
-                local.remove_strangers().await;
-                continue;
-            }
-            _ => continue,
-        };
-        local.remove(keys).await;
     }
 }

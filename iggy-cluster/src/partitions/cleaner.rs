@@ -1,28 +1,28 @@
-//! Removes messages that a topic does not keep.
+//! Removes messages that a topic does not retain.
 //!
-//! Whole segments go, the oldest first: those whose newest message has expired, and
-//! those that make a partition larger than its share of the topic's size. A segment
-//! that a consumer or a group has not read to its end stays, however old or large,
-//! so a consumer that was forgotten keeps what it has not read.
+//! Whole segments are removed, the oldest first: those whose newest message has expired,
+//! and those that make a partition larger than its share of the topic's maximum size. A
+//! segment that a consumer or a group has not read to its end stays, regardless of age and
+//! size: an abandoned consumer keeps everything that it has not read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::partitions::{ConsumerKey, PartitionOptions, StorageError, Trim};
-use adapters::metadata::PartitionKey;
+use adapters::metadata::{ErrorCode, PartitionKey};
 use adapters::wire::TopicSettings;
 use tracing::{debug, error};
 
-use super::local::{now_micros, refusal};
+use super::local::{LocalPartitions, now_micros, refusal};
+use super::messages::DataReply;
 use super::readers::group_of;
-use super::{DataReply, LocalPartitions};
 
-/// Segments that go at once; what is left goes in the next pass.
-const SEGMENTS_AT_ONCE: u32 = 16;
-/// A partition may always hold this much beside a segment: the largest frame.
+/// The most segments of a partition that one pass removes.
+const SEGMENTS_PER_PASS: u32 = 16;
+/// A partition may always contain this much beside a segment: the largest frame.
 const ROOM_BYTES: u64 = 64 << 20;
 
-/// A partition that keeps less than everything.
+/// A partition with limited retention.
 struct Bounded {
     key: PartitionKey,
     options: PartitionOptions,
@@ -38,10 +38,10 @@ pub(crate) async fn run(local: Arc<LocalPartitions>, interval: Duration) {
     }
 }
 
-/// Looks at each partition of this node once. Returns whether there is more to do.
+/// Checks each partition of this node once. Returns whether there is more to remove.
 pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
-    // A state from before would lose what is kept by now, and offsets of groups that
-    // it does not know yet.
+    // By an old state, messages would be removed that are retained by now, and offsets of
+    // groups that it does not contain yet.
     if local.metadata.barrier().await.is_err() {
         return false;
     }
@@ -54,9 +54,9 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
             sealed_bytes_max,
         } = bounded;
         let trimmed = async {
-            local.forget_gone_groups(key, options).await?;
+            local.forget_deleted_groups(key, options).await?;
             let trim = Trim {
-                segments_max: SEGMENTS_AT_ONCE,
+                segments_max: SEGMENTS_PER_PASS,
                 sealed_bytes_max,
                 not_after: expiry_micros.and_then(|expiry| now.checked_sub(expiry)),
                 ..Trim::default()
@@ -66,10 +66,13 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
         match trimmed.await {
             Ok(0) => {}
             Ok(segments) => {
-                debug!(?key, segments, "removed what the topic does not keep");
-                more |= segments == SEGMENTS_AT_ONCE;
+                debug!(
+                    ?key,
+                    segments, "removed segments that the topic does not retain"
+                );
+                more |= segments == SEGMENTS_PER_PASS;
             }
-            // Purged or deleted meanwhile.
+            // Purged or deleted in the meantime.
             Err(StorageError::Closed | StorageError::Removed) => {}
             Err(error) => error!(?key, %error, "cannot remove old messages"),
         }
@@ -77,7 +80,7 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
     more
 }
 
-/// The partitions of this node whose topics keep less than everything.
+/// The partitions of this node with limited retention.
 fn bounded(local: &LocalPartitions) -> Vec<Bounded> {
     let state = local.metadata.reader.read();
     let mut found = Vec::new();
@@ -107,7 +110,7 @@ fn bounded(local: &LocalPartitions) -> Vec<Bounded> {
     found
 }
 
-/// What one of so many partitions may hold of a topic's size.
+/// The share of one of this many partitions in a topic's maximum size.
 fn share(topic_bytes: u64, partitions: u64, settings: &TopicSettings) -> u64 {
     let least = settings
         .partitions
@@ -117,46 +120,50 @@ fn share(topic_bytes: u64, partitions: u64, settings: &TopicSettings) -> u64 {
 }
 
 impl LocalPartitions {
-    /// Offsets of groups that are gone would keep segments for nobody.
-    async fn forget_gone_groups(
+    /// Removes the offsets of deleted groups, which would retain segments for no consumer.
+    async fn forget_deleted_groups(
         &self,
         key: PartitionKey,
         options: PartitionOptions,
     ) -> Result<(), StorageError> {
-        for (consumer, _) in self.storage.offsets(key, options).await? {
-            if self.is_gone(&key, consumer) {
-                self.storage.delete_offset(key, options, consumer).await?;
-            }
+        let stored = self.storage.offsets(key, options).await?;
+        let deleted: Vec<ConsumerKey> = {
+            let state = self.metadata.reader.read();
+            let groups = stored.into_iter().map(|(consumer, _)| consumer);
+            groups
+                .filter(|it| it.group && state.group(&group_of(&key, it.id)).is_none())
+                .collect()
+        };
+        for consumer in deleted {
+            self.storage.delete_offset(key, options, consumer).await?;
         }
         Ok(())
     }
 
-    fn is_gone(&self, key: &PartitionKey, consumer: ConsumerKey) -> bool {
-        let state = self.metadata.reader.read();
-        consumer.group && state.group(&group_of(key, consumer.id)).is_none()
-    }
-
-    /// Where the oldest segments end that nothing is written to any more.
-    pub(super) async fn sealed_end(&self, key: PartitionKey, count: u32) -> Result<DataReply, u32> {
-        let options = self.owned(&key).await?;
+    /// The last offset of the oldest sealed segments.
+    pub(super) async fn sealed_end(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        count: u32,
+    ) -> Result<DataReply, ErrorCode> {
         let end = self.storage.sealed_end(key, options, count).await;
         end.map(DataReply::SealedEnd)
             .map_err(|error| refusal(&key, &error))
     }
 
-    /// Removes segments that end at this offset or before, as far as no consumer
-    /// needs them.
+    /// Removes segments that end at or before this offset and that no consumer needs.
     pub(super) async fn trim_through(
         &self,
         key: PartitionKey,
         through: u64,
-    ) -> Result<DataReply, u32> {
+    ) -> Result<DataReply, ErrorCode> {
         let current = self.metadata.barrier().await;
         current.map_err(|failure| failure.code())?;
-        let options = self.owned(&key).await?;
+        let options = self.owned(key).await?;
         let failed = |error: StorageError| refusal(&key, &error);
-        let forgotten = self.forget_gone_groups(key, options).await;
-        forgotten.map_err(failed)?;
+        let cleaned = self.forget_deleted_groups(key, options).await;
+        cleaned.map_err(failed)?;
         let trim = Trim {
             segments_max: u32::MAX,
             through: Some(through),

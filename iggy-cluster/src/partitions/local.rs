@@ -6,36 +6,55 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ::partitions::{
     ConsumerKey, PartitionOptions, PartitionStorage, PolledBatches, ReadFrom, StorageError,
 };
-use adapters::metadata::{MetadataError, PartitionKey, RemovedGroup, code};
+use adapters::metadata::{ErrorCode, MetadataState, PartitionKey, RemovedGroup, code};
 use adapters::wire::PollStart;
 use bytes::Bytes;
-use consensus::ReplicaId;
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
-use super::messages::Poll;
+use super::messages::{DataReply, DataRequest, Poll};
+use super::pending_commits::{PendingCommit, PendingCommits};
+use super::place::Place;
 use super::readers::{Denied, Reader, Right, Served, group_of};
-use super::receipts::{Announced, Receipt};
-use super::{DataReply, DataRequest, PARTITION_NOT_FOUND, settings};
 use crate::cluster::Metadata;
 
-/// A poll returns at most so many bytes of batches.
+/// The most bytes of batches that a poll returns.
 const POLL_BYTES_MAX: usize = 32 << 20;
-const INVALID_OFFSET: u32 = 4100;
-const OFFSET_NOT_FOUND: u32 = 3021;
-const INVALID_BATCH_CHECKSUM: u32 = 4039;
-const INVALID_BATCH: u32 = 4036;
-const EMPTY_PAYLOAD: u32 = 4024;
-const IO_ERROR: u32 = 13_000;
 
 /// Serves requests for partitions of this node.
 pub(crate) struct LocalPartitions {
     pub(super) metadata: Arc<Metadata>,
     pub(super) storage: Arc<dyn PartitionStorage>,
     served: Served,
-    announced: Announced,
-    /// Told when a hand-over in a group may have become possible.
-    pub(crate) hand_overs: Notify,
+    pending: PendingCommits,
+    /// Notified when the revocation of a partition may be complete.
+    pub(crate) revocations: Notify,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    /// With Iggy's code.
+    Code(ErrorCode),
+    /// The reader may not do this.
+    Denied(Denied),
+}
+
+impl Refusal {
+    fn code(self) -> ErrorCode {
+        match self {
+            Self::Code(code) => code,
+            Self::Denied(denied) => denied.code(),
+        }
+    }
+
+    /// The reply to a poll.
+    fn of_poll(self) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
+        match self {
+            Self::Denied(Denied::Fenced) => Ok((DataReply::Fenced, None)),
+            refusal => Err(refusal.code()),
+        }
+    }
 }
 
 impl LocalPartitions {
@@ -44,12 +63,12 @@ impl LocalPartitions {
             metadata,
             storage,
             served: Served::default(),
-            announced: Announced::default(),
-            hand_overs: Notify::new(),
+            pending: PendingCommits::default(),
+            revocations: Notify::new(),
         }
     }
 
-    /// Serves a peer's request.
+    /// Serves a request in the encoding of the links between nodes.
     pub(crate) async fn serve_bytes(&self, payload: Bytes) -> Vec<Bytes> {
         let reply = match DataRequest::decode(payload) {
             Some(request) => self.serve(request).await,
@@ -58,74 +77,124 @@ impl LocalPartitions {
         reply.encode()
     }
 
+    /// Serves another node's request, which is judged here.
     pub(crate) async fn serve(&self, request: DataRequest) -> DataReply {
         let served = match request {
-            DataRequest::Append { key, batch } => self.append(key, batch).await,
-            DataRequest::Poll(poll) => self.poll_at_once(poll).await,
-            DataRequest::Offset { key, consumer } => self.offset(key, consumer).await,
-            DataRequest::StoreOffset {
-                key,
-                reader,
-                offset,
-            } => self.store_offset(key, reader, offset).await,
-            DataRequest::DeleteOffset { key, reader } => self.delete_offset(key, reader).await,
             DataRequest::Idle { group, keys } => Ok(self.idle(group, keys).await),
-            DataRequest::SealedEnd { key, count } => self.sealed_end(key, count).await,
-            DataRequest::Trim { key, through } => self.trim_through(key, through).await,
             DataRequest::Stats(keys) => self.stats(keys).await,
+            DataRequest::Trim { key, through } => self.trim_through(key, through).await,
+            request => match self.open(&request).await {
+                Ok(options) => self.execute(request, options).await,
+                Err(Refusal::Denied(Denied::Fenced))
+                    if matches!(request, DataRequest::Poll { .. }) =>
+                {
+                    Ok(DataReply::Fenced)
+                }
+                Err(refusal) => Err(refusal.code()),
+            },
         };
         served.unwrap_or_else(DataReply::Refused)
     }
 
-    /// The options of a partition, if this node owns it. The asker may know more
-    /// of the log than this node: then it catches up first.
-    pub(super) async fn owned(&self, key: &PartitionKey) -> Result<PartitionOptions, u32> {
-        let here = self.owner(key);
-        if here != Some(self.metadata.me) {
-            self.metadata
-                .barrier()
-                .await
-                .map_err(|_| code::TRANSIENT_NOT_ACCEPTED)?;
-            match self.owner(key) {
-                Some(owner) if owner == self.metadata.me => {}
-                Some(_) => return Err(code::TRANSIENT_NOT_ACCEPTED),
-                None => return Err(PARTITION_NOT_FOUND),
+    /// Serves a request of a client of this node, which was judged by the state that has
+    /// these options for the partition.
+    pub(super) async fn serve_judged(
+        &self,
+        request: DataRequest,
+        options: PartitionOptions,
+    ) -> DataReply {
+        match request {
+            DataRequest::Idle { .. } | DataRequest::Stats(_) | DataRequest::Trim { .. } => {
+                self.serve(request).await
+            }
+            request => {
+                let served = self.execute(request, options).await;
+                served.unwrap_or_else(DataReply::Refused)
             }
         }
-        let settings = settings(&self.metadata, key).ok_or(MetadataError::TopicNotFound.code())?;
-        Ok(settings.partitions)
     }
 
-    fn owner(&self, key: &PartitionKey) -> Option<ReplicaId> {
-        let state = self.metadata.reader.read();
-        state.partition(key).map(|partition| partition.owner)
-    }
-
-    /// Whether a reader may. A refusal is final: this node's state is brought up to
-    /// date before it.
-    async fn admit(
+    async fn execute(
         &self,
-        key: &PartitionKey,
-        reader: Reader,
-        right: Right,
-    ) -> Result<Result<(), Denied>, u32> {
-        let here = self.check(key, reader, right);
-        if here.is_ok() {
-            return Ok(here);
+        request: DataRequest,
+        options: PartitionOptions,
+    ) -> Result<DataReply, ErrorCode> {
+        match request {
+            DataRequest::Append { key, batch } => self.append(key, options, batch).await,
+            DataRequest::Poll(poll) => self.poll_and_commit(poll, options).await,
+            DataRequest::Offset { key, consumer } => self.offset(key, options, consumer).await,
+            DataRequest::StoreOffset {
+                key,
+                reader,
+                offset,
+            } => self.store_offset(key, options, reader, offset).await,
+            DataRequest::DeleteOffset { key, reader } => {
+                self.delete_offset(key, options, reader).await
+            }
+            DataRequest::SealedEnd { key, count } => self.sealed_end(key, options, count).await,
+            DataRequest::Idle { .. } | DataRequest::Stats(_) | DataRequest::Trim { .. } => {
+                Err(code::INVALID_COMMAND)
+            }
         }
-        self.metadata
-            .barrier()
-            .await
-            .map_err(|_| code::TRANSIENT_NOT_ACCEPTED)?;
-        Ok(self.check(key, reader, right))
     }
 
-    fn check(&self, key: &PartitionKey, reader: Reader, right: Right) -> Result<(), Denied> {
-        reader.check(&self.metadata.reader.read(), key, right)
+    /// The options of the partition of a request, if this node owns it and the reader may
+    /// do this. A refusal is final: this node catches up with the log before it.
+    async fn open(&self, request: &DataRequest) -> Result<PartitionOptions, Refusal> {
+        let (key, reader) = match request {
+            DataRequest::Poll(poll) => (poll.key, Some((poll.reader, Right::Read))),
+            DataRequest::StoreOffset { key, reader, .. }
+            | DataRequest::DeleteOffset { key, reader } => (*key, Some((*reader, Right::Store))),
+            DataRequest::Append { key, .. }
+            | DataRequest::Offset { key, .. }
+            | DataRequest::SealedEnd { key, .. }
+            | DataRequest::Trim { key, .. } => (*key, None),
+            DataRequest::Idle { .. } | DataRequest::Stats(_) => {
+                return Err(Refusal::Code(code::INVALID_COMMAND));
+            }
+        };
+        self.open_for(key, reader).await
     }
 
-    /// What a member is served counts as served while it still holds the partition.
-    /// Whoever sees the hand-over sees this too: both look under the state's lock.
+    async fn open_for(
+        &self,
+        key: PartitionKey,
+        reader: Option<(Reader, Right)>,
+    ) -> Result<PartitionOptions, Refusal> {
+        let by_local_state = self.judge(&self.metadata.reader.read(), &key, reader);
+        if let Ok(options) = by_local_state {
+            return Ok(options);
+        }
+        let current = self.metadata.barrier().await;
+        current.map_err(|_| Refusal::Code(code::TRANSIENT_NOT_ACCEPTED))?;
+        self.judge(&self.metadata.reader.read(), &key, reader)
+    }
+
+    /// The same for any request for the partition.
+    pub(super) async fn owned(&self, key: PartitionKey) -> Result<PartitionOptions, ErrorCode> {
+        self.open_for(key, None).await.map_err(Refusal::code)
+    }
+
+    fn judge(
+        &self,
+        state: &MetadataState,
+        key: &PartitionKey,
+        reader: Option<(Reader, Right)>,
+    ) -> Result<PartitionOptions, Refusal> {
+        let place = Place::of(state, key).ok_or(Refusal::Code(code::PARTITION_NOT_FOUND))?;
+        if place.owner != self.metadata.me {
+            return Err(Refusal::Code(code::TRANSIENT_NOT_ACCEPTED));
+        }
+        if let Some((reader, right)) = reader {
+            reader.check(state, key, right).map_err(Refusal::Denied)?;
+        }
+        Ok(place.options)
+    }
+
+    /// A message counts as served to a member that still has the partition when the message
+    /// is about to be sent. This is checked again here, by the state after the messages were
+    /// read. A revocation that is in that state waits for what is noted here, because both
+    /// are done under the lock of the state.
     fn note_served(&self, key: PartitionKey, reader: Reader, last: u64) -> Result<(), Denied> {
         let state = self.metadata.reader.read();
         reader.check(&state, &key, Right::Read)?;
@@ -137,42 +206,45 @@ impl LocalPartitions {
         if matches!(reader, Reader::Member { .. })
             && self.metadata.reader.read().revoking_groups().len() > 0
         {
-            self.hand_overs.notify_one();
+            self.revocations.notify_one();
         }
     }
 
     /// Whether something that was served to this member is not committed.
-    pub(super) async fn is_busy(&self, key: PartitionKey, group: u32, holder: u128) -> bool {
+    pub(super) async fn is_busy(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        group: u32,
+        holder: u128,
+    ) -> bool {
         let Some(served) = self.served.to(key, group, holder) else {
-            return false;
-        };
-        let Some(settings) = settings(&self.metadata, &key) else {
             return false;
         };
         let consumer = ConsumerKey {
             group: true,
             id: group,
         };
-        let stored = self
-            .storage
-            .offset(key, settings.partitions, consumer)
-            .await;
-        match stored {
+        match self.storage.offset(key, options, consumer).await {
             Ok(stored) => stored.is_none_or(|stored| stored < served),
             Err(_) => true,
         }
     }
 
     async fn idle(&self, group: u32, keys: Vec<PartitionKey>) -> DataReply {
-        let mut idle = Vec::with_capacity(keys.len());
-        for key in keys {
-            let holder = {
-                let state = self.metadata.reader.read();
-                let found = state.group(&group_of(&key, group));
-                found.and_then(|(_, group)| group.holder(key.partition_id))
+        let holders: Vec<_> = {
+            let state = self.metadata.reader.read();
+            let holder = |key: PartitionKey| {
+                let (_, found) = state.group(&group_of(&key, group))?;
+                let holder = found.holder(key.partition_id)?;
+                Some((Place::of(&state, &key)?.options, holder))
             };
+            keys.into_iter().map(|key| (key, holder(key))).collect()
+        };
+        let mut idle = Vec::with_capacity(holders.len());
+        for (key, holder) in holders {
             let busy = match holder {
-                Some(holder) => self.is_busy(key, group, holder).await,
+                Some((options, holder)) => self.is_busy(key, options, group, holder).await,
                 None => false,
             };
             if !busy {
@@ -182,7 +254,7 @@ impl LocalPartitions {
         DataReply::Idle(idle)
     }
 
-    /// Forgets what a group left behind.
+    /// Removes the offsets of a deleted group.
     pub(crate) async fn remove_group(&self, removed: RemovedGroup) {
         let RemovedGroup {
             group_id,
@@ -193,18 +265,15 @@ impl LocalPartitions {
             group: true,
             id: group_id,
         };
-        for key in partitions {
-            if self.owner(&key) != Some(self.metadata.me) {
-                continue;
-            }
-            let Some(settings) = settings(&self.metadata, &key) else {
-                continue;
-            };
-            let deleted = self
-                .storage
-                .delete_offset(key, settings.partitions, consumer)
-                .await;
-            match deleted {
+        let owned: Vec<_> = {
+            let state = self.metadata.reader.read();
+            let places = partitions.iter().filter_map(|key| Place::of(&state, key));
+            places
+                .filter(|place| place.owner == self.metadata.me)
+                .collect()
+        };
+        for Place { key, options, .. } in owned {
+            match self.storage.delete_offset(key, options, consumer).await {
                 Ok(()) | Err(StorageError::OffsetNotFound) => {}
                 Err(error) => error!(?key, %error, "cannot remove a deleted group's offset"),
             }
@@ -218,25 +287,49 @@ impl LocalPartitions {
         });
     }
 
-    async fn append(&self, key: PartitionKey, batch: Bytes) -> Result<DataReply, u32> {
-        let options = self.owned(&key).await?;
+    async fn append(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        batch: Bytes,
+    ) -> Result<DataReply, ErrorCode> {
         let appended = self.storage.append(key, options, batch, now_micros()).await;
         appended
             .map(DataReply::Appended)
             .map_err(|error| refusal(&key, &error))
     }
 
-    /// Polls for a client of another node: what it commits is committed at once.
-    async fn poll_at_once(&self, poll: Poll) -> Result<DataReply, u32> {
-        let (reply, receipt) = self.poll(poll).await?;
-        if let Some(receipt) = receipt {
-            self.commit(receipt).await?;
+    /// Polls for a client of another node: what it commits is committed immediately.
+    async fn poll_and_commit(
+        &self,
+        poll: Poll,
+        options: PartitionOptions,
+    ) -> Result<DataReply, ErrorCode> {
+        let (reply, commit) = self.poll_judged(poll, options).await?;
+        if let Some(commit) = commit {
+            self.commit(commit).await?;
         }
         Ok(reply)
     }
 
-    /// What a poll finds, and what is to be committed when it has arrived.
-    pub(crate) async fn poll(&self, poll: Poll) -> Result<(DataReply, Option<Receipt>), u32> {
+    /// A poll that was not judged yet.
+    #[cfg(test)]
+    pub(crate) async fn poll(
+        &self,
+        poll: Poll,
+    ) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
+        match self.open(&DataRequest::Poll(poll)).await {
+            Ok(options) => self.poll_judged(poll, options).await,
+            Err(refusal) => refusal.of_poll(),
+        }
+    }
+
+    /// The messages of a poll, and what to commit when they are delivered.
+    pub(crate) async fn poll_judged(
+        &self,
+        poll: Poll,
+        options: PartitionOptions,
+    ) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
         let Poll {
             key,
             reader,
@@ -244,11 +337,7 @@ impl LocalPartitions {
             count,
             auto_commit,
         } = poll;
-        let options = self.owned(&key).await?;
         let consumer = reader.key();
-        if let Err(denied) = self.admit(&key, reader, Right::Read).await? {
-            return denial(denied);
-        }
         let failed = |error: StorageError| refusal(&key, &error);
         let from = match start {
             PollStart::Offset(offset) => ReadFrom::Offset(offset),
@@ -258,7 +347,7 @@ impl LocalPartitions {
             PollStart::Next => {
                 let stored = self.storage.offset(key, options, consumer).await;
                 let stored = stored.map_err(failed)?;
-                match self.announced.latest(key, consumer, stored) {
+                match self.pending.latest(key, consumer, stored) {
                     Some(offset) => ReadFrom::Offset(offset + 1),
                     None => ReadFrom::First,
                 }
@@ -273,63 +362,75 @@ impl LocalPartitions {
             return Ok((DataReply::Polled(polled), None));
         };
         if let Err(denied) = self.note_served(key, reader, last) {
-            return denial(denied);
+            return Refusal::Denied(denied).of_poll();
         }
-        let receipt = auto_commit.then_some(Receipt {
+        let commit = auto_commit.then_some(PendingCommit {
             key,
             reader,
             offset: last,
         });
-        if let Some(receipt) = &receipt {
-            self.announced.announce(receipt);
+        if let Some(commit) = &commit {
+            self.pending.add(commit);
         }
-        Ok((DataReply::Polled(polled), receipt))
+        Ok((DataReply::Polled(polled), commit))
     }
 
-    /// The messages have arrived.
-    pub(crate) async fn confirm(&self, receipt: Receipt) {
-        // Without the commit the messages come again.
-        if let Err(code) = self.commit(receipt).await {
-            debug!(key = ?receipt.key, code, "a poll's commit failed");
+    /// Stores the offset of a poll whose messages are delivered.
+    pub(crate) async fn delivered(&self, commit: PendingCommit) {
+        // Without the commit, the messages are served again.
+        if let Err(code) = self.commit(commit).await {
+            debug!(key = ?commit.key, %code, "the commit of a poll failed");
         }
     }
 
-    /// Nobody knows whether the messages have arrived.
-    pub(crate) fn withdraw(&self, receipt: &Receipt) {
-        self.announced.settle(receipt);
+    /// Drops the commit of a poll whose messages may not have been delivered.
+    pub(crate) fn drop_commit(&self, commit: &PendingCommit) {
+        self.pending.remove(commit);
     }
 
-    /// Stores what was announced, unless the consumer has said otherwise since.
-    async fn commit(&self, receipt: Receipt) -> Result<(), u32> {
-        let Receipt {
+    /// Stores a pending offset, unless the consumer has set another one since.
+    async fn commit(&self, commit: PendingCommit) -> Result<(), ErrorCode> {
+        let PendingCommit {
             key,
             reader,
             offset,
-        } = receipt;
+        } = commit;
         let consumer = reader.key();
-        let announced = self.announced.latest(key, consumer, None);
-        let lives = reader.lives(&self.metadata.reader.read(), &key);
-        if announced.is_none_or(|announced| announced < offset) || !lives {
-            self.announced.settle(&receipt);
+        let pending = self.pending.latest(key, consumer, None);
+        let judged = {
+            let state = self.metadata.reader.read();
+            let exists = reader.exists(&state, &key);
+            exists.then(|| self.judge(&state, &key, None))
+        };
+        let Some(judged) = judged.filter(|_| pending.is_some_and(|pending| pending >= offset))
+        else {
+            self.pending.remove(&commit);
             return Ok(());
-        }
-        // Also of a member that is gone: who came after it went on behind this.
-        let options = self.owned(&key).await?;
+        };
+        // Also for a member that has left: the next one has been served what comes after it.
+        let options = match judged {
+            Ok(options) => options,
+            Err(_) => self.owned(key).await?,
+        };
         let stored = self.storage.advance_offset(key, options, consumer, offset);
         let committed = stored.await.map_err(|error| refusal(&key, &error));
-        self.announced.settle(&receipt);
+        self.pending.remove(&commit);
         self.offset_changed(reader);
         committed
     }
 
-    async fn offset(&self, key: PartitionKey, consumer: ConsumerKey) -> Result<DataReply, u32> {
-        let options = self.owned(&key).await?;
+    async fn offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        consumer: ConsumerKey,
+    ) -> Result<DataReply, ErrorCode> {
         let failed = |error: StorageError| refusal(&key, &error);
         let stored = self.storage.offset(key, options, consumer).await;
         let stats = self.storage.stats(key, options).await;
         let stored = stored.map_err(failed)?;
         Ok(DataReply::Offset {
-            stored: self.announced.latest(key, consumer, stored),
+            stored: self.pending.latest(key, consumer, stored),
             current: stats.map_err(failed)?.current_offset(),
         })
     }
@@ -337,32 +438,30 @@ impl LocalPartitions {
     async fn store_offset(
         &self,
         key: PartitionKey,
+        options: PartitionOptions,
         reader: Reader,
         offset: u64,
-    ) -> Result<DataReply, u32> {
-        let options = self.owned(&key).await?;
-        if let Err(denied) = self.admit(&key, reader, Right::Store).await? {
-            return Err(denied.code());
-        }
+    ) -> Result<DataReply, ErrorCode> {
         let stored = self
             .storage
             .store_offset(key, options, reader.key(), offset)
             .await;
-        self.announced.forget(key, reader.key());
+        self.pending.cancel(key, reader.key());
         self.offset_changed(reader);
         stored
             .map(|()| DataReply::Done)
             .map_err(|error| refusal(&key, &error))
     }
 
-    async fn delete_offset(&self, key: PartitionKey, reader: Reader) -> Result<DataReply, u32> {
-        let options = self.owned(&key).await?;
-        if let Err(denied) = self.admit(&key, reader, Right::Store).await? {
-            return Err(denied.code());
-        }
+    async fn delete_offset(
+        &self,
+        key: PartitionKey,
+        options: PartitionOptions,
+        reader: Reader,
+    ) -> Result<DataReply, ErrorCode> {
         let deleted = self.storage.delete_offset(key, options, reader.key()).await;
-        let announced = self.announced.forget(key, reader.key());
-        if announced && matches!(deleted, Err(StorageError::OffsetNotFound)) {
+        let was_pending = self.pending.cancel(key, reader.key());
+        if was_pending && matches!(deleted, Err(StorageError::OffsetNotFound)) {
             return Ok(DataReply::Done);
         }
         deleted
@@ -370,19 +469,26 @@ impl LocalPartitions {
             .map_err(|error| refusal(&key, &error))
     }
 
-    async fn stats(&self, keys: Vec<PartitionKey>) -> Result<DataReply, u32> {
-        let mut all = Vec::with_capacity(keys.len());
-        for key in keys {
-            let stats = match settings(&self.metadata, &key) {
-                Some(settings) => self.storage.stats(key, settings.partitions).await,
-                None => Ok(::partitions::PartitionStats::default()),
-            };
-            all.push(stats.map_err(|error| refusal(&key, &error))?);
+    async fn stats(&self, keys: Vec<PartitionKey>) -> Result<DataReply, ErrorCode> {
+        let places: Vec<_> = {
+            let state = self.metadata.reader.read();
+            let places = keys.iter().map(|key| Place::of(&state, key));
+            places.collect()
+        };
+        let mut all = Vec::with_capacity(places.len());
+        for place in places {
+            all.push(match place {
+                Some(Place { key, options, .. }) => {
+                    let stats = self.storage.stats(key, options).await;
+                    stats.map_err(|error| refusal(&key, &error))?
+                }
+                None => ::partitions::PartitionStats::default(),
+            });
         }
         Ok(DataReply::Stats(all))
     }
 
-    /// Removes the files of partitions that are gone.
+    /// Removes the files of deleted partitions.
     pub(crate) async fn remove(&self, keys: Vec<PartitionKey>) {
         self.forget_served();
         for key in keys {
@@ -392,45 +498,37 @@ impl LocalPartitions {
         }
     }
 
-    /// Removes files of partitions that the metadata does not know: they were
-    /// deleted while this node was away. The local state must be up to date.
-    pub(crate) async fn remove_strangers(&self) {
-        let Ok(found) = self.storage.list().await else {
+    /// Removes the files of partitions that the metadata does not contain: they were
+    /// deleted while this node was down. The local state must be up to date.
+    pub(crate) async fn remove_deleted(&self) {
+        let Ok(mut stored) = self.storage.list().await else {
             return;
         };
-        let strangers = found
-            .into_iter()
-            .filter(|key| self.owner(key).is_none())
-            .collect();
-        self.remove(strangers).await;
+        {
+            let state = self.metadata.reader.read();
+            stored.retain(|key| state.partition(key).is_none());
+        }
+        self.remove(stored).await;
     }
 }
 
-/// The answer to a poll that a member may not make.
-fn denial(denied: Denied) -> Result<(DataReply, Option<Receipt>), u32> {
-    match denied {
-        Denied::Fenced => Ok((DataReply::Fenced, None)),
-        Denied::Stale => Err(denied.code()),
-    }
-}
-
-/// Iggy's code for what the storage says.
-pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> u32 {
+/// Iggy's code for an error of the storage.
+pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
     use ::partitions::BatchError;
     match error {
-        StorageError::Batch(BatchError::Checksum) => INVALID_BATCH_CHECKSUM,
-        StorageError::Batch(BatchError::EmptyPayload) => EMPTY_PAYLOAD,
-        StorageError::Batch(_) => INVALID_BATCH,
-        StorageError::InvalidOffset { .. } => INVALID_OFFSET,
-        StorageError::OffsetNotFound => OFFSET_NOT_FOUND,
-        StorageError::Removed => PARTITION_NOT_FOUND,
+        StorageError::Batch(BatchError::Checksum) => code::INVALID_BATCH_CHECKSUM,
+        StorageError::Batch(BatchError::EmptyPayload) => code::EMPTY_PAYLOAD,
+        StorageError::Batch(_) => code::INVALID_BATCH,
+        StorageError::InvalidOffset { .. } => code::INVALID_OFFSET,
+        StorageError::OffsetNotFound => code::OFFSET_NOT_FOUND,
+        StorageError::Removed => code::PARTITION_NOT_FOUND,
         StorageError::Closed => code::TRANSIENT_NOT_ACCEPTED,
         StorageError::Corrupt { .. }
         | StorageError::Version { .. }
         | StorageError::Io { .. }
         | StorageError::Failed { .. } => {
             error!(?key, %error, "the partition cannot be served");
-            IO_ERROR
+            code::IO_ERROR
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Requests for partitions between nodes, and their answers.
+//! Requests for partitions between nodes, and their replies.
 //!
-//! Integers are little-endian. Batches are the last of a request or an answer and
-//! travel as they are.
+//! Integers are little-endian. Batches are at the end of a request or a reply, in their
+//! own format.
 
 use ::partitions::{Appended, ConsumerKey, PartitionStats, PolledBatches};
-use adapters::metadata::PartitionKey;
+use adapters::metadata::{ErrorCode, PartitionKey};
 use adapters::wire::PollStart;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -13,7 +13,7 @@ use super::readers::Reader;
 /// The only kind of request on the data lane.
 pub(crate) const REQUEST: u8 = 1;
 
-/// What is asked of an owner.
+/// A request to the owner of a partition.
 #[derive(Clone, Debug)]
 pub(crate) enum DataRequest {
     Append {
@@ -35,26 +35,25 @@ pub(crate) enum DataRequest {
         reader: Reader,
     },
     Stats(Vec<PartitionKey>),
-    /// Where do the oldest segments end that nothing is written to any more?
+    /// The last offset of the oldest `count` sealed segments.
     SealedEnd {
         key: PartitionKey,
         count: u32,
     },
-    /// Removes segments that end at this offset or before, and that no consumer
-    /// needs.
+    /// Removes segments that end at or before this offset and that no consumer needs.
     Trim {
         key: PartitionKey,
         through: u64,
     },
-    /// Which of these have everything committed that was served to their holders
-    /// in the group?
+    /// Which of these partitions have committed everything that was served to their holders
+    /// in the group.
     Idle {
         group: u32,
         keys: Vec<PartitionKey>,
     },
 }
 
-/// A poll, as its owner gets it.
+/// A poll, in the form that the owner receives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Poll {
     pub(crate) key: PartitionKey,
@@ -64,11 +63,11 @@ pub(crate) struct Poll {
     pub(crate) auto_commit: bool,
 }
 
-/// What an owner answers.
+/// The reply of an owner.
 #[derive(Clone, Debug)]
 pub(crate) enum DataReply {
     Done,
-    Refused(u32),
+    Refused(ErrorCode),
     Appended(Appended),
     Polled(PolledBatches),
     Offset {
@@ -89,7 +88,7 @@ impl DataRequest {
             Self::Poll(poll) => !poll.auto_commit,
             Self::Offset { .. } | Self::Stats(_) | Self::Idle { .. } => true,
             Self::SealedEnd { .. } => true,
-            // Doing these twice is doing them once.
+            // Idempotent, but not read-only.
             Self::StoreOffset { .. } | Self::DeleteOffset { .. } | Self::Trim { .. } => false,
             Self::Append { .. } => false,
         }
@@ -240,7 +239,7 @@ impl DataReply {
             Self::Done => out.put_u8(0),
             Self::Refused(code) => {
                 out.put_u8(1);
-                out.put_u32_le(code);
+                out.put_u32_le(code.number());
             }
             Self::Appended(appended) => {
                 out.put_u8(2);
@@ -290,7 +289,7 @@ impl DataReply {
     pub(crate) fn decode(mut bytes: Bytes) -> Option<Self> {
         let reply = match bytes.try_get_u8().ok()? {
             0 => Self::Done,
-            1 => Self::Refused(bytes.try_get_u32_le().ok()?),
+            1 => Self::Refused(ErrorCode::from_number(bytes.try_get_u32_le().ok()?)),
             2 => Self::Appended(Appended {
                 base_offset: bytes.try_get_u64_le().ok()?,
                 messages: bytes.try_get_u32_le().ok()?,

@@ -1,17 +1,17 @@
-//! Partitions, wherever they are.
+//! Partitions on all nodes.
 //!
-//! A request names a stream, a topic and a partition. The local state says who
-//! owns it; where the state knows no such partition, it is brought up to date
-//! before the client hears so. This node serves what it owns and asks the owner
-//! for the rest. An owner that cannot be reached is a transient error, never an
-//! empty answer.
+//! A request names a stream, a topic and a partition. The metadata state has the owner of
+//! the partition. This node serves the partitions that it owns, and forwards requests for
+//! others to their owners. An owner that cannot be reached is a transient error, never an
+//! empty reply.
 
 mod cleaner;
-mod hand_over;
 mod local;
 mod messages;
+mod pending_commits;
+mod place;
 mod readers;
-mod receipts;
+mod revocations;
 mod stats;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,45 +19,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use adapters::metadata::{Identifier, MetadataError, PartitionKey, code};
+use ::partitions::PartitionOptions;
+use adapters::metadata::{Identifier, MetadataError, MetadataState, PartitionKey, code};
 use adapters::wire::TopicSettings;
 use adapters::wire::{GroupTarget, Partitioning};
 use consensus::ReplicaId;
 
 use crate::cluster::{Failure, Metadata};
-use replicated_log::links::{RpcError, RpcLink};
+use replicated_log::links::{RequestLinks, RpcError};
 
 pub(crate) use cleaner::run as clean_messages;
-pub(crate) use hand_over::run as end_hand_overs;
 pub(crate) use local::LocalPartitions;
 pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
-pub(crate) use readers::{Reader, Right, has_session};
-pub(crate) use receipts::Receipt;
+pub(crate) use pending_commits::PendingCommit;
+pub(crate) use place::Place;
+pub(crate) use readers::{Denied, Reader, Right, has_session};
+pub(crate) use revocations::run as complete_revocations;
 
-/// No such partition, as Iggy has it.
-const PARTITION_NOT_FOUND: u32 = 3007;
-/// No partitions in the topic, as Iggy has it.
-const INVALID_IDENTIFIER: u32 = 6;
-/// An owner answers within this time, or is lost.
+/// An owner that does not reply within this time counts as lost.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A member that joins a group waits for owners this long.
+/// How long a member that joins a group waits for the owners of its partitions.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Where a partition is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) key: PartitionKey,
-    pub(crate) owner: ReplicaId,
-}
 
 /// Serves requests for any partition.
 pub(crate) struct Partitions {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) local: Arc<LocalPartitions>,
-    links: BTreeMap<ReplicaId, RpcLink>,
-    /// Turns of balanced sends.
-    turns: AtomicUsize,
+    links: RequestLinks,
+    /// The number of balanced sends so far, for a round robin.
+    balanced: AtomicUsize,
     stats: stats::Cache,
 }
 
@@ -65,116 +56,106 @@ impl Partitions {
     pub(crate) fn new(
         metadata: Arc<Metadata>,
         local: Arc<LocalPartitions>,
-        links: BTreeMap<ReplicaId, RpcLink>,
+        links: RequestLinks,
     ) -> Self {
         Self {
             metadata,
             local,
             links,
-            turns: AtomicUsize::new(0),
+            balanced: AtomicUsize::new(0),
             stats: stats::Cache::default(),
         }
     }
 
-    /// Where a partition is, as of now, or at least as of the position `seen`.
-    pub(crate) async fn find(
+    /// The partition that a client names, by this state.
+    pub(crate) fn look_up(
         &self,
+        state: &MetadataState,
         stream: &Identifier,
         topic: &Identifier,
         partition: &Partitioning,
-        seen: u64,
     ) -> Result<Place, Failure> {
-        if self.metadata.applied() >= seen
-            && let Ok(place) = self.look_up(stream, topic, partition)
-        {
-            return Ok(place);
-        }
-        self.metadata.barrier().await?;
-        self.look_up(stream, topic, partition)
-            .map_err(Failure::Refused)
-    }
-
-    fn look_up(
-        &self,
-        stream: &Identifier,
-        topic: &Identifier,
-        partition: &Partitioning,
-    ) -> Result<Place, u32> {
-        let state = self.metadata.reader.read();
-        let (stream, topic) = state.topic(stream, topic).map_err(MetadataError::code)?;
+        let (stream, topic) = state
+            .topic(stream, topic)
+            .map_err(|error: MetadataError| Failure::Refused(error.code()))?;
         let count = topic.partitions.len();
         let id = match partition {
             Partitioning::Partition(id) => *id,
-            _ if count == 0 => return Err(INVALID_IDENTIFIER),
-            Partitioning::Balanced => (self.turns.fetch_add(1, Ordering::Relaxed) % count) as u32,
+            _ if count == 0 => return Err(Failure::Refused(code::INVALID_IDENTIFIER)),
+            Partitioning::Balanced => {
+                (self.balanced.fetch_add(1, Ordering::Relaxed) % count) as u32
+            }
             Partitioning::Key(key) => iggy_common::calculate_32(key) % count as u32,
         };
-        let key = topic.key(stream.id, id).ok_or(PARTITION_NOT_FOUND)?;
+        let key = topic.key(stream.id, id);
+        let key = key.ok_or(Failure::Refused(code::PARTITION_NOT_FOUND))?;
         let owner = topic.partitions[id as usize].owner;
-        Ok(Place { key, owner })
+        let options = TopicSettings::of(&topic.options).partitions;
+        Ok(Place {
+            key,
+            owner,
+            options,
+        })
     }
 
-    /// Polls a partition of this node. The receipt says what to commit once the
-    /// messages have arrived.
+    /// The partition that a client names, and the id of a group of its topic, by this
+    /// state; `None` when the partition or the group does not exist.
+    pub(crate) fn look_up_group(
+        state: &MetadataState,
+        target: &GroupTarget,
+        partition: u32,
+    ) -> Option<(Place, u32)> {
+        let (stream, topic) = state.topic(&target.stream, &target.topic).ok()?;
+        let key = topic.key(stream.id, partition)?;
+        let owner = topic.partitions[partition as usize].owner;
+        let group = topic.group(&target.group)?;
+        let options = TopicSettings::of(&topic.options).partitions;
+        let place = Place {
+            key,
+            owner,
+            options,
+        };
+        Some((place, group.id))
+    }
+
+    /// Polls a partition of this node, with its options of the state by which the poll was
+    /// judged. Returns also what to commit once the messages are delivered.
     pub(crate) async fn poll_here(
         &self,
         poll: Poll,
-    ) -> Result<(DataReply, Option<Receipt>), Failure> {
-        let polled = self.local.poll(poll).await;
-        let (reply, receipt) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
-        Ok((reply.or_failure()?, receipt))
+        options: PartitionOptions,
+    ) -> Result<(DataReply, Option<PendingCommit>), Failure> {
+        let polled = self.local.poll_judged(poll, options).await;
+        let (reply, commit) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
+        Ok((reply.or_failure()?, commit))
     }
 
-    /// Has the owner serve a request.
+    /// Has the owner serve a request. If this node is the owner, the request must have been
+    /// judged by the state that `place` is from.
     pub(crate) async fn call(
         &self,
         place: Place,
         request: DataRequest,
     ) -> Result<DataReply, Failure> {
         if place.owner == self.metadata.me {
-            return self.local.serve(request).await.or_failure();
+            let reply = self.local.serve_judged(request, place.options).await;
+            return reply.or_failure();
         }
-        let link = self.links.get(&place.owner).ok_or(Failure::NotAccepted)?;
         let read_only = request.is_read_only();
-        let answer = link.call(REQUEST, request.encode(), OWNER_TIMEOUT).await;
-        match answer {
+        let parts = request.encode();
+        let call = self.links.call(place.owner, REQUEST, parts, OWNER_TIMEOUT);
+        match call.await {
             Ok(answer) => DataReply::decode(answer)
-                .ok_or(Failure::NotCommitted)?
+                .ok_or(Failure::OutcomeUnknown)?
                 .or_failure(),
             Err(RpcError::NotSent) => Err(Failure::NotAccepted),
             Err(RpcError::Unknown) if read_only => Err(Failure::NotAccepted),
-            Err(RpcError::Unknown) => Err(Failure::NotCommitted),
+            Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),
         }
     }
 
-    /// Where a partition is, and which group of its topic is meant; `None` when
-    /// there is no such partition or group.
-    pub(crate) async fn find_of_group(
-        &self,
-        target: &GroupTarget,
-        partition: u32,
-        seen: u64,
-    ) -> Result<Option<(Place, u32)>, Failure> {
-        if self.metadata.applied() >= seen
-            && let Some(found) = self.look_up_of_group(target, partition)
-        {
-            return Ok(Some(found));
-        }
-        self.metadata.barrier().await?;
-        Ok(self.look_up_of_group(target, partition))
-    }
-
-    fn look_up_of_group(&self, target: &GroupTarget, partition: u32) -> Option<(Place, u32)> {
-        let state = self.metadata.reader.read();
-        let (stream, topic) = state.topic(&target.stream, &target.topic).ok()?;
-        let key = topic.key(stream.id, partition)?;
-        let owner = topic.partitions[partition as usize].owner;
-        let group = topic.group(&target.group)?;
-        Some((Place { key, owner }, group.id))
-    }
-
-    /// The partitions of a group of which something served is not committed. Where
-    /// an owner does not answer in time, its partitions are among them.
+    /// The partitions of a group of which something served is not committed. Where an owner
+    /// does not reply in time, its partitions are among them.
     pub(crate) async fn busy(&self, target: &GroupTarget) -> BTreeSet<u32> {
         let (group_id, by_owner) = {
             let state = self.metadata.reader.read();
@@ -185,7 +166,7 @@ impl Partitions {
                 return BTreeSet::new();
             };
             let mut by_owner: BTreeMap<ReplicaId, Vec<PartitionKey>> = BTreeMap::new();
-            for (id, _) in group.held() {
+            for (id, _) in group.assignments() {
                 if let Some(key) = topic.key(stream.id, id) {
                     let owner = topic.partitions[id as usize].owner;
                     by_owner.entry(owner).or_default().push(key);
@@ -193,7 +174,7 @@ impl Partitions {
             }
             (group.id, by_owner)
         };
-        let mut asked = tokio::task::JoinSet::new();
+        let mut requests = tokio::task::JoinSet::new();
         let mut busy = BTreeSet::new();
         for (owner, keys) in by_owner {
             busy.extend(keys.iter().map(|key| key.partition_id));
@@ -203,24 +184,25 @@ impl Partitions {
             };
             if owner == self.metadata.me {
                 let local = Arc::clone(&self.local);
-                asked.spawn(async move { Some(local.serve(request).await) });
-            } else if let Some(link) = self.links.get(&owner).cloned() {
-                asked.spawn(async move {
-                    let answer = link.call(REQUEST, request.encode(), BUSY_TIMEOUT).await;
-                    answer.ok().and_then(DataReply::decode)
+                requests.spawn(async move { Some(local.serve(request).await) });
+            } else {
+                let links = self.links.clone();
+                requests.spawn(async move {
+                    let call = links.call(owner, REQUEST, request.encode(), BUSY_TIMEOUT);
+                    call.await.ok().and_then(DataReply::decode)
                 });
             }
         }
-        while let Some(answered) = asked.join_next().await {
-            if let Ok(Some(DataReply::Idle(idle))) = answered {
+        while let Some(reply) = requests.join_next().await {
+            if let Ok(Some(DataReply::Idle(idle))) = reply {
                 busy.retain(|id| !idle.contains(id));
             }
         }
         busy
     }
 
-    /// Sizes of partitions, from their owners; of an owner that does not answer,
-    /// what was last known.
+    /// Sizes of partitions, from their owners. For an owner that does not reply, the last
+    /// known sizes.
     pub(crate) async fn stats_of(
         &self,
         keys: Vec<PartitionKey>,
@@ -234,27 +216,19 @@ impl Partitions {
                 }
             }
         }
-        let mut asked = tokio::task::JoinSet::new();
+        let mut requests = tokio::task::JoinSet::new();
         for (owner, keys) in by_owner {
-            let link = self.links.get(&owner).cloned();
             let local = (owner == self.metadata.me).then(|| Arc::clone(&self.local));
-            asked.spawn(stats::ask(local, link, keys));
+            requests.spawn(stats::request(local, self.links.clone(), owner, keys));
         }
         let mut found = HashMap::new();
-        while let Some(answered) = asked.join_next().await {
-            if let Ok((keys, answer)) = answered {
-                self.stats.merge(&mut found, keys, answer);
+        while let Some(reply) = requests.join_next().await {
+            if let Ok((keys, stats)) = reply {
+                self.stats.merge(&mut found, keys, stats);
             }
         }
         found
     }
-}
-
-fn settings(metadata: &Metadata, key: &PartitionKey) -> Option<TopicSettings> {
-    let state = metadata.reader.read();
-    let stream = state.stream(&Identifier::Id(key.stream_id))?;
-    let topic = stream.topic(&Identifier::Id(key.topic_id))?;
-    Some(TopicSettings::of(&topic.options))
 }
 
 impl DataReply {

@@ -1,20 +1,20 @@
 //! Members of consumer groups at the owner of a partition.
 //!
-//! The owner alone judges who may read: both the former and the next holder of a
-//! partition are judged by its state, in which one of them holds it. What it has
-//! served to a holder is remembered until the holder has committed it; while it
-//! has not, the partition is *busy*, and a hand-over waits.
+//! The owner alone judges which member may read: both the former and the next holder of a
+//! partition are judged by its state, in which one of them holds it. The owner remembers
+//! what it has served to a holder until the holder has committed it. Until then the
+//! partition is *busy*, and its revocation waits.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use ::partitions::ConsumerKey;
-use adapters::metadata::{GroupKey, MetadataState, PartitionKey, code};
+use adapters::metadata::{ErrorCode, GroupKey, MetadataState, PartitionKey, code};
 
-/// Who reads a partition, or stores an offset of it.
+/// A consumer that reads a partition or stores an offset of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
-    /// A consumer of its own.
+    /// A consumer that is not in a group.
     Single(u32),
     /// A member of a group.
     Member {
@@ -27,27 +27,27 @@ pub(crate) enum Reader {
     },
 }
 
-/// What a member wants to do.
+/// What a member may be permitted to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Right {
-    /// Be served messages.
+    /// To be served messages.
     Read,
-    /// Change the group's offset.
+    /// To change the group's offset.
     Store,
 }
 
-/// Why a member may not.
+/// Why a request of a member is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// Another member holds the partition, or will.
+    /// Another member holds the partition, or the partition is being revoked.
     Fenced,
-    /// Its session is gone.
+    /// The session has ended.
     Stale,
 }
 
 impl Denied {
     /// Iggy's code.
-    pub(crate) fn code(self) -> u32 {
+    pub(crate) fn code(self) -> ErrorCode {
         match self {
             Self::Fenced => code::PARTITION_NOT_OWNED,
             Self::Stale => code::STALE_CLIENT,
@@ -56,7 +56,7 @@ impl Denied {
 }
 
 impl Reader {
-    /// Where its offset is.
+    /// The key of its offset.
     pub(crate) fn key(self) -> ConsumerKey {
         match self {
             Self::Single(id) => ConsumerKey { group: false, id },
@@ -67,8 +67,8 @@ impl Reader {
         }
     }
 
-    /// Whether there is still what its offset belongs to.
-    pub(super) fn lives(self, state: &MetadataState, key: &PartitionKey) -> bool {
+    /// Whether the partition and the group that its offset belongs to exist.
+    pub(super) fn exists(self, state: &MetadataState, key: &PartitionKey) -> bool {
         state.partition(key).is_some()
             && match self {
                 Self::Single(_) => true,
@@ -76,7 +76,10 @@ impl Reader {
             }
     }
 
-    /// Whether it may, by this state.
+    /// Whether this state permits it.
+    ///
+    /// # Errors
+    /// Why not.
     pub(crate) fn check(
         self,
         state: &MetadataState,
@@ -96,13 +99,13 @@ impl Reader {
         }
         let group = group_of(key, group);
         let member = state.member(&group, client).ok_or(Denied::Fenced)?;
-        // The partition of another life is none of this group's.
-        let lives = state.partition(key).is_some();
-        let may = match right {
+        // A deleted partition with the same id was of an earlier generation.
+        let exists = state.partition(key).is_some();
+        let permitted = match right {
             Right::Read => member.may_read(key.partition_id),
             Right::Store => member.holds(key.partition_id),
         };
-        match lives && may {
+        match exists && permitted {
             true => Ok(()),
             false => Err(Denied::Fenced),
         }
@@ -123,14 +126,14 @@ pub(super) fn group_of(key: &PartitionKey, group_id: u32) -> GroupKey {
     }
 }
 
-/// What was served to members of groups, of partitions that this node owns.
+/// The last offsets served to members of groups, of partitions that this node owns.
 #[derive(Default)]
 pub(super) struct Served {
     last: Mutex<HashMap<(PartitionKey, u32), (u128, u64)>>,
 }
 
 impl Served {
-    /// Takes note of the last message served to a member.
+    /// Remembers the last message served to a member.
     pub(super) fn note(&self, key: PartitionKey, reader: Reader, offset: u64) {
         if let Reader::Member { group, client, .. } = reader {
             let mut last = self.lock();
@@ -149,7 +152,7 @@ impl Served {
         (*to == client).then_some(*offset)
     }
 
-    /// Forgets what is not so any more.
+    /// Removes entries of partitions and groups that `keep` rejects.
     pub(super) fn retain(&self, keep: impl Fn(&PartitionKey, u32) -> bool) {
         self.lock().retain(|(key, group), _| keep(key, *group));
     }

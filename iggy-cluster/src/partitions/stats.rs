@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use ::partitions::PartitionStats;
 use adapters::metadata::PartitionKey;
+use consensus::ReplicaId;
 
-use super::{DataReply, DataRequest, LocalPartitions, REQUEST};
-use replicated_log::links::RpcLink;
+use super::local::LocalPartitions;
+use super::messages::{DataReply, DataRequest, REQUEST};
+use replicated_log::links::RequestLinks;
 
-/// An owner that takes longer is answered for from what was last known.
+/// For an owner that takes longer, the last known sizes are used.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// Partitions remembered; beyond it the memory begins anew.
-const REMEMBERED_MAX: usize = 1_000_000;
+/// The most partitions that are remembered; with more, the cache is cleared.
+const CACHED_MAX: usize = 1_000_000;
 
-/// What was last known of partitions.
+/// The last known sizes of partitions.
 #[derive(Default)]
 pub(super) struct Cache {
     known: Mutex<HashMap<PartitionKey, PartitionStats>>,
@@ -26,16 +28,16 @@ impl Cache {
         &self,
         found: &mut HashMap<PartitionKey, PartitionStats>,
         keys: Vec<PartitionKey>,
-        answer: Option<Vec<PartitionStats>>,
+        reply: Option<Vec<PartitionStats>>,
     ) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() > REMEMBERED_MAX {
+        if known.len() > CACHED_MAX {
             known.clear();
         }
-        let answer = answer.filter(|answer| answer.len() == keys.len());
+        let reply = reply.filter(|reply| reply.len() == keys.len());
         for (number, key) in keys.into_iter().enumerate() {
-            let stats = match &answer {
-                Some(answer) => answer[number],
+            let stats = match &reply {
+                Some(reply) => reply[number],
                 None => known.get(&key).copied().unwrap_or_default(),
             };
             known.insert(key, stats);
@@ -44,20 +46,20 @@ impl Cache {
     }
 }
 
-/// Asks the owner of these partitions.
-pub(super) async fn ask(
+/// Requests the sizes of these partitions from their owner.
+pub(super) async fn request(
     local: Option<Arc<LocalPartitions>>,
-    link: Option<RpcLink>,
+    links: RequestLinks,
+    owner: ReplicaId,
     keys: Vec<PartitionKey>,
 ) -> (Vec<PartitionKey>, Option<Vec<PartitionStats>>) {
     let request = DataRequest::Stats(keys.clone());
-    let reply = match (local, link) {
-        (Some(local), _) => Some(local.serve(request).await),
-        (None, Some(link)) => {
-            let answer = link.call(REQUEST, request.encode(), TIMEOUT).await;
-            answer.ok().and_then(DataReply::decode)
+    let reply = match local {
+        Some(local) => Some(local.serve(request).await),
+        None => {
+            let call = links.call(owner, REQUEST, request.encode(), TIMEOUT);
+            call.await.ok().and_then(DataReply::decode)
         }
-        (None, None) => None,
     };
     match reply {
         Some(DataReply::Stats(stats)) => (keys, Some(stats)),

@@ -1,4 +1,4 @@
-//! How many connections there are from each address.
+//! The number of connections from each address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,14 +11,14 @@ pub(super) struct Addresses {
 }
 
 /// A connection that is counted until this is dropped.
-pub(super) struct Place {
+pub(super) struct Slot {
     addresses: Arc<Addresses>,
     address: IpAddr,
 }
 
 impl Addresses {
     /// Counts a connection; `None` when there are `max` from its address.
-    pub(super) fn take(self: &Arc<Self>, address: IpAddr, max: usize) -> Option<Place> {
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr, max: usize) -> Option<Slot> {
         let address = network_of(address);
         let mut open = self.lock();
         let count = open.entry(address).or_default();
@@ -27,7 +27,7 @@ impl Addresses {
         }
         *count += 1;
         drop(open);
-        Some(Place {
+        Some(Slot {
             addresses: Arc::clone(self),
             address,
         })
@@ -38,7 +38,8 @@ impl Addresses {
     }
 }
 
-/// What counts as one address: a host of IPv6 has a whole network of 64 bits.
+/// What counts as one address: with IPv6 a network of 64 bits, because a host usually has
+/// all addresses of one.
 pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -48,7 +49,7 @@ pub(super) fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut open = self.addresses.lock();
         if let Some(count) = open.get_mut(&self.address) {
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_places() {
+    fn connections_of_each_address_are_limited() {
         let addresses = Arc::new(Addresses::default());
         let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let first = addresses.take(one, 2).unwrap();
@@ -83,6 +84,10 @@ mod tests {
         assert!(addresses.take(other, 2).is_some());
         drop(first);
         assert!(addresses.take(one, 2).is_some());
-        assert_eq!(addresses.lock().len(), 1, "nothing is kept of who is gone");
+        assert_eq!(
+            addresses.lock().len(),
+            1,
+            "an address without connections is removed"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The diagnostic archive that a client may ask for: text files in a ZIP.
+//! The diagnostic archive that a client may request: text files in a ZIP archive.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,15 +13,15 @@ use zip::write::SimpleFileOptions;
 
 use super::Server;
 use crate::cluster::Failure;
-use crate::logs;
+use crate::log_lines;
 
 /// A larger archive is not sent.
 const ARCHIVE_BYTES_MAX: usize = 64 << 20;
-/// Files that are listed at most.
+/// The most files that are listed.
 const FILES_MAX: usize = 10_000;
 
 impl Server {
-    /// One at a time. What cannot be read is left out.
+    /// Creates the archive; only one at a time. Sources that cannot be read are left out.
     pub(super) async fn archive(&self, sections: &[ArchiveSection]) -> Result<Bytes, Failure> {
         let failed = Failure::Refused(code::SNAPSHOT_FAILED);
         let _one_at_a_time = self.archiving.try_lock().map_err(|_| failed)?;
@@ -40,7 +40,7 @@ impl Server {
                         text
                     }
                     ArchiveSection::Test => "test\n".to_owned(),
-                    ArchiveSection::Logs => logs::recent(),
+                    ArchiveSection::Logs => log_lines::recent(),
                     ArchiveSection::Config => config.clone(),
                 };
                 (name(*section), text)
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-/// The names of Iggy's own server.
+/// The names that Iggy's own server uses.
 fn name(section: ArchiveSection) -> &'static str {
     match section {
         ArchiveSection::Filesystem => "filesystem_overview.txt",
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_this_process_and_its_files_is_there() {
+    fn the_archive_describes_this_process_and_its_files() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("below")).unwrap();
         fs::write(dir.path().join("below/file"), [0; 77]).unwrap();

@@ -18,7 +18,7 @@ struct Inner {
     connected: BTreeMap<u32, Connected>,
 }
 
-/// A connection, and who is behind it: the user and the client's id.
+/// A connection and, once it is logged in, its user and the client's id.
 #[derive(Clone, Copy)]
 struct Connected {
     address: SocketAddr,
@@ -26,7 +26,7 @@ struct Connected {
 }
 
 impl Clients {
-    /// Takes note of a connection; returns its number, unique on this node.
+    /// Adds a connection; returns its number, unique on this node.
     pub(super) fn add(&self, address: SocketAddr) -> u32 {
         let mut inner = self.lock();
         inner.next = inner.next.wrapping_add(1);
@@ -39,7 +39,7 @@ impl Clients {
         id
     }
 
-    /// Says who the connection's user is, and the client's id.
+    /// Sets the connection's user and the client's id.
     pub(super) fn set_user(&self, id: u32, user: Option<(u32, u128)>) {
         if let Some(connected) = self.lock().connected.get_mut(&id) {
             connected.user = user;

@@ -1,4 +1,5 @@
-//! One client's connection: frames in, replies out, one after the other.
+//! One client's connection: it reads a request, serves it and writes the reply, before it
+//! reads the next one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,23 +17,23 @@ use tokio::time::error::Elapsed;
 use tracing::debug;
 
 use super::Server;
-use crate::partitions::{Receipt, has_session};
+use crate::partitions::{PendingCommit, has_session};
 
-/// A header and a short body; longer ones are read past it. Small, because every
+/// For a header and a short body; longer bodies are read directly. Small, because every
 /// idle connection has one.
 const READ_BUFFER_BYTES: usize = 512;
-/// A reply up to this size is written at once.
-const WRITE_AT_ONCE_BYTES: usize = 16 << 10;
-/// A reply that was written so long ago, on a connection that is still open, has
-/// arrived.
-const RECEIPT_TIME: Duration = Duration::from_millis(100);
-/// Memory for a body grows by this much at a time, as bytes arrive.
+/// A reply of at most this size is written with one call.
+const SINGLE_WRITE_BYTES_MAX: usize = 16 << 10;
+/// A reply counts as delivered this long after it was written, if the connection is still
+/// open.
+const DELIVERY_TIME: Duration = Duration::from_millis(100);
+/// Memory for a body grows in steps of this size, as bytes arrive.
 const BODY_STEP_BYTES: usize = 1 << 20;
 
-/// Nobody needs longer frames before it has logged in.
+/// The longest body of a connection that is not logged in.
 const LOGIN_BYTES_MAX: usize = 16 << 10;
-/// How often it is looked whether a silent client still has a session.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often the session of a silent client is checked.
+const SESSION_CHECK: Duration = Duration::from_secs(30);
 
 /// The session of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -56,39 +57,38 @@ pub(super) struct Connection {
     pub(super) server: Arc<Server>,
     pub(super) id: u32,
     pub(super) bound: Option<Bound>,
-    /// The session, opened through another connection, whose consumer this one
-    /// carries.
+    /// A session, opened through another connection, whose consumer reads on this one.
     pub(super) attached: Option<Bound>,
-    /// The session's request whose outcome the client was told last is unknown.
+    /// The session's last request, if the client was answered that its outcome is unknown.
     pub(super) open: Option<u64>,
-    /// The metadata position that this client was told last; it never goes back.
-    pub(super) commit: u64,
-    /// What the last poll commits once its messages have arrived.
-    pub(super) receipt: Option<Receipt>,
-    /// The token that the request under way makes.
+    /// The last metadata position that this client has seen. It never decreases.
+    pub(super) watermark: u64,
+    /// What the last poll commits once its messages are delivered.
+    pub(super) pending_commit: Option<PendingCommit>,
+    /// The token that the current request creates.
     pub(super) new_token: Option<(TokenHash, SecretString)>,
     pub(super) address: SocketAddr,
-    /// Through which offset a request removes segments.
+    /// The offset through which a request removes segments.
     pub(super) trimming: Option<(Trimming, Option<u64>)>,
     /// Since when it has no session.
     unbound_since: Instant,
 }
 
-/// What to do after a request.
+/// The outcome of a request.
 pub(super) enum Outcome {
     Reply(Reply),
     /// Send these bytes and end the connection's session.
     Evict(Bytes),
 }
 
-/// What came of waiting for a frame.
-enum Begun {
-    /// Its first byte is there.
+/// The end of waiting for a frame.
+enum Next {
+    /// The first byte of a frame has arrived.
     Frame,
     /// The client closed the connection.
     End,
-    /// This client is silent, and a member of a group for which it is silent for too
-    /// long, or without a session.
+    /// This client has sent nothing for too long as a member of a group, or its session has
+    /// ended.
     Silence(u128),
 }
 
@@ -100,8 +100,8 @@ impl Connection {
             bound: None,
             attached: None,
             open: None,
-            commit: 0,
-            receipt: None,
+            watermark: 0,
+            pending_commit: None,
             new_token: None,
             address,
             trimming: None,
@@ -118,14 +118,14 @@ impl Connection {
         if let Err(error) = self.serve(&mut reader, &mut writer).await {
             debug!(client = self.id, %error, "a connection ended");
         }
-        if let Some(receipt) = self.receipt.take() {
-            self.server.partitions.local.withdraw(&receipt);
+        if let Some(commit) = self.pending_commit.take() {
+            self.server.partitions.local.drop_commit(&commit);
         }
         self.server.clients.remove(self.id);
         self.close_session();
     }
 
-    /// The client is gone, and its session with it: nobody else may use it.
+    /// Ends the session of a client that has disconnected. No other connection may use it.
     pub(super) fn close_session(&mut self) {
         self.open = None;
         self.attached = None;
@@ -141,21 +141,21 @@ impl Connection {
         tokio::spawn(async move { server.end_session(client, session).await });
     }
 
-    /// Waits for a frame. A client may be silent between frames, not within one; a
-    /// member of a group may not, because others wait for what it holds.
-    async fn begun(
+    /// Waits for a frame. Clients may be silent between frames, but not within one. Members
+    /// of groups may not, because other members wait for their partitions.
+    async fn next(
         &mut self,
         reader: &mut BufReader<impl AsyncRead + Unpin>,
         byte: &mut [u8],
-    ) -> io::Result<Begun> {
+    ) -> io::Result<Next> {
         let silence_max = self.server.config.heartbeat.silence_max();
         let login_timeout = self.server.config.tcp.login_timeout.duration();
-        // Counted from when it came, whatever it sends meanwhile.
+        // Counted from the start of the connection, whatever it sends in the meantime.
         let login_timeout = login_timeout.saturating_sub(self.unbound_since.elapsed());
         let read = loop {
-            if let Some(receipt) = self.receipt.take() {
-                let read = tokio::time::timeout(RECEIPT_TIME, reader.read(byte)).await;
-                match self.arrived(receipt, read).await {
+            if let Some(commit) = self.pending_commit.take() {
+                let read = tokio::time::timeout(DELIVERY_TIME, reader.read(byte)).await;
+                match self.settle(commit, read).await {
                     Some(read) => break read?,
                     None => continue,
                 }
@@ -167,43 +167,43 @@ impl Connection {
                     false => in_time(login_timeout, read).await?,
                 };
             };
-            match tokio::time::timeout(silence_max.unwrap_or(LOOK), read).await {
+            match tokio::time::timeout(silence_max.unwrap_or(SESSION_CHECK), read).await {
                 Ok(read) => break read?,
-                Err(_) if self.has_ended(bound) => return Ok(Begun::Silence(bound.client)),
+                Err(_) if self.has_ended(bound) => return Ok(Next::Silence(bound.client)),
                 Err(_) if silence_max.is_some() && self.is_member(bound) => {
-                    return Ok(Begun::Silence(bound.client));
+                    return Ok(Next::Silence(bound.client));
                 }
                 Err(_) => {}
             }
         };
         Ok(match read {
-            0 => Begun::End,
-            _ => Begun::Frame,
+            0 => Next::End,
+            _ => Next::Frame,
         })
     }
 
-    /// A client that goes on, that ends the connection in order, or that keeps it
-    /// open for a moment has got its last reply.
-    async fn arrived(
+    /// A client that sends another request, closes the connection in order, or keeps it open
+    /// for a moment has received its last reply.
+    async fn settle(
         &self,
-        receipt: Receipt,
+        commit: PendingCommit,
         read: Result<io::Result<usize>, Elapsed>,
     ) -> Option<io::Result<usize>> {
         let local = &self.server.partitions.local;
         match &read {
-            // Without a closing message of TLS, still in order.
+            // A TLS connection without a close_notify was still closed in order.
             Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                local.withdraw(&receipt);
+                local.drop_commit(&commit);
             }
-            _ => local.confirm(receipt).await,
+            _ => local.delivered(commit).await,
         }
         read.ok()
     }
 
-    /// Whether its session was ended by others: the user is gone, or it made room.
+    /// Whether the session has ended: the user was deleted, or the session was evicted.
     fn has_ended(&self, bound: Bound) -> bool {
         let state = self.server.metadata.reader.read();
-        state.applied() >= self.commit && !has_session(&state, bound.client, bound.session)
+        state.applied() >= self.watermark && !has_session(&state, bound.client, bound.session)
     }
 
     fn is_member(&self, bound: Bound) -> bool {
@@ -220,13 +220,13 @@ impl Connection {
         let frame_timeout = self.server.config.tcp.frame_timeout.duration();
         loop {
             let mut bytes = [0; HEADER_BYTES];
-            match self.begun(reader, &mut bytes[..1]).await? {
-                Begun::Frame => {}
-                Begun::End => return Ok(()),
-                Begun::Silence(client) => {
-                    // Whoever is told so on an open connection does not notice.
-                    let told = Eviction::StaleClient.encode(client);
-                    return in_time(frame_timeout, write_all(writer, &told)).await;
+            match self.next(reader, &mut bytes[..1]).await? {
+                Next::Frame => {}
+                Next::End => return Ok(()),
+                Next::Silence(client) => {
+                    // The connection is closed too: clients ignore an eviction on an open one.
+                    let eviction = Eviction::StaleClient.encode(client);
+                    return in_time(frame_timeout, write_all(writer, &eviction)).await;
                 }
             }
             let rest = reader.read_exact(&mut bytes[1..]);
@@ -240,28 +240,32 @@ impl Connection {
                     let body = read_body(reader, header.body_bytes);
                     let body = in_time(frame_timeout, body).await?;
                     if body_matches(&header, &body) {
-                        // An idle connection has no room for what a request needs.
-                        let begun = Instant::now();
+                        // Boxed, so that an idle connection does not reserve memory for it.
+                        let started = Instant::now();
                         let outcome = Box::pin(self.handle(&header, body)).await;
-                        let took = begun.elapsed().as_secs_f64();
+                        let took = started.elapsed().as_secs_f64();
                         self.server.metrics.request_seconds.observe(took);
                         outcome
                     } else {
                         self.server.metrics.frames_refused.inc();
-                        Outcome::Reply(Reply::denied(&header, self.commit, code::INVALID_COMMAND))
+                        Outcome::Reply(Reply::denied(
+                            &header,
+                            self.watermark,
+                            code::INVALID_COMMAND,
+                        ))
                     }
                 }
                 Err(FrameError::Invalid { header, code }) => {
                     self.server.metrics.frames_refused.inc();
                     skip_body(reader, header.body_bytes, frame_timeout).await?;
-                    Outcome::Reply(Reply::denied(&header, self.commit, code))
+                    Outcome::Reply(Reply::denied(&header, self.watermark, code))
                 }
                 Err(error) => {
                     self.server.metrics.frames_refused.inc();
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
             };
-            // Whoever does not take its replies does not get a node's memory for them.
+            // A client that does not read its replies is disconnected.
             match outcome {
                 Outcome::Reply(reply) => {
                     in_time(frame_timeout, write_reply(writer, &reply)).await?;
@@ -281,7 +285,7 @@ async fn write_reply(writer: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> i
     if reply.body.is_empty() {
         return write_all(writer, &reply.head).await;
     }
-    if bytes <= WRITE_AT_ONCE_BYTES {
+    if bytes <= SINGLE_WRITE_BYTES_MAX {
         let mut whole = Vec::with_capacity(bytes);
         whole.extend_from_slice(&reply.head);
         for part in &reply.body {

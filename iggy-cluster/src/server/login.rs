@@ -1,21 +1,21 @@
-//! Who a client is.
+//! Authentication of clients.
 //!
-//! A password is checked against the hash in the local state; where that fails,
-//! the state is brought up to date and it is checked once more, since the user may
-//! be new. Argon2 is slow on purpose, so a password that was right is remembered:
-//! as a keyed hash, with a key that exists in this process alone, and only as long
-//! as the user's credentials stay. When a node fails and all its clients log in
-//! elsewhere at once, one of them pays for all.
+//! A password is checked against the hash in the local state. If that fails, this node
+//! catches up with the log and checks the password once more, because the user may be new.
+//! Argon2 is slow on purpose, so a correct password is remembered: as a keyed hash, with a
+//! key that exists only in this process, and only as long as the user's credentials do not
+//! change. When a node fails and all its clients log in to other nodes concurrently, only
+//! the first login of each user is slow.
 //!
-//! Who guesses pays: slow checks have few places, an address has one of them at a
-//! time, and after some wrong guesses it keeps that place for a while.
+//! Guessing is throttled: few slow checks run concurrently, a network has one of them at a
+//! time, and after several failed logins it keeps that place for a while.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::{Proof, TokenHash, hash_password, verify_password};
+use adapters::metadata::{Proof, TokenHash};
 use adapters::wire::Credentials as Claim;
 use adapters::wire::v0_11::{Eviction, RequestHeader};
 use base64::Engine;
@@ -23,18 +23,20 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
 
-use super::guesses::Guesses;
+use super::failed_logins::FailedLogins;
 use super::handlers::hash_of;
 use crate::cluster::{Failure, Metadata};
+use crate::password::{hash_password, verify_password};
 
-/// Passwords remembered; beyond it the memory begins anew.
+/// The most passwords that are remembered; with more, all are forgotten.
 const REMEMBERED_MAX: usize = 10_000;
-/// A login that waits so long for others from its network is told to try again.
+/// A login that waits this long for others of its network is answered with a transient
+/// error.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a token before base64, as on Iggy's server.
+/// Bytes of a token before base64, the same as on Iggy's server.
 const TOKEN_BYTES: usize = 50;
 
-/// A user that has shown its credentials.
+/// A user whose credentials are correct.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verified {
     pub(super) user_id: u32,
@@ -47,15 +49,15 @@ type Digest = [u8; 32];
 pub(crate) struct Credentials {
     key: [u8; 32],
     remembered: Mutex<HashMap<(u32, u64), Digest>>,
-    /// One slow check of the same password of the same user at a time: whoever
-    /// waits for it finds it remembered.
+    /// One slow check of the same password of the same user at a time: other logins that
+    /// wait for it then find the password remembered.
     checking: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
-    /// Slow checks at once.
+    /// Limits concurrent slow checks.
     places: Semaphore,
-    guesses: Guesses,
+    failed_logins: FailedLogins,
 }
 
-/// What a local state says of a password.
+/// The credentials of a user in the local state.
 struct Known {
     user_id: u32,
     version: u64,
@@ -66,21 +68,21 @@ struct Known {
 impl Credentials {
     pub(super) fn new() -> Self {
         let mut key = [0; 32];
-        // Without randomness nothing is remembered under a guessable key.
+        // A key that can be guessed would reveal the remembered passwords.
         let random = getrandom::fill(&mut key).is_ok();
         assert!(random, "the operating system has no randomness");
-        // Half of the processors are for others.
+        // The other half of the processors stays available.
         let places = std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
         Self {
             key,
             remembered: Mutex::default(),
             checking: Mutex::default(),
             places: Semaphore::new(places),
-            guesses: Guesses::default(),
+            failed_logins: FailedLogins::default(),
         }
     }
 
-    /// The user behind a login, or how it is refused.
+    /// The user of a login, or why it is refused.
     pub(super) async fn verify(
         &self,
         metadata: &Metadata,
@@ -115,7 +117,7 @@ impl Credentials {
         if !right.as_ref().is_some_and(|known| known.active) {
             metadata.barrier().await?;
             let now = known(metadata, username).map(|known| known.version);
-            // Where nothing has changed, slowness would only say the same again.
+            // If nothing has changed, the check would only fail again.
             if now != version {
                 right = self.check(metadata, username, password).await;
             }
@@ -123,7 +125,7 @@ impl Credentials {
         match right {
             Some(known) => Ok(verdict(&known)),
             None => {
-                self.guessed_wrong(from).await;
+                self.login_failed(from).await;
                 Ok(Err(Eviction::InvalidCredentials))
             }
         }
@@ -159,8 +161,8 @@ impl Credentials {
         password: &SecretString,
     ) -> Option<Known> {
         let Some(known) = known(metadata, username) else {
-            // As slow as a user that is there, so that nobody learns who is.
-            self.matches(password.clone(), nobodys_hash().clone()).await;
+            // As slow as for a user that exists, so that the time does not reveal which do.
+            self.matches(password.clone(), unused_hash().clone()).await;
             return None;
         };
         if self.remembers(&known, password) {
@@ -173,13 +175,13 @@ impl Credentials {
         })
     }
 
-    /// Waits until nobody else guesses from there; not for ever.
+    /// Waits, for a bounded time, until no other login of this network is being checked.
     pub(super) async fn turn(&self, from: IpAddr) -> Result<OwnedMutexGuard<()>, Failure> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, self.guesses.turn(from));
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.failed_logins.turn(from));
         turn.await.map_err(|_| Failure::NotAccepted)
     }
 
-    /// A token is as long as a key: it is not guessed, and looking it up is quick.
+    /// A token is as long as a key: guessing it is infeasible, and looking it up is fast.
     async fn verify_token(
         &self,
         metadata: &Metadata,
@@ -195,7 +197,7 @@ impl Credentials {
             Some(verdict) => Ok(verdict),
             None => {
                 let _turn = self.turn(from).await?;
-                self.guessed_wrong(from).await;
+                self.login_failed(from).await;
                 Ok(Err(Eviction::InvalidToken))
             }
         }
@@ -222,8 +224,8 @@ impl Credentials {
         hashed.await.ok()?
     }
 
-    /// The secret of the token that a request asks for: the same whenever it is
-    /// repeated to this process, and nobody else's.
+    /// The secret of the token that a request creates: the same whenever the request is
+    /// repeated to this process, and different for every other request.
     pub(super) fn token(&self, header: &RequestHeader) -> SecretString {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(b"token");
@@ -236,9 +238,9 @@ impl Credentials {
         STANDARD.encode(bytes).into()
     }
 
-    /// Waits when there were too many; the caller keeps its turn.
-    pub(super) async fn guessed_wrong(&self, from: IpAddr) {
-        let pause = self.guesses.wrong(from, Instant::now());
+    /// Counts a failed login, and waits if there were too many. The caller keeps its turn.
+    pub(super) async fn login_failed(&self, from: IpAddr) {
+        let pause = self.failed_logins.count(from, Instant::now());
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
@@ -265,7 +267,7 @@ impl Credentials {
         let digest = self.digest(known, password);
         let remembered = lock(&self.remembered);
         let found = remembered.get(&(known.user_id, known.version));
-        // Blake3's own comparison takes the same time for any difference.
+        // The comparison of `blake3::Hash` takes constant time.
         found.is_some_and(|found| blake3::Hash::from(*found) == blake3::Hash::from(digest))
     }
 
@@ -290,7 +292,7 @@ fn known(metadata: &Metadata, username: &str) -> Option<Known> {
     })
 }
 
-/// Nobody learns without the password that a user may not log in.
+/// An inactive user is refused in the same way as a wrong password.
 fn verdict(known: &Known) -> Result<Verified, Eviction> {
     match known.active {
         true => Ok(Verified {
@@ -301,7 +303,7 @@ fn verdict(known: &Known) -> Result<Verified, Eviction> {
     }
 }
 
-/// `None` when there is no such token that can be used.
+/// `None` when the token does not exist or has expired.
 fn token_verdict(metadata: &Metadata, hash: &TokenHash) -> Option<Result<Verified, Eviction>> {
     let state = metadata.reader.read();
     let (user, token) = state.users().by_token(hash)?;
@@ -317,10 +319,10 @@ fn token_verdict(metadata: &Metadata, hash: &TokenHash) -> Option<Result<Verifie
     })
 }
 
-/// A hash that no password has.
-fn nobodys_hash() -> &'static String {
+/// The hash of a password that no user has.
+fn unused_hash() -> &'static String {
     static HASH: OnceLock<String> = OnceLock::new();
-    HASH.get_or_init(|| hash_password("nobody's", &[0; 16]).unwrap_or_default())
+    HASH.get_or_init(|| hash_password("unused", &[0; 16]).unwrap_or_default())
 }
 
 fn now_micros() -> u64 {

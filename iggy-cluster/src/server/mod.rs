@@ -4,7 +4,7 @@ mod addresses;
 mod archive;
 mod clients;
 mod connection;
-mod guesses;
+mod failed_logins;
 mod handlers;
 mod login;
 mod system;
@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adapters::metadata::Command;
+use adapters::metadata::{Intent, MetadataState};
 use adapters::wire::NodeView;
 use consensus::ReplicaId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -33,10 +33,10 @@ pub(crate) use clients::Clients;
 pub(crate) use login::Credentials;
 pub use tls::TlsError;
 
-/// A session whose end could not be written down is ended again after so long.
-const END_SESSION_AGAIN: Duration = Duration::from_secs(1);
+/// Between two attempts to end a session.
+const END_SESSION_PAUSE: Duration = Duration::from_secs(1);
 
-/// What every connection needs.
+/// What all connections share.
 pub(crate) struct Server {
     pub(crate) config: ClusterConfig,
     pub(crate) metadata: Arc<Metadata>,
@@ -90,7 +90,7 @@ impl Server {
                 continue;
             };
             let per_address_max = self.config.tcp.connections_per_address_max;
-            let Some(place) = self.addresses.take(address.ip(), per_address_max) else {
+            let Some(slot) = self.addresses.take(address.ip(), per_address_max) else {
                 self.metrics.connections_refused.inc();
                 debug!(%address, "too many connections from this address");
                 continue;
@@ -98,7 +98,7 @@ impl Server {
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 server.serve(stream, address).await;
-                drop((permit, place));
+                drop((permit, slot));
             });
         }
     }
@@ -143,42 +143,45 @@ impl Server {
             .await;
     }
 
-    /// Ends a session that is in use no longer. A session that stays holds what its
-    /// client has as a member of groups, so this goes on until it is gone, be it with
-    /// all of this node.
+    /// Ends a session that is no longer used. As long as a session exists, its client keeps
+    /// its partitions as a member of groups. So this is repeated until the session has ended,
+    /// or all sessions of this node have because it was fenced.
     pub(super) async fn end_session(&self, client: u128, session: u64) {
         let registration = self.metadata.registration();
         while self.metadata.registration() == registration {
-            let command = Command::Unregister { client, session };
-            if self.metadata.replicate(command).await.is_ok() {
+            let intent = Intent::Unregister { client, session };
+            if self.metadata.replicate(intent).await.is_ok() {
                 return;
             }
-            tokio::time::sleep(END_SESSION_AGAIN).await;
+            tokio::time::sleep(END_SESSION_PAUSE).await;
         }
     }
 
-    /// The roster for a client of this address, with what is true now.
+    /// The nodes of the cluster, for a client with this address, by one state.
     pub(crate) fn roster(&self, client: IpAddr) -> Vec<NodeView> {
         let leader = self.metadata.leadership().leader;
-        let nodes = &self.config.cluster.nodes;
+        let state = self.metadata.reader.read();
+        let nodes = self.config.cluster.nodes.iter();
         nodes
-            .iter()
-            .map(|node| self.view(node.replica(), leader, client))
+            .map(|node| self.node_view(&state, node.replica(), leader, client))
             .collect()
     }
 
-    fn view(&self, replica: ReplicaId, leader: Option<ReplicaId>, client: IpAddr) -> NodeView {
-        let live = {
-            let state = self.metadata.reader.read();
-            state.node(replica).is_some_and(|node| node.live)
-        };
+    fn node_view(
+        &self,
+        state: &MetadataState,
+        replica: ReplicaId,
+        leader: Option<ReplicaId>,
+        client: IpAddr,
+    ) -> NodeView {
+        let live = state.node(replica).is_some_and(|node| node.live);
         let section = self.config.node_of(replica);
         NodeView {
             name: section.map_or_else(String::new, |node| node.name.clone()),
             host: section.map_or_else(String::new, |node| node.client_host_for(client).to_owned()),
             tcp_port: section.map_or(0, |node| node.ports.tcp),
             leader: leader == Some(replica),
-            // Whoever leads is well, whatever was last written about it.
+            // The leader is healthy, even if the state has it as fenced.
             healthy: live || leader == Some(replica),
         }
     }

@@ -1,11 +1,11 @@
-//! Figures of this process and its machine, from `/proc`.
+//! Statistics of this process and its machine, from `/proc`.
 
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::wire::SystemStats;
 
-/// Reads figures of the system.
+/// Reads statistics of the system.
 pub(crate) struct System {
     data: PathBuf,
     started: Instant,
@@ -24,7 +24,7 @@ impl System {
         }
     }
 
-    /// The figures as they are now; what cannot be read is zero.
+    /// The current statistics. What cannot be read is zero.
     pub(super) fn read(&self, clients: u32) -> SystemStats {
         let status = read("/proc/self/status");
         let memory = read("/proc/meminfo");
@@ -60,7 +60,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The number behind a name at the start of a line.
+/// The number after a name at the start of a line.
 fn field(text: &str, name: &str) -> u64 {
     text.lines()
         .find_map(|line| line.strip_prefix(name))
@@ -76,10 +76,10 @@ fn quoted(text: &str, name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// The process' share of one processor since it began.
+/// The process's use of one processor since it started, in percent.
 fn process_cpu_percent(seconds: f32) -> f32 {
     let stat = read("/proc/self/stat");
-    // The command's name, in brackets, may hold anything.
+    // The command's name, in parentheses, may contain spaces and parentheses.
     let Some((_, rest)) = stat.rsplit_once(')') else {
         return 0.0;
     };
@@ -91,7 +91,7 @@ fn process_cpu_percent(seconds: f32) -> f32 {
     100.0 * ticks / 100.0 / seconds.max(0.001)
 }
 
-/// Processes that want to run, per processor.
+/// Runnable processes per processor, in percent.
 fn load_percent() -> f32 {
     let load: f32 = read("/proc/loadavg")
         .split_whitespace()

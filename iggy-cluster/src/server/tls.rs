@@ -1,4 +1,4 @@
-//! TLS on the port of clients.
+//! TLS for clients.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use tracing::info;
 
 use crate::config::TlsSection;
 
-/// Where a certificate that this node made for itself is kept, below its data
-/// directory.
+/// The directory, in the data directory, of the certificate that this node created for
+/// itself.
 const OWN_DIR: &str = "tls";
 const OWN_CERT: &str = "iggy_cert.pem";
 const OWN_KEY: &str = "iggy_key.pem";
@@ -22,8 +22,8 @@ const OWN_KEY: &str = "iggy_key.pem";
 /// Why clients cannot be served over TLS.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A file is missing or not what it should be.
-    #[error("{path}: {source}; [tcp.tls] names a PEM file here")]
+    /// A file is missing or is not a PEM file of the right kind.
+    #[error("{path}: {source}; [tcp.tls] must name a PEM file here")]
     Pem {
         /// The file.
         path: PathBuf,
@@ -40,10 +40,10 @@ pub enum TlsError {
         /// Why.
         source: tokio_rustls::rustls::Error,
     },
-    /// A certificate cannot be made.
-    #[error("cannot make a certificate: {0}")]
+    /// A certificate cannot be created.
+    #[error("cannot create a certificate: {0}")]
     Make(#[from] rcgen::Error),
-    /// A certificate that was made cannot be stored.
+    /// A certificate that was created cannot be stored.
     #[error("{path}: {source}")]
     Store {
         /// The file.
@@ -53,11 +53,11 @@ pub enum TlsError {
     },
 }
 
-/// Accepts TLS as it is configured; `None` where it is off. `hosts` are the names
-/// for which a certificate is made when there is none.
+/// Accepts TLS connections as configured; `None` without TLS. `hosts` are the names in a
+/// certificate that is created when there is none.
 ///
 /// # Errors
-/// When certificate or key cannot be read, made or used.
+/// When the certificate or the key cannot be read, created or used.
 pub(crate) fn acceptor(
     tls: &TlsSection,
     data: &Path,
@@ -100,8 +100,8 @@ fn load(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
         .map_err(unusable)
 }
 
-/// The certificate that this node has made for itself, now or at an earlier start:
-/// clients that were told to trust it go on doing so.
+/// The certificate that this node has created for itself, now or at an earlier start, so
+/// that clients that trust it continue to do so.
 fn own(data: &Path, hosts: Vec<String>) -> Result<(PathBuf, PathBuf), TlsError> {
     let dir = data.join(OWN_DIR);
     let (cert, key) = (dir.join(OWN_CERT), dir.join(OWN_KEY));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_made_once_and_kept_to_its_owner() {
+    fn a_certificate_is_created_once_and_is_private() {
         use std::os::unix::fs::PermissionsExt;
         let data = tempfile::tempdir().unwrap();
         let nowhere = data.path().join("none.pem");
@@ -188,10 +188,10 @@ mod tests {
         ] {
             let refused = acceptor(&section(cert, key, false), data.path(), hosts());
             let Err(error) = refused else {
-                panic!("{named:?} was taken");
+                panic!("{named:?} was accepted");
             };
-            let said = error.to_string();
-            assert!(said.contains(&*named.to_string_lossy()), "{said}");
+            let text = error.to_string();
+            assert!(text.contains(&*named.to_string_lossy()), "{text}");
         }
     }
 

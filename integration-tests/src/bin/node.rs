@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, run};
+use iggy_cluster::commands::{Cli, in_full, run};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_full(&error));
             ExitCode::FAILURE
         }
     }

@@ -54,7 +54,7 @@ async fn beyond_the_end_there_is_nothing_and_no_error() {
 }
 
 #[tokio::test]
-async fn a_read_may_begin_and_end_inside_a_batch() {
+async fn a_read_may_start_and_end_inside_a_batch() {
     let dir = Dir::new();
     let storage = dir.storage();
     for batch in 0..5 {

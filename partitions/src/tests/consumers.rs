@@ -81,7 +81,7 @@ async fn a_file_of_offsets_does_not_grow_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_consumers_store_at_once() {
+async fn many_consumers_store_concurrently() {
     let dir = Dir::new();
     let storage = Arc::new(dir.storage());
     append(&storage, 0, 100, 1).await;
@@ -105,7 +105,7 @@ async fn many_consumers_store_at_once() {
     }
 }
 
-/// Each consumer goes on from its last offset that can be read; none is ahead of
+/// Each consumer continues from its last offset that can be read; none is ahead of
 /// where it was, and all others lose nothing.
 #[tokio::test]
 async fn a_damaged_record_takes_one_consumer_back_at_most() {

@@ -13,10 +13,10 @@ async fn fails(storage: &EmbeddedStorage, options: PartitionOptions, from: u64) 
     );
 }
 
-async fn held_sync(disk: &Arc<FaultyDisk>) {
+async fn blocked_sync(disk: &Arc<FaultyDisk>) {
     let disk = Arc::clone(disk);
-    let held = tokio::task::spawn_blocking(move || disk.wait_for_held_sync());
-    held.await.unwrap();
+    let blocked = tokio::task::spawn_blocking(move || disk.wait_for_blocked_sync());
+    blocked.await.unwrap();
 }
 
 fn spawn_append(
@@ -31,8 +31,8 @@ fn spawn_append(
     })
 }
 
-/// However much of it got through: nothing of a write that failed shows, and
-/// nothing is taken behind it, until the partition is opened again.
+/// However much of it was written: nothing of a failed write is visible, and
+/// no write is accepted after it, until the partition is opened again.
 #[tokio::test]
 async fn a_failed_write_stops_the_partition_and_shows_nothing() {
     for bytes in [0, 1, 100, 256, 300, 10_000] {
@@ -53,7 +53,7 @@ async fn a_failed_write_stops_the_partition_and_shows_nothing() {
 }
 
 #[tokio::test]
-async fn a_failed_sync_is_not_acknowledged_and_says_why() {
+async fn a_failed_sync_is_not_acknowledged_and_is_named_in_the_error() {
     let dir = Dir::new();
     let (disk, storage) = dir.faulty();
     append_with(&storage, synced(), 0, 3, 1).await;
@@ -72,8 +72,7 @@ async fn a_failed_sync_is_not_acknowledged_and_says_why() {
     }
 }
 
-/// The kernel reports a lost write once. Whoever asks again is told that all is
-/// well, which must not be believed.
+/// The kernel reports a lost write once. The next sync succeeds, which proves nothing.
 #[tokio::test]
 async fn after_a_failed_sync_nothing_vouches_for_what_it_should_have_saved() {
     let dir = Dir::new();
@@ -107,7 +106,7 @@ async fn a_background_sync_that_fails_stops_the_partition() {
     let (disk, storage) = dir.faulty();
     disk.fail(Operation::SyncDir, "3-1");
     let mut next = 0;
-    // The second segment begins a background sync; it is not waited for.
+    // The second segment starts a background sync, for which the append does not wait.
     let stopped = loop {
         let result = storage
             .append(key(1), written(), numbered(next, 50), 1)
@@ -195,7 +194,7 @@ async fn hints_that_cannot_be_written_are_done_without() {
 async fn an_unsynced_partition_waits_for_no_sync() {
     let dir = Dir::new();
     let (disk, storage) = dir.faulty();
-    disk.hold_syncs();
+    disk.block_syncs();
     for batch in 0..50 {
         append(&storage, batch * 7, 7, batch).await;
     }
@@ -203,8 +202,8 @@ async fn an_unsynced_partition_waits_for_no_sync() {
     disk.release_syncs();
 }
 
-/// What is not synced yet is neither read nor acknowledged, and everything that
-/// comes meanwhile shares the next sync.
+/// A write whose sync runs is neither read nor acknowledged, and everything that
+/// arrives meanwhile shares the next sync.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn appends_that_come_during_a_sync_share_the_next_one() {
     let dir = Dir::new();
@@ -215,9 +214,9 @@ async fn appends_that_come_during_a_sync_share_the_next_one() {
         disk.count(Operation::Write, ".log"),
         disk.count(Operation::Sync, ".log"),
     );
-    disk.hold_syncs();
+    disk.block_syncs();
     let mut appends = vec![spawn_append(&storage, 1)];
-    held_sync(&disk).await;
+    blocked_sync(&disk).await;
     for waiting in 1..=20 {
         appends.push(spawn_append(&storage, waiting + 1));
         while storage.waiting(key(1)).await < waiting as usize {
@@ -241,9 +240,9 @@ async fn a_failed_group_is_refused_as_a_whole() {
     let (disk, storage) = dir.faulty();
     let storage = Arc::new(storage);
     append_with(&storage, synced(), 0, 1, 1).await;
-    disk.hold_syncs();
+    disk.block_syncs();
     let mut appends = vec![spawn_append(&storage, 1)];
-    held_sync(&disk).await;
+    blocked_sync(&disk).await;
     appends.extend((2..10).map(|number| spawn_append(&storage, number)));
     disk.fail(Operation::Sync, ".log");
     disk.release_syncs();
@@ -263,9 +262,9 @@ async fn a_dropped_append_happens_as_a_whole_or_not_at_all() {
     let (disk, storage) = dir.faulty();
     let storage = Arc::new(storage);
     append_with(&storage, synced(), 0, 1, 1).await;
-    disk.hold_syncs();
+    disk.block_syncs();
     let first = spawn_append(&storage, 1);
-    held_sync(&disk).await;
+    blocked_sync(&disk).await;
     let dropped = spawn_append(&storage, 2);
     while storage.waiting(key(1)).await < 1 {
         tokio::task::yield_now().await;
@@ -281,7 +280,7 @@ async fn a_dropped_append_happens_as_a_whole_or_not_at_all() {
     }
 }
 
-/// More than may wait is not taken in.
+/// More than may wait is not queued.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_makes_appenders_wait() {
     let dir = Dir::new();
@@ -295,9 +294,9 @@ async fn a_full_queue_makes_appenders_wait() {
     let on = Arc::clone(&disk) as Arc<dyn Disk>;
     let storage = Arc::new(EmbeddedStorage::on(on, root, config, BOOT).unwrap());
     append_with(&storage, synced(), 0, 1, 1).await;
-    disk.hold_syncs();
+    disk.block_syncs();
     let mut appends = vec![spawn_append(&storage, 1)];
-    held_sync(&disk).await;
+    blocked_sync(&disk).await;
     for number in 2..10 {
         appends.push(spawn_append(&storage, number));
     }
@@ -345,7 +344,7 @@ async fn few_files_stay_open_however_many_partitions_there_are() {
             assert!(storage.files().open_count() <= 4);
         }
     }
-    // Whoever closes a file with unsynced writes syncs it first.
+    // Closing a file with unsynced writes syncs it first.
     assert!(disk.count(Operation::Sync, ".log") >= 20);
     for partition in 0..20 {
         let polled = storage

@@ -1,4 +1,4 @@
-//! A disk that fails when it is told to, and counts what it is asked for.
+//! A disk that fails on request, and records its operations.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -35,7 +35,7 @@ struct State {
     /// still gets through.
     failing: Option<(Operation, &'static str, usize)>,
     /// Syncs wait.
-    held: bool,
+    syncs_blocked: bool,
     waiting: usize,
 }
 
@@ -54,17 +54,17 @@ impl FaultyDisk {
         lock(&self.state.state).failing = None;
     }
 
-    pub(super) fn hold_syncs(&self) {
-        lock(&self.state.state).held = true;
+    pub(super) fn block_syncs(&self) {
+        lock(&self.state.state).syncs_blocked = true;
     }
 
     pub(super) fn release_syncs(&self) {
-        lock(&self.state.state).held = false;
+        lock(&self.state.state).syncs_blocked = false;
         self.state.released.notify_all();
     }
 
     /// Blocks until a sync waits to be released.
-    pub(super) fn wait_for_held_sync(&self) {
+    pub(super) fn wait_for_blocked_sync(&self) {
         let state = lock(&self.state.state);
         let waiting = self.state.released.wait_while(state, |s| s.waiting == 0);
         drop(waiting.unwrap());
@@ -93,7 +93,10 @@ impl Shared {
         if operation == Operation::Sync {
             state.waiting += 1;
             self.released.notify_all();
-            state = self.released.wait_while(state, |s| s.held).unwrap();
+            state = self
+                .released
+                .wait_while(state, |s| s.syncs_blocked)
+                .unwrap();
             state.waiting -= 1;
         }
         let name = path.file_name().unwrap().to_string_lossy().into_owned();

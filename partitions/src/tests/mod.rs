@@ -5,7 +5,7 @@ mod append_read;
 mod consumers;
 mod faults;
 mod faulty;
-mod lives;
+mod generations;
 mod model;
 mod recovery;
 mod trim;
@@ -20,8 +20,8 @@ use iggy_binary_protocol::requests::messages::{RawMessage, SendMessagesEncoder};
 use iggy_binary_protocol::responses::messages::poll_messages::PolledBatchesIterator;
 use iggy_binary_protocol::{WireIdentifier, WirePartitioning};
 
-use super::files::{Disk, OsDisk};
 use super::*;
+use crate::files::{Disk, OsDisk};
 use faulty::FaultyDisk;
 
 /// A run of the machine.
@@ -80,7 +80,7 @@ fn batch(payloads: &[Vec<u8>]) -> Bytes {
     batch_of(&messages)
 }
 
-/// Messages that say which offset they expect.
+/// Messages whose payload is the offset they expect.
 fn numbered(from: u64, count: u64) -> Bytes {
     let payloads: Vec<_> = (from..from + count)
         .map(|n| format!("message {n}").into_bytes())
@@ -114,7 +114,7 @@ async fn poll(storage: &EmbeddedStorage, from: ReadFrom, count: u32) -> PolledBa
     polled.unwrap()
 }
 
-/// The offsets that a read gives, all with their own messages.
+/// The offsets that a read returns, all with their own messages.
 async fn read(storage: &EmbeddedStorage, from: ReadFrom, count: u32) -> Vec<u64> {
     let messages = decoded(&poll(storage, from, count).await);
     for (offset, payload) in &messages {

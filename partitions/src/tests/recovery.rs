@@ -24,7 +24,7 @@ async fn open(storage: &EmbeddedStorage) -> Result<PartitionStats, StorageError>
     storage.stats(key(1), written()).await
 }
 
-/// Which file is said to be corrupt, and where.
+/// The file that an error reports as corrupt, and the position.
 async fn corrupt(storage: &EmbeddedStorage) -> (PathBuf, u64) {
     match open(storage).await {
         Err(StorageError::Corrupt { path, position, .. }) => (path, position),
@@ -108,7 +108,7 @@ async fn a_hole_that_a_power_failure_left_in_unsynced_batches_ends_the_log() {
     let dir = Dir::new();
     let (disk, storage) = dir.faulty();
     // The background sync never gets anywhere.
-    disk.hold_syncs();
+    disk.block_syncs();
     append(&storage, 0, 5, 1).await;
     let hole = length(&dir.segments()[0]);
     for number in 5..100 {
@@ -166,18 +166,18 @@ async fn a_hole_in_a_group_that_was_never_synced_is_no_corruption() {
     let storage = Arc::new(storage);
     append_with(&storage, synced(), 0, 1, 1).await;
     let path = dir.segments().remove(0);
-    disk.hold_syncs();
+    disk.block_syncs();
     let mut appends = Vec::new();
     for number in 1..6 {
-        let begun = Arc::clone(&storage);
+        let shared = Arc::clone(&storage);
         let batch = numbered(number, 1);
         appends.push(tokio::spawn(async move {
-            begun.append(key(1), synced(), batch, 1).await.unwrap()
+            shared.append(key(1), synced(), batch, 1).await.unwrap()
         }));
         if number == 1 {
             let disk = Arc::clone(&disk);
-            let held = tokio::task::spawn_blocking(move || disk.wait_for_held_sync());
-            held.await.unwrap();
+            let blocked = tokio::task::spawn_blocking(move || disk.wait_for_blocked_sync());
+            blocked.await.unwrap();
         } else {
             while storage.waiting(key(1)).await < number as usize - 1 {
                 tokio::task::yield_now().await;
@@ -196,7 +196,7 @@ async fn a_hole_in_a_group_that_was_never_synced_is_no_corruption() {
 }
 
 #[tokio::test]
-async fn damage_that_a_hint_hides_is_found_by_whoever_reads_it() {
+async fn damage_that_a_hint_hides_is_found_when_it_is_read() {
     let dir = Dir::new();
     let storage = dir.storage();
     for batch in 0..50 {
@@ -224,7 +224,7 @@ async fn damage_that_a_hint_hides_is_found_by_whoever_reads_it() {
                 "{at}: {refused:?}"
             );
         }
-        // Behind a sound header the damage is in nobody else's way.
+        // Damage after a valid header does not affect other batches.
         if at > HEADER + 256 {
             assert_eq!(read(&storage, ReadFrom::Offset(7), 1).await, [7]);
         }
@@ -252,9 +252,9 @@ async fn a_segment_that_is_missing_in_the_middle_is_noticed() {
     }
 }
 
-/// Old segments may go, and the first that is left begins where it begins.
+/// Old segments may be removed, and the log starts with the first that is left.
 #[tokio::test]
-async fn a_log_may_begin_at_any_segment() {
+async fn a_log_may_start_at_any_segment() {
     let dir = Dir::new();
     let storage = dir.storage();
     for batch in 0..50 {
@@ -277,7 +277,7 @@ async fn a_log_may_begin_at_any_segment() {
 }
 
 #[tokio::test]
-async fn a_segment_whose_header_was_not_finished_is_begun_again() {
+async fn a_segment_whose_header_was_not_finished_is_created_again() {
     let dir = Dir::new();
     let storage = dir.storage();
     for batch in 0..50 {
@@ -309,7 +309,7 @@ async fn offsets_go_on_where_they_were_when_the_only_segment_has_no_header() {
     assert_eq!(read(&dir.storage(), ReadFrom::First, 10).await, [40, 41]);
 }
 
-/// Whoever can send messages must not be able to make a crash look like damage.
+/// A client must not be able to make a crash look like damage by its messages.
 #[tokio::test]
 async fn stored_bytes_inside_a_payload_prove_nothing() {
     let dir = Dir::new();

@@ -162,7 +162,7 @@ async fn sizes_and_times_are_reasons_and_the_bound_holds() {
     assert_eq!(trim(&storage, large(0)).await, segments - 1 - removed);
 }
 
-/// Each removal is on the disk before the next one begins.
+/// Each removal is on the disk before the next one starts.
 #[tokio::test]
 async fn removals_cannot_overtake_each_other() {
     let dir = tempfile::tempdir().unwrap();
@@ -221,7 +221,7 @@ fn faulty(disk: &Arc<FaultyDisk>, dir: &std::path::Path, boot: u64) -> EmbeddedS
 
 /// A reader may have planned to read what is then removed.
 #[tokio::test]
-async fn a_read_of_what_goes_meanwhile_goes_on_behind_it() {
+async fn a_read_of_a_segment_that_is_removed_meanwhile_continues_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let config = EmbeddedStorageConfig {
         // Every read opens the file it needs.

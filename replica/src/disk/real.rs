@@ -7,12 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Disk, DiskError, DiskFile};
+use super::traits::{Disk, DiskError, DiskFile};
 
 const LOCK_FILE: &str = "lock";
 
 /// A directory of the machine's file system. Clones are the same disk; as long
-/// as one of them lives, no other process can open the directory.
+/// as one of them exists, no other process can open the directory.
 #[derive(Clone, Debug)]
 pub struct RealDisk {
     root: PathBuf,
@@ -21,11 +21,12 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Everything below `root`, which is created when it is not there, and
+    /// Everything below `root`, which is created if it is missing, and
     /// locked: two writers would destroy each other's log.
     ///
     /// # Errors
-    /// What the operating system says, and when somebody else has it open.
+    /// The error of the operating system;
+    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) when another process has it open.
     pub fn new(root: impl Into<PathBuf>) -> Result<Self, DiskError> {
         let root = root.into();
         let failed =

@@ -1,105 +1,121 @@
-//! What happens to a replica, and what it wants done.
+//! Inputs and outputs of a replica.
+//!
+//! An event that is an input of the core has the name of that
+//! [`Input`](consensus::Input), and an output that is an effect of the core the name of
+//! that [`Effect`](consensus::Effect).
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use consensus::{
-    FrozenState, Index, Parts, PersistBatch, PersistId, ProposeError, ReadError, ReplicaId,
-    SnapshotMeta, Term, Tick,
+    Index, Parts, PersistBatch, PersistId, ProposeError, ReadError, ReplicaId, StepError, Term,
+    Tick,
 };
 
-/// The moment at which events are handled.
+use super::file_jobs::{FileEvent, FileJob};
+
+/// The time at which an event is handled.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Monotonic time in ticks since the replica was built.
     pub tick: Tick,
-    /// Wall clock, microseconds since the Unix epoch. Only ever written into
-    /// commands.
+    /// Wall clock, microseconds since the Unix epoch. It is written into commands and
+    /// used for nothing else.
     pub wall_micros: u64,
 }
 
-/// Chosen by the caller to recognise an answer; unique for the life of a
-/// replica.
+/// Identifies a request of the caller (a command, a read, a leadership transfer) in the
+/// result that belongs to it. The caller chooses it, and uses each number once per
+/// [`Replica`](super::Replica).
+///
+/// The core does not see it: it knows the [`ProposalId`](consensus::ProposalId) of the
+/// batch that carries a command, and the [`ReadToken`](consensus::ReadToken) that the
+/// replica makes of a read's ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// What happens to a replica.
+/// An input of a replica.
 pub enum Event {
     /// Time passed.
     Tick,
-    /// Replicate a command and answer with its reply.
-    Submit {
-        /// Comes back with the answer.
+    /// Replicate a command; [`Output::ProposeResult`] carries its reply.
+    Propose {
+        /// Identifies the result.
         ticket: Ticket,
-        /// The command.
+        /// The command, at most [`batch_bytes_max`](super::ReplicaConfig::batch_bytes_max)
+        /// less 64 bytes.
         command: Bytes,
     },
-    /// Answer when the local state holds everything acknowledged before now.
-    Read(Ticket),
-    /// A peer's message, as its replica gave it to [`Output::Send`].
-    Peer {
-        /// Who sent it, as the link authenticated it.
+    /// Confirm that the local state includes everything acknowledged before now;
+    /// [`Output::ReadResult`].
+    ReadIndex(Ticket),
+    /// A peer's message, as its replica passed it to [`Output::Send`].
+    Receive {
+        /// The sender, as the link authenticated it.
         from: ReplicaId,
         /// The bytes.
         message: Bytes,
     },
     /// The write-ahead log holds this batch and every earlier one.
     Persisted(PersistId),
-    /// A link to this peer broke.
+    /// A link to this peer broke, or the peer cannot be reached.
     Unreachable(ReplicaId),
-    /// Hand leadership over.
-    Transfer {
-        /// Comes back with the answer.
+    /// Transfer leadership; [`Output::TransferResult`].
+    TransferLeadership {
+        /// Identifies the result.
         ticket: Ticket,
-        /// To whom.
+        /// The voter that is to lead.
         to: ReplicaId,
     },
     /// A [`FileJob`] is done.
     File(FileEvent),
 }
 
-/// Which link a message travels on.
+/// The link that a message is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Small and urgent.
+pub enum Channel {
+    /// Messages of the consensus protocol: small, and not to be delayed.
     Consensus,
-    /// Large; may wait.
+    /// Pieces of snapshots and requests for them: up to 1 MiB each; may be delayed.
     Bulk,
 }
 
-/// What the replica wants done, in this order.
+/// What the caller must do, in this order.
 pub enum Output {
     /// Append to the write-ahead log, sync, and report [`Event::Persisted`].
-    Write(PersistBatch),
-    /// The write-ahead log may drop records through this index.
+    Persist(PersistBatch),
+    /// The write-ahead log may drop records up to and including this index.
     Compact(Index),
     /// Send to a peer; may be lost.
     Send {
         /// The receiver.
         to: ReplicaId,
-        /// On which link.
-        lane: Lane,
-        /// The bytes, as they go into [`Event::Peer`] in one place.
+        /// The link.
+        channel: Channel,
+        /// The bytes; [`Event::Receive`] needs them in one piece.
         message: Parts,
     },
-    /// The answer to [`Event::Submit`].
-    Replied {
+    /// The result of [`Event::Propose`].
+    ProposeResult {
         /// The caller's ticket.
         ticket: Ticket,
-        /// The reply and where the command stands in the log.
+        /// The reply, and the index of the command in the log.
         result: Result<Applied, ProposeError>,
     },
-    /// The answer to [`Event::Read`].
-    ReadDone {
+    /// The result of [`Event::ReadIndex`].
+    ReadResult {
         /// The caller's ticket.
         ticket: Ticket,
         /// The index that the local state has reached.
         result: Result<Index, ReadError>,
     },
-    /// The answer to [`Event::Transfer`]: whether the handover began.
-    TransferBegun {
+    /// The result of [`Event::TransferLeadership`]: whether the transfer has started. Its
+    /// end is seen in [`LeaderChanged`](Self::LeaderChanged).
+    TransferResult {
         /// The caller's ticket.
         ticket: Ticket,
-        /// Why not.
-        result: Result<(), String>,
+        /// Why it has not started.
+        result: Result<(), StepError>,
     },
     /// The leader changed.
     LeaderChanged {
@@ -108,92 +124,21 @@ pub enum Output {
         /// Its leader, when known.
         leader: Option<ReplicaId>,
     },
-    /// Work on snapshot files; report [`Event::File`].
+    /// A peer's message, or a request of this replica to its core, was refused. The
+    /// replica is unharmed; [`Counters`](super::Counters) counts it.
+    Refused(StepError),
+    /// Carry out work on snapshot files, and report [`Event::File`].
     File(FileJob),
 }
 
-/// A command's reply.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// Index of the entry that held the command.
+    /// Index of the entry that carried the command.
     pub index: Index,
-    /// What the state machine said.
+    /// The reply of the state machine.
     pub reply: Bytes,
 }
 
-/// Work on snapshot files, done in order beside the replica.
-pub enum FileJob {
-    /// Encode and store a snapshot; [`FileEvent::Saved`].
-    Save {
-        /// What it stands for.
-        meta: SnapshotMeta,
-        /// The state.
-        state: Box<dyn FrozenState>,
-    },
-    /// Read a piece of a stored snapshot for a peer; [`FileEvent::Chunk`] or
-    /// [`FileEvent::NoChunk`].
-    Read {
-        /// For whom.
-        to: ReplicaId,
-        /// Which snapshot.
-        index: Index,
-        /// From which byte.
-        offset: u64,
-    },
-    /// How much of this snapshot is here already; [`FileEvent::Received`].
-    Resume(SnapshotMeta),
-    /// Store a piece; [`FileEvent::Received`] or [`FileEvent::ReceiveFailed`].
-    Receive {
-        /// Which snapshot.
-        meta: SnapshotMeta,
-        /// Where the piece begins.
-        offset: u64,
-        /// How long the whole is.
-        total: u64,
-        /// The piece.
-        bytes: Bytes,
-    },
-}
-
-/// What became of a [`FileJob`].
-pub enum FileEvent {
-    /// The snapshot is durable, or why it is not.
-    Saved(Result<SnapshotMeta, String>),
-    /// A piece for a peer.
-    Chunk {
-        /// For whom.
-        to: ReplicaId,
-        /// Of which snapshot.
-        index: Index,
-        /// Where it begins.
-        offset: u64,
-        /// How long the whole is.
-        total: u64,
-        /// The piece.
-        bytes: Bytes,
-    },
-    /// There is no such snapshot here any more.
-    NoChunk {
-        /// Who asked.
-        to: ReplicaId,
-        /// For which.
-        index: Index,
-    },
-    /// So much of the snapshot is here.
-    Received {
-        /// Which snapshot.
-        meta: SnapshotMeta,
-        /// The first byte that is missing.
-        next: u64,
-        /// The verified state, when nothing is missing and all is durable.
-        state: Option<Bytes>,
-    },
-    /// What arrived is not the snapshot, or could not be stored; what was there
-    /// of it is gone.
-    ReceiveFailed {
-        /// Which snapshot.
-        meta: SnapshotMeta,
-        /// Why.
-        why: String,
-    },
-}
+/// Outputs in the order in which they are to be carried out.
+pub(super) type Outputs = VecDeque<Output>;

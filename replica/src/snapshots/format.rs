@@ -12,32 +12,35 @@ use bytes::{Buf, BufMut};
 use consensus::{Index, Membership, ReplicaId, SnapshotMeta, Term};
 use crc32c::crc32c;
 
-use super::{CHUNK_BYTES, SnapshotError};
+use super::error::SnapshotError;
+
+/// Bytes of a piece that is sent to a peer, at most.
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 const MAGIC: &[u8; 8] = b"IGGYSNP\n";
-pub(super) const VERSION: u16 = 1;
+const VERSION: u16 = 1;
 const LENGTH_AT: usize = 8 + 2;
 const MEMBERS_MAX: usize = 4096;
-/// A longer state is refused: it would be one that a confused peer announces.
+/// A longer state is refused: only a faulty peer would announce one.
 const STATE_BYTES_MAX: u64 = 16 << 30;
-/// No header is longer, with all members and pieces that there may be.
+/// The length of a header with the largest number of members and pieces.
 pub(super) const HEADER_BYTES_MAX: usize =
     128 + 2 * 8 * MEMBERS_MAX + 4 * (STATE_BYTES_MAX as usize / CHUNK_BYTES);
 const _: () = assert!(HEADER_BYTES_MAX < CHUNK_BYTES, "a header is one piece");
 
-/// What the header says.
+/// The header of a snapshot file.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) meta: SnapshotMeta,
-    /// Its own length.
+    /// Its own length in bytes.
     pub(super) bytes: u64,
     pub(super) state_bytes: u64,
     pieces: Vec<u32>,
 }
 
-/// A piece of the file that travels and is checked as one.
+/// A piece of the file that is transferred and verified as one.
 pub(super) struct Piece {
-    /// Where it begins in the file.
+    /// Its start in the file.
     pub(super) at: u64,
     pub(super) bytes: usize,
     crc: u32,
@@ -75,7 +78,7 @@ impl Header {
         }
     }
 
-    /// Decodes the header at the beginning of a file.
+    /// Decodes the header at the start of a file.
     pub(super) fn decode(path: &str, file: &[u8]) -> Result<Self, SnapshotError> {
         let corrupt = |what| SnapshotError::Corrupt {
             path: path.to_owned(),
@@ -90,6 +93,7 @@ impl Header {
             return Err(SnapshotError::Version {
                 path: path.to_owned(),
                 found,
+                known: VERSION,
             });
         }
         let bytes = rest.try_get_u32_le().map_err(short)?;
@@ -111,7 +115,7 @@ impl Header {
 /// The header of a file with this state.
 ///
 /// # Panics
-/// When state or membership are larger than any that can be.
+/// When the state is larger than 16 GiB, or the membership than 4,096 members.
 pub(super) fn encode_header(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
     assert!(
         state.len() as u64 <= STATE_BYTES_MAX,

@@ -3,24 +3,25 @@
 use bytes::Bytes;
 use consensus::SnapshotMeta;
 
-use super::{SnapshotError, SnapshotStore};
+use super::error::SnapshotError;
+use super::store::SnapshotStore;
 use crate::driver::{FileEvent, FileJob};
 
 /// Carries out the file jobs of a replica.
 ///
-/// The caller runs it beside the replica, one job after the other.
+/// The caller runs it concurrently with the replica, one job after the other.
 pub struct FileWorker {
     store: SnapshotStore,
 }
 
 impl FileWorker {
-    /// A worker on this store.
+    /// A worker that reads and writes this store.
     #[must_use]
     pub fn new(store: SnapshotStore) -> Self {
         Self { store }
     }
 
-    /// Carries out one job.
+    /// Carries out one job. It blocks on the disk.
     pub fn execute(&self, job: FileJob) -> FileEvent {
         match job {
             FileJob::Save { meta, state } => {

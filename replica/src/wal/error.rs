@@ -15,12 +15,12 @@ pub enum WalError {
     Poisoned,
     /// Acknowledged data is damaged.
     #[error(
-        "{path} is corrupt at byte {offset}: {what}. Acknowledged data is damaged, so this replica must not go on: bring its directory back as it was when the node stopped, but no older backup; the other nodes go on without this one"
+        "{path} is corrupt at byte {offset}: {what}. Acknowledged data is damaged, so this replica must not run: restore its directory as it was when the node stopped, but not from an older backup; the other nodes stay available without this one"
     )]
     Corrupt {
         /// The segment.
         path: String,
-        /// Where in it.
+        /// The byte in it.
         offset: u64,
         /// What is wrong.
         what: String,
@@ -32,7 +32,7 @@ pub enum WalError {
         path: String,
         /// Its format.
         found: u16,
-        /// Ours.
+        /// The format of this version.
         known: u16,
     },
     /// The log of another group.
@@ -46,9 +46,9 @@ pub enum WalError {
         "a record of {bytes} bytes does not fit into a segment of {segment_bytes}; raise wal_segment_size"
     )]
     TooLarge {
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
-        /// The segment's.
+        /// The size of a segment in bytes.
         segment_bytes: u64,
     },
     /// Segments of a size that cannot be used.
@@ -56,7 +56,7 @@ pub enum WalError {
         "a segment of {segment_bytes} bytes is not a multiple of 4 KiB between 16 KiB and 1 GiB; change wal_segment_size"
     )]
     SegmentSize {
-        /// The size asked for.
+        /// The configured size in bytes.
         segment_bytes: u64,
     },
 }

@@ -4,7 +4,7 @@
 //! record: kind u8 (highest bit: last of its batch) | length u32 | body
 //! reset:      index u64 | term u64
 //! entry:      term u64 | index u64 | kind u8 | payload
-//! hard state: what the backend wrote
+//! hard state: opaque bytes of the backend
 //! ```
 
 use bytes::{Buf, Bytes};
@@ -66,7 +66,7 @@ pub(super) fn of(batches: &[PersistBatch]) -> Vec<Record<'_>> {
 }
 
 impl Record<'_> {
-    /// Its size in a frame.
+    /// Its size in a frame, in bytes.
     pub(super) fn bytes(&self) -> usize {
         RECORD_HEADER_BYTES
             + match self.body {

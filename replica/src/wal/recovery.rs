@@ -6,12 +6,13 @@ use bytes::Bytes;
 use consensus::Index;
 use consensus::rule;
 
+use super::config::WalConfig;
 use super::error::WalError;
 use super::record::{self, ReadBody};
+use super::recovered::RecoveredLog;
 use super::replay::Replay;
 use super::segment::{self, BLOCK_BYTES, Sealed, SegmentHeader};
 use super::spares::Spares;
-use super::{RecoveredLog, WalConfig};
 use crate::disk::{self, Disk, DiskFile};
 
 pub(super) struct Found {
@@ -103,19 +104,19 @@ struct End {
     at: usize,
     /// The sequence number that the next frame would have.
     sequence: u64,
-    /// Where the first frame is that no later one says was durable.
+    /// The start of the first frame that no later one records as durable.
     unvouched_at: usize,
 }
 
 impl Scan {
-    /// Takes over a segment's frames. `vouched_before` is the first sequence of
-    /// the next segment: that all frames before it were durable, and that none at
-    /// or behind it belongs to the log.
+    /// Replays a segment's frames. `vouched_before` is the first sequence of
+    /// the next segment: all frames before it were durable, and none at
+    /// or after it belongs to the log.
     fn segment(&mut self, segment: &Segment, vouched_before: Option<u64>) -> Result<(), WalError> {
         let first = segment.header.first_sequence;
         let expected = *self.next_sequence.get_or_insert(first);
         if first != expected {
-            let what = format!("it begins with frame {first}, frame {expected} is missing");
+            let what = format!("it starts with frame {first}, frame {expected} is missing");
             return Err(segment.corrupt(0, what));
         }
         if segment.header.first_of_start {
@@ -141,7 +142,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes over whole frames in sequence, up to but without `before`.
+    /// Replays whole frames in sequence, up to but without `before`.
     fn frames(&mut self, segment: &Segment, bytes: &Bytes, before: u64) -> Result<End, WalError> {
         let header = &segment.header;
         let mut end = End {
@@ -188,18 +189,18 @@ impl Scan {
     }
 }
 
-/// What is behind the last whole frame of the log: nothing, what a crash tore
+/// What follows the last whole frame of the log: nothing, what a crash tore
 /// (true), or an error when something acknowledged is missing.
 fn torn_or_damaged(segment: &Segment, bytes: &Bytes, end: &End) -> Result<bool, WalError> {
     let mut torn = false;
     for later in (end.at..bytes.len()).step_by(BLOCK_BYTES) {
-        torn |= segment::frame_began_at(bytes, later, &segment.header);
+        torn |= segment::frame_starts_at(bytes, later, &segment.header);
         let Some(frame) = segment::frame_at(bytes, later, &segment.header) else {
             continue;
         };
         if frame.header.synced >= end.sequence && rule!(DurableDamageReported) {
             let what = format!(
-                "frame {} is damaged, and frame {} says that it was durable",
+                "frame {} is damaged, and frame {} records that it was durable",
                 end.sequence, frame.header.sequence
             );
             return Err(segment.corrupt(end.at, what));

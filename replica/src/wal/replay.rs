@@ -5,8 +5,8 @@
 use consensus::rule;
 use consensus::{Entry, Index, Term};
 
-use super::RecoveredLog;
 use super::record::{Read, ReadBody};
+use super::recovered::RecoveredLog;
 
 #[derive(Default)]
 pub(super) struct Replay {
@@ -32,8 +32,8 @@ impl Replay {
         cut
     }
 
-    /// Takes over a record of a segment. Says what is wrong when the batch that
-    /// it completes does not follow from the log.
+    /// Replays a record of a segment. The error is what is wrong with the batch that it
+    /// completes: it does not follow the log.
     pub(super) fn record(&mut self, segment: u64, record: Read) -> Result<(), String> {
         self.staged.push((segment, record.body));
         if !record.last {
@@ -58,8 +58,8 @@ impl Replay {
         self.reset_in = segment;
     }
 
-    /// An entry at or behind the first replaces what was there. One in front of
-    /// the first begins the log anew: what it followed is compacted, and what it
+    /// An entry at or after the first replaces what was there. One before
+    /// the first restarts the log: what it followed is compacted, and what it
     /// replaces was never committed.
     fn entry(&mut self, entry: Entry) -> Result<(), String> {
         let log = &mut self.log;
@@ -67,7 +67,7 @@ impl Replay {
             && (entry.index <= reset || (log.entries.is_empty() && entry.index != reset.next()))
         {
             return Err(format!(
-                "entry {} in a log that begins after {reset}",
+                "entry {} in a log that starts after {reset}",
                 entry.index
             ));
         }

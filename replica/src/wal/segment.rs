@@ -27,7 +27,7 @@ pub(super) struct SegmentHeader {
     /// The sequence number of its first frame: everything before is durable in
     /// earlier segments.
     pub(super) first_sequence: u64,
-    /// Begins the checksum of every frame. Whoever writes a payload does not
+    /// The checksum of every frame starts with it. The author of a payload does not
     /// know it, so no payload looks like a frame.
     pub(super) nonce: u64,
     /// The program started with this segment: a batch that is not whole before
@@ -120,7 +120,7 @@ pub(super) struct Sealed {
     pub(super) needed_for: Index,
 }
 
-/// What a frame says of itself.
+/// The sequence numbers in the header of a frame.
 pub(super) struct FrameHeader {
     pub(super) sequence: u64,
     /// The last frame that was durable when this one was written.
@@ -174,13 +174,13 @@ fn frame_crc(segment: &SegmentHeader, frame: &[u8]) -> u32 {
 /// A whole frame of a segment.
 pub(super) struct Frame {
     pub(super) header: FrameHeader,
-    /// Where its records begin, and how long they are.
+    /// The start of its records, and their length.
     pub(super) records_at: usize,
     pub(super) records_bytes: usize,
 }
 
 impl Frame {
-    /// Where the next frame begins.
+    /// The start of the next frame.
     pub(super) fn end(&self) -> usize {
         (self.records_at + self.records_bytes).next_multiple_of(BLOCK_BYTES)
     }
@@ -188,7 +188,7 @@ impl Frame {
 
 /// The frame at `at` of a segment's bytes, when there is a whole one.
 pub(super) fn frame_at(bytes: &[u8], at: usize, segment: &SegmentHeader) -> Option<Frame> {
-    if !frame_began_at(bytes, at, segment) {
+    if !frame_starts_at(bytes, at, segment) {
         return None;
     }
     let header = bytes.get(at..at + FRAME_HEADER_BYTES)?;
@@ -209,8 +209,8 @@ pub(super) fn frame_at(bytes: &[u8], at: usize, segment: &SegmentHeader) -> Opti
     })
 }
 
-/// Whether a frame of the segment was begun at `at`, whole or not.
-pub(super) fn frame_began_at(bytes: &[u8], at: usize, segment: &SegmentHeader) -> bool {
+/// Whether a frame of the segment starts at `at`, whole or not.
+pub(super) fn frame_starts_at(bytes: &[u8], at: usize, segment: &SegmentHeader) -> bool {
     bytes
         .get(at..at + FRAME_HEADER_BYTES)
         .is_some_and(|header| {

@@ -4,16 +4,16 @@
 //! written once is about twice as quick to sync as one that is only reserved,
 //! because the file system has nothing to note about it.
 
-use consensus::Index;
 use consensus::rule;
 
+use super::active::Active;
+use super::config::WalConfig;
 use super::error::WalError;
-use super::segment::{self, BLOCK_BYTES, SegmentHeader};
-use super::{Active, WalConfig};
+use super::segment::{self, SegmentHeader};
 use crate::disk::{Disk, DiskError, DiskFile};
 
-/// Bytes that are made ready at once: what a batch that arrives meanwhile has to
-/// wait for takes about a millisecond.
+/// Bytes of one slice of the work: about a millisecond, for which a batch that arrives
+/// meanwhile has to wait.
 const SLICE_BYTES: u64 = 256 << 10;
 
 pub(super) struct Spares {
@@ -22,7 +22,7 @@ pub(super) struct Spares {
     kept_max: usize,
     ready: Vec<u64>,
     unready: Option<Unready>,
-    /// Making one failed; the next segment that is begun will say why.
+    /// Making one failed; it is tried again when a segment is needed.
     gave_up: bool,
 }
 
@@ -71,12 +71,12 @@ impl Spares {
     }
 
     /// Whether [`prepare`](Self::prepare) has anything to do.
-    pub(super) fn wanted(&self) -> bool {
+    pub(super) fn is_short(&self) -> bool {
         self.unready.is_some() || (self.kept_max > 0 && self.ready.is_empty() && !self.gave_up)
     }
 
-    /// Does a slice of the work of having a spare. One that is begun takes the next
-    /// number for its name.
+    /// Does a slice of the work of making a spare. A new one is named by the next
+    /// number.
     pub(super) fn prepare(
         &mut self,
         disk: &dyn Disk,
@@ -86,7 +86,7 @@ impl Spares {
         if result.is_err() {
             self.gave_up = true;
             if let Some(unready) = self.unready.take() {
-                // Whether or not that works: it is no part of the log.
+                // It is not part of the log, whether or not that succeeds.
                 let _ = disk.remove(&segment::spare_path(&self.dir, unready.number));
             }
         }
@@ -121,8 +121,8 @@ impl Spares {
     }
 
     /// Makes a segment out of a spare or a new file. Its header is durable before
-    /// its name is, so a segment that is found has one.
-    pub(super) fn begin(
+    /// its name is, so every segment that is found has a header.
+    pub(super) fn make_segment(
         &mut self,
         disk: &dyn Disk,
         group: u128,
@@ -149,12 +149,7 @@ impl Spares {
         if rule!(SegmentNameSynced) {
             disk.sync_dir(&self.dir)?;
         }
-        Ok(Active {
-            header,
-            file,
-            at: BLOCK_BYTES as u64,
-            needed_for: Index::ZERO,
-        })
+        Ok(Active::new(header, file))
     }
 
     /// Keeps a segment that is no longer needed, or removes it. Not yet durable.

@@ -1,11 +1,14 @@
-//! Connecting to a peer, again and again.
+//! Connecting to a peer, with a growing pause between attempts.
 
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
-use super::{Lane, LinkCounters, Target, handshake, socket};
+use super::channel::Channel;
+use super::counters::LinkCounters;
+use super::target::Target;
+use super::{handshake, socket};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -30,8 +33,8 @@ impl Backoff {
     }
 }
 
-/// One attempt: connects and shakes hands.
-pub(super) async fn connect(target: &Target, lane: Lane) -> Option<TcpStream> {
+/// One attempt: connects and performs the handshake.
+pub(super) async fn connect(target: &Target, channel: Channel) -> Option<TcpStream> {
     let connected =
         tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&target.address)).await;
     let mut stream = match connected {
@@ -41,19 +44,19 @@ pub(super) async fn connect(target: &Target, lane: Lane) -> Option<TcpStream> {
             return None;
         }
         Err(_) => {
-            debug!(peer = %target.replica, address = target.address, "connecting took too long");
+            debug!(peer = %target.replica, address = target.address, "connecting timed out");
             return None;
         }
     };
-    socket::prepare(&stream, Some(lane));
-    match handshake::present(&mut stream, &target.identity, target.replica, lane).await {
+    socket::prepare(&stream, Some(channel));
+    match handshake::present(&mut stream, &target.identity, target.replica, channel).await {
         Ok(_) => {
             LinkCounters::add(&target.counters.connected, 1);
             Some(stream)
         }
         Err(error) => {
             LinkCounters::add(&target.counters.refused, 1);
-            warn!(peer = %target.replica, address = target.address, ?lane, %error, "handshake failed");
+            warn!(peer = %target.replica, address = target.address, ?channel, %error, "the handshake with a peer failed");
             None
         }
     }

@@ -20,7 +20,7 @@ pub(super) async fn read(
     if length > bytes_max {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("frame of {length} bytes is larger than the {bytes_max} allowed"),
+            format!("a frame of {length} bytes is larger than the {bytes_max} allowed"),
         ));
     }
     // Memory follows what arrives, not what the length claims.

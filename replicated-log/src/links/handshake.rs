@@ -1,8 +1,8 @@
 //! The first frames of a connection.
 //!
 //! ```text
-//! hello:  "IGCL" | version u16 | lane u8 | from u64 | incarnation u64 | to u64 | cluster name
-//! answer: code u8 | incarnation u64 | text
+//! hello:  "IGCL" | version u16 | channel u8 | from u64 | incarnation u64 | to u64 | cluster name
+//! reply:  code u8 | incarnation u64 | text
 //! ```
 
 use std::time::Duration;
@@ -12,7 +12,9 @@ use consensus::ReplicaId;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::{Identity, Lane, frame};
+use super::channel::Channel;
+use super::frame;
+use super::target::Identity;
 
 const MAGIC: &[u8; 4] = b"IGCL";
 const VERSION: u16 = 1;
@@ -21,51 +23,54 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const ACCEPTED: u8 = 0;
 const REFUSED: u8 = 1;
 
-/// Who is at the other end.
+/// The identity of the peer, and what it dialled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) replica: ReplicaId,
-    pub(super) lane: Lane,
+    pub(super) channel: Channel,
     pub(super) incarnation: u64,
 }
 
-/// Why two nodes do not talk.
+/// Why two nodes do not connect.
 #[derive(Debug, Error)]
-pub enum HandshakeError {
+pub(super) enum HandshakeError {
     /// The connection broke.
     #[error("connection: {0}")]
     Io(#[from] std::io::Error),
-    /// Nothing came in time.
-    #[error("no handshake within {} s", TIMEOUT.as_secs())]
+    /// The peer did not complete the handshake in time.
+    #[error("no handshake within {} s; check that the address is the replica port of a node", TIMEOUT.as_secs())]
     Timeout,
-    /// Whatever speaks there is not a node of this software, or of another
-    /// version.
-    #[error("not a handshake of version {VERSION}: {0}")]
+    /// The peer is not a node of this software, or one of another version.
+    #[error(
+        "not a handshake of version {VERSION}: {0}; check that the address is the replica port of a node, and that the versions of both nodes are compatible"
+    )]
     Malformed(&'static str),
     /// The peer belongs to another cluster.
     #[error(
-        "the peer is a node of cluster {theirs:?}, this one is of {ours:?}; check [cluster] name and the ports of both"
+        "the peer is a node of cluster {theirs:?}, this one is of {ours:?}; check the name of the cluster and the addresses in the configuration of both"
     )]
     Cluster {
-        /// Its cluster.
+        /// The cluster of the peer.
         theirs: String,
-        /// This node's.
+        /// The cluster of this node.
         ours: String,
     },
-    /// The peer took this node for another.
+    /// The peer dialled this node for another.
     #[error(
-        "the peer wanted replica {wanted}, this is replica {own}; check the addresses in [[cluster.nodes]]"
+        "the peer dialled replica {dialled}, this is replica {own}; check the addresses of the nodes in the configuration of both"
     )]
     WrongReplica {
-        /// Whom it wanted.
-        wanted: ReplicaId,
-        /// Who this is.
+        /// The replica that the peer dialled.
+        dialled: ReplicaId,
+        /// This replica.
         own: ReplicaId,
     },
-    /// The sender is not in the roster.
-    #[error("replica {0} is not in this node's [[cluster.nodes]]")]
+    /// The peer is not among the replicas of this node's configuration.
+    #[error(
+        "replica {0} is not among the nodes in this node's configuration; add it, or correct its replica id"
+    )]
     UnknownReplica(ReplicaId),
-    /// The other side said no.
+    /// The peer refused the handshake.
     #[error("refused by the peer: {0}")]
     Refused(String),
 }
@@ -75,42 +80,42 @@ pub(super) async fn present(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     identity: &Identity,
     to: ReplicaId,
-    lane: Lane,
+    channel: Channel,
 ) -> Result<u64, HandshakeError> {
     let mut hello = BytesMut::with_capacity(64);
     hello.put_slice(MAGIC);
     hello.put_u16_le(VERSION);
-    hello.put_u8(lane as u8);
+    hello.put_u8(channel as u8);
     hello.put_u64_le(identity.replica.0);
     hello.put_u64_le(identity.incarnation);
     hello.put_u64_le(to.0);
     hello.put_slice(identity.cluster.as_bytes());
-    let answer = in_time(async {
+    let reply = in_time(async {
         frame::write(stream, &[&hello]).await?;
         stream.flush().await?;
         frame::read(stream, FRAME_BYTES_MAX).await
     })
     .await?;
-    let mut answer = answer.ok_or(HandshakeError::Malformed("the peer hung up"))?;
-    let cut = |_| HandshakeError::Malformed("the answer is cut short");
-    let code = answer.try_get_u8().map_err(cut)?;
-    let incarnation = answer.try_get_u64_le().map_err(cut)?;
+    let mut reply = reply.ok_or(HandshakeError::Malformed("the peer closed the connection"))?;
+    let cut = |_| HandshakeError::Malformed("the reply is truncated");
+    let code = reply.try_get_u8().map_err(cut)?;
+    let incarnation = reply.try_get_u64_le().map_err(cut)?;
     if code != ACCEPTED {
-        let text = String::from_utf8_lossy(&answer).into_owned();
+        let text = String::from_utf8_lossy(&reply).into_owned();
         return Err(HandshakeError::Refused(text));
     }
     Ok(incarnation)
 }
 
-/// Receives a peer's hello and answers it.
+/// Receives a peer's hello and replies to it.
 pub(super) async fn receive(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     identity: &Identity,
-    is_member: impl Fn(ReplicaId) -> bool,
+    is_peer: impl Fn(ReplicaId) -> bool,
 ) -> Result<Peer, HandshakeError> {
     let hello = in_time(frame::read(stream, FRAME_BYTES_MAX)).await?;
-    let hello = hello.ok_or(HandshakeError::Malformed("the peer hung up"))?;
-    let result = check(hello, identity, is_member);
+    let hello = hello.ok_or(HandshakeError::Malformed("the peer closed the connection"))?;
+    let result = check(hello, identity, is_peer);
     let (code, text) = match &result {
         Ok(_) => (ACCEPTED, String::new()),
         Err(error) => (REFUSED, error.to_string()),
@@ -127,9 +132,9 @@ pub(super) async fn receive(
 fn check(
     mut hello: Bytes,
     identity: &Identity,
-    is_member: impl Fn(ReplicaId) -> bool,
+    is_peer: impl Fn(ReplicaId) -> bool,
 ) -> Result<Peer, HandshakeError> {
-    let cut = |_| HandshakeError::Malformed("the hello is cut short");
+    let cut = |_| HandshakeError::Malformed("the hello is truncated");
     if !hello.starts_with(MAGIC) {
         return Err(HandshakeError::Malformed("wrong magic"));
     }
@@ -137,29 +142,29 @@ fn check(
     if hello.try_get_u16_le().map_err(cut)? != VERSION {
         return Err(HandshakeError::Malformed("another version"));
     }
-    let lane = Lane::from_wire(hello.try_get_u8().map_err(cut)?)
-        .ok_or(HandshakeError::Malformed("unknown lane"))?;
+    let channel = Channel::from_wire(hello.try_get_u8().map_err(cut)?)
+        .ok_or(HandshakeError::Malformed("unknown channel"))?;
     let replica = ReplicaId(hello.try_get_u64_le().map_err(cut)?);
     let incarnation = hello.try_get_u64_le().map_err(cut)?;
-    let wanted = ReplicaId(hello.try_get_u64_le().map_err(cut)?);
+    let dialled = ReplicaId(hello.try_get_u64_le().map_err(cut)?);
     if hello != identity.cluster.as_bytes() {
         return Err(HandshakeError::Cluster {
             theirs: String::from_utf8_lossy(&hello).into_owned(),
             ours: identity.cluster.clone(),
         });
     }
-    if wanted != identity.replica {
+    if dialled != identity.replica {
         return Err(HandshakeError::WrongReplica {
-            wanted,
+            dialled,
             own: identity.replica,
         });
     }
-    if replica == identity.replica || !is_member(replica) {
+    if replica == identity.replica || !is_peer(replica) {
         return Err(HandshakeError::UnknownReplica(replica));
     }
     Ok(Peer {
         replica,
-        lane,
+        channel,
         incarnation,
     })
 }
@@ -190,29 +195,29 @@ mod tests {
     ) -> (Result<u64, HandshakeError>, Result<Peer, HandshakeError>) {
         let (mut near, mut far) = tokio::io::duplex(4096);
         tokio::join!(
-            present(&mut near, &from, to, Lane::Data),
+            present(&mut near, &from, to, Channel::Data),
             receive(&mut far, &own, |id| id.0 <= 3)
         )
     }
 
     #[tokio::test]
-    async fn peers_of_one_cluster_learn_who_the_other_is() {
+    async fn peers_of_one_cluster_learn_the_identity_of_the_other() {
         let (near, far) = meet(identity("c", 1), ReplicaId(2), identity("c", 2)).await;
         assert_eq!(near.unwrap(), 20);
         let expected = Peer {
             replica: ReplicaId(1),
-            lane: Lane::Data,
+            channel: Channel::Data,
             incarnation: 10,
         };
         assert_eq!(far.unwrap(), expected);
     }
 
     #[tokio::test]
-    async fn strangers_are_refused_and_told_why() {
+    async fn strangers_are_refused_with_a_reason() {
         for (from, to, why) in [
             (identity("other", 1), 2, "cluster \"other\""),
-            (identity("c", 1), 3, "wanted replica 3"),
-            (identity("c", 9), 2, "replica 9 is not in"),
+            (identity("c", 1), 3, "dialled replica 2, this is replica 1"),
+            (identity("c", 9), 2, "replica 8 is not among"),
         ] {
             let (near, far) = meet(from, ReplicaId(to), identity("c", 2)).await;
             assert!(far.is_err());

@@ -1,144 +1,180 @@
-//! The receiving end of all lanes.
+//! The receiving end of all channels.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::ReplicaId;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::{
-    Identity, Lane, LinkCounters, LinkLimits, RpcHandler, Standing, Witness, frame, handshake, rpc,
-    socket, standing,
-};
+use super::activity::PeerActivity;
+use super::channel::Channel;
+use super::counters::LinkCounters;
+use super::disk_history::{AdmissionService, DiskHistory};
+use super::handshake::Peer;
+use super::rpc::RpcHandler;
+use super::target::{Identity, LinkLimits};
+use super::{disk_history, frame, handshake, rpc, socket};
+use crate::peers::Peers;
 
-/// Connections that may be open at once, handshakes under way included.
+/// Connections that may be open, those in a handshake included. More wait unaccepted.
 const CONNECTIONS_MAX: usize = 4_096;
 const READ_BUFFER_BYTES: usize = 64 << 10;
+/// After an error of the operating system, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the node does with what arrives.
-pub struct Services {
-    /// Takes a one-way message; must not block.
-    pub one_way: Box<dyn Fn(ReplicaId, Bytes) + Send + Sync>,
-    /// Serves requests.
-    pub requests: Arc<dyn RpcHandler>,
-    /// Says whether a node is known.
-    pub witness: Arc<dyn Witness>,
+/// Receives what arrives from peers.
+pub(crate) struct Services {
+    /// Receives a one-way message; must not block.
+    pub(crate) one_way: Box<dyn Fn(ReplicaId, Bytes) + Send + Sync>,
+    pub(crate) requests: Arc<dyn RpcHandler>,
+    pub(crate) admission: Arc<dyn AdmissionService>,
 }
 
 /// Accepts the connections of peers.
-pub struct PeerListener {
-    /// This node.
-    pub identity: Arc<Identity>,
-    /// Who may connect.
-    pub members: BTreeSet<ReplicaId>,
-    /// What to do. Without, the node has not begun: it says that it is empty, and
-    /// takes nothing.
-    pub services: Option<Services>,
-    /// Bounds.
-    pub limits: LinkLimits,
-    /// Where to count.
-    pub counters: Arc<LinkCounters>,
-    /// Whose consensus messages were taken since this node started.
-    pub heard: Mutex<BTreeSet<ReplicaId>>,
+pub(crate) struct PeerListener {
+    pub(super) identity: Arc<Identity>,
+    pub(super) peers: watch::Receiver<Peers>,
+    /// `None` while the disk of this node is empty.
+    pub(super) services: Option<Services>,
+    pub(super) limits: LinkLimits,
+    pub(super) counters: Arc<LinkCounters>,
+    pub(super) activity: Arc<PeerActivity>,
+}
+
+/// A connection of a known peer.
+struct Connection {
+    stream: TcpStream,
+    peer: Peer,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl PeerListener {
-    fn heard(&self) -> MutexGuard<'_, BTreeSet<ReplicaId>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A node that was heard has run before, whether or not it was registered.
-    async fn standing(&self, of: ReplicaId, services: &Services) -> Standing {
-        let standing = services.witness.standing(of).await;
-        match self.heard().contains(&of) {
-            true => Standing::Known,
-            false => standing,
-        }
-    }
-
-    /// Accepts until the task is aborted; its connections end with it.
-    pub async fn run(self, listener: Arc<TcpListener>) {
-        let shared = Arc::new(self);
+    /// Accepts until the task is aborted; its connections end with it. Those of a peer that
+    /// is removed from the list of peers end too.
+    pub(crate) async fn run(self, listener: Arc<TcpListener>) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = JoinSet::new();
+        let mut peers = self.peers.clone();
+        let shared = Arc::new(self);
+        let mut handshakes = JoinSet::new();
+        let mut connections: BTreeMap<ReplicaId, JoinSet<()>> = BTreeMap::new();
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                return;
-            };
-            while connections.try_join_next().is_some() {}
-            match listener.accept().await {
-                Ok((stream, address)) => {
-                    let shared = Arc::clone(&shared);
-                    connections.spawn(async move {
-                        shared.serve(stream, address).await;
-                        drop(permit);
-                    });
+            tokio::select! {
+                (stream, address, permit) = accept(&listener, &permits) => {
+                    handshakes.spawn(Arc::clone(&shared).handshake(stream, address, permit));
                 }
-                Err(error) => {
-                    warn!(%error, "cannot accept a peer's connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                Some(done) = handshakes.join_next() => {
+                    let Ok(Some(connection)) = done else {
+                        continue;
+                    };
+                    let peer = connection.peer.replica;
+                    let is_peer = peers.borrow().contains(peer);
+                    if is_peer {
+                        let of_peer = connections.entry(peer).or_default();
+                        while of_peer.try_join_next().is_some() {}
+                        of_peer.spawn(Arc::clone(&shared).serve(connection));
+                    }
+                }
+                Ok(()) = peers.changed() => {
+                    let current = peers.borrow_and_update();
+                    connections.retain(|peer, _| current.contains(*peer));
                 }
             }
         }
     }
 
-    async fn serve(&self, mut stream: TcpStream, address: std::net::SocketAddr) {
+    async fn handshake(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        address: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<Connection> {
         socket::prepare(&stream, None);
-        let is_member = |id| self.members.contains(&id);
-        let peer = match handshake::receive(&mut stream, &self.identity, is_member).await {
-            Ok(peer) => peer,
+        let is_peer = |id| self.peers.borrow().contains(id);
+        match handshake::receive(&mut stream, &self.identity, is_peer).await {
+            Ok(peer) => {
+                socket::prepare(&stream, Some(peer.channel));
+                debug!(peer = %peer.replica, channel = ?peer.channel, "a peer connected");
+                Some(Connection {
+                    stream,
+                    peer,
+                    _permit: permit,
+                })
+            }
             Err(error) => {
                 LinkCounters::add(&self.counters.refused, 1);
-                warn!(%address, %error, "a connection to the replica port was refused");
-                return;
+                warn!(%address, %error, "refused a connection to the replica port");
+                None
             }
-        };
-        socket::prepare(&stream, Some(peer.lane));
-        debug!(peer = %peer.replica, lane = ?peer.lane, "a peer connected");
+        }
+    }
+
+    /// Serves a connection until it ends.
+    async fn serve(self: Arc<Self>, connection: Connection) {
+        let Connection {
+            mut stream,
+            peer,
+            _permit,
+        } = connection;
         let Some(services) = &self.services else {
-            match peer.lane {
-                Lane::Standing => standing::answer(stream, Standing::Empty).await,
-                // Held until the node begins; closed, it would be opened again at once.
+            match peer.channel {
+                Channel::DiskHistory => {
+                    disk_history::reply(stream, DiskHistory::PeerIsEmpty).await;
+                }
+                // Kept until this node starts: the peer would dial again immediately.
                 _ => drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await),
             }
             return;
         };
-        match peer.lane {
-            Lane::Consensus | Lane::Bulk => {
-                self.heard().insert(peer.replica);
+        match peer.channel {
+            Channel::Consensus | Channel::Bulk => {
                 self.read_one_way(stream, peer.replica, services).await;
             }
-            Lane::Standing => {
-                let standing = self.standing(peer.replica, services).await;
-                standing::answer(stream, standing).await;
+            Channel::DiskHistory => {
+                let history = self.history(peer.replica, services).await;
+                disk_history::reply(stream, history).await;
             }
-            Lane::Control | Lane::Data => {
+            Channel::Control | Channel::Data => {
                 let handler = Arc::clone(&services.requests);
+                let (limits, counters) = (self.limits, &self.counters);
                 rpc::serve(
                     stream,
                     peer.replica,
-                    peer.lane,
+                    peer.channel,
                     handler,
-                    self.limits,
-                    &self.counters,
+                    limits,
+                    counters,
                 )
                 .await;
             }
         }
     }
 
+    /// A replica that has connected has run before, whether or not it is registered. Its
+    /// connections are looked at last: it may connect meanwhile.
+    async fn history(&self, of: ReplicaId, services: &Services) -> DiskHistory {
+        let history = services.admission.history(of).await;
+        match self.activity.has_connected(of) {
+            true => DiskHistory::HasRun,
+            false => history,
+        }
+    }
+
     async fn read_one_way(&self, stream: TcpStream, from: ReplicaId, services: &Services) {
+        let activity = self.activity.connected(from);
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         loop {
             match frame::read(&mut reader, self.limits.frame_bytes_max).await {
                 Ok(Some(message)) => {
+                    activity.note();
                     (services.one_way)(from, message);
-                    // What the message has woken may wait behind this task.
+                    // Tasks that the message has woken may wait for this worker thread.
                     tokio::task::consume_budget().await;
                 }
                 Ok(None) => return,
@@ -147,6 +183,25 @@ impl PeerListener {
                     debug!(peer = %from, %error, "a message could not be read");
                     return;
                 }
+            }
+        }
+    }
+}
+
+/// The next connection, when there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+        unreachable!("the semaphore is never closed");
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => return (stream, address, permit),
+            Err(error) => {
+                warn!(%error, "cannot accept a peer's connection; check the limit on open files");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

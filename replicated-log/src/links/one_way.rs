@@ -1,9 +1,9 @@
 //! One-way messages to one peer. They may be lost; they are never reordered
 //! within a connection.
 //!
-//! Whoever has messages writes them to the socket itself, as far as the socket takes
-//! them: no other thread has to wake for that. What is left over is the link's own
-//! task's.
+//! The thread that sends messages writes them to the socket itself, as far as the socket
+//! accepts them, so that no other thread has to wake up. The task of the link writes the
+//! rest.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -16,27 +16,29 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
+use super::channel::Channel;
+use super::counters::LinkCounters;
 use super::dial::{self, Backoff};
 use super::outgoing::Outgoing;
-use super::{Lane, LinkCounters, Target};
+use super::target::Target;
 
-/// More than this is left to the task: whoever sends has better to do than to wait for
-/// the kernel to copy it.
+/// More than this is left to the task: the sender does not wait for the kernel to copy it.
 const DIRECT_BYTES_MAX: usize = 256 << 10;
-/// The task takes no more from the queue, whose bounds hold, while it has so much.
+/// While this much is unwritten, the task leaves the rest in the queue, which is bounded.
 const WRITE_BYTES_MIN: usize = 256 << 10;
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 64;
 
-/// The sending end of a lane to one peer. The connection closes when it is dropped.
+/// The sending end of a channel to one peer. When it is dropped, the connection closes after
+/// what was sent.
 #[derive(Debug)]
-pub struct OneWayLink(Arc<Shared>);
+pub(crate) struct OneWayLink(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something for the task.
-    left: Notify,
+    /// Wakes the task.
+    task: Notify,
     target: Target,
 }
 
@@ -52,7 +54,7 @@ struct State {
 #[derive(Debug)]
 struct Socket {
     writer: OwnedWriteHalf,
-    /// What the socket did not take at once.
+    /// What the socket has not accepted yet.
     unwritten: Outgoing,
 }
 
@@ -60,16 +62,20 @@ impl OneWayLink {
     /// Starts the link. `broken` is called whenever the connection breaks or
     /// cannot be made.
     #[must_use]
-    pub fn start(target: Target, lane: Lane, broken: impl Fn(ReplicaId) + Send + 'static) -> Self {
+    pub(crate) fn start(
+        target: Target,
+        channel: Channel,
+        broken: impl Fn(ReplicaId) + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared::new(target));
         let task = Arc::clone(&shared);
-        tokio::spawn(async move { task.run(lane, broken).await });
+        tokio::spawn(async move { task.run(channel, broken).await });
         Self(shared)
     }
 
     /// Queues a message until the next [`OneWayLink::flush`]; drops it when the queue
     /// is full.
-    pub fn send(&self, message: Parts) {
+    pub(crate) fn send(&self, message: Parts) {
         let limits = &self.0.target.limits;
         let mut state = self.0.state();
         let bytes = state.queued_bytes + message.len();
@@ -81,15 +87,15 @@ impl OneWayLink {
         state.queue.push_back(message);
     }
 
-    /// Writes what was queued, or sees to it that it will be. Does not wait.
-    pub fn flush(&self) {
+    /// Writes what was queued, or leaves it to the task. Does not wait.
+    pub(crate) fn flush(&self) {
         let mut state = self.0.state();
         if state.queue.is_empty() {
             return;
         }
         let few = state.queued_bytes <= DIRECT_BYTES_MAX;
         if !few || !self.0.write_now(&mut state) {
-            self.0.left.notify_one();
+            self.0.task.notify_one();
         }
     }
 }
@@ -97,7 +103,7 @@ impl OneWayLink {
 impl Drop for OneWayLink {
     fn drop(&mut self) {
         self.0.state().closed = true;
-        self.0.left.notify_one();
+        self.0.task.notify_one();
     }
 }
 
@@ -113,7 +119,7 @@ impl Shared {
     fn new(target: Target) -> Self {
         Self {
             state: Mutex::default(),
-            left: Notify::new(),
+            task: Notify::new(),
             target,
         }
     }
@@ -122,7 +128,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what is queued, as much as is worth a write.
+    /// Moves messages from the queue to the unwritten bytes, enough for one write.
     fn take(&self, state: &mut State, unwritten: &mut Outgoing) {
         let counters = &self.target.counters;
         while unwritten.remaining() < WRITE_BYTES_MIN
@@ -137,7 +143,7 @@ impl Shared {
         }
     }
 
-    /// Writes the queue to the socket without waiting; whether all of it was written.
+    /// Writes the queue to the socket without waiting. Returns whether all was written.
     fn write_now(&self, state: &mut State) -> bool {
         let Some(mut socket) = state.socket.take() else {
             return false;
@@ -147,7 +153,7 @@ impl Shared {
             while socket.unwritten.has_remaining() {
                 let mut slices = [IoSlice::new(&[]); SLICES_MAX];
                 let count = socket.unwritten.chunks_vectored(&mut slices);
-                // The task meets an error again.
+                // The task finds the error too, and handles it.
                 match socket.writer.try_write_vectored(&slices[..count]) {
                     Ok(written) if written > 0 => socket.unwritten.advance(written),
                     _ => break,
@@ -159,11 +165,11 @@ impl Shared {
         all
     }
 
-    /// Connects, again and again, until the link is dropped.
-    async fn run(&self, lane: Lane, broken: impl Fn(ReplicaId)) {
+    /// Connects after every failure, until the link is dropped.
+    async fn run(&self, channel: Channel, broken: impl Fn(ReplicaId)) {
         let mut backoff = Backoff::new();
         loop {
-            if let Some(stream) = dial::connect(&self.target, lane).await {
+            if let Some(stream) = dial::connect(&self.target, channel).await {
                 backoff.reset();
                 if self.serve(stream).await.is_ok() {
                     return;
@@ -186,18 +192,18 @@ impl Shared {
             unwritten: Outgoing::default(),
         };
         loop {
-            // Also a peer that no longer reads is seen to be gone.
+            // A lost connection is noticed also while the peer does not read.
             let flow = tokio::select! {
                 flow = self.write(socket) => flow?,
-                gone = gone(&mut reader) => return Err(gone),
+                error = end_of(&mut reader) => return Err(error),
             };
             if flow == Flow::Closed {
                 return Ok(());
             }
             socket = loop {
                 tokio::select! {
-                    () = self.left.notified() => {}
-                    gone = gone(&mut reader) => return Err(gone),
+                    () = self.task.notified() => {}
+                    error = end_of(&mut reader) => return Err(error),
                 }
                 if let Some(socket) = self.state().socket.take() {
                     break socket;
@@ -206,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// Writes all that waits, then leaves the socket to others.
+    /// Writes all that waits, then leaves the socket to the senders.
     async fn write(&self, socket: Socket) -> io::Result<Flow> {
         let Socket {
             mut writer,
@@ -227,8 +233,8 @@ impl Shared {
         }
     }
 
-    /// Drops what was meant for a broken connection: it is stale by the next. Whether
-    /// the link was dropped.
+    /// Drops what was queued for a broken connection: it is stale on the next one. Returns
+    /// whether the link was dropped.
     fn start_over(&self) -> bool {
         let mut state = self.state();
         state.socket = None;
@@ -239,20 +245,20 @@ impl Shared {
     }
 }
 
-/// Waits for the end of a connection: the peer never sends here.
-async fn gone(reader: &mut OwnedReadHalf) -> io::Error {
+/// Waits for the end of a connection, on which the peer never sends.
+async fn end_of(reader: &mut OwnedReadHalf) -> io::Error {
     match reader.read(&mut [0]).await {
         Err(error) => error,
         Ok(_) => io::ErrorKind::ConnectionReset.into(),
     }
 }
 
-/// Why nothing is written any more.
+/// Why the task stops writing.
 #[derive(PartialEq, Eq)]
 enum Flow {
-    /// There is nothing.
+    /// All is written.
     Idle,
-    /// There will be nothing.
+    /// All is written, and the link was dropped.
     Closed,
 }
 
@@ -265,7 +271,8 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::mpsc;
 
-    use super::super::{Identity, LinkLimits, frame, handshake};
+    use super::super::target::{Identity, LinkLimits};
+    use super::super::{frame, handshake};
     use super::*;
 
     const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -299,11 +306,11 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let target = target(&address, LinkLimits::default());
-            let (tell, broken) = mpsc::unbounded_channel();
-            let told = move |peer| {
-                let _ = tell.send(peer);
+            let (sender, broken) = mpsc::unbounded_channel();
+            let on_broken = move |peer| {
+                let _ = sender.send(peer);
             };
-            let link = OneWayLink::start(target, Lane::Consensus, told);
+            let link = OneWayLink::start(target, Channel::Consensus, on_broken);
             Self {
                 listener,
                 link,
@@ -314,7 +321,7 @@ mod tests {
         async fn accept(&self) -> BufReader<TcpStream> {
             let (mut stream, _) = self.listener.accept().await.unwrap();
             let peer = handshake::receive(&mut stream, &identity(2), |_| true).await;
-            assert_eq!(peer.unwrap().lane, Lane::Consensus);
+            assert_eq!(peer.unwrap().channel, Channel::Consensus);
             BufReader::new(stream)
         }
     }
@@ -331,8 +338,8 @@ mod tests {
         message.freeze()
     }
 
-    /// Some are written by whoever sends them, some by the task, and the reader is slow
-    /// enough for the socket to be full again and again.
+    /// Some are written by their senders, some by the task, and the reader is slow enough for
+    /// the socket to be full many times.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn messages_arrive_whole_and_in_order() {
         const SENDERS: u64 = 3;
@@ -373,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_sent_arrives_before_the_end() {
+    async fn messages_sent_before_the_drop_arrive() {
         let peer = Peer::new().await;
         let mut stream = peer.accept().await;
         peer.link.send(message(1, 1, 50).into());
@@ -385,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_connection_is_told_and_made_again() {
+    async fn a_broken_connection_is_reported_and_replaced() {
         let mut peer = Peer::new().await;
         let mut stream = peer.accept().await;
         peer.link.send(message(1, 1, 50).into());
@@ -393,7 +400,7 @@ mod tests {
         assert_eq!(read(&mut stream).await, Some(message(1, 1, 50)));
         drop(stream);
         assert_eq!(peer.broken.recv().await, Some(ReplicaId(2)));
-        // Whatever is sent while there is no connection may be lost.
+        // A message that is sent without a connection may be lost.
         let mut stream = peer.accept().await;
         loop {
             peer.link.send(message(1, 2, 50).into());

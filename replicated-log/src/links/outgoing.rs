@@ -1,4 +1,4 @@
-//! Frames on their way into a socket, written where they are.
+//! Frames that wait for a socket, written from where they are in memory.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -6,8 +6,8 @@ use std::io::IoSlice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use consensus::Parts;
 
-/// A part at least as long is not copied: it is worth a slice of its own in a
-/// vectored write.
+/// A part of at least this length is not copied, but is a slice of its own in a vectored
+/// write.
 const OWN_SLICE_BYTES_MIN: usize = 1 << 10;
 
 /// Bytes that wait to be written, in several places.
@@ -15,7 +15,7 @@ const OWN_SLICE_BYTES_MIN: usize = 1 << 10;
 pub(super) struct Outgoing {
     /// None is empty.
     slices: VecDeque<Bytes>,
-    /// Behind the slices: heads of frames and short parts.
+    /// Follows the slices: heads of frames and short parts.
     tail: BytesMut,
     remaining: usize,
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_out_in_order_however_they_are_taken() {
+    fn frames_stay_in_order_whatever_a_write_accepts() {
         let mut expected = Vec::new();
         for message in messages() {
             expected.extend((message.len() as u32).to_le_bytes());
@@ -112,7 +112,7 @@ mod tests {
             let mut outgoing = Outgoing::default();
             let (mut taken, mut rest) = (Vec::<u8>::new(), messages().into_iter());
             loop {
-                // More comes while some is being written.
+                // The next message is added while the others are being written.
                 let more = rest.next();
                 assert!(more.iter().all(|message| outgoing.frame(message)));
                 let mut slices = [IoSlice::new(&[]); 3];

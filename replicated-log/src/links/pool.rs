@@ -1,108 +1,236 @@
-//! The links of one node to the others.
+//! The links of one node to all others.
+//!
+//! The pool follows the watched list of peers: it opens the links to a peer that is added,
+//! closes those to a peer that is removed, and replaces those to a peer whose address has
+//! changed. Nothing else keeps a list of peers: the engine receives its links from here, a
+//! [`RequestLinks`] has its links set from here, and the listener reads the list itself.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use consensus::{Membership, ReplicaId};
+use tokio::sync::watch;
 
-use super::{
-    Identity, Lane, LinkCounters, LinkLimits, OneWayLink, PeerListener, RpcLink, Services, Target,
-};
-use crate::config::LogConfig;
-use crate::engine::PeerLinks;
-use crate::inbox::Inbox;
+use super::activity::PeerActivity;
+use super::channel::Channel;
+use super::counters::LinkCounters;
+use super::listener::{PeerListener, Services};
+use super::one_way::OneWayLink;
+use super::requests::RequestLinks;
+use super::rpc::RpcLink;
+use super::target::{Identity, LinkLimits, Target};
+use crate::peers::Peers;
 
-/// Where the other nodes are, and who this one is to them.
-pub struct Links {
-    targets: BTreeMap<ReplicaId, Target>,
+/// The one-way links to a peer.
+pub(crate) struct OneWayLinks {
+    pub(crate) consensus: OneWayLink,
+    pub(crate) bulk: OneWayLink,
+}
+
+/// Sends on the one-way links, which the pool opens and closes.
+pub(crate) trait OneWaySender: Send + Sync {
+    /// The links to a peer were opened, in place of any former ones.
+    fn opened(&self, peer: ReplicaId, links: OneWayLinks);
+
+    /// The links to a peer are to be dropped.
+    fn closed(&self, peer: ReplicaId);
+
+    /// A connection to a peer broke, or cannot be established.
+    fn unreachable(&self, peer: ReplicaId);
+}
+
+/// The links of this node to all others. Cheap to clone.
+#[derive(Clone)]
+pub struct Links(Arc<Pool>);
+
+struct Pool {
     identity: Arc<Identity>,
     limits: LinkLimits,
-    /// What all of them count.
-    pub counters: Arc<LinkCounters>,
+    counters: Arc<LinkCounters>,
+    activity: Arc<PeerActivity>,
+    peers: watch::Receiver<Peers>,
+    open: Mutex<Open>,
+}
+
+/// The links that are open.
+#[derive(Default)]
+struct Open {
+    /// The peers that have links, this node not among them.
+    peers: Peers,
+    one_way: Option<Arc<dyn OneWaySender>>,
+    requests: Vec<(Channel, RequestLinks)>,
 }
 
 impl Links {
-    /// Of a replica whose data directory has been started this many times.
-    #[must_use]
-    pub fn new(config: &LogConfig, incarnation: u64) -> Self {
-        let identity = Arc::new(Identity {
-            cluster: config.cluster.clone(),
-            replica: config.me,
-            incarnation,
-        });
-        let limits = LinkLimits::default();
-        let counters = Arc::<LinkCounters>::default();
-        let others = config.peers.iter().filter(|peer| peer.replica != config.me);
-        let targets = others
-            .map(|peer| {
-                let target = Target {
-                    replica: peer.replica,
-                    address: peer.address.clone(),
-                    identity: Arc::clone(&identity),
-                    limits,
-                    counters: Arc::clone(&counters),
-                };
-                (peer.replica, target)
-            })
-            .collect();
-        Self {
-            targets,
-            identity,
-            limits,
-            counters,
-        }
-    }
-
-    /// The other nodes.
-    pub fn others(&self) -> impl Iterator<Item = ReplicaId> + '_ {
-        self.targets.keys().copied()
-    }
-
-    /// Those of them that vote.
-    #[must_use]
-    pub fn voters(&self, membership: &Membership) -> Vec<Target> {
-        let targets = self.targets.values();
-        targets
-            .filter(|target| membership.is_voter(target.replica))
-            .cloned()
-            .collect()
-    }
-
-    /// Starts the links that carry the replica's messages.
-    pub(crate) fn one_way(&self, inbox: &Inbox) -> PeerLinks {
-        let start = |lane: Lane| {
-            let links = self.targets.iter().map(|(id, target)| {
-                let inbox = inbox.clone();
-                let broken = move |peer| inbox.unreachable(peer);
-                (*id, OneWayLink::start(target.clone(), lane, broken).into())
-            });
-            links.collect()
+    /// A pool for a node that presents this identity. No link is open yet.
+    pub(crate) fn new(identity: Identity, peers: watch::Receiver<Peers>) -> Self {
+        let pool = Pool {
+            identity: Arc::new(identity),
+            limits: LinkLimits::default(),
+            counters: Arc::default(),
+            activity: Arc::default(),
+            peers,
+            open: Mutex::default(),
         };
-        PeerLinks {
-            consensus: start(Lane::Consensus),
-            bulk: start(Lane::Bulk),
+        pool.update();
+        Self(Arc::new(pool))
+    }
+
+    /// Links for requests of the program around the log to all peers. `channel` is
+    /// [`Channel::Control`] or [`Channel::Data`]; the peers serve them with their
+    /// [`RpcHandler`](super::RpcHandler).
+    #[must_use]
+    pub fn requests(&self, channel: Channel) -> RequestLinks {
+        let links = RequestLinks::default();
+        let mut open = self.0.open();
+        for peer in open.peers.replicas() {
+            if let Some(target) = self.0.target(&open.peers, peer) {
+                links.set(peer, Some(RpcLink::start(target, channel)));
+            }
+        }
+        open.requests.push((channel, links.clone()));
+        links
+    }
+
+    /// How long a peer has sent no message of the protocol, counted from `since` at the
+    /// earliest. Zero for a replica that is not a peer.
+    #[must_use]
+    pub fn silence(&self, peer: ReplicaId, since: Instant) -> Duration {
+        match self.0.peers.borrow().contains(peer) {
+            true => self.0.activity.silence(peer, since),
+            false => Duration::ZERO,
         }
     }
 
-    /// Starts links for requests to all others.
+    /// The list of replicas that the links follow, this one included.
     #[must_use]
-    pub fn rpc(&self, lane: Lane) -> BTreeMap<ReplicaId, RpcLink> {
-        let links = self.targets.iter();
-        links
-            .map(|(id, target)| (*id, RpcLink::start(target.clone(), lane)))
+    pub fn peers(&self) -> watch::Receiver<Peers> {
+        self.0.peers.clone()
+    }
+
+    /// Counts of all these links.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<LinkCounters> {
+        &self.0.counters
+    }
+
+    /// The identity of this node.
+    #[cfg(test)]
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Opens the links on which `sender` sends.
+    pub(crate) fn connect(&self, sender: Arc<dyn OneWaySender>) {
+        let mut open = self.0.open();
+        for peer in open.peers.replicas() {
+            if let Some(target) = self.0.target(&open.peers, peer) {
+                open_one_way(&sender, &target);
+            }
+        }
+        open.one_way = Some(sender);
+    }
+
+    /// Opens and closes links until the list of peers changes no more.
+    pub(crate) async fn follow_peers(self) {
+        let mut peers = self.0.peers.clone();
+        // A change before this subscription must not be missed.
+        peers.mark_changed();
+        while peers.changed().await.is_ok() {
+            self.0.update();
+        }
+    }
+
+    /// The other replicas that vote, to be dialled.
+    pub(crate) fn voters(&self, membership: &Membership) -> Vec<Target> {
+        let open = self.0.open();
+        let voters = open.peers.replicas().filter(|id| membership.is_voter(*id));
+        voters
+            .filter_map(|voter| self.0.target(&open.peers, voter))
             .collect()
     }
 
-    /// What accepts the others' links. Without services, the node has not begun.
-    #[must_use]
-    pub fn listener(&self, services: Option<Services>) -> PeerListener {
+    /// Accepts the links of the other nodes. Without services, this node has an empty disk:
+    /// it replies so, and accepts nothing else.
+    pub(crate) fn listener(&self, services: Option<Services>) -> PeerListener {
         PeerListener {
-            heard: Mutex::default(),
-            identity: Arc::clone(&self.identity),
-            members: self.targets.keys().copied().collect(),
+            identity: Arc::clone(&self.0.identity),
+            peers: self.0.peers.clone(),
             services,
-            limits: self.limits,
-            counters: Arc::clone(&self.counters),
+            limits: self.0.limits,
+            counters: Arc::clone(&self.0.counters),
+            activity: Arc::clone(&self.0.activity),
         }
     }
 }
+
+impl Pool {
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn target(&self, peers: &Peers, peer: ReplicaId) -> Option<Target> {
+        Some(Target {
+            replica: peer,
+            address: peers.address(peer)?.to_owned(),
+            identity: Arc::clone(&self.identity),
+            limits: self.limits,
+            counters: Arc::clone(&self.counters),
+        })
+    }
+
+    /// Opens and closes links until they match the current list of peers.
+    fn update(&self) {
+        let mut open = self.open();
+        let mut current = self.peers.borrow().clone();
+        current.remove(self.identity.replica);
+        for peer in open.peers.replicas().filter(|id| !current.contains(*id)) {
+            open.close_links(peer);
+        }
+        for peer in current.replicas() {
+            if open.peers.address(peer) != current.address(peer)
+                && let Some(target) = self.target(&current, peer)
+            {
+                open.open_links(&target);
+            }
+        }
+        open.peers = current;
+    }
+}
+
+impl Open {
+    fn open_links(&self, target: &Target) {
+        if let Some(sender) = &self.one_way {
+            open_one_way(sender, target);
+        }
+        for (channel, links) in &self.requests {
+            let link = RpcLink::start(target.clone(), *channel);
+            links.set(target.replica, Some(link));
+        }
+    }
+
+    fn close_links(&self, peer: ReplicaId) {
+        if let Some(sender) = &self.one_way {
+            sender.closed(peer);
+        }
+        for (_, links) in &self.requests {
+            links.set(peer, None);
+        }
+    }
+}
+
+fn open_one_way(sender: &Arc<dyn OneWaySender>, target: &Target) {
+    let start = |channel| {
+        let sender = Arc::clone(sender);
+        let broken = move |peer| sender.unreachable(peer);
+        OneWayLink::start(target.clone(), channel, broken)
+    };
+    let links = OneWayLinks {
+        consensus: start(Channel::Consensus),
+        bulk: start(Channel::Bulk),
+    };
+    sender.opened(target.replica, links);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,12 @@
-//! Requests to one peer, and their answers, many at once on one connection.
+//! Requests to one peer and their replies, many concurrently on one connection.
 //!
 //! ```text
-//! request: id u64 | kind u8 | payload        answer: id u64 | payload
+//! request: id u64 | kind u8 | payload        reply: id u64 | payload
 //! ```
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
@@ -19,37 +18,44 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::debug;
 
+use super::channel::Channel;
+use super::counters::LinkCounters;
 use super::dial::{self, Backoff};
-use super::{Lane, LinkCounters, LinkLimits, Target, frame};
+use super::frame;
+use super::target::{LinkLimits, Target};
 
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// An answer in parts, written without joining them.
+/// A reply in parts, which are written without joining them.
 pub type RpcReply = Vec<Bytes>;
 
 /// Serves the requests of peers.
 #[async_trait]
 pub trait RpcHandler: Send + Sync {
-    /// Answers one request. Requests of one peer are served concurrently.
-    async fn handle(&self, from: ReplicaId, lane: Lane, kind: u8, payload: Bytes) -> RpcReply;
+    /// Serves one request of the channel [`Channel::Control`] or [`Channel::Data`].
+    /// Requests of one peer are served concurrently.
+    async fn handle(&self, from: ReplicaId, channel: Channel, kind: u8, payload: Bytes)
+    -> RpcReply;
 }
 
-/// Why a request has no answer.
+/// Why a request has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RpcError {
-    /// It did not leave this node: certainly without effect.
-    #[error("the peer cannot be reached")]
+    /// The request did not leave this node, so it had no effect.
+    #[error("the peer cannot be reached; the request was not sent")]
     NotSent,
-    /// It left, and the connection broke or time ran out before the answer: it
-    /// may have taken effect.
-    #[error("the peer was lost before it answered")]
+    /// The request was sent, and the connection broke or time ran out before the reply: it
+    /// may have had an effect.
+    #[error("no reply of the peer; the request may have had an effect")]
     Unknown,
 }
+
+type Reply = Result<Bytes, RpcError>;
 
 struct Request {
     kind: u8,
     parts: Vec<Bytes>,
-    answer: oneshot::Sender<Result<Bytes, RpcError>>,
+    reply: oneshot::Sender<Reply>,
 }
 
 impl Request {
@@ -58,9 +64,8 @@ impl Request {
     }
 }
 
-/// The requesting end of a lane to one peer. Cheap to clone.
-#[derive(Clone)]
-pub struct RpcLink {
+/// The requesting end of a channel to one peer. The connection closes when it is dropped.
+pub(super) struct RpcLink {
     queue: mpsc::Sender<Request>,
     queued_bytes: Arc<AtomicUsize>,
     bytes_max: usize,
@@ -68,8 +73,7 @@ pub struct RpcLink {
 
 impl RpcLink {
     /// Starts the link.
-    #[must_use]
-    pub fn start(target: Target, lane: Lane) -> Self {
+    pub(super) fn start(target: Target, channel: Channel) -> Self {
         let (queue, requests) = mpsc::channel(target.limits.queue_messages_max);
         let link = Self {
             queue,
@@ -78,7 +82,7 @@ impl RpcLink {
         };
         let dialler = Dialler {
             target,
-            lane,
+            channel,
             requests,
             queued_bytes: Arc::clone(&link.queued_bytes),
         };
@@ -86,50 +90,38 @@ impl RpcLink {
         link
     }
 
-    /// Sends a request and waits for its answer.
-    ///
-    /// # Errors
-    /// [`RpcError::NotSent`] when it certainly had no effect,
-    /// [`RpcError::Unknown`] when it may have had.
-    pub async fn call(
+    /// Queues a request; its reply arrives on the receiver.
+    pub(super) fn send(
         &self,
         kind: u8,
         parts: Vec<Bytes>,
-        timeout: Duration,
-    ) -> Result<Bytes, RpcError> {
-        let (answer, answered) = oneshot::channel();
-        let request = Request {
-            kind,
-            parts,
-            answer,
-        };
+    ) -> Result<oneshot::Receiver<Reply>, RpcError> {
+        let (reply, replied) = oneshot::channel();
+        let request = Request { kind, parts, reply };
         let bytes = request.bytes();
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if queued + bytes > self.bytes_max || self.queue.try_send(request).is_err() {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(RpcError::NotSent);
         }
-        match tokio::time::timeout(timeout, answered).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(RpcError::Unknown),
-        }
+        Ok(replied)
     }
 }
 
 struct Dialler {
     target: Target,
-    lane: Lane,
+    channel: Channel,
     requests: mpsc::Receiver<Request>,
     queued_bytes: Arc<AtomicUsize>,
 }
 
-type Waiting = Arc<std::sync::Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, RpcError>>>>>;
+type PendingReplies = Arc<std::sync::Mutex<HashMap<u64, oneshot::Sender<Reply>>>>;
 
 impl Dialler {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            match dial::connect(&self.target, self.lane).await {
+            match dial::connect(&self.target, self.channel).await {
                 Some(stream) => {
                     backoff.reset();
                     if self.serve(stream).await.is_ok() {
@@ -141,8 +133,8 @@ impl Dialler {
             if self.requests.is_closed() {
                 return;
             }
-            // Requests that arrive in the pause fail at once: their callers know
-            // better what to do than to wait here.
+            // Requests that arrive in the pause fail immediately, so that their callers can
+            // try another peer.
             let pause = backoff.pause();
             tokio::pin!(pause);
             loop {
@@ -160,7 +152,7 @@ impl Dialler {
     fn refuse(&self, request: Request) {
         self.queued_bytes
             .fetch_sub(request.bytes(), Ordering::Relaxed);
-        let _ = request.answer.send(Err(RpcError::NotSent));
+        let _ = request.reply.send(Err(RpcError::NotSent));
     }
 
     fn refuse_queued(&mut self) {
@@ -171,22 +163,26 @@ impl Dialler {
 
     /// Serves until the connection breaks (an error) or the link is dropped.
     async fn serve(&mut self, stream: TcpStream) -> std::io::Result<()> {
-        let waiting = Waiting::default();
+        let pending = PendingReplies::default();
         let (reader, writer) = stream.into_split();
         let bytes_max = self.target.limits.frame_bytes_max;
-        let mut answers = tokio::spawn(read_answers(reader, Arc::clone(&waiting), bytes_max));
+        let mut replies = tokio::spawn(read_replies(reader, Arc::clone(&pending), bytes_max));
         let result = tokio::select! {
-            result = self.write(writer, &waiting) => result,
-            _ = &mut answers => Err(std::io::ErrorKind::ConnectionReset.into()),
+            result = self.write(writer, &pending) => result,
+            _ = &mut replies => Err(std::io::ErrorKind::ConnectionReset.into()),
         };
-        answers.abort();
-        for (_, answer) in lock(&waiting).drain() {
-            let _ = answer.send(Err(RpcError::Unknown));
+        replies.abort();
+        for (_, reply) in lock(&pending).drain() {
+            let _ = reply.send(Err(RpcError::Unknown));
         }
         result
     }
 
-    async fn write(&mut self, writer: OwnedWriteHalf, waiting: &Waiting) -> std::io::Result<()> {
+    async fn write(
+        &mut self,
+        writer: OwnedWriteHalf,
+        pending: &PendingReplies,
+    ) -> std::io::Result<()> {
         let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
         let mut next_id = 0_u64;
         while let Some(mut request) = self.requests.recv().await {
@@ -194,14 +190,10 @@ impl Dialler {
                 self.queued_bytes
                     .fetch_sub(request.bytes(), Ordering::Relaxed);
                 next_id += 1;
-                let Request {
-                    kind,
-                    parts,
-                    answer,
-                } = request;
-                // A caller that has given up needs no answer.
-                if !answer.is_closed() {
-                    lock(waiting).insert(next_id, answer);
+                let Request { kind, parts, reply } = request;
+                // The caller may have stopped waiting.
+                if !reply.is_closed() {
+                    lock(pending).insert(next_id, reply);
                     let id = next_id.to_le_bytes();
                     let kind = [kind];
                     let mut frame: Vec<&[u8]> = vec![&id, &kind];
@@ -219,15 +211,15 @@ impl Dialler {
     }
 }
 
-async fn read_answers(reader: OwnedReadHalf, waiting: Waiting, bytes_max: usize) {
+async fn read_replies(reader: OwnedReadHalf, pending: PendingReplies, bytes_max: usize) {
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-    while let Ok(Some(mut answer)) = frame::read(&mut reader, bytes_max).await {
-        let Ok(id) = answer.try_get_u64_le() else {
+    while let Ok(Some(mut reply)) = frame::read(&mut reader, bytes_max).await {
+        let Ok(id) = reply.try_get_u64_le() else {
             return;
         };
-        let caller = lock(&waiting).remove(&id);
+        let caller = lock(&pending).remove(&id);
         if let Some(caller) = caller {
-            let _ = caller.send(Ok(answer));
+            let _ = caller.send(Ok(reply));
         }
     }
 }
@@ -242,7 +234,7 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub(super) async fn serve(
     stream: TcpStream,
     from: ReplicaId,
-    lane: Lane,
+    channel: Channel,
     handler: Arc<dyn RpcHandler>,
     limits: LinkLimits,
     counters: &LinkCounters,
@@ -250,9 +242,8 @@ pub(super) async fn serve(
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let permits = Arc::new(Semaphore::new(limits.requests_max));
-    let (answers, queued) = mpsc::channel(limits.requests_max);
-    let writing = tokio::spawn(write_answers(writer, queued));
-    let unknown = AtomicU64::new(0);
+    let (replies, queued) = mpsc::channel(limits.requests_max);
+    let writing = tokio::spawn(write_replies(writer, queued));
     loop {
         let mut frame = match frame::read(&mut reader, limits.frame_bytes_max).await {
             Ok(Some(frame)) => frame,
@@ -265,25 +256,24 @@ pub(super) async fn serve(
         };
         let (Ok(id), Ok(kind)) = (frame.try_get_u64_le(), frame.try_get_u8()) else {
             LinkCounters::add(&counters.refused, 1);
-            unknown.fetch_add(1, Ordering::Relaxed);
             break;
         };
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
             break;
         };
         let handler = Arc::clone(&handler);
-        let answers = answers.clone();
+        let replies = replies.clone();
         tokio::spawn(async move {
-            let reply = handler.handle(from, lane, kind, frame).await;
-            let _ = answers.send((id, reply)).await;
+            let reply = handler.handle(from, channel, kind, frame).await;
+            let _ = replies.send((id, reply)).await;
             drop(permit);
         });
     }
-    drop(answers);
+    drop(replies);
     let _ = writing.await;
 }
 
-async fn write_answers(writer: OwnedWriteHalf, mut queued: mpsc::Receiver<(u64, RpcReply)>) {
+async fn write_replies(writer: OwnedWriteHalf, mut queued: mpsc::Receiver<(u64, RpcReply)>) {
     let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
     while let Some(mut next) = queued.recv().await {
         loop {

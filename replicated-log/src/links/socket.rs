@@ -1,4 +1,4 @@
-//! What the sockets between nodes are set to.
+//! Options of the sockets between nodes.
 
 use std::time::Duration;
 
@@ -6,23 +6,23 @@ use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::Lane;
+use super::channel::Channel;
 
-/// A peer that takes nothing for so long is gone, be it that its machine is silent or
-/// that its process stands still. Without a bound, a connection that a fault of the
-/// network has eaten stays for minutes, and after a partition the kernel waits for as long
-/// again as it lasted.
+/// A peer that acknowledges nothing for this long is considered lost, whether its machine
+/// is unreachable or its process is stopped. Without a bound, a connection that a network
+/// fault has cut stays open for minutes, and after a partition the kernel waits as long again
+/// as the partition lasted.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
-/// Requests for message data wait longer than any other for an owner that stands still.
+/// Requests of [`Channel::Data`] wait longer for a peer that is stopped for a while.
 const SILENCE_DATA_MAX: Duration = Duration::from_secs(25);
-/// How often an idle connection is tried.
+/// How often an idle connection is probed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// Sets a connection up for a lane, `None` for as long as it is not known. What cannot be
-/// set is left as it is.
-pub(super) fn prepare(stream: &TcpStream, lane: Option<Lane>) {
-    let silence = match lane {
-        Some(Lane::Data) => SILENCE_DATA_MAX,
+/// Sets the options of a connection for a channel, which is `None` until it is known. An
+/// option that cannot be set keeps its default.
+pub(super) fn prepare(stream: &TcpStream, channel: Option<Channel>) {
+    let silence = match channel {
+        Some(Channel::Data) => SILENCE_DATA_MAX,
         _ => SILENCE_MAX,
     };
     let probes = (silence.as_secs() / PROBE_EVERY.as_secs()) as u32;
@@ -34,7 +34,7 @@ pub(super) fn prepare(stream: &TcpStream, lane: Option<Lane>) {
         Ok(sockopt::set_tcp_keepcnt(stream, probes)?)
     });
     if let Err(error) = done {
-        debug!(%error, "cannot set up a connection between nodes");
+        debug!(%error, "cannot set an option of a connection between nodes");
     }
 }
 
@@ -45,13 +45,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_silent_peer_is_given_up_in_seconds() {
+    async fn a_silent_peer_is_considered_lost_within_seconds() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
-        prepare(&stream, Some(Lane::Data));
+        prepare(&stream, Some(Channel::Data));
         assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 25_000);
-        prepare(&stream, Some(Lane::Consensus));
+        prepare(&stream, Some(Channel::Consensus));
         assert!(stream.nodelay().unwrap());
         assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 4_000);
         assert!(sockopt::socket_keepalive(&stream).unwrap());

@@ -31,7 +31,7 @@ impl World {
 
     fn submit(&mut self, node: usize, ticket: Ticket, command: &Command) -> Result<(), String> {
         let command = command.encode();
-        self.input(node, Input::Submit { ticket, command })
+        self.input(node, Input::Propose { ticket, command })
     }
 
     /// The cluster forms: users, nodes and sessions are there before any fault.
@@ -42,7 +42,7 @@ impl World {
         };
         self.settle(&root)?;
         let registration = self.register_node(ReplicaId(1))?;
-        self.furnish(registration)?;
+        self.create_one_of_each(registration)?;
         for number in 0..self.plan.clients as usize {
             match self.register(Client::id(number), ReplicaId(1), registration)? {
                 Reply::Registered { session } => {
@@ -71,8 +71,8 @@ impl World {
             let ticket = self.ticket(Waiting::Setup);
             self.setup_reply = None;
             self.submit(node, ticket, command)?;
-            let patience = self.now + 500_000;
-            while self.setup_reply.is_none() && self.now < patience {
+            let request_timeout = self.now + 500_000;
+            while self.setup_reply.is_none() && self.now < request_timeout {
                 self.next()?;
             }
             match self.setup_reply.take() {
@@ -96,27 +96,27 @@ impl World {
             return Ok(());
         }
         let client = &self.clients[number];
-        let open = client.begun > client.acknowledged;
-        if self.resting && !open {
+        let open = client.started > client.acknowledged;
+        if self.clients_rest && !open {
             return Ok(());
         }
         let reads = self.plan.reads_per_mille;
         if !open && self.clients[number].random.per_mille(reads) {
-            return self.begin_read(number);
+            return self.start_read(number);
         }
         let (seen, padding) = (self.checks.seen(), self.plan.padding as usize);
         let client = &mut self.clients[number];
         client.read = None;
         if !open {
-            client.begun += 1;
-            client.begun_behind = seen;
+            client.started += 1;
+            client.started_after = seen;
         }
-        let (node, operation, command) = (client.node, client.begun, client.command(padding));
+        let (node, operation, command) = (client.node, client.started, client.command(padding));
         let ticket = self.wait(number, Waiting::Operation(number, operation));
         let random = &mut self.clients[number].random;
         if self.faulty && random.per_mille(LATE_PER_MILLE) {
             // It may be answered elsewhere long before it gets there.
-            let late = random.below(2 * self.plan.patience);
+            let late = random.below(2 * self.plan.request_timeout);
             let command = command.encode();
             self.after(late, Event::Submit(node, ticket, command));
             return Ok(());
@@ -129,8 +129,8 @@ impl World {
         self.clients[client].waits_for = Some(ticket.0);
         let ticket_number = ticket.0;
         self.after(
-            self.plan.patience,
-            Event::Impatient {
+            self.plan.request_timeout,
+            Event::ClientTimeout {
                 client,
                 ticket: ticket_number,
             },
@@ -138,12 +138,12 @@ impl World {
         ticket
     }
 
-    fn begin_read(&mut self, number: usize) -> Result<(), String> {
+    fn start_read(&mut self, number: usize) -> Result<(), String> {
         let ticket = self.wait(number, Waiting::Read(number));
         let (nodes, registers) = (self.processes.len() as u64, self.clients.len() as u64);
         let random = &mut self.clients[number].random;
         let node = match random.per_mille(500) {
-            true => self.asked,
+            true => self.read_target,
             false => random.below(nodes) as usize,
         };
         let register = random.below(registers) as usize;
@@ -161,10 +161,10 @@ impl World {
                 node + 1
             ),
         );
-        self.input(node, Input::Read(ticket))
+        self.input(node, Input::ReadIndex(ticket))
     }
 
-    pub(super) fn impatient(&mut self, number: usize, ticket: u64) {
+    pub(super) fn client_timed_out(&mut self, number: usize, ticket: u64) {
         let nodes = self.processes.len() as u64;
         let client = &mut self.clients[number];
         if client.waits_for != Some(ticket) {
@@ -205,7 +205,7 @@ impl World {
         let pause = match result {
             Ok(applied) => {
                 client.answered(applied.reply.clone(), &decode(&applied)?)?;
-                let (done, behind) = (client.acknowledged, client.begun_behind);
+                let (done, behind) = (client.acknowledged, client.started_after);
                 self.checks.written(behind, applied.index.0)?;
                 self.trace
                     .line(self.now, format_args!("client {number}: {done} is done"));
@@ -221,8 +221,8 @@ impl World {
                 20_000
             }
         };
-        let thinks = pause + client.random.below(self.plan.thinks);
-        self.after(thinks, Event::Act(number));
+        let think_time = pause + client.random.below(self.plan.think_time);
+        self.after(think_time, Event::Act(number));
         Ok(())
     }
 
@@ -257,8 +257,8 @@ impl World {
             drop(state);
             self.clients[number].reads_done += 1;
         }
-        let thinks = self.clients[number].random.below(self.plan.thinks);
-        self.after(thinks, Event::Act(number));
+        let think_time = self.clients[number].random.below(self.plan.think_time);
+        self.after(think_time, Event::Act(number));
         Ok(())
     }
 }

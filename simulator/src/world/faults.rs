@@ -7,7 +7,7 @@ use replica::open::OpenError;
 use replica::superblock::SuperblockError;
 
 use super::clients::Waiting;
-use super::{Event, World};
+use super::{Event, NO_EFFECT, World};
 use crate::fault::{Fault, Planned};
 use crate::process::{FilesFail, StartError};
 use crate::random::Random;
@@ -120,9 +120,9 @@ impl World {
             }
             Fault::CrashBetweenEffects => {
                 let power = draw >> 32 & 1 == 1;
-                self.processes[node].ends_after = Some((draw % EFFECTS_MAX, power));
+                self.processes[node].crashes_after = Some((draw % EFFECTS_MAX, power));
             }
-            Fault::ForgottenElection => self.set_ambush(node, draw),
+            Fault::ForgottenElection => self.arm_forgotten_election(node, draw),
             Fault::ForgetfulMajority => self.majority_forgets(planned),
             Fault::CrashInDiskWork => {
                 self.processes[node].power_fails_with_disk = true;
@@ -135,7 +135,7 @@ impl World {
             }
             Fault::Pause => self.processes[node].paused_until = until,
             Fault::WipedDisk => return self.wipe(node),
-            Fault::RestartsInTurn => self.after(0, Event::Turn(0)),
+            Fault::RollingRestart => self.after(0, Event::RollingRestart(0)),
             Fault::Isolate => self.cut_off(node, lasts, fault),
             Fault::CutPair => {
                 self.cut_link(node, other, lasts, fault);
@@ -144,7 +144,7 @@ impl World {
             Fault::CutOneWay => self.cut_link(node, other, lasts, fault),
             Fault::Clog => self.clog(node, other, lasts),
             Fault::Replay => self.replay(lasts),
-            Fault::Echo => self.set_echo(planned),
+            Fault::TargetedReplay => self.arm_targeted_replay(planned),
             Fault::Stall => {
                 // The log, snapshot files, or both.
                 let which = draw % 3;
@@ -160,7 +160,7 @@ impl World {
                 self.processes[node].compaction_fails_at = Some(1 + draw % COMPACTION_MAX);
             }
             Fault::StalledInstall => self.set_install(planned),
-            Fault::BitRot => return self.rot(node, draw),
+            Fault::BitRot => return self.flip_bit(node, draw),
             Fault::Outage => {
                 let lasts = OUTAGE.0 + draw % (OUTAGE.1 - OUTAGE.0);
                 self.cut_off(node, lasts, fault);
@@ -178,7 +178,7 @@ impl World {
             Fault::Transfer => {
                 let to = self.processes[other].id;
                 let ticket = self.ticket(Waiting::Setup);
-                return self.input(node, Input::Transfer { ticket, to });
+                return self.input(node, Input::TransferLeadership { ticket, to });
             }
             // Of the network and the clocks, all the time.
             Fault::Loss | Fault::Duplicates | Fault::Reordering | Fault::ClockRate => {}
@@ -244,7 +244,7 @@ impl World {
 
     /// A byte changes on the disk of a replica that does not run. It refuses that, and
     /// its disk is brought back; or it starts, and nothing that was durable is gone.
-    fn rot(&mut self, node: usize, draw: u64) -> Result<(), String> {
+    fn flip_bit(&mut self, node: usize, draw: u64) -> Result<(), String> {
         self.stop(node, false);
         let process = &mut self.processes[node];
         let own = process.disk.copy();
@@ -281,7 +281,7 @@ impl World {
     }
 
     /// The operator restarts this replica when all are up, and goes on to the next.
-    pub(super) fn turn(&mut self, node: usize) {
+    pub(super) fn rolling_restart(&mut self, node: usize) {
         if !self.faulty {
             return;
         }
@@ -290,18 +290,18 @@ impl World {
             .iter()
             .any(|process| process.running.is_none())
         {
-            self.after(AGAIN, Event::Turn(node));
+            self.after(AGAIN, Event::RollingRestart(node));
         } else if node == self.processes.len() {
-            self.delivered.note(Fault::RestartsInTurn);
+            self.delivered.note(Fault::RollingRestart);
         } else {
             let back = self.random.between(10_000, 200_000);
             self.stop_for(node, false, back);
-            self.after(back + 1, Event::Turn(node + 1));
+            self.after(back + 1, Event::RollingRestart(node + 1));
         }
     }
 
     /// Whatever was drawn has to have done something.
-    pub(super) fn deliver_the_rest(&mut self) -> Result<(), String> {
+    pub(super) fn deliver_missing_faults(&mut self) -> Result<(), String> {
         if !self.plan.all_delivered {
             return Ok(());
         }
@@ -314,7 +314,7 @@ impl World {
             if turn == SLOW_TRIES {
                 // Snapshots that travel for longer than they last never arrive.
                 self.plan.bulk_latency = 0;
-                self.plan.thinks *= 4;
+                self.plan.think_time *= 4;
             }
             let missing: Vec<_> = kinds
                 .iter()
@@ -329,7 +329,7 @@ impl World {
             let planned =
                 Planned::draw(&mut self.random, planned_already + turn, 0, kind, replicas);
             let lasts = match kind {
-                kind if kind.leaves_behind() => self.left_behind_for(&planned),
+                kind if kind.needs_snapshot() => self.lags_at_most(&planned),
                 Fault::CrashInCompaction => 50 * AGAIN,
                 _ => 5 * AGAIN,
             };
@@ -337,16 +337,14 @@ impl World {
             self.run_for(lasts)?;
         }
         let missing = kinds.iter().find(|kind| self.delivered.of(**kind) == 0);
-        missing.map_or(Ok(()), |kind| {
-            Err(format!("{} was drawn and did nothing", kind.name()))
-        })
+        missing.map_or(Ok(()), |kind| Err(format!("{} {NO_EFFECT}", kind.name())))
     }
 
     pub(super) fn end_faults(&mut self) {
         self.faulty = false;
         self.at_election = None;
-        self.echo_at_election = false;
-        self.echo_at_term = false;
+        self.replay_at_election = false;
+        self.replay_at_term = false;
         self.network.mend();
         for process in &mut self.processes {
             process.paused_until = self.now;
@@ -354,8 +352,8 @@ impl World {
             process.files_stalled_until = self.now;
             process.compaction_fails_at = None;
             process.install_stalls = None;
-            process.ends_after = None;
-            process.ambush = None;
+            process.crashes_after = None;
+            process.election_crash = None;
             process.start_fails_at = None;
             process.files_fail = None;
             process.power_fails_with_disk = false;

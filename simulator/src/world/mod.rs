@@ -1,12 +1,12 @@
 //! Virtual time, and the loop that carries everything out.
 
-mod ambush;
 mod clients;
-mod echo;
+mod election_crash;
 mod faults;
+mod late_messages;
 mod network;
 mod processes;
-mod visits;
+mod session_checks;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,9 +24,9 @@ use crate::plan::Plan;
 use crate::process::Process;
 use crate::random::Random;
 use crate::trace::Trace;
-pub(crate) use ambush::Ambush;
 use clients::Waiting;
-use echo::Moment;
+pub(crate) use election_crash::ElectionCrash;
+use late_messages::ReplayMoment;
 use network::Network;
 
 /// After the faults, everything has come together within this time.
@@ -62,7 +62,7 @@ pub struct Outcome {
     pub terms: usize,
     /// Faults that took effect.
     pub faults: Delivered,
-    /// What happened, when it was asked for.
+    /// What happened, when a trace was requested.
     pub trace: Vec<String>,
 }
 
@@ -71,10 +71,44 @@ pub struct Outcome {
 pub struct Failure {
     /// What.
     pub what: String,
+    /// What found it.
+    pub class: FailureClass,
     /// When, in virtual microseconds.
     pub micros: u64,
-    /// What happened before, when it was asked for.
+    /// What happened before, when a trace was requested.
     pub trace: Vec<String>,
+}
+
+/// What found a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureClass {
+    /// A check of the simulator, or an assertion of the code that names what it protects.
+    Check,
+    /// An index or an arithmetic operation out of bounds: it shows that something is wrong,
+    /// but no check has seen what.
+    Bounds,
+    /// A fault that was drawn had no effect, so the run shows nothing.
+    NoEffect,
+}
+
+/// How a failure reads when a fault had no effect.
+pub(crate) const NO_EFFECT: &str = "was drawn and had no effect";
+
+impl FailureClass {
+    fn of(what: &str) -> Self {
+        const BOUNDS: [&str; 5] = [
+            "panic: attempt to ",
+            "panic: index out of bounds",
+            "panic: range ",
+            "panic: slice index",
+            "panic: called `Option::unwrap()`",
+        ];
+        match what {
+            _ if what.ends_with(NO_EFFECT) => Self::NoEffect,
+            _ if BOUNDS.iter().any(|start| what.starts_with(start)) => Self::Bounds,
+            _ => Self::Check,
+        }
+    }
 }
 
 /// Runs a plan.
@@ -82,18 +116,18 @@ pub struct Failure {
 /// # Errors
 /// What went wrong.
 pub fn simulate(plan: &Plan, keep_trace: bool) -> Result<Outcome, Box<Failure>> {
-    simulate_broken(plan, None, keep_trace).0
+    simulate_without(plan, None, keep_trace).0
 }
 
 /// Runs a plan on code in which a rule is broken. Tells as well whether the run
 /// came to the place where it is.
-pub(crate) fn simulate_broken(
+pub(crate) fn simulate_without(
     plan: &Plan,
     rule: Option<&Rule>,
     keep_trace: bool,
 ) -> (Result<Outcome, Box<Failure>>, bool) {
     rules::break_rule(rule);
-    rules::lower_limit(visits::SESSIONS_MAX);
+    rules::lower_limit(session_checks::SESSIONS_MAX);
     let mut world = World::new(plan.clone(), keep_trace);
     // An assertion that fails is a finding like any other.
     let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
@@ -109,7 +143,7 @@ pub(crate) fn simulate_broken(
 enum Event {
     Tick {
         node: usize,
-        life: u64,
+        start: u64,
     },
     Deliver {
         from: usize,
@@ -120,11 +154,11 @@ enum Event {
     },
     Written {
         node: usize,
-        life: u64,
+        start: u64,
     },
     Filed {
         node: usize,
-        life: u64,
+        start: u64,
     },
     Start(usize),
     /// A fault, the next of the schedule or one more.
@@ -137,15 +171,15 @@ enum Event {
     /// A machine loses power, and has it again after this time.
     PowerFails(usize, u64),
     /// A replica gets again what it was sent before.
-    Echo(usize, Moment),
+    TargetedReplay(usize, ReplayMoment),
     /// Whether a replica that is cut off needs a snapshot by now.
-    LeaveBehind(usize),
+    CheckLag(usize),
     /// The operator turns to this replica.
-    Turn(usize),
+    RollingRestart(usize),
     Act(usize),
     /// A request arrives at a node.
     Submit(usize, Ticket, Bytes),
-    Impatient {
+    ClientTimeout {
         client: usize,
         ticket: u64,
     },
@@ -165,14 +199,14 @@ struct World {
     setup_reply: Option<Result<Reply, ProposeError>>,
     faulty: bool,
     /// Clients begin nothing new.
-    resting: bool,
+    clients_rest: bool,
     /// What happens when the next leader is elected.
     at_election: Option<Planned>,
-    echo_at_election: bool,
+    replay_at_election: bool,
     /// The same for everybody who enters another term until then.
-    echo_at_term: bool,
+    replay_at_term: bool,
     /// Where most reads go.
-    asked: usize,
+    read_target: usize,
     delivered: Delivered,
     checks: Checks,
     trace: Trace,
@@ -202,11 +236,11 @@ impl World {
             next_ticket: 0,
             setup_reply: None,
             faulty: false,
-            resting: false,
+            clients_rest: false,
             at_election: None,
-            echo_at_election: false,
-            echo_at_term: false,
-            asked: 0,
+            replay_at_election: false,
+            replay_at_term: false,
+            read_target: 0,
             delivered: Delivered::default(),
             checks: Checks::default(),
             trace: Trace::new(keep_trace),
@@ -228,7 +262,7 @@ impl World {
             self.after(planned.at, Event::Fault(planned));
         }
         self.run_for(self.plan.faults_for)?;
-        self.deliver_the_rest()?;
+        self.deliver_missing_faults()?;
         self.recover()
     }
 
@@ -253,15 +287,15 @@ impl World {
         };
         self.now = at;
         match event {
-            Event::Tick { node, life } => self.tick(node, life),
+            Event::Tick { node, start } => self.tick(node, start),
             Event::Deliver {
                 from,
                 to,
                 message,
                 again,
             } => self.deliver(from, to, message, again),
-            Event::Written { node, life } => self.written(node, life),
-            Event::Filed { node, life } => self.filed(node, life),
+            Event::Written { node, start } => self.written(node, start),
+            Event::Filed { node, start } => self.filed(node, start),
             Event::Start(node) => self.start(node),
             Event::Fault(planned) => self.fault(planned),
             Event::Join(from, to) => {
@@ -284,24 +318,24 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Echo(node, moment) => {
-                self.echo(node, moment);
+            Event::TargetedReplay(node, moment) => {
+                self.targeted_replay(node, moment);
                 Ok(())
             }
-            Event::LeaveBehind(node) => {
-                self.leave_behind(node);
+            Event::CheckLag(node) => {
+                self.check_lag(node);
                 Ok(())
             }
-            Event::Turn(node) => {
-                self.turn(node);
+            Event::RollingRestart(node) => {
+                self.rolling_restart(node);
                 Ok(())
             }
             Event::Act(client) => self.act(client),
             Event::Submit(node, ticket, command) => {
-                self.input(node, Input::Submit { ticket, command })
+                self.input(node, Input::Propose { ticket, command })
             }
-            Event::Impatient { client, ticket } => {
-                self.impatient(client, ticket);
+            Event::ClientTimeout { client, ticket } => {
+                self.client_timed_out(client, ticket);
                 Ok(())
             }
         }
@@ -311,20 +345,20 @@ impl World {
     fn recover(&mut self) -> Result<(), String> {
         self.trace.line(self.now, format_args!("the faults end"));
         self.end_faults();
-        self.come_together()?;
-        if self.plan.deaf_leader {
-            self.deafen_leader()?;
-            self.come_together()?;
+        self.converge()?;
+        if self.plan.leader_without_quorum {
+            self.check_leader_without_quorum()?;
+            self.converge()?;
         }
         self.check_everything()?;
-        self.visit()?;
+        self.check_sessions()?;
         // Clients have had to make room, and rest.
         self.agree_by(|_| true)
     }
 
     /// Nothing reaches the leader, and whatever it sends arrives: a majority that
     /// hears it must not wait for it.
-    fn deafen_leader(&mut self) -> Result<(), String> {
+    fn check_leader_without_quorum(&mut self) -> Result<(), String> {
         let Some(leader) = self.leader() else {
             return Ok(());
         };
@@ -340,7 +374,7 @@ impl World {
             done.sum()
         };
         let (before, deadline) = (done(self), self.now + DEAF);
-        self.wake();
+        self.resume_clients();
         while done(self) == before {
             if self.now > deadline {
                 return Err(format!(
@@ -356,16 +390,16 @@ impl World {
     }
 
     /// Clients that rest go on.
-    fn wake(&mut self) {
-        if std::mem::take(&mut self.resting) {
+    fn resume_clients(&mut self) {
+        if std::mem::take(&mut self.clients_rest) {
             for client in 0..self.clients.len() {
                 self.after(1, Event::Act(client));
             }
         }
     }
 
-    fn come_together(&mut self) -> Result<(), String> {
-        self.wake();
+    fn converge(&mut self) -> Result<(), String> {
+        self.resume_clients();
         let goals: Vec<u64> = self
             .clients
             .iter()
@@ -383,8 +417,12 @@ impl World {
         while self.now < deadline {
             self.next()?;
             // A replica with a slow link may be behind for as long as they go on.
-            self.resting = self.resting || done(self);
-            if self.resting && self.clients_rest() && self.agree() && self.logs_are_bounded() {
+            self.clients_rest = self.clients_rest || done(self);
+            if self.clients_rest
+                && self.clients_are_idle()
+                && self.agree()
+                && self.logs_are_bounded()
+            {
                 return Ok(());
             }
         }
@@ -397,9 +435,9 @@ impl World {
         ))
     }
 
-    fn clients_rest(&self) -> bool {
+    fn clients_are_idle(&self) -> bool {
         let mut clients = self.clients.iter();
-        clients.all(|client| client.waits_for.is_none() && client.begun == client.acknowledged)
+        clients.all(|client| client.waits_for.is_none() && client.started == client.acknowledged)
     }
 
     /// Whether all replicas run, have applied the same, and owe nobody an answer.
@@ -445,7 +483,7 @@ impl World {
             };
             let status = running.replica.status();
             let held = status.core.last.0 + 1 - status.core.first.0;
-            let segments = SEGMENTS_MORE + planned + process.life;
+            let segments = SEGMENTS_MORE + planned + process.starts;
             held <= bound && running.log_segments() as u64 <= segments
         })
     }
@@ -465,6 +503,7 @@ impl World {
                 trace,
             }),
             Err(what) => Err(Box::new(Failure {
+                class: FailureClass::of(&what),
                 what,
                 micros,
                 trace,

@@ -182,7 +182,7 @@ impl World {
         }
         let from = self.processes[from].id;
         self.trace.fact(self.now, 3, to, &message);
-        self.input(to, Input::Peer { from, message })
+        self.input(to, Input::Receive { from, message })
     }
 
     pub(super) fn cut_link(&mut self, from: usize, to: usize, lasts: u64, fault: Fault) {

@@ -1,7 +1,7 @@
 //! Processes and their disks.
 
 use consensus::{ReplicaId, Role};
-use replica::driver::{Event as Input, FileEvent, Lane, Output, ReplicaStatus};
+use replica::driver::{Channel, Event as Input, FileEvent, Output, ReplicaStatus};
 
 use super::{Event, World};
 use crate::durable::quorum_holds;
@@ -30,8 +30,8 @@ impl World {
             Ok(()) => {
                 self.trace
                     .line(self.now, format_args!("replica {} starts", node + 1));
-                let life = self.processes[node].life;
-                self.after(1, Event::Tick { node, life });
+                let start = self.processes[node].starts;
+                self.after(1, Event::Tick { node, start });
                 Ok(())
             }
             Err(StartError::Open(error)) if failed => {
@@ -75,8 +75,8 @@ impl World {
             self.power_fails(node);
         }
         let process = &mut self.processes[node];
-        process.ends_after = None;
-        process.ambush = None;
+        process.crashes_after = None;
+        process.election_crash = None;
         process.power_fails_with_disk = false;
         self.after(back, Event::Start(node));
         true
@@ -88,9 +88,9 @@ impl World {
         process.disk.crash(&mut || random.next());
     }
 
-    fn lives(&self, node: usize, life: u64) -> bool {
+    fn is_current(&self, node: usize, start: u64) -> bool {
         let process = &self.processes[node];
-        process.life == life && process.running.is_some()
+        process.starts == start && process.running.is_some()
     }
 
     /// Whether the process stands still; then the event comes again later.
@@ -102,19 +102,19 @@ impl World {
         Some(rest + 1)
     }
 
-    pub(super) fn tick(&mut self, node: usize, life: u64) -> Result<(), String> {
-        if !self.lives(node, life) {
+    pub(super) fn tick(&mut self, node: usize, start: u64) -> Result<(), String> {
+        if !self.is_current(node, start) {
             return Ok(());
         }
         if let Some(rest) = self.is_paused(node) {
-            self.after(rest, Event::Tick { node, life });
+            self.after(rest, Event::Tick { node, start });
             return Ok(());
         }
         let again = self.processes[node].tick_micros();
         if let Some(running) = &mut self.processes[node].running {
             running.ticked(1);
         }
-        self.after(again, Event::Tick { node, life });
+        self.after(again, Event::Tick { node, start });
         self.input(node, Input::Tick)
     }
 
@@ -138,11 +138,11 @@ impl World {
             outputs.push(output);
         }
         if status.core.term != before.core.term {
-            if let Some(ambush) = &mut process.ambush {
-                ambush.begun = true;
+            if let Some(election_crash) = &mut process.election_crash {
+                election_crash.term_changed = true;
             }
-            if self.echo_at_term {
-                self.send_again(node);
+            if self.replay_at_term {
+                self.replay_to(node);
             }
         }
         if status.core.role == Role::Leader && before.core.role != Role::Leader {
@@ -173,12 +173,12 @@ impl World {
         self.checks.replica(id, &status, self.plan.pipeline_max)?;
         self.committed(id, &status)?;
         for output in outputs {
-            if self.ends_here(node) {
+            if self.crashes_here(node) {
                 return Ok(());
             }
             self.carry_out(node, output)?;
         }
-        self.pump(node)
+        self.start_disk_work(node)
     }
 
     /// What is committed is durable at a majority.
@@ -197,15 +197,15 @@ impl World {
     }
 
     /// Whether the process ends before its next effect.
-    fn ends_here(&mut self, node: usize) -> bool {
-        if self.springs(node) {
+    fn crashes_here(&mut self, node: usize) -> bool {
+        if self.forgets_election(node) {
             return true;
         }
-        let Some((effects, power)) = self.processes[node].ends_after else {
+        let Some((effects, power)) = self.processes[node].crashes_after else {
             return false;
         };
         if effects > 0 {
-            self.processes[node].ends_after = Some((effects - 1, power));
+            self.processes[node].crashes_after = Some((effects - 1, power));
             return false;
         }
         self.delivered.note(Fault::CrashBetweenEffects);
@@ -218,7 +218,7 @@ impl World {
             return Ok(());
         };
         match output {
-            Output::Write(batch) => {
+            Output::Persist(batch) => {
                 let resets = batch.reset_to.is_some();
                 running.write(batch);
                 if resets {
@@ -227,20 +227,30 @@ impl World {
             }
             Output::Compact(through) => running.compact(through),
             Output::File(job) => running.file_jobs.push_back(job),
-            Output::Send { to, lane, message } => {
+            Output::Send {
+                to,
+                channel,
+                message,
+            } => {
                 self.send(
                     node,
                     (to.0 - 1) as usize,
-                    lane == Lane::Bulk,
+                    channel == Channel::Bulk,
                     message.to_bytes(),
                 );
             }
-            Output::Replied { ticket, result } => self.replied(ticket, result)?,
-            Output::ReadDone { ticket, result } => self.read_done(node, ticket, result.is_ok())?,
-            Output::TransferBegun { result, .. } => {
+            Output::ProposeResult { ticket, result } => self.replied(ticket, result)?,
+            Output::ReadResult { ticket, result } => {
+                self.read_done(node, ticket, result.is_ok())?;
+            }
+            Output::TransferResult { result, .. } => {
                 if result.is_ok() {
                     self.delivered.note(Fault::Transfer);
                 }
+            }
+            Output::Refused(error) => {
+                self.trace
+                    .line(self.now, format_args!("replica {}: {error}", node + 1));
             }
             Output::LeaderChanged { term, leader } => {
                 self.trace.fact(self.now, 2, node, &term.0.to_le_bytes());
@@ -258,18 +268,18 @@ impl World {
     }
 
     /// Begins disk work that waits.
-    fn pump(&mut self, node: usize) -> Result<(), String> {
-        self.meet_compaction(node, true);
-        let life = self.processes[node].life;
+    fn start_disk_work(&mut self, node: usize) -> Result<(), String> {
+        self.fail_compaction(node, true);
+        let start = self.processes[node].starts;
         let process = &mut self.processes[node];
         let Some(running) = &mut process.running else {
             return Ok(());
         };
-        match running.begin_write(&mut process.durable) {
+        match running.start_write(&mut process.durable) {
             Ok(true) => {
                 let stalled_until = self.processes[node].stalled_until;
                 let takes = self.disk_time(node, stalled_until);
-                self.after(takes, Event::Written { node, life });
+                self.after(takes, Event::Written { node, start });
             }
             Ok(false) => {}
             Err(error) => return self.disk_failed(node, &error.to_string()),
@@ -281,13 +291,13 @@ impl World {
             running.filing = true;
             let stalled_until = self.processes[node].files_stalled_until;
             let takes = self.disk_time(node, stalled_until);
-            self.after(takes, Event::Filed { node, life });
+            self.after(takes, Event::Filed { node, start });
         }
         Ok(())
     }
 
     /// Power fails in the first work that makes the log shorter.
-    fn meet_compaction(&mut self, node: usize, now: bool) {
+    fn fail_compaction(&mut self, node: usize, now: bool) {
         let process = &mut self.processes[node];
         let running = process.running.as_ref();
         if running.is_some_and(|running| running.compacts(now))
@@ -311,32 +321,32 @@ impl World {
         }
     }
 
-    pub(super) fn written(&mut self, node: usize, life: u64) -> Result<(), String> {
-        if !self.lives(node, life) {
+    pub(super) fn written(&mut self, node: usize, start: u64) -> Result<(), String> {
+        if !self.is_current(node, start) {
             return Ok(());
         }
         if let Some(rest) = self.is_paused(node) {
-            self.after(rest, Event::Written { node, life });
+            self.after(rest, Event::Written { node, start });
             return Ok(());
         }
-        self.meet_compaction(node, false);
+        self.fail_compaction(node, false);
         let process = &mut self.processes[node];
         let Some(running) = &mut process.running else {
             return Ok(());
         };
-        match running.end_write(&mut process.durable) {
+        match running.finish_write(&mut process.durable) {
             Ok(Some(last)) => self.input(node, Input::Persisted(last)),
             Ok(None) => Ok(()),
             Err(error) => self.disk_failed(node, &error.to_string()),
         }
     }
 
-    pub(super) fn filed(&mut self, node: usize, life: u64) -> Result<(), String> {
-        if !self.lives(node, life) {
+    pub(super) fn filed(&mut self, node: usize, start: u64) -> Result<(), String> {
+        if !self.is_current(node, start) {
             return Ok(());
         }
         if let Some(rest) = self.is_paused(node) {
-            self.after(rest, Event::Filed { node, life });
+            self.after(rest, Event::Filed { node, start });
             return Ok(());
         }
         let process = &mut self.processes[node];
@@ -349,7 +359,7 @@ impl World {
             return Ok(());
         };
         let planned = process.files_fail.as_mut();
-        let fails = planned.and_then(|fails| fails.meets(&job).then_some(*fails));
+        let fails = planned.and_then(|fails| fails.applies_to(&job).then_some(*fails));
         if let Some(fails) = fails {
             process.disk.fail_after(Some(fails.at));
         }

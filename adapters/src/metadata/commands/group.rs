@@ -1,4 +1,4 @@
-//! What a client wants changed about consumer groups, and its encoding.
+//! Changes of consumer groups, and their encoding.
 
 use std::collections::BTreeSet;
 
@@ -23,18 +23,18 @@ pub struct GroupOperation {
 pub enum GroupChange {
     /// Creates a group.
     Create(Name),
-    /// Deletes a group; its members are in it no longer.
+    /// Deletes a group and its memberships.
     Delete(Identifier),
     /// The client becomes a member.
     Join {
-        /// Of which group.
+        /// The group.
         group: Identifier,
-        /// Partitions of which something was served that is not committed: they
-        /// are not taken from their holder at once. Filled in by the node that
-        /// serves the client; only a hint.
+        /// Partitions of which messages were served that are not committed: they are
+        /// revoked from their holder instead of reassigned immediately. A hint from
+        /// the node that serves the client.
         busy: BTreeSet<u32>,
     },
-    /// The client is a member no longer.
+    /// The client stops being a member.
     Leave(Identifier),
 }
 

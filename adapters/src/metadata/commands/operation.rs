@@ -1,17 +1,19 @@
-//! What a client wants changed, and its encoding: `tag u8 | body`.
+//! Changes of metadata that clients request, and their encoding: `tag u8 | body`.
 
 use bytes::BufMut;
 use consensus::ReplicaId;
 
 use super::group::GroupOperation;
+use super::new_partitions::NewPartitions;
 use super::user::UserOperation;
 use crate::codec::{Malformed, Reader, Result, Writer};
 use crate::metadata::options::Options;
 use crate::metadata::types::{Identifier, Name};
 
-/// What a client wants changed.
+/// A change of metadata. `P` is what is known of the partitions that it creates: their
+/// number in an intent, the owner of each in a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientOperation {
+pub enum ClientOperation<P> {
     /// Creates a stream.
     CreateStream {
         /// Its name.
@@ -21,79 +23,75 @@ pub enum ClientOperation {
     },
     /// Renames a stream and patches its options.
     UpdateStream {
-        /// Which.
+        /// The stream.
         stream: Identifier,
         /// Its new name.
         name: Name,
         /// Options to set.
         options: Options,
     },
-    /// Deletes a stream with all in it.
+    /// Deletes a stream with its topics.
     DeleteStream {
-        /// Which.
+        /// The stream.
         stream: Identifier,
     },
-    /// Deletes all messages and offsets of a stream, and nothing else.
+    /// Deletes all messages and offsets of a stream; everything else stays.
     PurgeStream {
-        /// Which.
+        /// The stream.
         stream: Identifier,
     },
     /// Creates a topic.
     CreateTopic {
-        /// In which stream.
+        /// The stream.
         stream: Identifier,
         /// Its name.
         name: Name,
         /// Its options, explicit and derived.
         options: Options,
-        /// How many partitions.
-        partitions: u32,
-        /// Who owns each; filled in by the leader.
-        owners: Vec<ReplicaId>,
+        /// Its partitions.
+        partitions: P,
     },
     /// Renames a topic and patches its options.
     UpdateTopic {
-        /// In which stream.
+        /// The stream.
         stream: Identifier,
-        /// Which.
+        /// The topic.
         topic: Identifier,
         /// Its new name.
         name: Name,
         /// Options to set.
         options: Options,
     },
-    /// Deletes a topic with all in it.
+    /// Deletes a topic with its partitions and consumer groups.
     DeleteTopic {
-        /// In which stream.
+        /// The stream.
         stream: Identifier,
-        /// Which.
+        /// The topic.
         topic: Identifier,
     },
-    /// Deletes all messages and offsets of a topic, and nothing else.
+    /// Deletes all messages and offsets of a topic; everything else stays.
     PurgeTopic {
-        /// In which stream.
+        /// The stream.
         stream: Identifier,
-        /// Which.
+        /// The topic.
         topic: Identifier,
     },
     /// Adds partitions.
     CreatePartitions {
-        /// In which stream.
+        /// The stream.
         stream: Identifier,
-        /// In which topic.
+        /// The topic.
         topic: Identifier,
-        /// How many.
-        partitions: u32,
-        /// Who owns each; filled in by the leader.
-        owners: Vec<ReplicaId>,
+        /// The partitions to add.
+        partitions: P,
     },
-    /// Removes the last partitions with all in them.
+    /// Removes the last partitions with their messages.
     DeletePartitions {
-        /// In which stream.
+        /// The stream.
         stream: Identifier,
-        /// In which topic.
+        /// The topic.
         topic: Identifier,
-        /// How many.
+        /// The number of partitions to remove.
         partitions: u32,
     },
     /// Changes users, or the client's own tokens.
@@ -102,23 +100,84 @@ pub enum ClientOperation {
     Group(GroupOperation),
 }
 
-impl ClientOperation {
-    /// How many partitions must be placed before it can be replicated, and
-    /// where the owners go.
-    pub fn placement(&mut self) -> Option<(u32, &mut Vec<ReplicaId>)> {
-        match self {
+impl<P> ClientOperation<P> {
+    /// The same change, with what `decide` makes of the partitions that it creates.
+    pub(super) fn decide_partitions<Q, E>(
+        self,
+        decide: impl FnOnce(P) -> std::result::Result<Q, E>,
+    ) -> std::result::Result<ClientOperation<Q>, E> {
+        Ok(match self {
             Self::CreateTopic {
-                partitions, owners, ..
+                stream,
+                name,
+                options,
+                partitions,
+            } => ClientOperation::CreateTopic {
+                stream,
+                name,
+                options,
+                partitions: decide(partitions)?,
+            },
+            Self::CreatePartitions {
+                stream,
+                topic,
+                partitions,
+            } => ClientOperation::CreatePartitions {
+                stream,
+                topic,
+                partitions: decide(partitions)?,
+            },
+            Self::CreateStream { name, options } => ClientOperation::CreateStream { name, options },
+            Self::UpdateStream {
+                stream,
+                name,
+                options,
+            } => ClientOperation::UpdateStream {
+                stream,
+                name,
+                options,
+            },
+            Self::DeleteStream { stream } => ClientOperation::DeleteStream { stream },
+            Self::PurgeStream { stream } => ClientOperation::PurgeStream { stream },
+            Self::UpdateTopic {
+                stream,
+                topic,
+                name,
+                options,
+            } => ClientOperation::UpdateTopic {
+                stream,
+                topic,
+                name,
+                options,
+            },
+            Self::DeleteTopic { stream, topic } => ClientOperation::DeleteTopic { stream, topic },
+            Self::PurgeTopic { stream, topic } => ClientOperation::PurgeTopic { stream, topic },
+            Self::DeletePartitions {
+                stream,
+                topic,
+                partitions,
+            } => ClientOperation::DeletePartitions {
+                stream,
+                topic,
+                partitions,
+            },
+            Self::User(operation) => ClientOperation::User(operation),
+            Self::Group(operation) => ClientOperation::Group(operation),
+        })
+    }
+
+    /// The partitions that the change creates.
+    pub(super) fn new_partitions(&self) -> Option<&P> {
+        match self {
+            Self::CreateTopic { partitions, .. } | Self::CreatePartitions { partitions, .. } => {
+                Some(partitions)
             }
-            | Self::CreatePartitions {
-                partitions, owners, ..
-            } => Some((*partitions, owners)),
             _ => None,
         }
     }
 }
 
-impl ClientOperation {
+impl<P: NewPartitions> ClientOperation<P> {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::CreateStream { name, options } => {
@@ -145,14 +204,12 @@ impl ClientOperation {
                 name,
                 options,
                 partitions,
-                owners,
             } => {
                 out.put_u8(4);
                 stream.write(out);
                 out.put_text(name.as_str());
                 options.write(out);
-                out.put_u32_le(*partitions);
-                write_owners(out, owners);
+                write_partitions(out, partitions);
             }
             Self::UpdateTopic {
                 stream,
@@ -184,13 +241,11 @@ impl ClientOperation {
                 stream,
                 topic,
                 partitions,
-                owners,
             } => {
                 out.put_u8(7);
                 stream.write(out);
                 topic.write(out);
-                out.put_u32_le(*partitions);
-                write_owners(out, owners);
+                write_partitions(out, partitions);
             }
             Self::DeletePartitions {
                 stream,
@@ -231,8 +286,7 @@ impl ClientOperation {
                 stream: Identifier::read(reader)?,
                 name: Name::read(reader)?,
                 options: Options::read(reader)?,
-                partitions: reader.u32()?,
-                owners: read_owners(reader)?,
+                partitions: read_partitions(reader)?,
             },
             5 => Self::UpdateTopic {
                 stream: Identifier::read(reader)?,
@@ -247,8 +301,7 @@ impl ClientOperation {
             7 => Self::CreatePartitions {
                 stream: Identifier::read(reader)?,
                 topic: Identifier::read(reader)?,
-                partitions: reader.u32()?,
-                owners: read_owners(reader)?,
+                partitions: read_partitions(reader)?,
             },
             8 => Self::DeletePartitions {
                 stream: Identifier::read(reader)?,
@@ -269,14 +322,18 @@ impl ClientOperation {
     }
 }
 
-fn write_owners(out: &mut Vec<u8>, owners: &[ReplicaId]) {
-    out.put_u32_le(owners.len() as u32);
-    for owner in owners {
+fn write_partitions(out: &mut Vec<u8>, partitions: &impl NewPartitions) {
+    out.put_u32_le(partitions.count());
+    out.put_u32_le(partitions.owners().len() as u32);
+    for owner in partitions.owners() {
         out.put_u64_le(owner.0);
     }
 }
 
-fn read_owners(reader: &mut Reader<'_>) -> Result<Vec<ReplicaId>> {
-    let count = reader.count(8)?;
-    (0..count).map(|_| Ok(ReplicaId(reader.u64()?))).collect()
+fn read_partitions<P: NewPartitions>(reader: &mut Reader<'_>) -> Result<P> {
+    let count = reader.u32()?;
+    let owners = (0..reader.count(8)?)
+        .map(|_| Ok(ReplicaId(reader.u64()?)))
+        .collect::<Result<_>>()?;
+    P::from_parts(count, owners).ok_or(Malformed("partitions without an owner each"))
 }

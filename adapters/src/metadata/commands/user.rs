@@ -1,16 +1,13 @@
-//! What a client wants changed about users, and its encoding. Secrets come as
-//! hashes; nothing here can be used to log in.
+//! Changes of users, and their encoding. Secrets are hashed before they get here:
+//! nothing in a command can be used to log in.
 
 use bytes::BufMut;
 
 use crate::codec::{Malformed, Reader, Result, Writer};
 use crate::metadata::permissions::Permissions;
-use crate::metadata::types::{Identifier, Name};
+use crate::metadata::types::{Identifier, Name, TokenHash, read_token_hash};
 
 const HASH_BYTES_MAX: usize = 1024;
-
-/// BLAKE3 of a personal access token.
-pub type TokenHash = [u8; 32];
 
 /// A change of users or of the client's own tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +28,14 @@ pub enum UserOperation {
         /// Which.
         user: Identifier,
     },
-    /// Changes what is given.
+    /// Changes the name or the status of a user.
     Update {
         /// Which.
         user: Identifier,
-        /// Its new name.
+        /// Its new name; `None` keeps the former.
         name: Option<Name>,
-        /// Whether it may log in; if not, its sessions end.
+        /// Whether it may log in; `None` keeps it as it is. When it no longer may, its
+        /// sessions end.
         active: Option<bool>,
     },
     /// Replaces all grants.
@@ -51,8 +49,8 @@ pub enum UserOperation {
     ChangePassword {
         /// Whose.
         user: Identifier,
-        /// The version of the credentials against which the current password was
-        /// right, at the node that serves the client; `None` when it was wrong.
+        /// The version of the credentials that the current password matched, at the
+        /// node that serves the client; `None` when it was wrong.
         verified: Option<u64>,
         /// Argon2 hash of the new one in PHC format.
         password_hash: String,
@@ -63,7 +61,7 @@ pub enum UserOperation {
         name: Name,
         /// Its hash.
         hash: TokenHash,
-        /// How long it can be used, in microseconds; 0 and `u64::MAX` for ever.
+        /// How long it can be used, in microseconds; 0 and `u64::MAX` forever.
         expiry_micros: u64,
     },
     /// Deletes a token of the client's user.
@@ -165,15 +163,15 @@ impl UserOperation {
             5 => Self::ChangePassword {
                 user: Identifier::read(reader)?,
                 verified: {
-                    let right = reader.bool()?;
+                    let matched = reader.bool()?;
                     let version = reader.u64()?;
-                    right.then_some(version)
+                    matched.then_some(version)
                 },
                 password_hash: reader.text(HASH_BYTES_MAX)?.into(),
             },
             6 => Self::CreateToken {
                 name: Name::read(reader)?,
-                hash: read_hash(reader)?,
+                hash: read_token_hash(reader)?,
                 expiry_micros: reader.u64()?,
             },
             7 => Self::DeleteToken {
@@ -182,9 +180,4 @@ impl UserOperation {
             _ => return Err(Malformed("unknown change of a user")),
         })
     }
-}
-
-pub(crate) fn read_hash(reader: &mut Reader<'_>) -> Result<TokenHash> {
-    let bytes = reader.take(32)?;
-    bytes.try_into().map_err(|_| Malformed("a short hash"))
 }

@@ -7,7 +7,10 @@ const B: u128 = 0xB;
 const C: u128 = 0xC;
 
 fn at(now: u64) -> Moment {
-    Moment { now, life: now }
+    Moment {
+        now,
+        command_id: now,
+    }
 }
 
 fn group() -> Group {
@@ -23,7 +26,7 @@ fn readable(group: &Group, client: u128) -> Vec<u32> {
     member.readable().collect()
 }
 
-fn held(group: &Group, client: u128) -> usize {
+fn load(group: &Group, client: u128) -> usize {
     group.member(client).unwrap().owned.len()
 }
 
@@ -39,7 +42,7 @@ fn the_first_member_reads_everything_and_the_second_half_of_it() {
 }
 
 #[test]
-fn who_is_in_already_changes_nothing_by_joining() {
+fn a_member_changes_nothing_by_joining_again() {
     let mut group = group();
     group.join(A, 3, &BTreeSet::new(), at(1));
     let before = group.clone();
@@ -55,7 +58,7 @@ fn a_busy_partition_changes_hands_when_its_commit_is_confirmed() {
     group.join(B, 2, &all(2), at(2));
     assert!(!group.member(A).unwrap().may_read(1));
     assert!(group.member(A).unwrap().holds(1));
-    assert_eq!(held(&group, B), 0);
+    assert_eq!(load(&group, B), 0);
     let (partition, holder, revocation) = group.revocations().next().unwrap();
     assert_eq!((partition, holder), (1, A));
     assert!(!group.complete(1, revocation.id + 1), "another one");
@@ -71,28 +74,27 @@ fn a_revocation_ends_with_its_time_and_not_before() {
     group.join(A, 2, &BTreeSet::new(), at(1));
     group.join(B, 2, &all(2), at(100));
     group.expire(99);
-    assert_eq!(held(&group, B), 0);
+    assert_eq!(load(&group, B), 0);
     group.expire(100);
     assert_eq!(readable(&group, B), [1]);
 }
 
-/// A second member that comes while partitions are under revocation gets its
-/// share of what is to be given.
+/// A member that joins while partitions are being revoked gets its share of them.
 #[test]
-fn who_comes_during_a_hand_over_gets_a_share() {
+fn a_member_that_joins_during_a_revocation_gets_a_share() {
     let mut group = group();
     group.join(A, 4, &BTreeSet::new(), at(1));
     group.join(B, 4, &all(4), at(2));
     group.join(C, 4, &all(4), at(3));
     group.expire(3);
-    let mut loads = [held(&group, A), held(&group, B), held(&group, C)];
+    let mut loads = [load(&group, A), load(&group, B), load(&group, C)];
     loads.sort_unstable();
     assert_eq!(loads, [1, 1, 2]);
 }
 
-/// The target leaves before the hand-over is done: the holder reads on.
+/// The next member leaves before the revocation is complete: the holder reads on.
 #[test]
-fn a_hand_over_without_a_target_is_called_off() {
+fn a_revocation_without_a_target_is_cancelled() {
     let mut group = group();
     group.join(A, 2, &BTreeSet::new(), at(1));
     group.join(B, 2, &all(2), at(2));
@@ -111,7 +113,7 @@ fn a_member_that_leaves_keeps_nothing_waiting() {
     assert_eq!(group.members().len(), 0);
 }
 
-/// Slots are given again, the lowest first.
+/// Slots are reused, the lowest first.
 #[test]
 fn a_slot_is_free_after_its_member_left() {
     let mut group = group();
@@ -130,7 +132,7 @@ fn more_members_than_partitions_leave_some_idle() {
     for client in 1..=5 {
         group.join(client, 2, &BTreeSet::new(), at(1));
     }
-    let mut loads: Vec<_> = (1..=5).map(|client| held(&group, client)).collect();
+    let mut loads: Vec<_> = (1..=5).map(|client| load(&group, client)).collect();
     loads.sort_unstable();
     assert_eq!(loads, [0, 0, 0, 1, 1]);
 }
@@ -155,7 +157,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What each member will hold when all hand-overs are done.
+/// The load of each member when all revocations are complete.
 fn loads(group: &Group) -> BTreeMap<u32, usize> {
     let mut loads: BTreeMap<u32, usize> = group
         .members()
@@ -176,7 +178,7 @@ fn readers(group: &Group) -> BTreeMap<u32, u128> {
 
 proptest! {
     /// One holder for each partition, fair loads, no partition that is busy read by
-    /// another without a hand-over, and a new generation for each assignment.
+    /// another without a revocation, and a new generation for each assignment.
     #[test]
     fn assignments_are_sound_fair_and_numbered(steps in prop::collection::vec(step(), 1..60)) {
         let mut group = group();
@@ -222,7 +224,7 @@ proptest! {
         }
     }
 
-    /// Whoever stays keeps its fair share: a join moves no more than it must.
+    /// A member that stays keeps its fair share: a join moves no more than it must.
     #[test]
     fn a_join_moves_only_the_share_of_the_new_member(members in 1u128..8, partitions in 0u32..40) {
         let mut group = group();
@@ -235,7 +237,7 @@ proptest! {
             .iter()
             .filter(|(id, client)| before[id] != **client)
             .count();
-        prop_assert_eq!(moved, held(&group, 99));
+        prop_assert_eq!(moved, load(&group, 99));
         prop_assert!(moved <= partitions as usize / (members as usize + 1) + 1);
     }
 }

@@ -9,7 +9,7 @@ fn bytes_that_are_no_command_are_refused_and_change_nothing() {
     let mut bench = Bench::new();
     let before = bench.reader.read().streams().len();
     for bytes in [&b""[..], b"\x01", b"\x02\x01", b"\x01\xff", &[0xff; 64]] {
-        assert_eq!(bench.apply_bytes(bytes), Reply::Refused(3));
+        assert_eq!(bench.apply_bytes(bytes), refused(3));
     }
     assert_eq!(bench.reader.read().streams().len(), before);
 }
@@ -25,8 +25,7 @@ fn version_1_commands_stay_as_they_are() {
         operation: ClientOperation::CreatePartitions {
             stream: Identifier::Id(5),
             topic: named("t"),
-            partitions: 1,
-            owners: vec![ReplicaId(6)],
+            partitions: Owners(vec![ReplicaId(6)]),
         },
     });
     let hex: String = command
@@ -40,6 +39,61 @@ fn version_1_commands_stay_as_they_are() {
          0701050000000201000000740100000001000000 0600000000000000"
             .replace(' ', "")
     );
+}
+
+/// Nodes of version 0.1 forward a client's request as a command without owners, and expect
+/// the same of other nodes.
+#[test]
+fn version_1_forwards_an_intent_as_a_command_without_owners() {
+    let intent = |partitions| {
+        Intent::Client(ClientRequest {
+            client: 1,
+            session: 2,
+            request: 3,
+            checksum: 4,
+            operation: ClientOperation::CreatePartitions {
+                stream: Identifier::Id(5),
+                topic: named("t"),
+                partitions: PartitionCount(partitions),
+            },
+        })
+    };
+    let bytes = intent(2).encode();
+    assert_eq!(
+        hex(&bytes),
+        "010101000000000000000000000000000000020000000000000003000000000000000400000000000000\
+         0701050000000201000000740200000000000000"
+            .replace(' ', "")
+    );
+    assert_eq!(Intent::decode(&bytes), Ok(intent(2)));
+    assert!(Command::decode(&bytes).is_err(), "nothing is decided yet");
+    // The leader decides, whatever a node has sent.
+    let command = decide(intent(2), &Bench::new().reader, &BTreeMap::new()).unwrap();
+    assert_eq!(command.owners().len(), 2);
+    assert_eq!(Intent::decode(&command.encode()), Ok(intent(2)));
+}
+
+/// Version 0.1 fences a registration that does not exist where a command without effect
+/// is needed, and does not know another one.
+#[test]
+fn version_1_has_a_noop_by_another_name() {
+    let noop = "010500000000000000000000000000000000";
+    assert_eq!(hex(&Command::Noop.encode()), noop);
+    assert_eq!(hex(&Intent::Noop.encode()), noop);
+    let mut sent = Command::Noop.encode().to_vec();
+    sent[2] = 3; // the node that version 0.1 names
+    assert_eq!(Command::decode(&sent), Ok(Command::Noop));
+    assert_eq!(Intent::decode(&sent), Ok(Intent::Noop));
+    let mut bench = Bench::new();
+    let mut before = bench.reader.read().clone();
+    assert_eq!(bench.apply_bytes(&sent), Reply::Done);
+    let after = bench.reader.read().clone();
+    (before.applied, before.now) = (after.applied, after.now);
+    assert_eq!(before, after);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -76,12 +130,12 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         8 => (operation(), any::<bool>()).prop_map(|(operation, other)| Happening::Operation { operation, other }),
         1 => Just(Happening::Login),
-        1 => Just(Happening::HandOver),
+        1 => Just(Happening::CompleteRevocation),
         1 => (0..10_000_u64).prop_map(Happening::Expire),
     ]
 }
 
-fn operation() -> impl Strategy<Value = ClientOperation> {
+fn operation() -> impl Strategy<Value = ClientOperation<PartitionCount>> {
     let stream = || {
         prop_oneof![
             (0..4_u32).prop_map(Identifier::Id),
@@ -94,12 +148,12 @@ fn operation() -> impl Strategy<Value = ClientOperation> {
         3 => text().prop_map(move |name| ClientOperation::CreateStream { name, options: options() }),
         1 => stream().prop_map(|stream| ClientOperation::DeleteStream { stream }),
         1 => (stream(), text()).prop_map(move |(stream, name)| ClientOperation::UpdateStream { stream, name, options: options() }),
-        3 => (stream(), text(), 0..5_u32).prop_map(move |(stream, name, partitions)| ClientOperation::CreateTopic { stream, name, options: options(), partitions, owners: vec![] }),
+        3 => (stream(), text(), 0..5_u32).prop_map(move |(stream, name, partitions)| ClientOperation::CreateTopic { stream, name, options: options(), partitions: PartitionCount(partitions) }),
         1 => (stream(), stream()).prop_map(|(stream, topic)| ClientOperation::DeleteTopic { stream, topic }),
         1 => stream().prop_map(|stream| ClientOperation::PurgeStream { stream }),
         1 => (stream(), stream()).prop_map(|(stream, topic)| ClientOperation::PurgeTopic { stream, topic }),
         1 => (stream(), stream(), text()).prop_map(move |(stream, topic, name)| ClientOperation::UpdateTopic { stream, topic, name, options: options() }),
-        1 => (stream(), stream(), 0..4_u32).prop_map(|(stream, topic, partitions)| ClientOperation::CreatePartitions { stream, topic, partitions, owners: vec![] }),
+        1 => (stream(), stream(), 0..4_u32).prop_map(|(stream, topic, partitions)| ClientOperation::CreatePartitions { stream, topic, partitions: PartitionCount(partitions) }),
         1 => (stream(), stream(), 0..4_u32).prop_map(|(stream, topic, partitions)| ClientOperation::DeletePartitions { stream, topic, partitions }),
         4 => (stream(), stream(), group_change()).prop_map(|(stream, topic, change)| ClientOperation::Group(GroupOperation { stream, topic, change })),
     ]
@@ -107,7 +161,7 @@ fn operation() -> impl Strategy<Value = ClientOperation> {
 
 proptest! {
     /// A replica that was restored from a snapshot in the middle ends where the
-    /// others do, and what is counted incrementally is what counting gives.
+    /// others do, and incremental counts are equal to the counted sums.
     #[test]
     fn snapshots_change_nothing(
         before in prop::collection::vec(happening(), 0..60),
@@ -162,11 +216,12 @@ proptest! {
     #[test]
     fn damaged_commands_do_no_harm(operation in operation(), at in any::<prop::sample::Index>(), mask in 1..=255_u8) {
         let mut bench = Bench::new();
-        let mut bytes = Command::Client(ClientRequest {
+        let mut bytes = Intent::Client(ClientRequest {
             client: CLIENT, session: bench.session, request: 1, checksum: 0, operation,
         }).encode().to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= mask;
+        let _ = Intent::decode(&bytes);
         bench.apply_bytes(&bytes);
     }
 }

@@ -26,7 +26,7 @@ fn a_membership_ends_with_its_session() {
     });
     assert_eq!(members(&bench), 0);
 
-    // A login anew replaces the session.
+    // Another login replaces the session.
     for _ in 0..2 {
         let Reply::Registered { session } = bench.apply(&register(CLIENT, 1, 1)) else {
             panic!("not registered");
@@ -48,9 +48,9 @@ fn a_membership_ends_with_its_session() {
 fn group_commands_are_refused_with_the_codes_of_iggy() {
     let mut bench = Bench::new();
     let create = || GroupChange::Create(name("g"));
-    assert_eq!(bench.change_group(create()), Reply::Refused(1009));
+    assert_eq!(bench.change_group(create()), refused(1009));
     bench.create_stream("s");
-    assert_eq!(bench.change_group(create()), Reply::Refused(2010));
+    assert_eq!(bench.change_group(create()), refused(2010));
     bench.create_topic(named("s"), "t", 2);
     assert!(matches!(
         bench.change_group(create()),
@@ -60,7 +60,7 @@ fn group_commands_are_refused_with_the_codes_of_iggy() {
             ..
         }
     ));
-    assert_eq!(bench.change_group(create()), Reply::Refused(5004));
+    assert_eq!(bench.change_group(create()), refused(5004));
     for change in [
         GroupChange::Delete(named("other")),
         GroupChange::Leave(Identifier::Id(1)),
@@ -69,17 +69,17 @@ fn group_commands_are_refused_with_the_codes_of_iggy() {
             busy: Default::default(),
         },
     ] {
-        assert_eq!(bench.change_group(change), Reply::Refused(5000));
+        assert_eq!(bench.change_group(change), refused(5000));
     }
     assert_eq!(
         bench.change_group(GroupChange::Leave(named("g"))),
-        Reply::Refused(5006)
+        refused(5006)
     );
     assert_eq!(
         bench.change_group(GroupChange::Delete(Identifier::Id(0))),
         Reply::Done
     );
-    // Ids are not given again while the topic lives.
+    // Ids are not reused as long as the topic exists.
     assert!(matches!(
         bench.change_group(create()),
         Reply::GroupCreated { id: 1, .. }

@@ -11,6 +11,7 @@ mod partitions;
 mod resources;
 mod sessions;
 mod users;
+mod version_1;
 
 const NODES: u64 = 3;
 
@@ -34,11 +35,11 @@ const CLIENT: u128 = 77;
 #[derive(Clone, Debug)]
 enum Happening {
     Operation {
-        operation: ClientOperation,
+        operation: ClientOperation<PartitionCount>,
         other: bool,
     },
     Login,
-    HandOver,
+    CompleteRevocation,
     Expire(u64),
 }
 
@@ -96,27 +97,33 @@ impl Bench {
         decoded
     }
 
-    /// A client's request with the next number, its partitions placed.
-    fn client(&mut self, operation: ClientOperation) -> Reply {
+    /// A client's request with the next number, as the leader decides it.
+    fn client(&mut self, operation: ClientOperation<PartitionCount>) -> Reply {
         self.request_of(CLIENT, self.session, operation)
     }
 
-    fn request_of(&mut self, client: u128, session: u64, mut operation: ClientOperation) -> Reply {
-        if let Some((count, owners)) = operation.placement() {
-            *owners = place(&self.reader.read(), &BTreeMap::new(), count).unwrap();
-        }
+    fn request_of(
+        &mut self,
+        client: u128,
+        session: u64,
+        operation: ClientOperation<PartitionCount>,
+    ) -> Reply {
         self.request += 1;
-        self.apply(&Command::Client(ClientRequest {
+        let intent = Intent::Client(ClientRequest {
             client,
             session,
             request: self.request,
             checksum: self.request,
             operation,
-        }))
+        });
+        let bytes = intent.encode();
+        assert_eq!(Intent::decode(&bytes).unwrap(), intent);
+        let command = decide(intent, &self.reader, &BTreeMap::new()).unwrap();
+        self.apply(&command)
     }
 
     /// A request that shares its entry with the one before.
-    fn client_in_same_entry(&mut self, operation: ClientOperation) -> Reply {
+    fn client_in_same_entry(&mut self, operation: ClientOperation<PartitionCount>) -> Reply {
         self.index -= 1;
         self.position += 1;
         self.client(operation)
@@ -135,7 +142,7 @@ impl Bench {
                 }
                 reply
             }
-            Happening::HandOver => {
+            Happening::CompleteRevocation => {
                 let found = {
                     let state = self.reader.read();
                     let mut groups = state.revoking_groups();
@@ -181,14 +188,13 @@ impl Bench {
             stream,
             name: name(text),
             options: Options::default(),
-            partitions,
-            owners: Vec::new(),
+            partitions: PartitionCount(partitions),
         })
     }
 }
 
-/// Members have sessions, memberships are what the groups say, and so are the
-/// groups with hand-overs.
+/// Members have sessions, and the indexes of memberships and of groups with pending
+/// revocations agree with the groups.
 fn check_groups(state: &MetadataState) {
     let mut members: BTreeMap<u128, Vec<GroupKey>> = BTreeMap::new();
     let mut revoking = Vec::new();
@@ -220,6 +226,10 @@ fn check_groups(state: &MetadataState) {
         assert_eq!(known, members.remove(&client).unwrap_or_default());
     }
     assert!(members.is_empty());
+}
+
+fn refused(code: u32) -> Reply {
+    Reply::Refused(ErrorCode::from_number(code))
 }
 
 fn name(text: &str) -> Name {

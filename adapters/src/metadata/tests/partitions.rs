@@ -38,7 +38,7 @@ fn partitions_are_balanced_over_live_nodes() {
 
 /// The partitions stay where they are, and what was in them is gone.
 #[test]
-fn a_purge_gives_partitions_another_life_and_leaves_the_rest() {
+fn a_purge_gives_partitions_another_generation_and_leaves_the_rest() {
     let mut bench = Bench::new();
     bench.create_stream("s");
     bench.create_topic(named("s"), "t", 2);
@@ -48,19 +48,19 @@ fn a_purge_gives_partitions_another_life_and_leaves_the_rest() {
         let (stream, topic) = state.topic(&named("s"), &named(topic)).unwrap();
         topic.keys(stream.id).collect()
     };
-    let lives = |bench: &Bench| (keys(bench, "t"), keys(bench, "u"));
+    let generations = |bench: &Bench| (keys(bench, "t"), keys(bench, "u"));
     let owners = |bench: &Bench| {
         let state = bench.reader.read();
         let nodes = state.nodes().map(|node| node.partitions);
         (nodes.collect::<Vec<_>>(), state.partitions_count())
     };
-    let (before, (t, u)) = (owners(&bench), lives(&bench));
+    let (before, (t, u)) = (owners(&bench), generations(&bench));
     let purged = bench.client(ClientOperation::PurgeTopic {
         stream: named("s"),
         topic: named("t"),
     });
     assert_eq!(purged, Reply::Done);
-    let (t2, u2) = lives(&bench);
+    let (t2, u2) = generations(&bench);
     assert_eq!((&u2, owners(&bench)), (&u, before.clone()));
     for (old, new) in t.iter().zip(&t2) {
         assert!(bench.reader.read().partition(old).is_none());
@@ -77,7 +77,7 @@ fn a_purge_gives_partitions_another_life_and_leaves_the_rest() {
         stream: named("s"),
         topic: named("none"),
     });
-    assert_eq!(missing, Reply::Refused(2010));
+    assert_eq!(missing, refused(2010));
 }
 
 #[test]
@@ -86,7 +86,8 @@ fn unplaced_or_misplaced_partitions_are_refused() {
     bench.create_stream("s");
     for owners in [vec![], vec![ReplicaId(9)], vec![ReplicaId(1); 2]] {
         bench.request += 1;
-        let reply = bench.apply(&Command::Client(ClientRequest {
+        let count = owners.len() as u8;
+        let command = Command::Client(ClientRequest {
             client: CLIENT,
             session: bench.session,
             request: bench.request,
@@ -95,16 +96,22 @@ fn unplaced_or_misplaced_partitions_are_refused() {
                 stream: named("s"),
                 name: name("t"),
                 options: Options::default(),
-                partitions: 1,
-                owners,
+                partitions: Owners(owners),
             },
-        }));
-        assert_eq!(reply, Reply::Refused(3));
+        });
+        // One partition, whatever the number of owners: no type has room for that.
+        let mut bytes = command.encode().to_vec();
+        let count_at = bytes.len() - 8 * usize::from(count) - 8;
+        assert_eq!(bytes[count_at], count);
+        bytes[count_at] = 1;
+        assert_eq!(bench.apply_bytes(&bytes), refused(3));
     }
+    let state = bench.reader.read();
+    assert_eq!(state.partitions_count(), 0);
 }
 
 #[test]
-fn a_partition_of_another_life_is_not_found() {
+fn a_partition_of_another_generation_is_not_found() {
     let mut bench = Bench::new();
     let mut keys = Vec::new();
     for _ in 0..2 {
@@ -136,8 +143,7 @@ fn a_partition_that_is_created_again_in_the_same_entry_is_another() {
         stream: named("s"),
         name: name("t"),
         options: Options::default(),
-        partitions: 1,
-        owners: Vec::new(),
+        partitions: PartitionCount(1),
     };
     let key = |bench: &Bench| {
         let state = bench.reader.read();

@@ -12,21 +12,18 @@ fn ids_are_the_lowest_free_and_names_are_unique() {
     for (expected, text) in [(0, "a"), (1, "b"), (2, "c")] {
         assert_eq!(id(bench.create_stream(text)), expected);
     }
-    assert_eq!(bench.create_stream("b"), Reply::Refused(1012));
+    assert_eq!(bench.create_stream("b"), refused(1012));
     bench.client(ClientOperation::DeleteStream { stream: named("b") });
     assert_eq!(id(bench.create_stream("d")), 1);
     assert_eq!(id(bench.create_stream("b")), 3);
 }
 
-#[test]
-fn refusals_carry_the_codes_of_iggys_server() {
-    let mut bench = Bench::new();
-    bench.create_stream("s");
-    bench.create_topic(named("s"), "t", 3);
-    bench.create_topic(named("s"), "u", 1);
+/// Operations that are refused where the stream "s" has the topics "t", of three
+/// partitions, and "u"; each with its code.
+fn refused_operations() -> Vec<(u32, ClientOperation<PartitionCount>)> {
     let (s, t, gone) = (named("s"), named("t"), named("gone"));
     let options = Options::default;
-    let cases = [
+    vec![
         (
             1009,
             ClientOperation::DeleteStream {
@@ -53,8 +50,7 @@ fn refusals_carry_the_codes_of_iggys_server() {
                 stream: gone.clone(),
                 name: name("x"),
                 options: options(),
-                partitions: 1,
-                owners: vec![],
+                partitions: PartitionCount(1),
             },
         ),
         (
@@ -63,8 +59,7 @@ fn refusals_carry_the_codes_of_iggys_server() {
                 stream: s.clone(),
                 name: name("t"),
                 options: options(),
-                partitions: 1,
-                owners: vec![],
+                partitions: PartitionCount(1),
             },
         ),
         (
@@ -97,8 +92,7 @@ fn refusals_carry_the_codes_of_iggys_server() {
             ClientOperation::CreatePartitions {
                 stream: s.clone(),
                 topic: gone.clone(),
-                partitions: 1,
-                owners: vec![],
+                partitions: PartitionCount(1),
             },
         ),
         (
@@ -117,16 +111,24 @@ fn refusals_carry_the_codes_of_iggys_server() {
                 partitions: 1,
             },
         ),
-    ];
+    ]
+}
+
+#[test]
+fn refusals_carry_the_codes_of_iggys_server() {
+    let mut bench = Bench::new();
+    bench.create_stream("s");
+    bench.create_topic(named("s"), "t", 3);
+    bench.create_topic(named("s"), "u", 1);
     let before = bench
         .reader
         .read()
         .streams()
         .map(|s| (**s).clone())
         .collect::<Vec<_>>();
-    for (code, operation) in cases {
+    for (code, operation) in refused_operations() {
         let reply = bench.client(operation.clone());
-        assert_eq!(reply, Reply::Refused(code), "{operation:?}");
+        assert_eq!(reply, refused(code), "{operation:?}");
     }
     let after = bench
         .reader
@@ -169,8 +171,7 @@ fn options_are_patched_never_replaced() {
         stream: named("s"),
         name: name("t"),
         options: options.clone(),
-        partitions: 1,
-        owners: vec![],
+        partitions: PartitionCount(1),
     });
     assert!(
         matches!(created, Reply::TopicCreated(TopicInfo { options: kept, .. }) if kept == options)

@@ -38,28 +38,20 @@ fn a_fenced_node_opens_no_sessions_until_it_registers_again() {
         node: ReplicaId(1),
         registration: 1,
     });
-    assert_eq!(
-        bench.create_stream("s"),
-        Reply::Refused(40),
-        "its sessions ended"
-    );
-    assert_eq!(bench.apply(&register(8, 1, 1)), Reply::Refused(58));
+    assert_eq!(bench.create_stream("s"), refused(40), "its sessions ended");
+    assert_eq!(bench.apply(&register(8, 1, 1)), refused(58));
     let again = bench.apply(&Command::RegisterNode(node_info(1, 1)));
     let Reply::NodeRegistered { registration } = again else {
         panic!("{again:?}");
     };
-    assert_eq!(
-        bench.apply(&register(8, 1, 1)),
-        Reply::Refused(58),
-        "the old one"
-    );
+    assert_eq!(bench.apply(&register(8, 1, 1)), refused(58), "the old one");
     assert!(matches!(
         bench.apply(&register(8, 1, registration)),
         Reply::Registered { .. }
     ));
     assert_eq!(
         bench.apply(&Command::RegisterNode(node_info(1, 0))),
-        Reply::Refused(58),
+        refused(58),
         "an earlier incarnation"
     );
 }
@@ -75,6 +67,6 @@ fn a_login_with_outdated_credentials_opens_no_session() {
             node: ReplicaId(1),
             registration: 1,
         });
-        assert_eq!(reply, Reply::Refused(42));
+        assert_eq!(reply, refused(42));
     }
 }

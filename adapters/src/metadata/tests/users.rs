@@ -52,10 +52,6 @@ impl Bench {
     }
 }
 
-fn refused(code: u32) -> Reply {
-    Reply::Refused(code)
-}
-
 fn some(text: &str) -> Identifier {
     named(text)
 }
@@ -99,7 +95,7 @@ fn users_are_created_changed_and_deleted_with_the_codes_of_iggy() {
     assert_eq!(bench.user(delete(Identifier::Id(0))), refused(48));
     assert_eq!(bench.user(delete(some("alice"))), Reply::Done);
     assert_eq!(bench.user(delete(some("alice"))), refused(20));
-    // Nobody inherits an id.
+    // Ids are not reused.
     assert_eq!(bench.create_user("alice", None), 3);
 
     let grants = |user| UserOperation::SetPermissions {
@@ -107,7 +103,7 @@ fn users_are_created_changed_and_deleted_with_the_codes_of_iggy() {
         permissions: Some(Permissions::all()),
     };
     assert_eq!(bench.user(grants(some("iggy"))), refused(49));
-    assert_eq!(bench.user(grants(some("nobody"))), refused(20));
+    assert_eq!(bench.user(grants(some("missing"))), refused(20));
     assert_eq!(bench.user(grants(some("bob"))), Reply::Done);
     let state = bench.reader.read();
     assert!(state.allows(1, Rule::ManageUsers));
@@ -137,7 +133,7 @@ fn a_password_changes_only_where_the_current_one_was_right() {
         Reply::Registered { .. }
     ));
     let unknown = UserOperation::ChangePassword {
-        user: some("nobody"),
+        user: some("missing"),
         verified: None,
         password_hash: String::new(),
     };
@@ -251,7 +247,8 @@ fn a_users_tokens_go_with_it() {
     assert!(bench.reader.read().users().by_token(&[7; 32]).is_none());
 }
 
-/// What is missing is said before what is not allowed, except for users.
+/// A change of something that is missing is refused for that before it is refused for a
+/// missing permission, except for users.
 #[test]
 fn changes_without_permission_have_no_effect() {
     let mut bench = Bench::new();
@@ -301,8 +298,7 @@ fn changes_without_permission_have_no_effect() {
             ClientOperation::CreatePartitions {
                 stream: stream(),
                 topic: topic(),
-                partitions: 1,
-                owners: Vec::new(),
+                partitions: PartitionCount(1),
             },
             41,
         ),
@@ -310,7 +306,7 @@ fn changes_without_permission_have_no_effect() {
         (group(stream(), named("x")), 2010),
         (
             ClientOperation::User(UserOperation::Delete {
-                user: named("nobody"),
+                user: named("missing"),
             }),
             41,
         ),
@@ -335,7 +331,7 @@ fn changes_without_permission_have_no_effect() {
     assert_eq!(after, digest);
 }
 
-/// Ids of streams and topics are given again; grants are not.
+/// Ids of streams and topics are reused; grants are not.
 #[test]
 fn grants_go_with_what_they_were_for() {
     let mut bench = Bench::new();

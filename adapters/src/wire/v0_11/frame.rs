@@ -6,9 +6,9 @@ use thiserror::Error;
 use twox_hash::XxHash3_64;
 
 use crate::codec::{u32_at, u64_at};
-use crate::metadata::code;
+use crate::error_code::{ErrorCode, code};
 
-/// Every frame begins with a header of this size.
+/// Every frame starts with a header of this size.
 pub const HEADER_BYTES: usize = 256;
 
 const SIZE_AT: usize = 48;
@@ -33,7 +33,7 @@ pub struct RequestHeader {
     pub request: u64,
     /// What kind of request it is.
     pub operation: Operation,
-    /// The session that the client believes to have; zero when none.
+    /// The session that the client names; zero when none.
     pub session: u64,
     /// The command's code.
     pub code: u32,
@@ -42,24 +42,24 @@ pub struct RequestHeader {
 /// Why a header is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// Where the next frame begins is unknown: the connection must end.
+    /// The start of the next frame is unknown: the connection must be closed.
     #[error("not a request of this protocol")]
     NotARequest,
-    /// The same, for its size.
+    /// The same, because of its size.
     #[error("a frame of {bytes} bytes, {max} are allowed")]
     Size {
-        /// What the header says.
+        /// The size in the header.
         bytes: usize,
         /// The bound.
         max: usize,
     },
-    /// The frame can be skipped and answered with this code of Iggy's.
+    /// The frame can be skipped and answered with this code.
     #[error("invalid header")]
     Invalid {
         /// The header as far as it goes, to answer to.
         header: RequestHeader,
         /// The code.
-        code: u32,
+        code: ErrorCode,
     },
 }
 

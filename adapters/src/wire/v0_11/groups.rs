@@ -14,21 +14,21 @@ use iggy_binary_protocol::responses::consumer_groups::{
 };
 use iggy_binary_protocol::{WireEncode, WireIdentifier};
 
-use super::request::{identifier, name, read};
-use super::views::{polled, wire_text};
-use crate::metadata::{
-    ClientOperation, Group, GroupChange, GroupKey, GroupOperation, Member, Name, Topic,
-};
-use crate::wire::{GroupTarget, Request};
 use partitions::PolledBatches;
 
-type Result<T> = std::result::Result<T, u32>;
+use super::fields::{Result, identifier, name, read, wire_text};
+use super::messages::polled;
+use crate::metadata::{
+    ClientOperation, Group, GroupChange, GroupKey, GroupOperation, Member, Name, PartitionCount,
+    Topic,
+};
+use crate::wire::request::{GroupTarget, Request};
 
-/// A partition that nobody has: a poll of what another member holds is answered
-/// with it, and the client asks for its assignment.
-const NOBODYS_PARTITION: u32 = u32::MAX;
+/// No partition has this id: a poll of a partition that another member holds is answered
+/// with it, and the client requests its assignment.
+const UNASSIGNED_PARTITION: u32 = u32::MAX;
 
-/// What a client wants to see of groups, if that is what it wants.
+/// A query about groups, or a request to join one; `None` for other commands.
 pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
     Ok(Some(match command {
         GET_CONSUMER_GROUP_CODE => {
@@ -42,6 +42,10 @@ pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
                 topic: identifier(&get.topic_id)?,
             }
         }
+        JOIN_CONSUMER_GROUP_CODE => {
+            let join: JoinConsumerGroupRequest = read(body)?;
+            Request::JoinGroup(target(&join.stream_id, &join.topic_id, &join.group_id)?)
+        }
         SYNC_CONSUMER_GROUP_CODE => {
             let sync: SyncConsumerGroupRequest = read(body)?;
             Request::SyncGroup(target(&sync.stream_id, &sync.topic_id, &sync.group_id)?)
@@ -50,8 +54,8 @@ pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
     }))
 }
 
-/// What a client wants changed about groups, if that is what it wants.
-pub(super) fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
+/// A change of groups; `None` for other commands.
+pub(super) fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation<PartitionCount>>> {
     let (stream, topic, change) = match command {
         CREATE_CONSUMER_GROUP_CODE => {
             let create: CreateConsumerGroupRequest = read(body)?;
@@ -62,14 +66,6 @@ pub(super) fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation
             let delete: DeleteConsumerGroupRequest = read(body)?;
             let change = GroupChange::Delete(identifier(&delete.group_id)?);
             (delete.stream_id, delete.topic_id, change)
-        }
-        JOIN_CONSUMER_GROUP_CODE => {
-            let join: JoinConsumerGroupRequest = read(body)?;
-            let change = GroupChange::Join {
-                group: identifier(&join.group_id)?,
-                busy: Default::default(),
-            };
-            (join.stream_id, join.topic_id, change)
         }
         LEAVE_CONSUMER_GROUP_CODE => {
             let leave: LeaveConsumerGroupRequest = read(body)?;
@@ -132,7 +128,7 @@ pub fn created_group(id: u32, partitions: u32, name: &Name) -> Bytes {
     .to_bytes()
 }
 
-/// What a member may read.
+/// The partitions that a member may read.
 #[must_use]
 pub fn assignment(group: &Group, member: &Member) -> Bytes {
     SyncConsumerGroupResponse {
@@ -142,10 +138,10 @@ pub fn assignment(group: &Group, member: &Member) -> Bytes {
     .to_bytes()
 }
 
-/// The answer to a poll of a partition that the member does not hold.
+/// The reply to a poll of a partition that the member does not hold.
 #[must_use]
 pub fn fenced() -> Vec<Bytes> {
-    polled(NOBODYS_PARTITION, PolledBatches::default())
+    polled(UNASSIGNED_PARTITION, PolledBatches::default())
 }
 
 pub(super) fn membership(key: &GroupKey) -> ConsumerGroupInfoResponse {

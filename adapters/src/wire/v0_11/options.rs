@@ -1,7 +1,6 @@
-//! Options of streams and topics: from the wire, with Iggy's catalogue and
-//! defaults, and back.
+//! Options of streams and topics in requests, checked against Iggy's catalogue and
+//! completed with its defaults.
 
-use bytes::{BufMut, BytesMut};
 use iggy_binary_protocol::WireOptions;
 use iggy_common::{
     CompressionAlgorithm, DEFAULT_MAX_TOPIC_SIZE, DEFAULT_MESSAGE_EXPIRY, DEFAULT_SEGMENT_SIZE,
@@ -10,20 +9,20 @@ use iggy_common::{
     validate_topic_segment_size,
 };
 
-use crate::metadata::{OptionEntry, Options};
+use crate::error_code::ErrorCode;
+use crate::metadata::Options;
+use crate::wire::option_block::{from_wire, to_wire};
 
-/// Iggy's number for the kind of keys, text.
-const TEXT_KIND: u8 = 2;
 /// Partitions that one request may create, as on Iggy's server.
 const PARTITIONS_PER_REQUEST_MAX: u32 = 1000;
 
-/// The options of a new topic: what the client said in canonical form, and the
-/// defaults of what it did not say.
+/// The options of a new topic: those that the client set, in canonical form, and the
+/// defaults of the others.
 ///
 /// # Errors
 /// Iggy's code when a key is unknown, a value is invalid, or the partitions are
 /// too many.
-pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Options, u32> {
+pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Options, ErrorCode> {
     let create = || -> Result<Options, IggyError> {
         let parsed = TopicCreateOptions::parse(options)?;
         let segment_bytes = match parsed.segment_size {
@@ -51,14 +50,14 @@ pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Op
         created.patch(&from_wire(&explicit, true));
         Ok(created)
     };
-    create().map_err(|error| error.as_code())
+    create().map_err(ErrorCode::from)
 }
 
 /// The options that an update of a topic sets.
 ///
 /// # Errors
 /// Iggy's code when a key is unknown or cannot be changed, or a value is invalid.
-pub fn update_topic_options(options: &WireOptions) -> Result<Options, u32> {
+pub fn update_topic_options(options: &WireOptions) -> Result<Options, ErrorCode> {
     let update = || -> Result<Options, IggyError> {
         check_keys(options, UPDATABLE_TOPIC_OPTION_KEYS)?;
         let parsed = TopicCreateOptions::parse(options)?;
@@ -70,34 +69,33 @@ pub fn update_topic_options(options: &WireOptions) -> Result<Options, u32> {
         };
         Ok(from_wire(options, true).without(unchanged))
     };
-    update().map_err(|error| error.as_code())
+    update().map_err(ErrorCode::from)
 }
 
-/// Whether a topic may have the size that an update gives it: no less than a
-/// segment.
+/// Whether a topic may have the size that an update sets: at least one segment.
 ///
 /// # Errors
 /// Iggy's code when it may not.
-pub fn check_topic_update(update: &Options, segment_bytes: u64) -> Result<(), u32> {
+pub fn check_topic_update(update: &Options, segment_bytes: u64) -> Result<(), ErrorCode> {
     let parsed = TopicCreateOptions::parse_committed(&to_wire(update, |_| true));
-    check_size(parsed.max_topic_size, segment_bytes).map_err(|error| error.as_code())
+    check_size(parsed.max_topic_size, segment_bytes).map_err(ErrorCode::from)
 }
 
 /// The options of a stream: there are none yet.
 ///
 /// # Errors
 /// Iggy's code when there is one.
-pub fn create_stream_options(options: &WireOptions) -> Result<Options, u32> {
-    check_keys(options, &[]).map_err(|error| error.as_code())?;
+pub fn create_stream_options(options: &WireOptions) -> Result<Options, ErrorCode> {
+    check_keys(options, &[])?;
     Ok(Options::default())
 }
 
 /// Refuses a number of partitions that one request may not add or remove.
-pub(super) fn check_partitions_change(partitions: u32) -> Result<(), u32> {
+pub(super) fn check_partitions_change(partitions: u32) -> Result<(), ErrorCode> {
     if partitions == 0 {
-        return Err(IggyError::TooManyPartitions.as_code());
+        return Err(IggyError::TooManyPartitions.into());
     }
-    check_partitions(partitions).map_err(|error| error.as_code())
+    check_partitions(partitions).map_err(ErrorCode::from)
 }
 
 fn check_partitions(partitions: u32) -> Result<(), IggyError> {
@@ -124,34 +122,4 @@ fn check_keys(options: &WireOptions, known: &[&str]) -> Result<(), IggyError> {
         }
     }
     Ok(())
-}
-
-fn from_wire(options: &WireOptions, explicit: bool) -> Options {
-    let mut out = Options::default();
-    for entry in options {
-        let value = OptionEntry {
-            kind: entry.value_kind.0,
-            value: entry.value.into(),
-            explicit,
-        };
-        out.set(&String::from_utf8_lossy(entry.key), value);
-    }
-    out
-}
-
-/// The options of one provenance as a block of the wire.
-pub(in crate::wire) fn to_wire(
-    options: &Options,
-    pick: impl Fn(&OptionEntry) -> bool,
-) -> WireOptions {
-    let mut out = BytesMut::new();
-    for (key, entry) in options.iter().filter(|(_, entry)| pick(entry)) {
-        out.put_u8(TEXT_KIND);
-        out.put_u32_le(key.len() as u32);
-        out.put_slice(key.as_bytes());
-        out.put_u8(entry.kind);
-        out.put_u32_le(entry.value.len() as u32);
-        out.put_slice(&entry.value);
-    }
-    WireOptions::from_bytes(out.freeze()).unwrap_or_else(|_| WireOptions::empty())
 }

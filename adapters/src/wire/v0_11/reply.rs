@@ -1,14 +1,15 @@
 //! Replies and evictions.
 //!
 //! A failure travels in one of two channels: in the header's status, with an
-//! empty body; or, for operations whose replies begin with a result section, in
-//! that section. [`Reply`] knows which belongs where.
+//! empty body; or, for operations whose replies start with a result section, in
+//! that section. [`Reply`] knows which operation uses which.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use iggy_binary_protocol::consensus::{Command, EvictionReason, Operation};
 use iggy_binary_protocol::version::{IGGY_PROTOCOL_VERSION, IGGY_PROTOCOL_VERSION_MIN};
 
 use super::frame::{HEADER_BYTES, RequestHeader};
+use crate::error_code::ErrorCode;
 
 /// The version of Iggy's server whose behaviour is served.
 pub const SERVER_VERSION: &str = "0.9.0";
@@ -34,8 +35,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Success. `commit` is how far the metadata log was when it was served: for
-    /// one client it must not go back.
+    /// Success. `commit` is the position of the metadata log that the reply reflects: it
+    /// must not decrease for a client.
     #[must_use]
     pub fn ok(request: &RequestHeader, commit: u64, body: Vec<Bytes>) -> Self {
         let section = has_result_section(request.operation);
@@ -47,15 +48,15 @@ impl Reply {
 
     /// Failure with one of Iggy's codes.
     #[must_use]
-    pub fn refused(request: &RequestHeader, commit: u64, code: u32) -> Self {
+    pub fn refused(request: &RequestHeader, commit: u64, code: ErrorCode) -> Self {
         let head = if has_result_section(request.operation) {
             let mut section = BytesMut::with_capacity(12);
             section.put_u32_le(1);
             section.put_u32_le(0);
-            section.put_u32_le(code);
+            section.put_u32_le(code.number());
             header(request, commit, 0, &section, 0)
         } else {
-            header(request, commit, code, &[], 0)
+            header(request, commit, code.number(), &[], 0)
         };
         Self {
             head,
@@ -65,9 +66,9 @@ impl Reply {
 
     /// Failure that was decided before anything was tried, in the status.
     #[must_use]
-    pub fn denied(request: &RequestHeader, commit: u64, code: u32) -> Self {
+    pub fn denied(request: &RequestHeader, commit: u64, code: ErrorCode) -> Self {
         Self {
-            head: header(request, commit, code, &[], 0),
+            head: header(request, commit, code.number(), &[], 0),
             body: Vec::new(),
         }
     }
@@ -128,7 +129,7 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    /// The frame that says so.
+    /// The eviction as a frame.
     #[must_use]
     pub fn encode(self, client: u128) -> Bytes {
         let reason = match self {

@@ -24,24 +24,24 @@ use iggy_binary_protocol::requests::topics::{
 };
 use iggy_binary_protocol::requests::users::{LoginRegisterRequest, LoginRegisterWithPatRequest};
 use iggy_binary_protocol::version::ClientVersionInfo;
-use iggy_binary_protocol::{WireConsumer, WireDecode, WireIdentifier, WireName, WirePartitioning};
+use iggy_binary_protocol::{WireConsumer, WireDecode, WireIdentifier, WirePartitioning};
 use iggy_common::calculate_32;
 use secrecy::ExposeSecret;
 
+use super::fields::{Result, identifier, name, read};
 use super::frame::RequestHeader;
 use super::options::{
     check_partitions_change, create_stream_options, create_topic_options, update_topic_options,
 };
 use super::{groups, users};
-use crate::metadata::{ClientOperation, Identifier, Name, code};
-use crate::wire::{
+use crate::error_code::code;
+use crate::metadata::{ClientOperation, PartitionCount};
+use crate::wire::request::{
     ArchiveSection, Consumer, Credentials, OffsetTarget, PartitionTarget, Partitioning,
     PollRequest, PollStart, Request, SendRequest,
 };
 
-type Result<T> = std::result::Result<T, u32>;
-
-/// What a client asks.
+/// The request in a body.
 ///
 /// # Errors
 /// Iggy's code when the body does not decode, or breaks a rule that needs no
@@ -85,7 +85,7 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
         POLL_MESSAGES_ON_PRIMARY_CODE => Request::PollOnPrimary(poll(body)?),
         GET_POLL_ROUTING_CODE => match poll(body)? {
             poll if poll.auto_commit => Request::PollRouting(poll.target),
-            // Whoever commits elsewhere polls through its own node.
+            // A client that commits by itself polls through the node it is connected to.
             _ => return Err(code::INVALID_COMMAND),
         },
         GET_CONSUMER_OFFSET_CODE => {
@@ -142,7 +142,7 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
     })
 }
 
-fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
+fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation<PartitionCount>>> {
     Ok(Some(match command {
         CREATE_STREAM_CODE => {
             let create: CreateStreamRequest = read(body)?;
@@ -171,8 +171,7 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
                 stream: identifier(&create.stream_id)?,
                 name: name(&create.name)?,
                 options: create_topic_options(&create.options, create.partitions_count)?,
-                partitions: create.partitions_count,
-                owners: Vec::new(),
+                partitions: PartitionCount(create.partitions_count),
             }
         }
         UPDATE_TOPIC_CODE => {
@@ -204,8 +203,7 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
             ClientOperation::CreatePartitions {
                 stream: identifier(&create.stream_id)?,
                 topic: identifier(&create.topic_id)?,
-                partitions: create.partitions_count,
-                owners: Vec::new(),
+                partitions: PartitionCount(create.partitions_count),
             }
         }
         DELETE_PARTITIONS_CODE => {
@@ -226,8 +224,8 @@ fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
     }))
 }
 
-/// Which sections: "all" stands alone. Any reader of ZIP takes files that are merely
-/// stored, whatever compression was asked for, as long as there is such a one.
+/// The sections of an archive: "all" stands alone. Any reader of ZIP accepts files that are
+/// stored without compression, so the requested compression only has to exist.
 fn archive(body: &[u8]) -> Result<Request> {
     const COMPRESSIONS: std::ops::RangeInclusive<u8> = 1..=6;
     const ALL: u8 = 100;
@@ -253,7 +251,7 @@ fn archive(body: &[u8]) -> Result<Request> {
 }
 
 /// A login with a password and one with a token share a command: the shape of
-/// the body tells them apart.
+/// the body distinguishes them.
 fn login(body: &[u8]) -> Result<Request> {
     let (version, prefix) = ClientVersionInfo::decode(body).map_err(|_| code::INVALID_COMMAND)?;
     let tail = &body[prefix..];
@@ -339,7 +337,7 @@ fn offset_target(body: &[u8]) -> Result<OffsetTarget> {
 }
 
 /// An omitted partition is partition 0, as on Iggy's server; a member of a group
-/// must say which, since it alone knows what it holds.
+/// must name one, because only the member knows which partitions it holds.
 fn target(
     consumer: &WireConsumer,
     stream: &WireIdentifier,
@@ -359,23 +357,5 @@ fn target(
             WireIdentifier::Numeric(id) => Consumer::Single(*id),
             WireIdentifier::String(name) => Consumer::Single(calculate_32(name.as_bytes())),
         },
-    })
-}
-
-pub(super) fn read<T: WireDecode>(body: &[u8]) -> Result<T> {
-    match T::decode(body) {
-        Ok((request, used)) if used == body.len() => Ok(request),
-        _ => Err(code::INVALID_COMMAND),
-    }
-}
-
-pub(super) fn name(name: &WireName) -> Result<Name> {
-    Name::new(name.as_str()).map_err(|_| code::INVALID_COMMAND)
-}
-
-pub(super) fn identifier(id: &WireIdentifier) -> Result<Identifier> {
-    Ok(match id {
-        WireIdentifier::Numeric(id) => Identifier::Id(*id),
-        WireIdentifier::String(text) => Identifier::Name(name(text)?),
     })
 }

@@ -20,7 +20,8 @@ use iggy_common::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::metadata::{ClientOperation, Identifier, Name, Options, TopicInfo, code};
+use crate::error_code::{ErrorCode, code};
+use crate::metadata::{ClientOperation, Identifier, Name, Options, TopicInfo};
 use crate::wire::{Credentials, Partitioning, Request};
 use crate::wire::{NodeView, TopicSettings};
 use partitions::Durability;
@@ -43,19 +44,23 @@ fn frame(operation: Operation, code: u32, body: &[u8]) -> Vec<u8> {
     out
 }
 
+fn number(code: u32) -> ErrorCode {
+    ErrorCode::from_number(code)
+}
+
 fn parse(frame: &[u8]) -> Result<RequestHeader, FrameError> {
     let header = frame[..HEADER_BYTES].try_into().unwrap();
     RequestHeader::parse(header, 1 << 20)
 }
 
-fn decoded(operation: Operation, code: u32, body: &[u8]) -> Result<Request, u32> {
+fn decoded(operation: Operation, code: u32, body: &[u8]) -> Result<Request, ErrorCode> {
     let frame = frame(operation, code, body);
     let header = parse(&frame).unwrap();
     decode(&header, &Bytes::copy_from_slice(body))
 }
 
 #[test]
-fn a_header_says_who_asks_what() {
+fn a_header_names_its_client_and_its_operation() {
     let header = parse(&frame(Operation::CreateStream, 0, b"body")).unwrap();
     let expected = RequestHeader {
         body_bytes: 4,
@@ -115,7 +120,12 @@ fn every_command_is_served_or_refused_by_code() {
             match decoded(operation, command.code, body) {
                 Ok(_) => {}
                 Err(code) => assert!(
-                    [code::INVALID_COMMAND, code::FEATURE_UNAVAILABLE, 2015].contains(&code),
+                    [
+                        code::INVALID_COMMAND,
+                        code::FEATURE_UNAVAILABLE,
+                        number(2015)
+                    ]
+                    .contains(&code),
                     "{}: {code}",
                     command.name
                 ),
@@ -125,7 +135,7 @@ fn every_command_is_served_or_refused_by_code() {
 }
 
 #[test]
-fn logins_are_told_apart_by_their_shape() {
+fn logins_are_distinguished_by_their_shape() {
     let version_info = ClientVersionInfo {
         protocol_version: IGGY_PROTOCOL_VERSION,
         sdk_name: WireName::new("rust").unwrap(),
@@ -162,7 +172,7 @@ fn logins_are_told_apart_by_their_shape() {
 }
 
 #[test]
-fn a_batch_is_handed_on_without_a_copy() {
+fn a_batch_is_forwarded_without_a_copy() {
     let mut body = BytesMut::new();
     let message = RawMessage {
         id: 1,
@@ -195,7 +205,7 @@ fn a_batch_is_handed_on_without_a_copy() {
 }
 
 #[test]
-fn options_are_checked_completed_and_given_back() {
+fn options_are_checked_completed_and_returned() {
     let options = TopicCreateOptions {
         message_expiry: Some(iggy_common::IggyExpiry::from(5_000_000)),
         durability: iggy_common::Durability::Persisted,
@@ -234,38 +244,41 @@ fn options_that_iggy_refuses_are_refused_with_its_codes() {
         let wire = with(key, value).to_wire().unwrap();
         assert_eq!(
             create_topic_options(&wire, 1),
-            Err(expected),
+            Err(number(expected)),
             "{key} = {value}"
         );
     }
-    assert_eq!(create_topic_options(&WireOptions::empty(), 1001), Err(2015));
+    assert_eq!(
+        create_topic_options(&WireOptions::empty(), 1001),
+        Err(number(2015))
+    );
     let segment = with("segment_size", "2 MiB").to_wire().unwrap();
     assert_eq!(
         update_topic_options(&segment),
-        Err(4041),
+        Err(number(4041)),
         "it cannot be changed"
     );
     assert_eq!(
         create_stream_options(&segment),
-        Err(4041),
+        Err(number(4041)),
         "streams have none"
     );
 }
 
 #[test]
-fn what_would_be_reserved_at_once_is_bounded() {
+fn preallocated_bytes_are_bounded() {
     let preallocated = TopicCreateOptions {
         preallocate_segments: Some(true),
         ..TopicCreateOptions::default()
     };
     let wire = preallocated.to_wire().unwrap();
     assert!(create_topic_options(&wire, 64).is_ok());
-    assert_eq!(create_topic_options(&wire, 65), Err(4042));
+    assert_eq!(create_topic_options(&wire, 65), Err(number(4042)));
     assert!(create_topic_options(&WireOptions::empty(), 65).is_ok());
 }
 
 #[test]
-fn an_update_leaves_what_it_gives_as_zero_and_keeps_a_segments_room() {
+fn an_update_keeps_what_is_zero_and_leaves_room_for_a_segment() {
     let update = |expiry: u64, size: u64| {
         let options = TopicUpdateOptions {
             message_expiry: Some(IggyExpiry::from(expiry)),
@@ -279,7 +292,7 @@ fn an_update_leaves_what_it_gives_as_zero_and_keeps_a_segments_room() {
     assert!(size.get("message_expiry").is_none());
     assert!(size.get("max_topic_size").is_some());
     assert_eq!(check_topic_update(&size, 2 << 20), Ok(()));
-    assert_eq!(check_topic_update(&size, 3 << 20), Err(1019));
+    assert_eq!(check_topic_update(&size, 3 << 20), Err(number(1019)));
     assert_eq!(check_topic_update(&update(7, u64::MAX), 3 << 20), Ok(()));
     assert_eq!(check_topic_update(&Options::default(), 3 << 20), Ok(()));
 }
@@ -346,7 +359,7 @@ fn failures_travel_where_the_client_looks() {
     for command in COMMAND_TABLE {
         let operation = command.operation.unwrap_or(Operation::NonReplicated);
         let header = parse(&frame(operation, command.code, b"")).unwrap();
-        let reply = Reply::refused(&header, 5, 1009).joined();
+        let reply = Reply::refused(&header, 5, number(1009)).joined();
         let status = u32::from_le_bytes(reply[216..220].try_into().unwrap());
         let body = &reply[HEADER_BYTES..];
         let code = match operation.is_result_framed() {

@@ -18,23 +18,22 @@ use iggy_binary_protocol::responses::personal_access_tokens::{
 use iggy_binary_protocol::responses::users::{GetUsersResponse, UserDetailsResponse, UserResponse};
 use iggy_binary_protocol::{WireEncode, WireOptions};
 
+use super::fields::{Result, identifier, name, read, wire_text};
 use super::options::create_stream_options;
-use super::request::{identifier, name, read};
-use super::views::wire_text;
+use crate::error_code::code;
 use crate::metadata::permissions::{global, stream, topic};
 use crate::metadata::{
-    ClientOperation, Name, Permissions, StreamPermissions, User, UserOperation, Users, code,
+    ClientOperation, Name, PartitionCount, Permissions, StreamPermissions, User, UserOperation,
+    Users,
 };
-use crate::wire::{Request, UserRequest};
-
-type Result<T> = std::result::Result<T, u32>;
+use crate::wire::request::{Request, UserRequest};
 
 const ACTIVE: u8 = 1;
 const INACTIVE: u8 = 2;
-/// A password has so many bytes.
+/// Bytes of a password.
 const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 3..=100;
 
-/// What a client wants of users, if that is what it wants.
+/// A query about users, or a change that contains a secret; `None` for other commands.
 pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
     Ok(Some(match command {
         GET_USER_CODE => Request::User(identifier(&read::<GetUserRequest>(body)?.user_id)?),
@@ -42,7 +41,7 @@ pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
         GET_PERSONAL_ACCESS_TOKENS_CODE => Request::Tokens,
         CREATE_USER_CODE => {
             let create: CreateUserRequest = read(body)?;
-            // Users have no options: whatever is there is unknown.
+            // Users have no options: every key is unknown.
             create_stream_options(&create.options)?;
             Request::ChangeUser(UserRequest::Create {
                 name: name(&create.username)?,
@@ -70,8 +69,8 @@ pub(super) fn decode(command: u32, body: &[u8]) -> Result<Option<Request>> {
     }))
 }
 
-/// What a client wants changed about users, if that is what it wants.
-pub(super) fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation>> {
+/// A change of users; `None` for other commands.
+pub(super) fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation<PartitionCount>>> {
     let operation = match command {
         DELETE_USER_CODE => UserOperation::Delete {
             user: identifier(&read::<DeleteUserRequest>(body)?.user_id)?,
@@ -100,7 +99,7 @@ pub(super) fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation
     Ok(Some(ClientOperation::User(operation)))
 }
 
-/// Longer or shorter ones could never log in.
+/// A user with a longer or shorter one could not log in.
 fn checked(password: String) -> Result<String> {
     match PASSWORD_BYTES.contains(&password.len()) {
         true => Ok(password),

@@ -1,73 +1,44 @@
-//! What happens when something dies, is slow, or comes back.
+//! What happens when a replica or a disk fails, is slow, or returns.
 
 use std::collections::BTreeSet;
 
-use super::super::Section;
-use super::super::plots::{self, Scale, Series, figure};
-use super::{in_words, of_both, section, with_plots};
-use crate::claims::quantile;
-use crate::results::Results;
+use super::super::plots::{self, Series, Value};
+use super::{Section, fsync, grouped, table};
+use crate::figures::{count, figure, in_words, name};
+use crate::results::{Failover, Results, SlowDisk, quantile};
 
-pub(super) fn failover(results: &Results) -> anyhow::Result<Option<Section>> {
+pub(super) fn failover(results: &Results) -> Section {
     let all = &results.failover;
-    let millis = |gaps: &[u64], share| figure(quantile(gaps, share) as f64 / 1e3);
-    let rows: Vec<_> = all
-        .iter()
-        .map(|one| {
-            vec![
-                one.system.clone(),
-                one.gaps_micros.len().to_string(),
-                millis(&one.gaps_micros, 0.5),
-                millis(&one.gaps_micros, 0.9),
-                millis(&one.gaps_micros, 0.99),
-                millis(&one.gaps_micros, 1.0),
-                one.skipped.to_string(),
-            ]
-        })
-        .collect();
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let curves: Vec<_> = all
-        .iter()
-        .map(|one| {
-            let mut sorted = one.gaps_micros.clone();
-            sorted.sort_unstable();
-            let total = sorted.len() as f64;
-            let values = (1..).zip(sorted);
-            let values = values.map(|(at, gap)| (gap as f64 / 1e3, f64::from(at) / total));
-            Series {
-                name: one.system.clone(),
-                values: values.collect(),
-            }
-        })
-        .collect();
-    let cdf = plots::lines(
-        "failover",
-        "From the kill of the leader to the next answer",
-        ("milliseconds", "of all kills"),
-        Scale::Share,
-        &curves,
-    )?;
-    let replicas = all.iter().map(|one| one.winners.len()).max().unwrap_or(0);
-    let categories: Vec<_> = (1..=replicas)
-        .map(|distance| match distance == replicas {
-            true => "the one that was killed".to_owned(),
-            false => format!("{distance} further in order"),
-        })
-        .collect();
-    let winners: Vec<_> = all
-        .iter()
-        .map(|one| {
-            let total = one.winners.iter().sum::<u64>().max(1) as f64;
-            let shares = one.winners.iter().map(|won| *won as f64 / total * 100.0);
-            Series {
-                name: one.system.clone(),
-                values: shares.map(|share| (0.0, share)).collect(),
-            }
-        })
-        .collect();
-    let winners = plots::bars("winners", "Who leads next", "%", &categories, &winners)?;
+    let rows = all.iter().map(|one| {
+        let millis = |share| figure(quantile(&one.gaps_micros, share) as f64 / 1e3);
+        vec![
+            name(&one.system).to_owned(),
+            count(one.gaps_micros.len() as u64),
+            millis(0.5),
+            millis(0.9),
+            millis(0.99),
+            millis(1.0),
+            count(one.skipped),
+        ]
+    });
+    let plots = match all.is_empty() {
+        true => Vec::new(),
+        false => vec![
+            plots::cdf(
+                "failover",
+                "From the kill of the leader to the next success",
+                "milliseconds",
+                &all.iter().map(distribution).collect::<Vec<_>>(),
+            ),
+            plots::bars(
+                "winners",
+                "The next leader, in % of all kills",
+                &winners(all),
+                None,
+            ),
+        ],
+    };
+    let timeout = all.first().map_or(0, |one| one.election_timeout_millis);
     let head = [
         "system",
         "kills",
@@ -75,183 +46,210 @@ pub(super) fn failover(results: &Results) -> anyhow::Result<Option<Section>> {
         "p90, ms",
         "p99, ms",
         "max, ms",
-        "terms nobody led",
+        "terms without leader",
     ];
-    let timeout = all.first().map_or(0, |one| one.election_timeout_millis);
-    let text = format!(
-        "kill -9 of the leader's process while clients send one command after the other, and look for the new leader themselves; election timeout {timeout} ms, fsync."
-    );
-    Ok(with_plots(
-        section("Failover", &text, &head, rows),
-        vec![cdf, winners],
-    ))
+    Section {
+        id: "failover",
+        title: "Failover",
+        text: format!(
+            "The leader's process is killed with SIGKILL while clients send one command after the other and search for the new leader themselves. Election timeout {timeout} ms, with fsync."
+        ),
+        plots,
+        table: table(&head, rows),
+    }
 }
 
-pub(super) fn saturation(results: &Results) -> Option<Section> {
+/// The share of kills that were over after a time.
+fn distribution(failover: &Failover) -> Series {
+    let mut sorted = failover.gaps_micros.clone();
+    sorted.sort_unstable();
+    let total = sorted.len() as f64;
+    let values = (1..).zip(sorted).map(|(at, gap)| {
+        let share = f64::from(at) / total;
+        (gap as f64 / 1e3, Value::single(share))
+    });
+    Series {
+        system: failover.system.clone(),
+        values: values.collect(),
+    }
+}
+
+fn winners(all: &[Failover]) -> Vec<plots::Group> {
+    let rows = all.iter().flat_map(|one| {
+        let total = one.winners.iter().sum::<u64>().max(1) as f64;
+        let last = one.winners.len();
+        (1..).zip(&one.winners).map(move |(distance, won)| {
+            let label = match distance {
+                distance if distance == last => "the killed replica itself".to_owned(),
+                1 => "the next in order".to_owned(),
+                distance => format!("number {distance} in order"),
+            };
+            let value = Value::single(*won as f64 / total * 100.0);
+            (label, one.system.clone(), value)
+        })
+    });
+    grouped(rows)
+}
+
+pub(super) fn saturation(results: &Results) -> Section {
     let rows = results.saturation.iter().map(|one| {
         vec![
-            one.system.clone(),
+            name(&one.system).to_owned(),
             figure(one.seconds),
             figure(one.per_second),
-            one.elections.to_string(),
+            count(one.elections),
         ]
     });
-    let text = "Both clusters at once, 2,048 commands under way at each, and a busy loop on every core beside them. A change of leader would be a false election.";
     let head = ["system", "seconds", "commands/s", "changes of term or view"];
-    section("Elections under saturation", text, &head, rows.collect())
+    Section {
+        id: "saturation",
+        title: "Elections under saturation",
+        text: "Both clusters concurrently, with 2,048 commands in flight each, and a busy loop on every core. A change of term or view would be an election without a failure.".into(),
+        plots: Vec::new(),
+        table: table(&head, rows),
+    }
 }
 
-pub(super) fn repro(results: &Results) -> anyhow::Result<Option<Section>> {
-    let rows: Vec<_> = results
-        .repro
-        .iter()
-        .map(|one| {
-            vec![
-                one.system.clone(),
-                one.attempts.to_string(),
-                one.hits.to_string(),
-                format!("{} of {}", one.hits_after_first, one.firsts),
-                one.sequences.to_string(),
-                one.skipped.to_string(),
-                figure(one.took.p50 as f64 / 1e3),
-                figure(one.took.p99 as f64 / 1e3),
-            ]
-        })
-        .collect();
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let categories = ["attempts for one hit".to_owned()];
-    let series: Vec<_> = results
-        .repro
-        .iter()
-        .map(|one| Series {
-            name: one.system.clone(),
-            values: vec![(0.0, one.attempts as f64 / one.hits.max(1) as f64)],
-        })
-        .collect();
-    let title = "Attempts until the same three leaders come in the same order";
-    let plot = plots::bars("repro", title, "", &categories, &series)?;
+pub(super) fn repro(results: &Results) -> Section {
+    let all = &results.repro;
+    let rows = all.iter().map(|one| {
+        vec![
+            name(&one.system).to_owned(),
+            count(one.attempts),
+            count(one.hits),
+            format!("{} of {}", count(one.hits_after_first), count(one.firsts)),
+            count(one.sequences),
+            count(one.skipped),
+            figure(one.took.p50 as f64 / 1e3),
+            figure(one.took.p99 as f64 / 1e3),
+        ]
+    });
+    let groups = grouped(all.iter().map(|one| {
+        let label = match one.hits {
+            0 => "attempts, none of them a repetition",
+            _ => "attempts for one repetition",
+        };
+        let attempts = one.attempts as f64 / one.hits.max(1) as f64;
+        let value = Value::single(attempts);
+        (label.to_owned(), one.system.clone(), value)
+    }));
+    let title = "Attempts until the same three leaders follow";
+    let plots = match groups.is_empty() {
+        true => Vec::new(),
+        false => vec![plots::dots("repro", title, "attempts", &groups)],
+    };
     let head = [
         "system",
         "attempts",
-        "hits",
-        "hits after the same first",
+        "repeated",
+        "with the same first leader",
         "sequences seen",
         "skipped",
         "p50, ms",
         "p99, ms",
     ];
-    let text = "Five replicas in virtual time, with messages that take 0.1 to 0.5 ms and clocks that do not tick together. The leader is killed, comes back, and the next is killed; wanted is the sequence that came first. Times are of virtual clocks.";
-    Ok(with_plots(
-        section("Repeating a sequence of failures", text, &head, rows),
-        vec![plot],
-    ))
+    Section {
+        id: "repro",
+        title: "Repeating a sequence of failures",
+        text: "Five replicas in virtual time, with message delays of 0.1 to 0.5 ms and clocks that are not in phase. The leader is killed and restarts, then the next one is killed; an attempt is a repetition when its three leaders are those of the first attempt. Times are of virtual clocks.".into(),
+        plots,
+        table: table(&head, rows),
+    }
 }
 
-pub(super) fn slow_disk(results: &Results) -> anyhow::Result<Option<Section>> {
+pub(super) fn slow_disk(results: &Results) -> Section {
     let all = &results.slow_disk;
-    let rows: Vec<_> = all
-        .iter()
-        .map(|one| {
-            vec![
-                one.durability.clone(),
-                one.whose.clone(),
-                one.delay_millis.to_string(),
-                one.system.clone(),
-                figure(one.per_second),
-                figure(one.latency.p50 as f64),
-                figure(one.latency.p99 as f64),
-            ]
-        })
-        .collect();
-    let mut plots = Vec::new();
-    let durabilities: BTreeSet<_> = all.iter().map(|one| one.durability.clone()).collect();
-    for durability in durabilities {
-        let of: Vec<_> = all
-            .iter()
-            .filter(|one| one.durability == durability)
-            .collect();
-        let settings: Vec<_> = of.iter().filter(|one| one.system == "raft").collect();
-        let categories: Vec<_> = settings
-            .iter()
-            .map(|one| match one.delay_millis {
-                0 => "no slow disk".to_owned(),
-                delay => format!("{}, {delay} ms slower", one.whose),
-            })
-            .collect();
-        let series = of_both(&of, |one| &one.system, |one| one.per_second);
-        let title = format!(
-            "One slow disk, {}: 256 commands under way",
-            in_words(&durability)
-        );
-        plots.push(plots::bars(
+    let rows = all.iter().map(|one| {
+        vec![
+            fsync(&one.durability),
+            one.whose.clone(),
+            one.delay_millis.to_string(),
+            name(&one.system).to_owned(),
+            figure(one.per_second),
+            figure(one.latency.p50 as f64),
+            figure(one.latency.p99 as f64),
+        ]
+    });
+    let durabilities: BTreeSet<&str> = all.iter().map(|one| one.durability.as_str()).collect();
+    let plots = durabilities.into_iter().map(|durability| {
+        let of = all.iter().filter(|one| one.durability == durability);
+        let groups = grouped(of.map(|one| {
+            let range = (one.low_per_second, one.high_per_second);
+            let value = Value::with_range(one.per_second, range.0, range.1);
+            (setting(one), one.system.clone(), value)
+        }));
+        plots::dots(
             &format!("slow-disk-{durability}"),
-            &title,
+            &format!(
+                "One slow disk, {}: commands per second",
+                in_words(durability)
+            ),
             "commands/s",
-            &categories,
-            &series,
-        )?);
-    }
+            &groups,
+        )
+    });
     let head = [
-        "durability",
+        "fsync",
         "slow disk",
-        "slower by, ms",
+        "delay, ms",
         "system",
         "commands/s",
         "p50, us",
         "p99, us",
     ];
-    let text = "Every sync of one replica takes so much longer; where nothing is synced, every write. 256 commands under way.";
-    Ok(with_plots(section("A slow disk", text, &head, rows), plots))
+    Section {
+        id: "slow-disk",
+        title: "A slow disk",
+        text: "Every fdatasync of one replica takes this much longer; without fsync, every write. 256 commands in flight. The axis is logarithmic: each step to the left is a tenth.".into(),
+        plots: plots.collect(),
+        table: table(&head, rows),
+    }
 }
 
-pub(super) fn recovery(results: &Results) -> anyhow::Result<Option<Section>> {
-    let all = &results.recovery;
-    let how = |snapshots: bool| if snapshots { "snapshot and log" } else { "log" };
-    let rows: Vec<_> = all
-        .iter()
-        .map(|one| {
-            vec![
-                figure(one.commands as f64),
-                how(one.snapshots).to_owned(),
-                one.system.clone(),
-                one.entries.to_string(),
-                figure(one.open_millis),
-                figure(one.current_millis),
-                figure(one.disk_bytes as f64 / 1e6),
-            ]
-        })
-        .collect();
-    if rows.is_empty() {
-        return Ok(None);
+fn setting(slow: &SlowDisk) -> String {
+    match slow.delay_millis {
+        0 => "no slow disk".into(),
+        delay => format!("the {}'s disk, {delay} ms slower", slow.whose),
     }
-    let settings: Vec<_> = all.iter().filter(|one| one.system == "raft").collect();
-    let categories: Vec<_> = settings
-        .iter()
-        .map(|one| {
-            format!(
-                "{} commands, {}",
-                figure(one.commands as f64),
-                how(one.snapshots)
-            )
-        })
-        .collect();
-    let series = of_both(all, |one| &one.system, |one| one.open_millis);
+}
+
+pub(super) fn recovery(results: &Results) -> Section {
+    let all = &results.recovery;
+    let from = |snapshots: bool| if snapshots { "snapshot and log" } else { "log" };
+    let rows = all.iter().map(|one| {
+        vec![
+            count(one.commands),
+            from(one.snapshots).to_owned(),
+            name(&one.system).to_owned(),
+            count(one.entries),
+            figure(one.open_millis),
+            figure(one.current_millis),
+            figure(one.disk_bytes as f64 / 1e6),
+        ]
+    });
+    let groups = grouped(all.iter().map(|one| {
+        let label = format!("{} commands, {}", count(one.commands), from(one.snapshots));
+        (label, one.system.clone(), Value::single(one.open_millis))
+    }));
     let title = "From the start of a process until its log is open";
-    let plot = plots::bars("recovery", title, "ms", &categories, &series)?;
+    let plots = match groups.is_empty() {
+        true => Vec::new(),
+        false => vec![plots::dots("recovery", title, "ms", &groups)],
+    };
     let head = [
         "commands",
-        "by",
+        "from",
         "system",
         "entries read",
         "log open, ms",
-        "up to the leader, ms",
+        "caught up, ms",
         "disk, MB",
     ];
-    let text = "A follower is killed with kill -9 and started again. By log: no snapshot was ever taken. By snapshot: one after every 16 MiB of log. By pages of a Merkle tree: not built yet.";
-    Ok(with_plots(
-        section("Recovery", text, &head, rows),
-        vec![plot],
-    ))
+    Section {
+        id: "recovery",
+        title: "Recovery",
+        text: "A follower is killed with SIGKILL and restarts. From the log: no snapshot was ever taken. From snapshot and log: a snapshot after every 16 MiB of log. One run for each row, so there is no spread. Transfer by pages of a Merkle tree is not implemented.".into(),
+        plots,
+        table: table(&head, rows),
+    }
 }

@@ -1,51 +1,67 @@
 //! The parts of the report: a table and plots for each scenario.
 
+mod cost;
 mod failures;
+mod limits;
 mod operations;
-mod throughput;
+mod speed;
 
 use std::collections::BTreeSet;
 
-use super::Section;
-use super::plots::{Plot, Series};
-use crate::results::{Point, Results};
+use super::plots::{Group, Plot, Row, Series, Value};
+use crate::figures::figure;
+use crate::results::{Percentiles, Point, Results, Run};
 
-pub(super) fn all(results: &Results) -> anyhow::Result<Vec<Section>> {
-    let made = [
-        throughput::throughput(results)?,
-        throughput::ratio(results)?,
-        throughput::beside_peers(results),
-        throughput::beside_limits(results),
-        throughput::cost(results)?,
-        throughput::batches(results)?,
-        throughput::memory_settings(results),
-        throughput::in_process(results)?,
-        throughput::latency(results)?,
-        failures::failover(results)?,
+/// A part of the report.
+pub(super) struct Section {
+    /// Names it in links.
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    /// What a reader must know, in a few sentences.
+    pub(super) text: String,
+    pub(super) plots: Vec<Plot>,
+    pub(super) table: Table,
+}
+
+/// Columns and rows.
+pub(super) struct Table {
+    pub(super) head: Vec<String>,
+    pub(super) rows: Vec<Vec<String>>,
+}
+
+/// The parts of which something was measured.
+pub(super) fn all(results: &Results) -> Vec<Section> {
+    let sections = [
+        speed::throughput(results),
+        speed::ratio(results),
+        speed::relative_to_peers(results),
+        limits::limits(results),
+        cost::cost(results),
+        cost::batches(results),
+        cost::memory_settings(results),
+        speed::in_process(results),
+        speed::latency(results),
+        failures::failover(results),
         failures::saturation(results),
-        failures::repro(results)?,
-        failures::slow_disk(results)?,
-        failures::recovery(results)?,
-        operations::rebalance(results)?,
-        operations::share(results)?,
+        failures::repro(results),
+        failures::slow_disk(results),
+        failures::recovery(results),
+        operations::rebalance(results),
+        operations::share(results),
         operations::objects(results),
         operations::pushback(results),
     ];
-    Ok(made.into_iter().flatten().collect())
+    let measured = sections.into_iter();
+    measured
+        .filter(|section| !section.table.rows.is_empty())
+        .collect()
 }
 
-fn section(title: &str, text: &str, head: &[&str], rows: Vec<Vec<String>>) -> Option<Section> {
-    (!rows.is_empty()).then(|| Section {
-        title: title.into(),
-        text: text.into(),
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    Table {
         head: head.iter().map(|cell| (*cell).to_owned()).collect(),
-        rows,
-        plots: Vec::new(),
-    })
-}
-
-fn with_plots(section: Option<Section>, plots: Vec<Plot>) -> Option<Section> {
-    section.map(|section| Section { plots, ..section })
+        rows: rows.into_iter().collect(),
+    }
 }
 
 /// The systems among some points, ours first.
@@ -61,35 +77,56 @@ fn durabilities(points: &[Point]) -> Vec<String> {
     known.into_iter().cloned().collect()
 }
 
-/// One line for each system, over what varies.
-fn lines_of(points: &[Point], x: impl Fn(&Point) -> f64, y: impl Fn(&Point) -> f64) -> Vec<Series> {
+/// A column of its own would repeat the word.
+fn fsync(durability: &str) -> String {
+    match durability {
+        "fsync" => "yes".into(),
+        _ => "no".into(),
+    }
+}
+
+/// One line for each system, over what varies, with the ranges of the rounds.
+fn lines_of(points: &[Point], x: impl Fn(&Point) -> f64, y: fn(&Run) -> f64) -> Vec<Series> {
     let line = |system: String| {
         let of = points.iter().filter(|point| point.system == system);
-        let mut values: Vec<_> = of.map(|point| (x(point), y(point))).collect();
+        let mut values: Vec<_> = of
+            .filter_map(|point| Some((x(point), Value::from(point.spread(y)?))))
+            .collect();
         values.sort_by(|a, b| a.0.total_cmp(&b.0));
-        Series {
-            name: system,
-            values,
-        }
+        Series { system, values }
     };
     systems(points).into_iter().map(line).collect()
 }
 
-/// What both backends have, a value for each setting.
-fn of_both<T>(all: &[T], system: impl Fn(&T) -> &str, value: impl Fn(&T) -> f64) -> [Series; 2] {
-    ["raft", "vr"].map(|name| {
-        let of = all.iter().filter(|one| system(one) == name);
-        Series {
-            name: name.into(),
-            values: of.map(|one| (0.0, value(one))).collect(),
+/// Rows of consecutive values with the same label under one heading; Raft before VR.
+fn grouped(rows: impl IntoIterator<Item = (String, String, Value)>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (label, system, value) in rows {
+        let row = Row { system, value };
+        match groups.iter_mut().find(|group| group.label == label) {
+            Some(group) => group.rows.push(row),
+            None => groups.push(Group {
+                label,
+                rows: vec![row],
+            }),
         }
-    })
+    }
+    for group in &mut groups {
+        group.rows.sort_by(|a, b| a.system.cmp(&b.system));
+    }
+    groups
 }
 
-fn in_words(durability: &str) -> &'static str {
-    match durability {
-        "fsync" => "with fsync",
-        "none" => "without fsync",
-        _ => "in one process",
+/// The median of the runs, in microseconds.
+fn latency_of(point: &Point, of: fn(&Percentiles) -> u64) -> String {
+    figure(point.median(|run| of(&run.latency) as f64))
+}
+
+/// The median rate, and how many runs it is of where some are missing.
+fn rate_of(point: &Point, rounds: usize) -> String {
+    let rate = figure(point.per_second());
+    match point.runs.len() {
+        runs if runs < rounds => format!("{rate} ({runs} of {rounds} runs)"),
+        _ => rate,
     }
 }

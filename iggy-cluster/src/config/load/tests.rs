@@ -1,10 +1,13 @@
 use super::*;
-use crate::config::Backend;
+use crate::config::{Backend, PortsSection};
+
+fn config_of_three() -> ClusterConfig {
+    let ports = (0..3).map(|node| PortsSection::for_dev(node, 8090, 100));
+    ClusterConfig::on_this_machine(Backend::Raft, ports)
+}
 
 fn three() -> String {
-    ClusterConfig::for_dev(3, Backend::Raft, 8090, 100)
-        .to_toml()
-        .unwrap()
+    config_of_three().to_toml().unwrap()
 }
 
 fn parsed(text: &str, environment: &[(&str, &str)]) -> Result<ClusterConfig, String> {
@@ -19,7 +22,7 @@ fn parsed(text: &str, environment: &[(&str, &str)]) -> Result<ClusterConfig, Str
 
 #[test]
 fn a_written_configuration_reads_back() {
-    let config = ClusterConfig::for_dev(3, Backend::Raft, 8090, 100);
+    let config = config_of_three();
     assert_eq!(parsed(&three(), &[]).unwrap(), config);
     let ports: Vec<_> = config
         .cluster
@@ -33,7 +36,7 @@ fn a_written_configuration_reads_back() {
     );
 }
 
-/// The sample that people copy is complete and says the defaults.
+/// The sample that people copy is complete and has the defaults.
 #[test]
 fn the_sample_has_every_key_with_its_default() {
     let sample = include_str!("../../../../config/iggy-cluster.toml");
@@ -61,7 +64,7 @@ fn variables_override_keys_of_any_depth() {
             ("IGGY_TCP_CONNECTIONS_MAX", "5"),
             ("IGGY_ADMIN_ENABLED", "false"),
             ("IGGY_ROOT_USERNAME", "admin"),
-            ("IGGY_SOMEBODY_ELSE", "1"),
+            ("IGGY_OTHER_PROGRAM", "1"),
             ("IGGY_CLUSTER_PORT", "tcp://10.0.0.1:8090"),
             ("IGGY_CLUSTER_SERVICE_HOST", "10.0.0.1"),
             ("PATH", "/bin"),
@@ -87,7 +90,7 @@ const NETWORK_1: &str = "IGGY_CLUSTER_NODES_0_ADVERTISED_ADDRESSES_1_CLIENT_CIDR
 const HOST_1: &str = "IGGY_CLUSTER_NODES_0_ADVERTISED_ADDRESSES_1_ADDRESS";
 
 #[test]
-fn a_client_is_told_the_address_for_its_network() {
+fn a_client_receives_the_address_for_its_network() {
     let config = parsed(
         &three(),
         &[
@@ -113,7 +116,7 @@ fn a_client_is_told_the_address_for_its_network() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_do() {
+fn errors_name_the_violation_and_what_to_do() {
     let base = three();
     let with = |from: &str, to: &str| base.replacen(from, to, 1);
     type Case = (String, Vec<(&'static str, &'static str)>, &'static str);
@@ -153,7 +156,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
         (
             with("replica_id = 0", "replica_id = 9"),
             vec![],
-            "--replica-id 0 is not in cluster.nodes, which has 9, 1, 2",
+            "--replica-id 0 is not in cluster.nodes, which has the replica ids 9, 1, 2",
         ),
         (
             base.clone(),
@@ -213,7 +216,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
 }
 
 #[test]
-fn all_violations_are_said_at_once() {
+fn all_violations_are_reported_together() {
     let text = three()
         .replacen("\"200ms\"", "\"60ms\"", 1)
         .replacen("pipeline_max = 4", "pipeline_max = 0", 1)

@@ -1,4 +1,4 @@
-//! Members of groups at the owner, and commits of polls.
+//! Members of groups, and pending commits of polls, at the owner of a partition.
 
 use std::collections::BTreeSet;
 
@@ -46,8 +46,7 @@ impl Bench {
                 stream: named("s"),
                 name: Name::new("t").unwrap(),
                 options: Options::default(),
-                partitions: 4,
-                owners: vec![ME; 4],
+                partitions: Owners(vec![ME; 4]),
             },
         ] {
             let command = bench.command(CLIENT, operation);
@@ -60,7 +59,7 @@ impl Bench {
         bench
     }
 
-    fn command(&mut self, client: u128, operation: ClientOperation) -> Command {
+    fn command(&mut self, client: u128, operation: ClientOperation<Owners>) -> Command {
         self.requests += 1;
         Command::Client(ClientRequest {
             client,
@@ -116,6 +115,14 @@ impl Bench {
         assert!(matches!(appended, DataReply::Appended(_)));
     }
 
+    /// Whether the client has not committed everything that it was served.
+    async fn is_busy(&self, partition: u32) -> bool {
+        let key = self.key(partition);
+        let place = Place::of(&self.local.metadata.reader.read(), &key);
+        let options = place.unwrap().options;
+        self.local.is_busy(key, options, 0, CLIENT).await
+    }
+
     fn reader(&self, client: u128) -> Reader {
         Reader::Member {
             group: 0,
@@ -130,7 +137,7 @@ impl Bench {
         partition: u32,
         count: u32,
         auto_commit: bool,
-    ) -> (DataReply, Option<Receipt>) {
+    ) -> (DataReply, Option<PendingCommit>) {
         let poll = Poll {
             key: self.key(partition),
             reader: self.reader(client),
@@ -189,10 +196,13 @@ async fn only_the_holder_is_served() {
     let (reply, _) = bench.poll(OTHER, 0, 5, false).await;
     assert!(matches!(reply, DataReply::Fenced));
     let refused = bench.store(OTHER, 0, 4).await;
-    assert!(matches!(refused, DataReply::Refused(5009)));
+    assert!(matches!(
+        refused,
+        DataReply::Refused(code::PARTITION_NOT_OWNED)
+    ));
 }
 
-/// This node has not heard of the member yet; a refusal would be taken for final.
+/// This node does not know the member yet; clients regard a refusal as final.
 #[tokio::test]
 async fn a_refusal_is_never_made_from_an_old_state() {
     let mut bench = Bench::new().await;
@@ -202,7 +212,7 @@ async fn a_refusal_is_never_made_from_an_old_state() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_gone_is_told_so() {
+async fn a_session_that_has_ended_is_refused_as_stale() {
     let mut bench = Bench::new().await;
     bench.join(CLIENT, &[]);
     let poll = Poll {
@@ -213,35 +223,35 @@ async fn a_session_that_is_gone_is_told_so() {
         auto_commit: true,
     };
     bench.log.register(CLIENT);
-    assert_eq!(bench.local.poll(poll).await.unwrap_err(), 30);
+    assert_eq!(
+        bench.local.poll(poll).await.unwrap_err(),
+        code::STALE_CLIENT
+    );
 }
 
 #[tokio::test]
-async fn a_holder_that_is_to_go_may_commit_and_read_no_more() {
+async fn a_holder_of_a_revoked_partition_may_commit_but_not_read() {
     let mut bench = Bench::new().await;
     bench.join(CLIENT, &[]);
     bench.polled(CLIENT, 3, 5).await;
     bench.join(OTHER, &[0, 1, 2, 3]);
     let (reply, _) = bench.poll(CLIENT, 3, 5, false).await;
     assert!(matches!(reply, DataReply::Fenced));
-    assert!(bench.local.is_busy(bench.key(3), 0, CLIENT).await);
-    assert!(
-        !bench.local.is_busy(bench.key(2), 0, CLIENT).await,
-        "nothing was served of it"
-    );
+    assert!(bench.is_busy(3).await);
+    assert!(!bench.is_busy(2).await, "nothing was served of it");
     assert!(matches!(bench.store(CLIENT, 3, 3).await, DataReply::Done));
-    assert!(bench.local.is_busy(bench.key(3), 0, CLIENT).await);
+    assert!(bench.is_busy(3).await);
     assert!(matches!(bench.store(CLIENT, 3, 4).await, DataReply::Done));
-    assert!(!bench.local.is_busy(bench.key(3), 0, CLIENT).await);
+    assert!(!bench.is_busy(3).await);
 }
 
 #[tokio::test]
-async fn hand_overs_end_when_everything_served_is_committed() {
+async fn revocations_complete_when_everything_served_is_committed() {
     let mut bench = Bench::new().await;
     bench.join(CLIENT, &[]);
     bench.polled(CLIENT, 3, 5).await;
     bench.join(OTHER, &[0, 1, 2, 3]);
-    let round = || super::super::hand_over::round(&bench.local, Duration::from_secs(3_600));
+    let round = || revocations::round(&bench.local, Duration::from_secs(3_600));
     round().await;
     assert_eq!(bench.polled(OTHER, 2, 5).await, (Some(4), 5));
     let (reply, _) = bench.poll(OTHER, 3, 5, false).await;
@@ -251,51 +261,51 @@ async fn hand_overs_end_when_everything_served_is_committed() {
     assert_eq!(bench.polled(OTHER, 3, 100).await, (Some(9), 5));
 }
 
-/// The clock of the log stands at zero here, that of this node does not.
+/// The clock of the log is zero here, that of this node is not.
 #[tokio::test]
-async fn the_leader_ends_hand_overs_that_take_too_long() {
+async fn the_leader_completes_revocations_that_take_too_long() {
     let mut bench = Bench::new().await;
     bench.join(CLIENT, &[]);
     bench.polled(CLIENT, 3, 5).await;
     bench.join(OTHER, &[0, 1, 2, 3]);
-    super::super::hand_over::round(&bench.local, Duration::ZERO).await;
+    revocations::round(&bench.local, Duration::ZERO).await;
     assert_eq!(bench.polled(OTHER, 3, 5).await, (Some(4), 5));
 }
 
 #[tokio::test]
-async fn a_commit_is_seen_at_once_and_kept_only_when_the_messages_arrived() {
+async fn a_commit_is_visible_immediately_and_stored_only_when_the_messages_are_delivered() {
     let mut bench = Bench::new().await;
     bench.join(CLIENT, &[]);
-    let (_, receipt) = bench.poll(CLIENT, 0, 4, true).await;
+    let (_, commit) = bench.poll(CLIENT, 0, 4, true).await;
     assert_eq!(bench.stored(0).await, Some(3));
-    assert!(bench.local.is_busy(bench.key(0), 0, CLIENT).await);
-    bench.local.withdraw(&receipt.unwrap());
-    assert_eq!(bench.stored(0).await, None, "the messages come again");
+    assert!(bench.is_busy(0).await);
+    bench.local.drop_commit(&commit.unwrap());
+    assert_eq!(bench.stored(0).await, None, "the messages are served again");
 
-    let (_, receipt) = bench.poll(CLIENT, 0, 4, true).await;
-    bench.local.confirm(receipt.unwrap()).await;
+    let (_, commit) = bench.poll(CLIENT, 0, 4, true).await;
+    bench.local.delivered(commit.unwrap()).await;
     let (_, lost) = bench.poll(CLIENT, 0, 4, true).await;
     assert_eq!(bench.stored(0).await, Some(7));
-    bench.local.withdraw(&lost.unwrap());
+    bench.local.drop_commit(&lost.unwrap());
     assert_eq!(bench.stored(0).await, Some(3));
     assert_eq!(bench.polled(CLIENT, 0, 4).await, (Some(7), 4));
 }
 
 #[tokio::test]
-async fn a_consumer_that_says_where_it_is_is_believed() {
+async fn an_offset_that_a_consumer_sets_replaces_a_pending_commit() {
     let mut bench = Bench::new().await;
     bench.join(CLIENT, &[]);
-    let (_, receipt) = bench.poll(CLIENT, 0, 8, true).await;
+    let (_, commit) = bench.poll(CLIENT, 0, 8, true).await;
     bench.store(CLIENT, 0, 2).await;
-    bench.local.confirm(receipt.unwrap()).await;
+    bench.local.delivered(commit.unwrap()).await;
     assert_eq!(bench.stored(0).await, Some(2));
-    let (_, receipt) = bench.poll(CLIENT, 1, 8, true).await;
+    let (_, commit) = bench.poll(CLIENT, 1, 8, true).await;
     let request = DataRequest::DeleteOffset {
         key: bench.key(1),
         reader: bench.reader(CLIENT),
     };
     assert!(matches!(bench.local.serve(request).await, DataReply::Done));
-    bench.local.confirm(receipt.unwrap()).await;
+    bench.local.delivered(commit.unwrap()).await;
     assert_eq!(bench.stored(1).await, None);
 }
 
@@ -305,13 +315,13 @@ async fn of_two_polls_the_later_one_counts() {
     bench.join(CLIENT, &[]);
     let (_, first) = bench.poll(CLIENT, 0, 4, true).await;
     let (_, second) = bench.poll(CLIENT, 0, 4, true).await;
-    bench.local.confirm(second.unwrap()).await;
-    bench.local.confirm(first.unwrap()).await;
+    bench.local.delivered(second.unwrap()).await;
+    bench.local.delivered(first.unwrap()).await;
     assert_eq!(bench.stored(0).await, Some(7));
 }
 
 #[tokio::test]
-async fn a_group_that_is_gone_leaves_no_offsets() {
+async fn offsets_of_a_deleted_group_are_removed() {
     let mut bench = Bench::new().await;
     bench.join(CLIENT, &[]);
     bench.store(CLIENT, 0, 4).await;

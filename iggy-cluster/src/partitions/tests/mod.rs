@@ -1,5 +1,5 @@
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
-use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options};
+use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options, Owners};
 use tempfile::TempDir;
 
 use super::*;
@@ -14,7 +14,7 @@ fn named(text: &str) -> Identifier {
 }
 
 /// Commands of one client.
-fn commands(session: u64, operations: Vec<ClientOperation>) -> Vec<Command> {
+fn commands(session: u64, operations: Vec<ClientOperation<Owners>>) -> Vec<Command> {
     let request = |(number, operation)| {
         Command::Client(ClientRequest {
             client: CLIENT,
@@ -27,20 +27,23 @@ fn commands(session: u64, operations: Vec<ClientOperation>) -> Vec<Command> {
     (1..).zip(operations).map(request).collect()
 }
 
-/// This node has not heard yet that the topic is another.
+/// This node does not know yet that the topic was deleted and created again.
 #[tokio::test]
 async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
     let data = TempDir::new().unwrap();
     let (log, metadata) = FakeLog::start(Duration::from_secs(5));
     let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
     let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
-    let partitions = Partitions::new(Arc::clone(&metadata), Arc::new(local), BTreeMap::new());
+    let partitions = Partitions::new(
+        Arc::clone(&metadata),
+        Arc::new(local),
+        RequestLinks::default(),
+    );
     let create = || ClientOperation::CreateTopic {
         stream: named("s"),
         name: Name::new("t").unwrap(),
         options: Options::default(),
-        partitions: 1,
-        owners: vec![ME],
+        partitions: Owners(vec![ME]),
     };
     let operations = vec![
         ClientOperation::CreateStream {
@@ -63,7 +66,12 @@ async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
     }
     let here = metadata.applied();
     let (stream, topic, partition) = (named("s"), named("t"), Partitioning::Partition(0));
-    let find = |seen| partitions.find(&stream, &topic, &partition, seen);
+    let leaderless_max = Duration::from_secs(5);
+    let find = |seen| {
+        crate::view::view(&metadata, seen, leaderless_max, |state| {
+            partitions.look_up(state, &stream, &topic, &partition)
+        })
+    };
     assert_eq!(find(here).await.unwrap().key.generation, here);
     let last = here + 2;
     assert_eq!(find(last).await.unwrap().key.generation, last);

@@ -1,44 +1,45 @@
-//! Who may do what.
+//! Permissions.
 //!
-//! Reads and what concerns messages are judged here, by the local state: a refusal
-//! is made only after that state was brought up to date, so a fresh grant is never
-//! missed. What names a stream or a topic is judged where the name is looked up, by
-//! what it was found to be. A node that has known no leader for longer than it takes
-//! to be fenced no longer trusts its state. Changes of metadata are judged when they
-//! are applied; here they are only kept away from the log when it is clear how that
-//! would end.
+//! Reads and requests for messages are judged here, by the local state. A refusal is made
+//! only after that state has caught up with the log, so a new grant is never missed. A request
+//! that names a stream or a topic is judged by the state in which the name is looked up.
+//! A node that has known no leader for the fencing timeout does not rely on its local
+//! state. Changes of metadata are judged when they are applied; here they are only kept out
+//! of the log when they would certainly be refused.
 
-use adapters::metadata::{ClientOperation, MetadataState, Rule, code};
+use adapters::metadata::{ClientOperation, MetadataState, PartitionCount, Rule, code};
 use adapters::wire::Request;
 use adapters::wire::v0_11::RequestHeader;
 
 use crate::cluster::Failure;
 use crate::partitions::has_session;
 use crate::server::connection::Connection;
+use crate::view::view;
 
 impl Connection {
-    /// Whether the connection's session lives and its user may do this, as far as
-    /// that can be told before what the request names is looked up.
+    /// Whether the connection's session exists and its user may do this, as far as that is
+    /// known before the names in the request are looked up.
     pub(super) async fn authorize(&self, request: &Request) -> Result<(), Failure> {
-        self.permit(rule_of(request)).await
-    }
-
-    /// The same for a rule, by a state in which the client's own changes are.
-    pub(super) async fn permit(&self, rule: Option<Rule>) -> Result<(), Failure> {
-        let metadata = &self.server.metadata;
-        let trusted = {
-            let state = metadata.reader.read();
-            state.applied() >= self.commit && self.may(&state, rule).is_ok()
-        };
-        let bound = self.server.config.cluster.fencing_timeout.duration();
-        if trusted && !metadata.is_leaderless_for(bound) {
-            return Ok(());
+        match judges_itself(request) {
+            true => Ok(()),
+            false => {
+                let rule = rule_of(request);
+                self.view(|state| self.may(state, rule)).await
+            }
         }
-        metadata.barrier().await?;
-        self.may(&metadata.reader.read(), rule)
     }
 
-    /// The same by this state, which is up to date.
+    /// Evaluates a request by one state that contains the client's own changes.
+    pub(super) async fn view<T>(
+        &self,
+        look: impl Fn(&MetadataState) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let metadata = &self.server.metadata;
+        let leaderless_max = self.server.config.cluster.fencing_timeout.duration();
+        view(metadata, self.watermark, leaderless_max, look).await
+    }
+
+    /// Whether the connection's session exists and its user may do this, by this state.
     pub(super) fn may(&self, state: &MetadataState, rule: Option<Rule>) -> Result<(), Failure> {
         let bound = self.bound.ok_or(Failure::Refused(code::UNAUTHENTICATED))?;
         if !has_session(state, bound.client, bound.session) {
@@ -50,12 +51,12 @@ impl Connection {
         }
     }
 
-    /// Whether a change is refused for certain. One that may have been executed is
-    /// not: its first reply stands.
+    /// Refuses a change that would certainly be refused when it is applied. One that may
+    /// have been executed is not refused: its first reply is still valid.
     pub(super) async fn authorize_change(
         &self,
         header: &RequestHeader,
-        operation: &ClientOperation,
+        operation: &ClientOperation<PartitionCount>,
     ) -> Result<(), Failure> {
         let Some(bound) = self.bound else {
             return Ok(());
@@ -77,7 +78,23 @@ impl Connection {
     }
 }
 
-/// What a request needs that does not depend on what it names.
+/// Requests that are judged in the view in which their names are looked up.
+fn judges_itself(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Send(_)
+            | Request::Poll(_)
+            | Request::PollOnPrimary(_)
+            | Request::PollRouting(_)
+            | Request::OffsetRouting(_)
+            | Request::Offset(_)
+            | Request::StoreOffset { .. }
+            | Request::DeleteOffset(_)
+            | Request::DeleteSegments { .. }
+    )
+}
+
+/// The permission that a request needs regardless of the names in it.
 fn rule_of(request: &Request) -> Option<Rule> {
     match request {
         Request::Stats | Request::Archive(_) | Request::Client { .. } | Request::Clients => {

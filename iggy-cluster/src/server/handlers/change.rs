@@ -1,6 +1,8 @@
 //! Changes of metadata.
 
-use adapters::metadata::{ClientOperation, ClientRequest, Command, Reply as Answer, code};
+use adapters::metadata::{
+    ClientOperation, ClientRequest, Intent, PartitionCount, Reply as Answer, code,
+};
 use adapters::wire::TopicSettings;
 use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader};
 
@@ -8,11 +10,12 @@ use crate::cluster::Failure;
 use crate::server::connection::{Connection, Outcome};
 
 impl Connection {
-    /// Adds what a change needs and its client does not know, and checks what needs
-    /// more than the request to be checked.
-    pub(super) async fn prepare(&self, operation: &mut ClientOperation) -> Result<(), Failure> {
+    /// Checks what needs more than the request to be checked.
+    pub(super) fn check_change(
+        &self,
+        operation: &ClientOperation<PartitionCount>,
+    ) -> Result<(), Failure> {
         match operation {
-            ClientOperation::Group(operation) => self.prepare_join(operation).await,
             ClientOperation::UpdateTopic {
                 stream,
                 topic,
@@ -20,7 +23,7 @@ impl Connection {
                 ..
             } => {
                 let state = self.server.metadata.reader.read();
-                // A segment's size never changes, so any state that knows it will do.
+                // A segment's size never changes, so any state that contains the topic will do.
                 let segment_bytes = match state.topic(stream, topic) {
                     Ok((_, topic)) => {
                         let settings = TopicSettings::of(&topic.options);
@@ -34,30 +37,30 @@ impl Connection {
         }
     }
 
-    /// A change of metadata, once. A client that is told that it has no session,
-    /// or that its request was not accepted, sends it again in a new session: both
-    /// are denied to a request that may have taken effect.
+    /// Replicates a change of metadata exactly once. A client that receives `NoSession` or
+    /// `TRANSIENT_NOT_ACCEPTED` repeats the request in a new session: a request that may have
+    /// taken effect must receive neither.
     pub(super) async fn change(
         &mut self,
         header: &RequestHeader,
-        operation: ClientOperation,
+        operation: ClientOperation<PartitionCount>,
     ) -> Outcome {
         if let Err(failure) = self.authorize_change(header, &operation).await {
             return self.reply(header, Err(failure));
         }
         let open = self.open.take() == Some(header.request);
-        let command = Command::Client(ClientRequest {
+        let intent = Intent::Client(ClientRequest {
             client: header.client,
             session: header.session,
             request: header.request,
             checksum: header.checksum as u64,
             operation,
         });
-        let (index, answer) = match self.server.metadata.replicate(command).await {
+        let (index, answer) = match self.server.metadata.replicate(intent).await {
             Ok(done) => done,
             Err(failure) => {
                 let failure = match failure.code() {
-                    code::TRANSIENT_NOT_ACCEPTED if open => Failure::NotCommitted,
+                    code::TRANSIENT_NOT_ACCEPTED if open => Failure::OutcomeUnknown,
                     _ => failure,
                 };
                 let unknown = failure.code() == code::TRANSIENT_NOT_COMMITTED;
@@ -65,7 +68,7 @@ impl Connection {
                 return self.reply(header, Err(failure));
             }
         };
-        self.commit = self.commit.max(index);
+        self.watermark = self.watermark.max(index);
         let body = match answer {
             Answer::Refused(code::UNAUTHENTICATED) => {
                 let reason = match open {

@@ -1,9 +1,9 @@
-//! Messages and consumers' offsets, wherever their partition is.
+//! Requests for messages and for consumers' offsets, of partitions on any node.
 
 use std::sync::Arc;
 
 use ::partitions::ConsumerKey;
-use adapters::metadata::{Identifier, PartitionKey, Rule, code};
+use adapters::metadata::{Identifier, MetadataState, Rule, code};
 use adapters::wire::v0_11::{self as wire, RequestHeader};
 use adapters::wire::{
     Consumer, GroupTarget, OffsetTarget, PartitionTarget, Partitioning, PollRequest, SendRequest,
@@ -11,20 +11,22 @@ use adapters::wire::{
 
 use super::Body;
 use crate::cluster::Failure;
-use crate::partitions::{DataReply, DataRequest, Place, Poll, Reader, Right, has_session};
+use crate::partitions::{
+    DataReply, DataRequest, Denied, Partitions, Place, Poll, Reader, Right, has_session,
+};
 use crate::server::connection::{Bound, Connection, Trimming};
 
 /// The member does not hold the partition.
 const FENCED: Failure = Failure::Refused(code::PARTITION_NOT_OWNED);
 
-/// What a request needs of the topic that it names.
+/// The permission that a request needs for the topic that it names.
 type TopicRule = fn(u32, u32) -> Rule;
 
-/// A client that was sent to another node is sent there again rather than to
-/// repeat the request where it was.
+/// A client that was routed to this node must ask for the route again rather than repeat
+/// the request here.
 fn elsewhere(failure: Failure) -> Failure {
     match failure {
-        Failure::NotCommitted => Failure::NotAccepted,
+        Failure::OutcomeUnknown => Failure::NotAccepted,
         failure => failure,
     }
 }
@@ -38,7 +40,7 @@ fn group_target(target: &OffsetTarget, group: &Identifier) -> GroupTarget {
 }
 
 impl Connection {
-    /// Where the partition is, of whose topic the client may do this.
+    /// The partition that a permitted request names, by one state.
     async fn place(
         &self,
         stream: &Identifier,
@@ -46,41 +48,50 @@ impl Connection {
         partition: &Partitioning,
         rule: TopicRule,
     ) -> Result<Place, Failure> {
+        self.view(|state| self.place_in(state, stream, topic, partition, rule))
+            .await
+    }
+
+    fn place_in(
+        &self,
+        state: &MetadataState,
+        stream: &Identifier,
+        topic: &Identifier,
+        partition: &Partitioning,
+        rule: TopicRule,
+    ) -> Result<Place, Failure> {
+        self.may(state, None)?;
         let partitions = &self.server.partitions;
-        let found = partitions.find(stream, topic, partition, self.commit);
-        let place = found.await?;
-        let PartitionKey {
-            stream_id,
-            topic_id,
-            ..
-        } = place.key;
-        self.permit(Some(rule(stream_id, topic_id))).await?;
+        let place = partitions.look_up(state, stream, topic, partition)?;
+        let rule = rule(place.key.stream_id, place.key.topic_id);
+        self.may(state, Some(rule))?;
         Ok(place)
     }
 
-    /// Where the partition is, and who reads it.
-    async fn find(&self, target: &OffsetTarget) -> Result<(Place, Reader), Failure> {
-        let partitions = &self.server.partitions;
+    /// The partition, and the consumer that reads it, by this state.
+    fn find_in(
+        &self,
+        state: &MetadataState,
+        target: &OffsetTarget,
+    ) -> Result<(Place, Reader), Failure> {
         match &target.consumer {
             Consumer::Single(id) => {
                 let partition = Partitioning::Partition(target.partition);
-                let place = self
-                    .place(&target.stream, &target.topic, &partition, Rule::Poll)
-                    .await?;
+                let (stream, topic) = (&target.stream, &target.topic);
+                let place = self.place_in(state, stream, topic, &partition, Rule::Poll)?;
                 Ok((place, Reader::Single(*id)))
             }
             Consumer::Group(group) => {
+                self.may(state, None)?;
                 let group = group_target(target, group);
-                let found = partitions
-                    .find_of_group(&group, target.partition, self.commit)
-                    .await?;
-                // Nobody is a member of what is not there.
+                let found = Partitions::look_up_group(state, &group, target.partition);
+                // A group that does not exist has no members.
                 let (place, group) = found.ok_or(FENCED)?;
                 let rule = Rule::Poll(place.key.stream_id, place.key.topic_id);
-                self.permit(Some(rule)).await?;
+                self.may(state, Some(rule))?;
                 let Bound {
                     client, session, ..
-                } = self.speaker()?;
+                } = self.reading_session()?;
                 let reader = Reader::Member {
                     group,
                     client,
@@ -91,11 +102,27 @@ impl Connection {
         }
     }
 
-    /// The session that reads and stores here: of the consumer that this
-    /// connection carries, or its own.
-    fn speaker(&self) -> Result<Bound, Failure> {
-        let speaker = self.attached.or(self.bound);
-        speaker.ok_or(Failure::Refused(code::UNAUTHENTICATED))
+    /// The same. If this node owns the partition, the reader must have the right to it;
+    /// another owner judges that itself.
+    fn find_for(
+        &self,
+        state: &MetadataState,
+        target: &OffsetTarget,
+        right: Right,
+    ) -> Result<(Place, Reader), Failure> {
+        let (place, reader) = self.find_in(state, target)?;
+        if place.owner == self.server.metadata.me {
+            reader
+                .check(state, &place.key, right)
+                .map_err(|denied| Failure::Refused(denied.code()))?;
+        }
+        Ok((place, reader))
+    }
+
+    /// The session that reads and stores on this connection: the attached one, or its own.
+    fn reading_session(&self) -> Result<Bound, Failure> {
+        let session = self.attached.or(self.bound);
+        session.ok_or(Failure::Refused(code::UNAUTHENTICATED))
     }
 
     pub(super) async fn send(&self, send: SendRequest) -> Body {
@@ -121,34 +148,38 @@ impl Connection {
                 metrics.message_bytes_in.inc_by(bytes);
                 Ok(vec![wire::sent(&place.key, appended)])
             }
-            _ => Err(Failure::NotCommitted),
+            _ => Err(Failure::OutcomeUnknown),
         }
     }
 
     pub(super) async fn poll(&mut self, poll: PollRequest) -> Body {
-        match self.find(&poll.target).await {
+        let found = self.view(|state| self.find_for(state, &poll.target, Right::Read));
+        match found.await {
             Ok((place, reader)) => self.poll_at(place, reader, poll).await,
             Err(FENCED) => Ok(wire::fenced()),
             Err(failure) => Err(failure),
         }
     }
 
-    /// The client was told that this node owns the partition, and carries the
-    /// consumer's session here.
+    /// Another node has routed the client here, because this node owns the partition. The
+    /// connection has the consumer's session attached.
     pub(super) async fn poll_on_primary(&mut self, poll: PollRequest) -> Body {
         let attached = self
             .attached
             .ok_or(Failure::Refused(code::UNAUTHENTICATED))?;
-        let lives = {
-            let state = self.server.metadata.reader.read();
-            has_session(&state, attached.client, attached.session)
-        };
-        if !lives {
-            return Err(Failure::Refused(code::STALE_CLIENT));
-        }
-        match self.find(&poll.target).await {
-            Ok((place, _)) if place.owner != self.server.metadata.me => Err(Failure::NotAccepted),
-            Ok((place, reader)) => self.poll_at(place, reader, poll).await,
+        let found = self.view(|state| {
+            self.may(state, None)?;
+            if !has_session(state, attached.client, attached.session) {
+                return Ok(None);
+            }
+            self.find_for(state, &poll.target, Right::Read).map(Some)
+        });
+        match found.await {
+            Ok(None) => Err(Failure::Refused(code::STALE_CLIENT)),
+            Ok(Some((place, _))) if place.owner != self.server.metadata.me => {
+                Err(Failure::NotAccepted)
+            }
+            Ok(Some((place, reader))) => self.poll_at(place, reader, poll).await,
             Err(FENCED) => Ok(wire::fenced()),
             Err(failure) => Err(elsewhere(failure)),
         }
@@ -164,8 +195,8 @@ impl Connection {
         };
         let partitions = &self.server.partitions;
         let reply = if place.owner == self.server.metadata.me {
-            let (reply, receipt) = partitions.poll_here(request).await?;
-            self.receipt = receipt;
+            let (reply, commit) = partitions.poll_here(request, place.options).await?;
+            self.pending_commit = commit;
             reply
         } else {
             partitions.call(place, DataRequest::Poll(request)).await?
@@ -187,30 +218,32 @@ impl Connection {
         target: &OffsetTarget,
         right: Right,
     ) -> Body {
-        let (place, reader) = self.find(target).await.map_err(elsewhere)?;
         let server = &self.server;
-        let check = || reader.check(&server.metadata.reader.read(), &place.key, right);
-        if check().is_err() {
-            server.metadata.barrier().await.map_err(elsewhere)?;
-            check().map_err(|denied| Failure::Refused(denied.code()))?;
-        }
         let leader = server.metadata.leadership().leader;
-        let owner = server.view(place.owner, leader, self.address.ip());
+        let found = self.view(|state| {
+            let (place, reader) = self.find_in(state, target)?;
+            let denied = |denied: Denied| Failure::Refused(denied.code());
+            reader.check(state, &place.key, right).map_err(denied)?;
+            let owner = server.node_view(state, place.owner, leader, self.address.ip());
+            Ok((owner, state.applied()))
+        });
+        let (owner, applied) = found.await.map_err(elsewhere)?;
         if !owner.healthy {
             return Err(Failure::NotAccepted);
         }
         let session = self.bound.map_or(0, |bound| bound.session);
-        let watermark = self.commit.max(server.metadata.applied());
         Ok(vec![wire::routing(
             header.client,
             session,
-            watermark,
+            self.watermark.max(applied),
             &owner,
         )])
     }
 
     pub(super) async fn store_offset(&self, target: &OffsetTarget, offset: u64) -> Body {
-        let (place, reader) = self.find(target).await?;
+        let (place, reader) = self
+            .view(|state| self.find_for(state, target, Right::Store))
+            .await?;
         let request = DataRequest::StoreOffset {
             key: place.key,
             reader,
@@ -221,7 +254,9 @@ impl Connection {
     }
 
     pub(super) async fn delete_offset(&self, target: &OffsetTarget) -> Body {
-        let (place, reader) = self.find(target).await?;
+        let (place, reader) = self
+            .view(|state| self.find_for(state, target, Right::Store))
+            .await?;
         let request = DataRequest::DeleteOffset {
             key: place.key,
             reader,
@@ -230,8 +265,8 @@ impl Connection {
         Ok(Vec::new())
     }
 
-    /// Removes the oldest segments. Which ones those are is settled once, so a
-    /// request that is repeated removes no more.
+    /// Removes the oldest segments. The offset through which to remove is determined once,
+    /// so that a repeated request removes nothing more.
     pub(super) async fn delete_segments(
         &mut self,
         header: &RequestHeader,
@@ -244,14 +279,14 @@ impl Connection {
             .place(&target.stream, &target.topic, &partition, Rule::ManageTopic)
             .await?;
         let key = place.key;
-        let asked = Trimming {
+        let requested = Trimming {
             session: header.session,
             request: header.request,
             key,
             count,
         };
         let through = match self.trimming {
-            Some((before, through)) if before == asked => through,
+            Some((before, through)) if before == requested => through,
             _ => match partitions
                 .call(place, DataRequest::SealedEnd { key, count })
                 .await?
@@ -260,7 +295,7 @@ impl Connection {
                 _ => return Err(Failure::NotAccepted),
             },
         };
-        self.trimming = Some((asked, through));
+        self.trimming = Some((requested, through));
         if let Some(through) = through {
             let request = DataRequest::Trim { key, through };
             partitions.call(place, request).await?;
@@ -270,23 +305,25 @@ impl Connection {
 
     pub(super) async fn offset(&self, target: &OffsetTarget) -> Body {
         let partition = Partitioning::Partition(target.partition);
-        let partitions = &self.server.partitions;
-        let place = self
-            .place(&target.stream, &target.topic, &partition, Rule::Poll)
-            .await?;
-        let consumer = match &target.consumer {
-            Consumer::Single(id) => Reader::Single(*id).key(),
-            // Whoever may poll the topic may see how far its groups are.
-            Consumer::Group(group) => {
-                let group = group_target(target, group);
-                let found = partitions
-                    .find_of_group(&group, target.partition, self.commit)
-                    .await?;
-                let Some((_, id)) = found else {
-                    return Ok(Vec::new());
-                };
-                ConsumerKey { group: true, id }
-            }
+        let found = self.view(|state| {
+            let (stream, topic) = (&target.stream, &target.topic);
+            let place = self.place_in(state, stream, topic, &partition, Rule::Poll)?;
+            let consumer = match &target.consumer {
+                Consumer::Single(id) => Reader::Single(*id).key(),
+                // Permission to poll a topic includes the offsets of its groups.
+                Consumer::Group(group) => {
+                    let group = group_target(target, group);
+                    let found = Partitions::look_up_group(state, &group, target.partition);
+                    let (_, id) = found.ok_or(FENCED)?;
+                    ConsumerKey { group: true, id }
+                }
+            };
+            Ok((place, consumer))
+        });
+        let (place, consumer) = match found.await {
+            // The group does not exist.
+            Err(FENCED) => return Ok(Vec::new()),
+            found => found?,
         };
         let request = DataRequest::Offset {
             key: place.key,

@@ -1,6 +1,8 @@
 //! Consumer groups.
 
-use adapters::metadata::{GroupChange, GroupOperation, Identifier, MetadataError, Rule};
+use adapters::metadata::{
+    ClientOperation, GroupChange, GroupOperation, Identifier, PartitionCount, Rule,
+};
 use adapters::wire::GroupTarget;
 use adapters::wire::v0_11 as wire;
 use bytes::Bytes;
@@ -10,27 +12,31 @@ use crate::cluster::Failure;
 use crate::server::connection::Connection;
 
 impl Connection {
-    /// Adds to a join what the client does not know.
-    pub(super) async fn prepare_join(&self, operation: &mut GroupOperation) -> Result<(), Failure> {
-        if let GroupChange::Join { group, busy } = &mut operation.change {
-            let target = GroupTarget {
-                stream: operation.stream.clone(),
-                topic: operation.topic.clone(),
-                group: group.clone(),
-            };
-            self.server.metadata.barrier().await?;
-            *busy = self.server.partitions.busy(&target).await;
-        }
-        Ok(())
+    /// The change that makes the client a member, with what only nodes know of the
+    /// group's partitions.
+    pub(super) async fn join_of(
+        &self,
+        target: GroupTarget,
+    ) -> Result<ClientOperation<PartitionCount>, Failure> {
+        self.server.metadata.barrier().await?;
+        let busy = self.server.partitions.busy(&target).await;
+        Ok(ClientOperation::Group(GroupOperation {
+            stream: target.stream,
+            topic: target.topic,
+            change: GroupChange::Join {
+                group: target.group,
+                busy,
+            },
+        }))
     }
 
-    /// One group; nothing when there is none.
+    /// One group; an empty body when it does not exist.
     pub(super) async fn group(&self, target: &GroupTarget) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
         let (stream, topic) = state
             .topic(&target.stream, &target.topic)
-            .map_err(refused)?;
+            .map_err(Failure::from)?;
         self.may(&state, Some(Rule::ReadTopic(stream.id, topic.id)))?;
         let group = topic.group(&target.group);
         Ok(group
@@ -43,12 +49,13 @@ impl Connection {
     pub(super) async fn groups(&self, stream: &Identifier, topic: &Identifier) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
-        let (stream, topic) = state.topic(stream, topic).map_err(refused)?;
+        let (stream, topic) = state.topic(stream, topic).map_err(Failure::from)?;
         self.may(&state, Some(Rule::ReadTopic(stream.id, topic.id)))?;
         Ok(vec![wire::groups(topic)])
     }
 
-    /// What this client may read as a member; nothing when it is none.
+    /// The partitions that this client may read as a member; an empty body when it is not a
+    /// member.
     pub(super) async fn sync_group(&self, target: &GroupTarget) -> Body {
         self.server.metadata.barrier().await?;
         let Some(bound) = self.bound else {
@@ -64,7 +71,7 @@ impl Connection {
         Ok(assignment.into_iter().collect())
     }
 
-    /// A client of this node, as clients see it.
+    /// A connection of this node, in the encoding for clients.
     pub(super) fn client(&self, id: u32) -> Vec<Bytes> {
         let client = self.server.clients.get(id);
         let state = self.server.metadata.reader.read();
@@ -73,8 +80,4 @@ impl Connection {
             .into_iter()
             .collect()
     }
-}
-
-fn refused(error: MetadataError) -> Failure {
-    Failure::Refused(error.code())
 }

@@ -1,4 +1,4 @@
-//! What each request does.
+//! The requests of clients.
 
 mod authorize;
 mod change;
@@ -22,8 +22,7 @@ use crate::partitions::Right;
 
 pub(super) use users::hash_of;
 
-/// A client that looks for the leader waits for an election rather than to be
-/// told that there is none.
+/// How long a client that requests the leader waits for an election.
 const LEADER_WAIT: Duration = Duration::from_secs(2);
 
 type Body = Result<Vec<Bytes>, Failure>;
@@ -36,7 +35,7 @@ impl Connection {
                 return Outcome::Evict(Eviction::MalformedLogin.encode(header.client));
             }
             Err(code) if self.is_bound(header) => {
-                return Outcome::Reply(Reply::denied(header, self.commit, code));
+                return Outcome::Reply(Reply::denied(header, self.watermark, code));
             }
             Err(_) => return self.not_bound(header),
         };
@@ -50,17 +49,21 @@ impl Connection {
             Request::Logout if self.bound.is_none() => self.logout(header).await,
             _ if !self.is_bound(header) => self.not_bound(header),
             Request::Logout => self.logout(header).await,
-            // Such a header names no session that was compared with the connection's.
-            Request::Change(_) | Request::ChangeUser(_)
+            // The session in such a header was not compared with the connection's.
+            Request::Change(_) | Request::ChangeUser(_) | Request::JoinGroup(_)
                 if header.operation == Operation::NonReplicated =>
             {
-                Outcome::Reply(Reply::denied(header, self.commit, code::INVALID_COMMAND))
+                Outcome::Reply(Reply::denied(header, self.watermark, code::INVALID_COMMAND))
             }
-            Request::Change(mut operation) => match self.prepare(&mut operation).await {
+            Request::Change(operation) => match self.check_change(&operation) {
                 Ok(()) => self.change(header, operation).await,
                 Err(failure) => self.reply(header, Err(failure)),
             },
             Request::ChangeUser(request) => self.change_user(header, request).await,
+            Request::JoinGroup(target) => match self.join_of(target).await {
+                Ok(join) => self.change(header, join).await,
+                Err(failure) => self.reply(header, Err(failure)),
+            },
             request => {
                 let body = match self.authorize(&request).await {
                     Ok(()) => self.serve_request(header, request).await,
@@ -71,7 +74,7 @@ impl Connection {
         }
     }
 
-    /// A request speaks for the session of its connection or for none.
+    /// Whether a request belongs to the session of its connection.
     fn is_bound(&self, header: &RequestHeader) -> bool {
         let Some(bound) = self.bound else {
             return false;
@@ -83,18 +86,18 @@ impl Connection {
     pub(super) fn not_bound(&mut self, header: &RequestHeader) -> Outcome {
         match header.operation {
             Operation::NonReplicated => {
-                Outcome::Reply(Reply::denied(header, self.commit, code::UNAUTHENTICATED))
+                Outcome::Reply(Reply::denied(header, self.watermark, code::UNAUTHENTICATED))
             }
-            // Whoever sends this believes to have a session, and has none.
+            // The client assumes a session that it does not have.
             _ => Outcome::Evict(Eviction::NoSession.encode(header.client)),
         }
     }
 
     fn reply(&mut self, header: &RequestHeader, body: Body) -> Outcome {
-        self.commit = self.commit.max(self.server.metadata.applied());
+        self.watermark = self.watermark.max(self.server.metadata.applied());
         Outcome::Reply(match body {
-            Ok(body) => Reply::ok(header, self.commit, body),
-            Err(failure) => Reply::refused(header, self.commit, failure.code()),
+            Ok(body) => Reply::ok(header, self.watermark, body),
+            Err(failure) => Reply::refused(header, self.watermark, failure.code()),
         })
     }
 
@@ -153,7 +156,8 @@ impl Connection {
             | Request::LegacyLogin
             | Request::Logout
             | Request::Change(_)
-            | Request::ChangeUser(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
+            | Request::ChangeUser(_)
+            | Request::JoinGroup(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
         }
     }
 }

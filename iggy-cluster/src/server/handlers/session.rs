@@ -1,8 +1,8 @@
-//! Sessions: who a client is, and which session a connection speaks for.
+//! Sessions: logging in and out, and attaching a session to another connection.
 
 use std::sync::Arc;
 
-use adapters::metadata::{Command, Proof, Reply as Answer, code};
+use adapters::metadata::{Intent, Proof, Reply as Answer, code};
 use adapters::wire::Credentials;
 use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader, is_protocol_compatible};
 
@@ -24,10 +24,10 @@ impl Connection {
         self.close_session();
         let metadata = Arc::clone(&self.server.metadata);
         let registration = metadata.registration();
-        // Until this node is registered, it speaks for nobody and may not
-        // know the users yet; clients repeat.
+        // Until this node is registered, it cannot own sessions and may not know the users
+        // yet. Clients repeat the login.
         let Some(registration) = registration else {
-            return self.reply(header, Err(Failure::NotCommitted));
+            return self.reply(header, Err(Failure::OutcomeUnknown));
         };
         let mut outdated = false;
         loop {
@@ -44,27 +44,27 @@ impl Connection {
                 }
                 Err(failure) => return self.reply(header, Err(failure)),
             };
-            let command = Command::Register {
+            let intent = Intent::Register {
                 client: header.client,
                 user_id: verified.user_id,
                 proof: verified.proof,
                 node: metadata.me,
                 registration,
             };
-            match metadata.replicate(command).await {
+            match metadata.replicate(intent).await {
                 Ok((index, Answer::Registered { session })) => {
                     self.bound = Some(Bound {
                         client: header.client,
                         session,
                         user_id: verified.user_id,
                     });
-                    self.commit = self.commit.max(index);
+                    self.watermark = self.watermark.max(index);
                     let user = Some((verified.user_id, header.client));
                     self.server.clients.set_user(self.id, user);
                     let body = wire::login(verified.user_id, session);
                     return self.reply(header, Ok(vec![body]));
                 }
-                // The user has changed since this node looked: it looks again, once.
+                // The user has changed since the check: it is checked again, once.
                 Ok((_, Answer::Refused(code::INVALID_CREDENTIALS))) if !outdated => {
                     outdated = true;
                     if let Err(failure) = metadata.barrier().await {
@@ -78,7 +78,7 @@ impl Connection {
                     });
                 }
                 // Fenced in the meantime: it will register again.
-                Ok(_) => return self.reply(header, Err(Failure::NotCommitted)),
+                Ok(_) => return self.reply(header, Err(Failure::OutcomeUnknown)),
                 Err(failure) => return self.reply(header, Err(failure)),
             }
         }
@@ -91,8 +91,8 @@ impl Connection {
         else {
             return self.reply(header, Ok(Vec::new()));
         };
-        let command = Command::Unregister { client, session };
-        let result = self.server.metadata.replicate(command).await;
+        let intent = Intent::Unregister { client, session };
+        let result = self.server.metadata.replicate(intent).await;
         if result.is_ok() {
             self.bound = None;
             self.attached = None;
@@ -101,8 +101,8 @@ impl Connection {
         self.reply(header, result.map(|_| Vec::new()))
     }
 
-    /// This connection carries a consumer of a session that another node opened.
-    /// What that client has seen of the metadata must be seen here too.
+    /// Attaches a session that was opened through another node, so that its consumer reads on
+    /// this connection. The local state must contain what that client has seen.
     pub(super) async fn attach(&mut self, client: u128, session: u64, watermark: u64) -> Body {
         let metadata = &self.server.metadata;
         if metadata.applied() < watermark {
@@ -126,7 +126,7 @@ impl Connection {
             }),
             _ => return Err(Failure::Refused(code::STALE_CLIENT)),
         };
-        self.commit = self.commit.max(watermark);
+        self.watermark = self.watermark.max(watermark);
         Ok(Vec::new())
     }
 }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
 use adapters::metadata::{
-    ClientOperation, ClientRequest, Command, Identifier, Name, Options, Proof, Reply as Answer,
-    UserOperation,
+    ClientOperation, ClientRequest, Command, ErrorCode, Identifier, Name, Options, Owners, Proof,
+    Reply as Answer, UserOperation,
 };
 use adapters::wire::{Consumer, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest};
 use tempfile::TempDir;
@@ -25,7 +25,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A connection in session, on a node that tries for so long.
+    /// A connection with a session, on a node with this request timeout.
     fn new(timeout: Duration) -> Self {
         let data = TempDir::new().unwrap();
         let (log, metadata) = FakeLog::start(timeout);
@@ -34,7 +34,7 @@ impl Bench {
         let partitions = Partitions::new(
             Arc::clone(&metadata),
             Arc::new(local),
-            std::collections::BTreeMap::new(),
+            replicated_log::links::RequestLinks::default(),
         );
         let server = Server::new(
             ClusterConfig::default(),
@@ -81,8 +81,8 @@ impl Bench {
         }
     }
 
-    fn refusal(&self, code: u32) -> Bytes {
-        Reply::refused(&self.header(), self.connection.commit, code).joined()
+    fn refusal(&self, code: ErrorCode) -> Bytes {
+        Reply::refused(&self.header(), self.connection.watermark, code).joined()
     }
 
     fn end_of_session(&self) -> Command {
@@ -93,7 +93,7 @@ impl Bench {
     }
 }
 
-/// A client takes `NoSession` for leave to send the request in a new session.
+/// A client that receives `NoSession` sends the request again in a new session.
 #[tokio::test]
 async fn a_session_that_ends_before_an_outcome_is_known_is_not_denied() {
     let mut bench = Bench::new(Duration::from_secs(5));
@@ -105,7 +105,7 @@ async fn a_session_that_ends_before_an_outcome_is_known_is_not_denied() {
     assert_eq!(repeated, Eviction::StaleClient.encode(CLIENT));
 }
 
-/// A client takes `TRANSIENT_NOT_ACCEPTED` for the same.
+/// A client that receives `TRANSIENT_NOT_ACCEPTED` does the same.
 #[tokio::test]
 async fn an_outcome_that_was_unknown_stays_so_until_it_is_known() {
     let mut bench = Bench::new(Duration::ZERO);
@@ -118,7 +118,7 @@ async fn an_outcome_that_was_unknown_stays_so_until_it_is_known() {
     let first_reply = bench.create_stream().await;
     let name = Name::new("s").unwrap();
     let created = wire::created_stream(0, 0, &name, &Options::default());
-    let reply = Reply::ok(&bench.header(), bench.connection.commit, vec![created]);
+    let reply = Reply::ok(&bench.header(), bench.connection.watermark, vec![created]);
     assert_eq!(first_reply, reply.joined());
 }
 
@@ -140,7 +140,7 @@ async fn a_change_without_a_session_had_no_effect() {
 const BOB: u128 = 8;
 
 impl Bench {
-    /// From now on the connection speaks for a user without any permission.
+    /// From now on the connection has the session of a user without any permission.
     fn as_bob(&mut self) {
         let create = ClientOperation::User(UserOperation::Create {
             name: Name::new("bob").unwrap(),
@@ -167,7 +167,7 @@ impl Bench {
         });
     }
 
-    fn by_root(&self, request: u64, operation: ClientOperation) -> Command {
+    fn by_root(&self, request: u64, operation: ClientOperation<Owners>) -> Command {
         Command::Client(ClientRequest {
             client: CLIENT,
             session: 1,
@@ -184,8 +184,7 @@ impl Bench {
     }
 }
 
-/// The state in which a name is looked up may be newer than the one in which a
-/// request was first judged.
+/// A name that exists only in a newer state is judged by the permissions in that state.
 #[tokio::test]
 async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
     let name = |text: &str| Name::new(text).unwrap();
@@ -233,8 +232,7 @@ async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
                 stream: of("s"),
                 name: name("t"),
                 options: Options::default(),
-                partitions: 1,
-                owners: vec![ME],
+                partitions: Owners(vec![ME]),
             },
             ClientOperation::User(UserOperation::Create {
                 name: name("eve"),
@@ -256,8 +254,7 @@ async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
     }
 }
 
-/// The session that a change names was compared with the connection's, or it is no
-/// change.
+/// A change is refused unless its session was compared with the connection's.
 #[tokio::test]
 async fn a_change_is_not_made_in_the_name_of_another_session() {
     let mut bench = Bench::new(Duration::from_secs(5));
@@ -274,7 +271,7 @@ async fn a_change_is_not_made_in_the_name_of_another_session() {
         request: 3,
         ..admin
     };
-    // The stream with the number 0.
+    // The stream with id 0.
     let body = Bytes::from_static(&[1, 4, 0, 0, 0, 0]);
     let Outcome::Reply(reply) = bench.connection.handle(&header, body).await else {
         panic!("no reply");

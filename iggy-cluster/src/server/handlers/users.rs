@@ -10,7 +10,7 @@ use crate::cluster::Failure;
 use crate::server::connection::{Connection, Outcome};
 
 impl Connection {
-    /// One user; nothing when there is none.
+    /// One user; an empty body when it does not exist.
     pub(super) async fn user(&self, user: &Identifier) -> Body {
         self.server.metadata.barrier().await?;
         let state = self.server.metadata.reader.read();
@@ -39,7 +39,7 @@ impl Connection {
         Ok(user.map(wire::tokens).into_iter().collect())
     }
 
-    /// Turns what holds a secret into what can be replicated, and replicates that.
+    /// Replaces secrets with their hashes, and replicates the change.
     pub(super) async fn change_user(
         &mut self,
         header: &RequestHeader,
@@ -58,7 +58,7 @@ impl Connection {
                     active,
                     permissions,
                 };
-                // Nobody has this node work who may not do this.
+                // Before the slow hash: only for clients that are permitted to do this.
                 let operation = ClientOperation::User(create.clone()(String::new()));
                 if let Err(failure) = self.authorize_change(header, &operation).await {
                     return self.reply(header, Err(failure));
@@ -95,7 +95,7 @@ impl Connection {
         self.change(header, ClientOperation::User(operation)).await
     }
 
-    /// The version of the credentials for which the password is right.
+    /// The version of the credentials for which the password is correct.
     async fn verify_current(
         &self,
         user: &Identifier,
@@ -115,13 +115,13 @@ impl Connection {
         let _turn = credentials.turn(from).await?;
         let right = credentials.matches(current, hash).await;
         if !right {
-            credentials.guessed_wrong(from).await;
+            credentials.login_failed(from).await;
         }
         Ok(right.then_some(version))
     }
 
-    /// The secret is a function of the request as long as this process lives: who
-    /// repeats the request gets the same one, and only its hash is kept.
+    /// The secret is a function of the request and of a key of this process: a repeated
+    /// request returns the same one, and only its hash is stored.
     async fn create_token(
         &mut self,
         header: &RequestHeader,
@@ -141,19 +141,19 @@ impl Connection {
         outcome
     }
 
-    /// The body of the answer to a token that was created with this hash.
+    /// The body of the reply for a token that was created with this hash.
     pub(super) fn created_token(&self, created: &TokenHash) -> Body {
         match &self.new_token {
             Some((hash, secret)) if hash == created => {
                 Ok(vec![wire::created_token(secret.expose_secret())])
             }
-            // Made before this process began; nobody knows its secret any more.
+            // Created before this process started; its secret is not known any more.
             _ => Err(Failure::Refused(code::TOKEN_ALREADY_EXISTS)),
         }
     }
 }
 
-/// What is kept of a token.
+/// The hash under which a token is stored.
 pub(in crate::server) fn hash_of(token: &str) -> TokenHash {
     *blake3::hash(token.as_bytes()).as_bytes()
 }

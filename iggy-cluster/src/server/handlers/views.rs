@@ -1,4 +1,4 @@
-//! What the metadata and the partitions look like.
+//! Requests for metadata and for the sizes of partitions.
 
 use adapters::metadata::{Identifier, MetadataError, PartitionKey, Rule};
 use adapters::wire::v0_11::{self as wire};

@@ -52,7 +52,7 @@ impl Load {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// The longest time in which nobody was answered.
+    /// The longest time in which no client received a reply.
     pub(crate) fn worst_gap(&self) -> Duration {
         let mut answered = self.answered.lock().expect("no client panics").clone();
         answered.push(Instant::now());

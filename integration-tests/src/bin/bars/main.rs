@@ -1,6 +1,6 @@
-//! Measures what users of a cluster feel, with stock clients against processes
-//! on this machine: commands per second, the gap when the leader is killed, what a
-//! returning node costs the others, and message throughput.
+//! Measures what users of a cluster notice, with stock clients and processes on this
+//! machine: commands per second, the gap when the leader is killed, what a returning node
+//! costs the others, and message throughput.
 //!
 //! ```sh
 //! cargo run --release -p integration-tests --bin bars -- commands
@@ -25,7 +25,7 @@ use load::{Expected, Load};
 
 #[derive(Parser)]
 struct Args {
-    /// Who orders the metadata
+    /// The consensus backend
     #[arg(long, default_value = "raft", global = true)]
     backend: Backend,
     #[command(subcommand)]
@@ -52,8 +52,8 @@ enum Bar {
         #[arg(long, default_value_t = 64)]
         clients: usize,
     },
-    /// A node is down for many commands and comes back, by snapshot and log, while
-    /// the others go on
+    /// A node is down for many commands and returns, by snapshot and log, while the others
+    /// serve the same load
     Lagging {
         /// How many commands it misses
         #[arg(long, default_value_t = 100_000)]
@@ -70,7 +70,7 @@ enum Bar {
         batches: usize,
     },
     /// A group of three stock consumers reads six partitions while a follower and
-    /// the leader are killed and come back
+    /// the leader are killed and return
     Groups {
         /// How many messages
         #[arg(long, default_value_t = 1_000_000)]
@@ -78,7 +78,7 @@ enum Bar {
     },
     /// Connections that are logged in and idle, beside others that are not
     Idle {
-        /// How many idle ones
+        /// How many idle connections
         #[arg(long, default_value_t = 10_000)]
         connections: usize,
         /// How many clients create and delete streams
@@ -114,9 +114,9 @@ async fn commands(backend: Backend, clients: usize, seconds: u64) -> anyhow::Res
     let cluster = Cluster::start(sibling("node")?, backend, 3).await?;
     let load = Load::start(&cluster, clients, &[0, 1, 2]).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let (before, begun) = (load.done(), Instant::now());
+    let (before, started) = (load.done(), Instant::now());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let rate = (load.done() - before) as f64 / begun.elapsed().as_secs_f64();
+    let rate = (load.done() - before) as f64 / started.elapsed().as_secs_f64();
     load.stop().await;
     println!("{clients} clients: {rate:.0} commands/s");
     Ok(())
@@ -136,7 +136,7 @@ async fn failover(backend: Backend, trials: usize, clients: usize) -> anyhow::Re
         let successor = cluster.leader().await?;
         next_in_order += usize::from(successor == (leader + 1) % 3);
         let expected = load.stop().await;
-        cluster.run(leader)?;
+        cluster.start(leader)?;
         cluster.ready().await?;
         let lost = check(&cluster, &expected).await?;
         println!(
@@ -150,7 +150,7 @@ async fn failover(backend: Backend, trials: usize, clients: usize) -> anyhow::Re
     gaps.sort();
     let at = |q: f64| gaps[((gaps.len() - 1) as f64 * q) as usize].as_millis();
     println!(
-        "worst gap: median {} ms, maximum {} ms of {trials} trials",
+        "worst gap: p50 {} ms, maximum {} ms of {trials} trials",
         at(0.5),
         at(1.0)
     );
@@ -160,7 +160,7 @@ async fn failover(backend: Backend, trials: usize, clients: usize) -> anyhow::Re
 
 async fn lagging(backend: Backend, missed: u64, clients: usize) -> anyhow::Result<()> {
     const WINDOW: Duration = Duration::from_secs(3);
-    // Short logs, so that it needs a snapshot and what is behind it.
+    // Short logs, so that it needs a snapshot and the log after it.
     let mut cluster = Cluster::start_with(sibling("node")?, backend, 3, |config| {
         config.cluster.consensus.snapshot_entries = 500;
         config.cluster.consensus.log_tail_entries = 100;
@@ -175,28 +175,28 @@ async fn lagging(backend: Backend, missed: u64, clients: usize) -> anyhow::Resul
     while load.done() < start + missed {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let (before, begun) = (load.done(), Instant::now());
+    let (before, started) = (load.done(), Instant::now());
     tokio::time::sleep(WINDOW).await;
-    let alone = (load.done() - before) as f64 / begun.elapsed().as_secs_f64();
-    let (before, begun) = (load.done(), Instant::now());
-    cluster.run(laggard)?;
+    let alone = (load.done() - before) as f64 / started.elapsed().as_secs_f64();
+    let (before, started) = (load.done(), Instant::now());
+    cluster.start(laggard)?;
     let mut back = None;
-    while begun.elapsed() < WINDOW || back.is_none() {
+    while started.elapsed() < WINDOW || back.is_none() {
         let report = cluster.report().await?;
         let node = report.nodes.iter().find(|node| node.replica_id == laggard);
         if back.is_none() && node.is_some_and(|node| node.healthy && node.lag < 100) {
-            back = Some(begun.elapsed());
+            back = Some(started.elapsed());
         }
-        anyhow::ensure!(begun.elapsed() < PATIENCE, "it does not come back");
+        anyhow::ensure!(started.elapsed() < PATIENCE, "it does not return");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let meanwhile = (load.done() - before) as f64 / begun.elapsed().as_secs_f64();
+    let with_it = (load.done() - before) as f64 / started.elapsed().as_secs_f64();
     load.stop().await;
     let installed = cluster.counter(laggard, "snapshots_installed").await?;
     println!(
-        "without it: {alone:.0} commands/s; back after {} ms ({installed} snapshots installed); meanwhile: {meanwhile:.0} commands/s, {:.0}%",
+        "without it: {alone:.0} commands/s; back after {} ms ({installed} snapshots installed); with it: {with_it:.0} commands/s, {:.0}%",
         back.unwrap_or_default().as_millis(),
-        100.0 * meanwhile / alone
+        100.0 * with_it / alone
     );
     Ok(())
 }
@@ -228,10 +228,10 @@ async fn messages(backend: Backend, batches: usize) -> anyhow::Result<()> {
         ..TopicCreateOptions::default()
     };
     client.create_topic(&stream, "t", &options).await?;
-    // Partitions are dealt in the order of the nodes' numbers.
+    // Partitions are placed in the order of the nodes' replica ids.
     let partitioning = Partitioning::partition_id(u32::from(node));
     let payload = bytes::Bytes::from(vec![b'x'; BYTES]);
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 0..batches {
         let mut batch = (0..MESSAGES)
             .map(|_| IggyMessage::builder().payload(payload.clone()).build())
@@ -240,8 +240,8 @@ async fn messages(backend: Backend, batches: usize) -> anyhow::Result<()> {
             .send_messages(&stream, &topic, &partitioning, &mut batch)
             .await?;
     }
-    report("sent", batches, MESSAGES, BYTES, begun);
-    let begun = Instant::now();
+    report("sent", batches, MESSAGES, BYTES, started);
+    let started = Instant::now();
     for batch in 0..batches {
         let offset = batch as u64 * u64::from(MESSAGES);
         let polled = client
@@ -261,7 +261,7 @@ async fn messages(backend: Backend, batches: usize) -> anyhow::Result<()> {
         );
         anyhow::ensure!(polled.messages[0].header.offset == offset, "out of order");
     }
-    report("polled", batches, MESSAGES, BYTES, begun);
+    report("polled", batches, MESSAGES, BYTES, started);
     Ok(())
 }
 
@@ -273,7 +273,7 @@ async fn groups(backend: Backend, messages: u64) -> anyhow::Result<()> {
     readers::create_topic(&admin, PARTITIONS).await?;
     let group = Readers::start(&cluster, &[0, 1, 2]).await?;
     let batches = u32::try_from(messages.div_ceil(u64::from(PARTITIONS * BATCH)))?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut producers = tokio::task::JoinSet::new();
     for partition in 0..PARTITIONS {
         let client = cluster.client((partition % 3) as u8).await?;
@@ -290,24 +290,27 @@ async fn groups(backend: Backend, messages: u64) -> anyhow::Result<()> {
         println!(
             "killed node {victim}, which {}, after {:.1} s",
             if follower { "followed" } else { "led" },
-            begun.elapsed().as_secs_f64()
+            started.elapsed().as_secs_f64()
         );
         tokio::time::sleep(Duration::from_secs(2)).await;
-        cluster.run(victim)?;
+        cluster.start(victim)?;
         cluster.ready().await?;
     }
     while let Some(producer) = producers.join_next().await {
         producer??;
     }
-    let held = readers::held(&admin).await?;
-    group.have_received(held).await?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let stored = readers::message_count(&admin).await?;
+    group.have_received(stored).await?;
+    let seconds = started.elapsed().as_secs_f64();
     let received = group.stop().await?;
     println!(
-        "{held} messages held, {} received in {seconds:.1} s, {} missing, {} received again, {} errors reported and survived",
+        "{stored} messages stored, {} received in {seconds:.1} s, {} missing, {} received again, {} errors reported and survived",
         received.distinct, received.missing, received.repeated, received.errors
     );
-    anyhow::ensure!(received.missing == 0 && received.distinct == held, "a gap");
+    anyhow::ensure!(
+        received.missing == 0 && received.distinct == stored,
+        "a gap"
+    );
     Ok(())
 }
 
@@ -343,9 +346,9 @@ async fn idle(backend: Backend, connections: usize, clients: usize) -> anyhow::R
         .map(|node| node.term)
         .max();
     let load = Load::start(&cluster, clients, &[0, 1, 2]).await?;
-    let (done, begun) = (load.done(), Instant::now());
+    let (done, started) = (load.done(), Instant::now());
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let rate = (load.done() - done) as f64 / begun.elapsed().as_secs_f64();
+    let rate = (load.done() - done) as f64 / started.elapsed().as_secs_f64();
     load.stop().await;
     let after = cluster
         .report()
@@ -360,9 +363,9 @@ async fn idle(backend: Backend, connections: usize, clients: usize) -> anyhow::R
     Ok(())
 }
 
-fn report(what: &str, batches: usize, messages: u32, bytes: usize, begun: Instant) {
+fn report(what: &str, batches: usize, messages: u32, bytes: usize, started: Instant) {
     let total = (batches * messages as usize * bytes) as f64;
-    let rate = total / begun.elapsed().as_secs_f64() / 1e6;
+    let rate = total / started.elapsed().as_secs_f64() / 1e6;
     println!("{what} {batches} batches: {rate:.0} MB/s");
 }
 
@@ -371,7 +374,7 @@ async fn garbage(backend: Backend, frames: u64) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(sibling("node")?, backend, 3).await?;
     let warm_up = Garbage::send(&cluster, 1, 20_000).await?;
     let before: Vec<_> = (0..3).map(|node| cluster.memory_bytes(node)).collect();
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut sent = warm_up;
     let mut round = 2;
     while sent < frames {
@@ -382,10 +385,10 @@ async fn garbage(backend: Backend, frames: u64) -> anyhow::Result<()> {
         }
         round += SENDERS;
     }
-    println!("{sent} frames in {:.0} s", begun.elapsed().as_secs_f64());
+    println!("{sent} frames in {:.0} s", started.elapsed().as_secs_f64());
     for node in 0..3 {
         anyhow::ensure!(
-            cluster.runs(node),
+            cluster.is_running(node),
             "node {node} died:\n{}",
             cluster.last_lines(node)
         );

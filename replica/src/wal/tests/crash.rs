@@ -151,7 +151,7 @@ fn a_start_writes_again_only_what_nothing_vouches_for() {
     assert_eq!(one_frame - bytes_of_a_start(0), BLOCK_BYTES as u64);
 }
 
-/// A client's bytes, laid out like a frame that says that everything was durable,
+/// A client's bytes, laid out like a frame that records everything before as durable,
 /// inside a frame that a crash tore.
 #[test]
 fn a_payload_that_looks_like_a_frame_does_not_turn_a_torn_tail_into_damage() {
@@ -171,7 +171,7 @@ fn a_payload_that_looks_like_a_frame_does_not_turn_a_torn_tail_into_damage() {
     };
     let mut forged = Vec::new();
     segment::encode_frame(&mut forged, &guessed, &frame, &[]);
-    // The payload is laid so that the forgery begins at a block.
+    // The payload is laid out so that the forgery starts at a block.
     let mut payload = vec![7; BLOCK_BYTES - 36 - 5 - 17];
     payload.extend_from_slice(&forged);
     let entry = Entry {
@@ -191,7 +191,7 @@ fn a_payload_that_looks_like_a_frame_does_not_turn_a_torn_tail_into_damage() {
 }
 
 /// Every operation fails once; what was acknowledged before is there afterwards,
-/// and the log refuses to go on.
+/// and the log refuses to continue.
 #[test]
 fn a_failed_operation_poisons_the_log_and_loses_nothing_acknowledged() {
     for fail_at in 1.. {
@@ -279,7 +279,7 @@ fn compaction_may_stop_at_every_operation_and_loses_nothing_it_should_keep() {
             assert_eq!(log.hard_state.as_deref(), Some(&b"vote"[..]));
             assert_eq!(log.last(), Index(100), "operation {fail_at}");
             assert!(log.entries[0].index <= Index(96));
-            // Where it stopped it can go on.
+            // It can continue where it stopped.
             wal.compact(Index(95)).unwrap();
             assert!(wal.size().segments <= 4);
         }

@@ -22,7 +22,7 @@ fn damage_to_any_byte_of_what_was_acknowledged_is_refused() {
                     assert_eq!(offset, ((1 + frame) * BLOCK_BYTES) as u64);
                 }
                 Err(other) => panic!("{other}"),
-                // Bytes behind the records are padding.
+                // Bytes after the records are padding.
                 Ok((_, log)) => {
                     assert_eq!(log.entries.len(), 6, "frame {frame} byte {byte}");
                     assert!(byte > 300);

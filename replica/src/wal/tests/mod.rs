@@ -117,7 +117,7 @@ fn an_entry_at_an_index_replaces_the_suffix() {
 }
 
 #[test]
-fn a_reset_forgets_the_log_and_says_what_follows() {
+fn a_reset_forgets_the_log_and_records_what_follows() {
     let disk = MemoryDisk::new();
     let (mut wal, _) = open(&disk).unwrap();
     durable(
@@ -146,11 +146,11 @@ fn a_reset_is_remembered_over_any_number_of_starts() {
 }
 
 #[test]
-fn a_reset_is_kept_until_the_first_entry_behind_it_is_not_needed() {
+fn a_reset_is_kept_until_the_first_entry_after_it_is_not_needed() {
     let disk = MemoryDisk::new();
     let (mut wal, _) = open(&disk).unwrap();
     durable(&mut wal, reset(100, 4));
-    // Full segments behind it, without an entry.
+    // Full segments after it, without an entry.
     for _ in 0..40 {
         durable(&mut wal, batch(vec![], Some("s")));
     }
@@ -176,7 +176,7 @@ fn a_reset_frees_all_segments_before_it() {
     }
 }
 
-/// One write and one sync for everything that is handed over at once.
+/// One write and one sync for all batches of one call.
 #[test]
 fn batches_that_wait_share_one_write_and_one_sync() {
     let disk = MemoryDisk::new();
@@ -371,7 +371,7 @@ fn a_gap_is_never_written() {
 
 #[test]
 #[should_panic(expected = "does not follow the log")]
-fn a_gap_behind_what_was_recovered_is_never_written() {
+fn a_gap_after_what_was_recovered_is_never_written() {
     let disk = MemoryDisk::new();
     let (mut wal, _) = open(&disk).unwrap();
     durable(&mut wal, batch(vec![entry(1, 1, 10)], None));

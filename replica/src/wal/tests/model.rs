@@ -1,4 +1,4 @@
-//! Any history against a model that knows what was synced.
+//! Any history against a model of what is durable.
 
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the log must hold after some batches.
+/// What the log must contain after some batches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Model {
     entries: Vec<Entry>,
@@ -65,7 +65,7 @@ impl Model {
             state.last = index.0;
         }
         for entry in &batch.entries {
-            state.entries.retain(|held| held.index < entry.index);
+            state.entries.retain(|kept| kept.index < entry.index);
             state.entries.push(entry.clone());
             state.last = entry.index.0;
         }
@@ -84,7 +84,7 @@ impl Model {
             .filter(|entry| first.is_some_and(|first| entry.index.0 >= first))
             .collect();
         let dropped = self.entries.len() - expected.len();
-        // An empty log says where it ends, unless that was compacted away.
+        // An empty log knows where it ends, unless that was compacted away.
         let end = !log.entries.is_empty()
             || log.last().0 == self.last
             || (log.reset.is_none() && self.last <= compacted);

@@ -1,0 +1,150 @@
+//! Changes of topics and their partitions.
+
+use std::sync::Arc;
+
+use consensus::ReplicaId;
+use partitions::PartitionKey;
+
+use crate::metadata::error::MetadataError;
+use crate::metadata::options::Options;
+use crate::metadata::state::{Groups, MetadataState, PARTITIONS_MAX, Partition, TOPICS_MAX, Topic};
+use crate::metadata::types::{Identifier, Name};
+
+impl MetadataState {
+    pub(in crate::metadata) fn create_topic(
+        &mut self,
+        stream: &Identifier,
+        name: Name,
+        options: Options,
+        owners: &[ReplicaId],
+    ) -> Result<Arc<Topic>, MetadataError> {
+        let stream_id = self.stream_id(stream)?;
+        self.check_owners(owners)?;
+        let partitions = self.new_partitions(owners);
+        let created_at = self.now;
+        let stream = self.stream_mut(stream_id)?;
+        if stream.topic_id(&name).is_some() {
+            return Err(MetadataError::TopicNameAlreadyExists);
+        }
+        if stream.topics().len() as u32 >= TOPICS_MAX {
+            return Err(MetadataError::TooManyTopics);
+        }
+        if owners.len() as u32 > PARTITIONS_MAX {
+            return Err(MetadataError::PartitionIdSpaceExhausted);
+        }
+        let topic = Arc::new(Topic {
+            id: stream.free_topic_id(),
+            name,
+            created_at,
+            options,
+            partitions,
+            groups: Groups::default(),
+        });
+        stream.add_topic(Arc::clone(&topic));
+        self.count_owned(&topic.partitions);
+        Ok(topic)
+    }
+
+    pub(in crate::metadata) fn update_topic(
+        &mut self,
+        stream: &Identifier,
+        topic: &Identifier,
+        name: Name,
+        options: &Options,
+    ) -> Result<(), MetadataError> {
+        let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
+        let stream = self.stream_mut(stream_id)?;
+        if stream
+            .topic_id(&name)
+            .is_some_and(|other| other != topic_id)
+        {
+            return Err(MetadataError::TopicNameAlreadyExists);
+        }
+        let topic = stream
+            .rename_topic(topic_id, name)
+            .ok_or(MetadataError::TopicNotFound)?;
+        topic.options.patch(options);
+        Ok(())
+    }
+
+    /// Returns the partitions that are gone.
+    pub(in crate::metadata) fn delete_topic(
+        &mut self,
+        stream: &Identifier,
+        topic: &Identifier,
+    ) -> Result<Vec<PartitionKey>, MetadataError> {
+        let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
+        let topic = self
+            .stream_mut(stream_id)?
+            .remove_topic(topic_id)
+            .ok_or(MetadataError::TopicNotFound)?;
+        self.count_disowned(&topic.partitions);
+        self.forget_groups(stream_id, std::iter::once(&topic));
+        self.users.forget_topic(stream_id, topic_id);
+        Ok(topic.keys(stream_id).collect())
+    }
+
+    /// Returns the generations of partitions that are gone.
+    pub(in crate::metadata) fn purge_topic(
+        &mut self,
+        stream: &Identifier,
+        topic: &Identifier,
+    ) -> Result<Vec<PartitionKey>, MetadataError> {
+        let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
+        let generation = self.command_id;
+        let topic = self.topic_mut(stream_id, topic_id)?;
+        Ok(topic.purge(stream_id, generation))
+    }
+
+    pub(in crate::metadata) fn create_partitions(
+        &mut self,
+        stream: &Identifier,
+        topic: &Identifier,
+        owners: &[ReplicaId],
+    ) -> Result<(), MetadataError> {
+        let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
+        self.check_owners(owners)?;
+        let added = self.new_partitions(owners);
+        let topic = self.topic_mut(stream_id, topic_id)?;
+        if topic.partitions.len() + added.len() > PARTITIONS_MAX as usize {
+            return Err(MetadataError::PartitionIdSpaceExhausted);
+        }
+        topic.partitions.extend_from_slice(&added);
+        self.count_owned(&added);
+        self.resize_groups(stream_id, topic_id);
+        Ok(())
+    }
+
+    /// Returns the partitions that are gone.
+    pub(in crate::metadata) fn delete_partitions(
+        &mut self,
+        stream: &Identifier,
+        topic: &Identifier,
+        count: u32,
+    ) -> Result<Vec<PartitionKey>, MetadataError> {
+        let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
+        let topic = self.topic_mut(stream_id, topic_id)?;
+        let keep = topic
+            .partitions
+            .len()
+            .checked_sub(count as usize)
+            .ok_or(MetadataError::InvalidPartitionsCount)?;
+        let keys = topic.keys(stream_id).skip(keep).collect();
+        let removed = topic.partitions.split_off(keep);
+        self.count_disowned(&removed);
+        self.resize_groups(stream_id, topic_id);
+        Ok(keys)
+    }
+
+    fn new_partitions(&self, owners: &[ReplicaId]) -> Vec<Partition> {
+        let new = |owner: &ReplicaId| Partition::new(*owner, self.command_id, self.now);
+        owners.iter().map(new).collect()
+    }
+
+    fn check_owners(&self, owners: &[ReplicaId]) -> Result<(), MetadataError> {
+        match owners.iter().all(|owner| self.nodes.contains_key(owner)) {
+            true => Ok(()),
+            false => Err(MetadataError::InvalidCommand),
+        }
+    }
+}

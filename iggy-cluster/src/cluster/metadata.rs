@@ -1,0 +1,250 @@
+//! The metadata of the cluster, as any node serves it.
+//!
+//! An intent reaches the leader, at any node, and is repeated with the same session and
+//! request number until its outcome is known or the timeout expires: sessions make that
+//! safe. The leader decides it and proposes the command. A read waits until the local
+//! state contains everything that was acknowledged by any node.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use adapters::metadata::{Intent, MetadataReader, Reply, code};
+use bytes::Bytes;
+use consensus::{ProposeError, ReplicaId};
+use replicated_log::links::{RequestLinks, RpcError, RpcReply};
+use replicated_log::{Leadership, ReplicatedLog};
+use tokio::sync::watch;
+
+use super::control;
+use super::decisions::Decisions;
+use super::failure::Failure;
+
+/// Between two attempts, unless the leader changes.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The answer to a forwarded intent is awaited this long before it is repeated.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The replicated metadata, from one node's point of view.
+pub(crate) struct Metadata {
+    pub(crate) me: ReplicaId,
+    pub(crate) log: Arc<dyn ReplicatedLog>,
+    pub(crate) reader: MetadataReader,
+    links: RequestLinks,
+    decisions: Decisions,
+    timeout: Duration,
+    leaderless_since: Mutex<Option<Instant>>,
+}
+
+impl Metadata {
+    pub(crate) fn new(
+        me: ReplicaId,
+        log: Arc<dyn ReplicatedLog>,
+        reader: MetadataReader,
+        links: RequestLinks,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            me,
+            log,
+            reader,
+            links,
+            decisions: Decisions::default(),
+            timeout,
+            leaderless_since: Mutex::default(),
+        }
+    }
+
+    /// Whether this node has known no leader for so long, counted from the first call that
+    /// found none: other nodes may have committed what it does not know.
+    pub(crate) fn is_leaderless_for(&self, bound: Duration) -> bool {
+        if self.leadership().leader.is_some() {
+            // Usually it is `None` already, so a call does not wait for another one.
+            let since = self.leaderless_since.try_lock();
+            if let Ok(mut since) = since {
+                *since = None;
+            }
+            return false;
+        }
+        let mut since = self
+            .leaderless_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        since.get_or_insert_with(Instant::now).elapsed() >= bound
+    }
+
+    /// The number of this node's registration, unless it is fenced.
+    pub(crate) fn registration(&self) -> Option<u64> {
+        let state = self.reader.read();
+        let node = state.node(self.me).filter(|node| node.live);
+        node.map(|node| node.registration)
+    }
+
+    pub(crate) fn leadership(&self) -> Leadership {
+        *self.log.leadership().borrow()
+    }
+
+    /// Has an intent decided and replicated; returns the position of the command in the
+    /// log and its reply.
+    pub(crate) async fn replicate(&self, intent: Intent) -> Result<(u64, Reply), Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut leadership = self.log.leadership();
+        // Of all attempts: an earlier one may still take effect.
+        let mut outcome = Failure::NotAccepted;
+        loop {
+            let leader = leadership.borrow_and_update().leader;
+            match self.attempt(leader, &intent, deadline).await {
+                // The session that could tell whether an attempt took effect is gone.
+                Ok((_, Reply::Refused(code::UNAUTHENTICATED)))
+                    if outcome == Failure::OutcomeUnknown =>
+                {
+                    return Err(outcome);
+                }
+                Ok(applied) => return Ok(applied),
+                Err(refused @ Failure::Refused(_)) => return Err(refused),
+                Err(Failure::OutcomeUnknown) => outcome = Failure::OutcomeUnknown,
+                Err(Failure::NotAccepted) => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(outcome);
+            }
+            changed_or_pause(&mut leadership, leader.is_none(), deadline).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        leader: Option<ReplicaId>,
+        intent: &Intent,
+        deadline: Instant,
+    ) -> Result<(u64, Reply), Failure> {
+        match leader {
+            Some(leader) if leader == self.me => self.propose(intent.clone(), deadline).await,
+            Some(leader) => self.forward(leader, intent).await,
+            None => Err(Failure::NotAccepted),
+        }
+    }
+
+    /// Decides and proposes at this node, which leads or recently did. Its own disk may
+    /// hang while it stays the leader.
+    async fn propose(&self, intent: Intent, deadline: Instant) -> Result<(u64, Reply), Failure> {
+        let decision = self.decisions.decide(intent, &self.reader)?;
+        let submitted = self.log.submit(decision.command.encode());
+        let submitted = tokio::time::timeout_at(deadline.into(), submitted).await;
+        drop(decision);
+        let applied = submitted.unwrap_or(Err(ProposeError::OutcomeUnknown))?;
+        match Reply::decode(&applied.reply) {
+            Ok(reply) => Ok((applied.index.0, reply)),
+            // It was applied: repeating it yields the same.
+            Err(_) => Err(Failure::Refused(code::TRANSIENT_NOT_COMMITTED)),
+        }
+    }
+
+    async fn forward(&self, leader: ReplicaId, intent: &Intent) -> Result<(u64, Reply), Failure> {
+        let parts = vec![intent.encode()];
+        let call = self
+            .links
+            .call(leader, control::SUBMIT, parts, FORWARD_TIMEOUT);
+        match call.await {
+            Ok(answer) => control::decode(answer),
+            Err(RpcError::NotSent) => Err(Failure::NotAccepted),
+            Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),
+        }
+    }
+
+    /// Serves a request of the control lane.
+    pub(crate) async fn serve_control(&self, kind: u8, payload: Bytes) -> RpcReply {
+        let outcome = match kind {
+            control::SUBMIT => self.forwarded(payload).await,
+            _ => Err(Failure::Refused(code::TRANSIENT_NOT_ACCEPTED)),
+        };
+        vec![control::encode(outcome)]
+    }
+
+    /// One attempt at this node, for an intent that another node forwards.
+    async fn forwarded(&self, intent: Bytes) -> Result<(u64, Reply), Failure> {
+        match Intent::decode(&intent) {
+            Ok(intent) => self.propose(intent, Instant::now() + FORWARD_TIMEOUT).await,
+            Err(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
+        }
+    }
+
+    /// Returns when the local state contains everything that was acknowledged before;
+    /// with the position that it has reached.
+    pub(crate) async fn barrier(&self) -> Result<u64, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut leadership = self.log.leadership();
+        loop {
+            let leaderless = leadership.borrow_and_update().leader.is_none();
+            // A confirmed read waits until this node has applied what it needs.
+            let read = tokio::time::timeout_at(deadline.into(), self.log.read()).await;
+            let failure = match read {
+                Ok(Ok(index)) => return Ok(index.0),
+                Ok(Err(error)) => Failure::from(error),
+                Err(_) => Failure::OutcomeUnknown,
+            };
+            if Instant::now() >= deadline {
+                return Err(failure);
+            }
+            changed_or_pause(&mut leadership, leaderless, deadline).await;
+        }
+    }
+
+    /// Waits until a leader is known, or for a bounded time.
+    pub(crate) async fn leader_known(&self, at_most: Duration) {
+        let mut leadership = self.log.leadership();
+        let known = leadership.wait_for(|leadership| leadership.leader.is_some());
+        let _ = tokio::time::timeout(at_most, known).await;
+    }
+
+    pub(crate) fn applied(&self) -> u64 {
+        self.reader.read().applied()
+    }
+}
+
+/// Waits for another leader, or for a moment.
+async fn changed_or_pause(
+    leadership: &mut watch::Receiver<Leadership>,
+    leaderless: bool,
+    deadline: Instant,
+) {
+    let pause = match leaderless {
+        true => deadline.saturating_duration_since(Instant::now()),
+        false => PAUSE,
+    };
+    let _ = tokio::time::timeout(pause, leadership.changed()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters::metadata::Name;
+
+    use super::*;
+    use crate::cluster::testing::{FakeLog, Fate};
+
+    const TIMEOUT: Duration = Duration::from_millis(50);
+
+    fn intent() -> Intent {
+        Intent::BootstrapRoot {
+            username: Name::new("iggy").unwrap(),
+            password_hash: String::new(),
+        }
+    }
+
+    /// This node leads, and its own disk hangs.
+    #[tokio::test]
+    async fn a_command_that_hangs_is_answered_in_time() {
+        let (log, metadata) = FakeLog::start(TIMEOUT);
+        log.expect(Fate::Stuck);
+        let answer = tokio::time::timeout(100 * TIMEOUT, metadata.replicate(intent()));
+        assert_eq!(answer.await, Ok(Err(Failure::OutcomeUnknown)));
+    }
+
+    /// The position is confirmed, and this node lags behind it.
+    #[tokio::test]
+    async fn a_read_that_hangs_is_answered_in_time() {
+        let (log, metadata) = FakeLog::start(TIMEOUT);
+        log.stop_reads();
+        let answer = tokio::time::timeout(100 * TIMEOUT, metadata.barrier());
+        assert_eq!(answer.await, Ok(Err(Failure::OutcomeUnknown)));
+    }
+}

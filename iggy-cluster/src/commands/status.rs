@@ -1,0 +1,145 @@
+//! `status`: the state of all nodes, each as it reports itself.
+
+use std::io::Write;
+
+use anyhow::Context;
+use comfy_table::{ContentArrangement, Table};
+
+use super::StatusArgs;
+use crate::admin::{ClusterReport, NodeReport, cluster_report};
+
+/// The width of the table without `--wide`.
+const COLUMNS: u16 = 80;
+
+pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<()> {
+    let report = cluster_report(&args.address).await.with_context(|| {
+        format!(
+            "no node replies at {}; name the admin endpoint of a running node with --address",
+            args.address
+        )
+    })?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        write!(out, "{}", text(&report, args.wide))?;
+    }
+    Ok(())
+}
+
+fn text(report: &ClusterReport, wide: bool) -> String {
+    let backend = report
+        .nodes
+        .first()
+        .map_or("", |node| node.backend.as_str());
+    let name = |id: u8| {
+        let node = report.nodes.iter().find(|node| node.replica_id == id);
+        node.map_or_else(String::new, |node| format!(" ({})", node.name))
+    };
+    let leader = match report.leader {
+        Some(id) => format!("leader: replica_id {id}{}", name(id)),
+        None => "leader: none".to_owned(),
+    };
+    let cluster = &report.cluster;
+    format!(
+        "cluster {cluster:?} on {backend}\n{leader}\n{}\n",
+        table(report, wide)
+    )
+}
+
+fn table(report: &ClusterReport, wide: bool) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::UTF8_BORDERS_ONLY);
+    let mut header = vec![
+        "replica_id",
+        "node",
+        "role",
+        "term",
+        "commit",
+        "lag",
+        "healthy",
+    ];
+    if wide {
+        header.extend(["applied", "pid", "clients", "admin"]);
+    } else {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(COLUMNS);
+    }
+    table.set_header(header);
+    for node in &report.nodes {
+        table.add_row(row(node, wide));
+    }
+    table
+}
+
+fn row(node: &NodeReport, wide: bool) -> Vec<String> {
+    let reachable = node.role != "unreachable";
+    let number = |value: u64| match reachable {
+        true => value.to_string(),
+        false => "-".into(),
+    };
+    let mut row = vec![
+        node.replica_id.to_string(),
+        node.name.clone(),
+        node.role.clone(),
+        number(node.term),
+        number(node.commit),
+        number(node.lag),
+        if node.healthy { "yes" } else { "no" }.into(),
+    ];
+    if wide {
+        row.extend([
+            number(node.applied),
+            node.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            node.tcp.clone(),
+            node.admin.clone(),
+        ]);
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> ClusterReport {
+        let node = |replica_id: u8, role: &str| NodeReport {
+            replica_id,
+            name: format!("iggy-{replica_id}.eu-central.example.com"),
+            role: role.into(),
+            term: 12_345,
+            commit: 1_234_567_890,
+            applied: 1_234_567_890,
+            lag: 123_456,
+            backend: "raft".into(),
+            tcp: format!("iggy-{replica_id}.eu-central.example.com:8090"),
+            admin: format!("10.0.0.{replica_id}:3300"),
+            healthy: role != "unreachable",
+            ..NodeReport::default()
+        };
+        ClusterReport {
+            cluster: "production".into(),
+            leader: Some(1),
+            nodes: vec![
+                node(0, "unreachable"),
+                node(1, "leader"),
+                node(254, "follower"),
+            ],
+        }
+    }
+
+    #[test]
+    fn long_names_and_large_numbers_fit_80_columns() {
+        let text = text(&report(), false);
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{text}");
+        assert!(text.contains("leader: replica_id 1 (iggy-1."), "{text}");
+    }
+
+    #[test]
+    fn the_wide_table_has_addresses() {
+        let text = text(&report(), true);
+        assert!(text.contains("10.0.0.254:3300"), "{text}");
+        assert!(text.contains("iggy-254.eu-central.example.com:8090"));
+    }
+}

@@ -1,0 +1,302 @@
+//! Construction of a node: its parts, their connections and its tasks.
+
+use std::sync::Arc;
+
+use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig, PartitionStorage};
+use adapters::metadata::{MetadataEvent, MetadataMachine, MetadataReader, NodeInfo};
+use replicated_log::links::{Channel, Links};
+use replicated_log::{EmptyDisk, LogNode, OpenedNode, ReplicatedLog, listen};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use super::admission::Registered;
+use super::empty_disk::refuse_messages_alone;
+use super::services::{Requests, clean_up};
+use super::{Node, StartError};
+use crate::admin::{self, Admin};
+use crate::cluster::{Members, Metadata};
+use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
+use crate::metrics::Metrics;
+use crate::partitions::{self, LocalPartitions, Partitions};
+use crate::server::Server;
+
+/// A node that is not started yet.
+#[must_use = "a node runs only after start()"]
+pub struct NodeBuilder {
+    config: ClusterConfig,
+    replica_id: Option<u8>,
+    root: RootUser,
+    storage: Option<Arc<dyn PartitionStorage>>,
+}
+
+impl NodeBuilder {
+    pub(super) fn new(config: ClusterConfig) -> Self {
+        Self {
+            config,
+            replica_id: None,
+            root: RootUser::default(),
+            storage: None,
+        }
+    }
+
+    /// Which of the `[[cluster.nodes]]` to start. Required unless the cluster has only one.
+    pub fn replica_id(mut self, replica_id: u8) -> Self {
+        self.replica_id = Some(replica_id);
+        self
+    }
+
+    /// The root user of a new cluster; `iggy` with the password `iggy` by default.
+    pub fn root(mut self, root: RootUser) -> Self {
+        self.root = root;
+        self
+    }
+
+    /// A partition storage of the caller's. By default, partitions are stored in files in
+    /// the data directory.
+    pub fn storage(mut self, storage: Arc<dyn PartitionStorage>) -> Self {
+        self.storage = Some(storage);
+        self
+    }
+
+    /// Starts the node.
+    ///
+    /// A node with an empty data directory first asks the other nodes whether it has run
+    /// before. It waits until that is known: in a new cluster, until all voters are
+    /// reachable. [`Node::format`] initializes the directory without them.
+    ///
+    /// # Errors
+    /// When the node is not in the configuration, its data cannot be opened or is lost, or
+    /// its addresses are in use.
+    pub async fn start(self) -> Result<Node, StartError> {
+        let section = self.section()?.clone();
+        let config = self.config;
+        let storage = match self.storage {
+            Some(storage) => storage,
+            None => built_in_storage(&config)?,
+        };
+        refuse_messages_alone(&config.storage.path)?;
+        let (events, changes) = mpsc::unbounded_channel();
+        let observer = Box::new(move |event| drop(events.send(event)));
+        let (machine, reader) = MetadataMachine::new(observer);
+        let metrics = Arc::new(Metrics::new());
+        let opened = LogNode::builder(config.log(&section)?, Box::new(machine))
+            .metrics(Arc::clone(&metrics.log))
+            .empty_disk(EmptyDisk::AskPeers)
+            .open()
+            .await?;
+        // Until here, clients that connect are refused rather than left waiting.
+        let listeners = Listeners::bind(&config, &section).await?;
+        let parts = Parts::new(config, section, storage, reader, &opened, metrics)?;
+        let requests = Requests {
+            metadata: Arc::clone(&parts.metadata),
+            local: Arc::clone(&parts.local),
+        };
+        let run = Run {
+            root: self.root,
+            incarnation: opened.incarnation(),
+            listeners,
+            changes,
+            links: opened.links().clone(),
+        };
+        let log: Arc<dyn ReplicatedLog> = Arc::new(opened.log().clone());
+        let replica = opened
+            .on_request(Arc::new(requests))
+            .registry(Arc::new(Registered(Arc::clone(&parts.metadata))))
+            .serve();
+        let tasks = parts.spawn(run);
+        info!(
+            replica_id = parts.section.replica_id,
+            tcp = parts.section.client_address(),
+            replica_port = parts.section.ports.tcp_replica,
+            "the node runs"
+        );
+        Ok(Node {
+            replica,
+            log,
+            storage: parts.storage,
+            tasks,
+        })
+    }
+
+    fn section(&self) -> Result<&NodeSection, StartError> {
+        match (self.replica_id, self.config.cluster.nodes.as_slice()) {
+            (Some(replica_id), _) => self
+                .config
+                .node(replica_id)
+                .ok_or(StartError::UnknownReplica(replica_id)),
+            (None, [only]) => Ok(only),
+            (None, _) => Err(StartError::NoReplicaId),
+        }
+    }
+}
+
+fn built_in_storage(config: &ClusterConfig) -> Result<Arc<dyn PartitionStorage>, StartError> {
+    let path = config.storage.path.join("partitions");
+    let storage = EmbeddedStorage::new(path, EmbeddedStorageConfig::default())?;
+    Ok(Arc::new(storage))
+}
+
+/// What the tasks of a node share.
+struct Parts {
+    config: ClusterConfig,
+    section: NodeSection,
+    storage: Arc<dyn PartitionStorage>,
+    metadata: Arc<Metadata>,
+    local: Arc<LocalPartitions>,
+    server: Arc<Server>,
+    metrics: Arc<Metrics>,
+}
+
+/// What only the start of the tasks needs.
+struct Run {
+    root: RootUser,
+    incarnation: u64,
+    listeners: Listeners,
+    changes: mpsc::UnboundedReceiver<MetadataEvent>,
+    links: Links,
+}
+
+impl Parts {
+    fn new(
+        config: ClusterConfig,
+        section: NodeSection,
+        storage: Arc<dyn PartitionStorage>,
+        reader: MetadataReader,
+        opened: &OpenedNode,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let metadata = Arc::new(Metadata::new(
+            section.replica(),
+            Arc::new(opened.log().clone()),
+            reader,
+            opened.links().requests(Channel::Control),
+            config.tcp.request_timeout.duration(),
+        ));
+        let local = Arc::new(LocalPartitions::new(
+            Arc::clone(&metadata),
+            Arc::clone(&storage),
+        ));
+        let partitions = Arc::new(Partitions::new(
+            Arc::clone(&metadata),
+            Arc::clone(&local),
+            opened.links().requests(Channel::Data),
+        ));
+        let server = Arc::new(Server::new(
+            config.clone(),
+            Arc::clone(&metadata),
+            partitions,
+            Arc::clone(&metrics),
+            tls_names(&section),
+        )?);
+        Ok(Self {
+            config,
+            section,
+            storage,
+            metadata,
+            local,
+            server,
+            metrics,
+        })
+    }
+
+    /// Starts the tasks. They end when the set is dropped.
+    fn spawn(&self, run: Run) -> JoinSet<()> {
+        let Self {
+            config,
+            section,
+            metadata,
+            local,
+            ..
+        } = self;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&self.server).run(run.listeners.tcp));
+        tasks.spawn(partitions::complete_revocations(
+            Arc::clone(local),
+            config.consumer_group.rebalancing_timeout.duration(),
+        ));
+        let maintenance = &config.data_maintenance.messages;
+        if maintenance.cleaner_enabled {
+            tasks.spawn(partitions::clean_messages(
+                Arc::clone(local),
+                maintenance.interval.duration(),
+            ));
+        }
+        tasks.spawn(clean_up(
+            Arc::clone(metadata),
+            Arc::clone(local),
+            run.changes,
+        ));
+        let members = Members {
+            metadata: Arc::clone(metadata),
+            info: node_info(section, run.incarnation),
+            root: run.root,
+            fencing_timeout: config.cluster.fencing_timeout.duration(),
+            links: run.links.clone(),
+        };
+        tasks.spawn(members.run());
+        if let Some(listener) = run.listeners.admin {
+            let admin = Admin {
+                config: config.clone(),
+                metadata: Arc::clone(metadata),
+                metrics: Arc::clone(&self.metrics),
+                links: Arc::clone(run.links.counters()),
+                incarnation: run.incarnation,
+            };
+            tasks.spawn(admin::run(admin, listener));
+        }
+        tasks
+    }
+}
+
+struct Listeners {
+    tcp: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &ClusterConfig, section: &NodeSection) -> Result<Self, StartError> {
+        let ports = section.ports;
+        Ok(Self {
+            tcp: listen(&join_host_port(&section.ip, ports.tcp), "clients").await?,
+            admin: match config.admin.enabled {
+                true => {
+                    let address = join_host_port(&config.admin.ip, ports.admin);
+                    Some(listen(&address, "the admin endpoint").await?)
+                }
+                false => None,
+            },
+        })
+    }
+}
+
+/// The names under which clients know this node.
+fn tls_names(section: &NodeSection) -> Vec<String> {
+    let mut names = vec![
+        section.client_host().to_owned(),
+        section.ip.clone(),
+        "localhost".to_owned(),
+    ];
+    names.extend(
+        section
+            .advertised_addresses
+            .iter()
+            .map(|advertised| advertised.address.clone()),
+    );
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn node_info(section: &NodeSection, incarnation: u64) -> NodeInfo {
+    NodeInfo {
+        node: section.replica(),
+        name: section.name.clone(),
+        incarnation,
+        host: section.client_host().to_owned(),
+        tcp_port: section.ports.tcp,
+        admin: join_host_port(&section.ip, section.ports.admin),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

@@ -1,0 +1,26 @@
+//! Why a replica must stop.
+
+use consensus::{BatchError, Index, RestoreError};
+use thiserror::Error;
+
+/// Committed data that this replica cannot apply. It must stop: applying anything else
+/// would make its state differ from that of the other replicas.
+#[derive(Debug, Error)]
+pub enum ReplicaError {
+    /// A committed entry does not decode.
+    #[error("the committed entry {index} does not decode: {source}")]
+    Entry {
+        /// The index of the entry.
+        index: Index,
+        /// What is wrong with it.
+        source: BatchError,
+    },
+    /// A fetched snapshot does not decode.
+    #[error("the snapshot at {index} does not decode: {source}")]
+    Snapshot {
+        /// The index of the snapshot.
+        index: Index,
+        /// What is wrong with it.
+        source: RestoreError,
+    },
+}

@@ -1,0 +1,26 @@
+//! The state of a replica, for people and metrics.
+
+use consensus::{Index, Status};
+
+use super::counters::Counters;
+
+/// The state of a replica.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// The state of its core.
+    pub core: Status,
+    /// The last entry applied to the state machine.
+    pub applied: Index,
+    /// The newest durable snapshot.
+    pub snapshot: Option<Index>,
+    /// Commands that wait for a batch.
+    pub commands_waiting: usize,
+    /// Batches proposed and not committed.
+    pub batches_in_flight: usize,
+    /// Reads without a result.
+    pub reads_waiting: usize,
+    /// Bytes of log payload applied since the newest snapshot.
+    pub log_bytes: u64,
+    /// Counts since the replica was built.
+    pub counters: Counters,
+}

@@ -1,0 +1,269 @@
+use consensus::ReplicaId;
+use crc32c::crc32c;
+
+use super::*;
+use crate::disk::{self, MemoryDisk};
+use crate::superblock::slots::CRC_AT;
+
+fn identity() -> Superblock {
+    Superblock {
+        group: 7,
+        cluster: "c".into(),
+        replica: ReplicaId(1),
+        incarnation: 0,
+        backend: "raft".into(),
+    }
+}
+
+fn formatted() -> MemoryDisk {
+    let disk = MemoryDisk::new();
+    format(&disk, &identity()).unwrap();
+    disk
+}
+
+fn content(disk: &MemoryDisk) -> Vec<u8> {
+    disk::read_all(disk.open(PATH).unwrap().as_ref()).unwrap()
+}
+
+#[test]
+fn every_start_is_a_new_incarnation() {
+    let disk = formatted();
+    for start in 1..=5 {
+        let block = start_incarnation(&disk, &identity()).unwrap();
+        assert_eq!(block.incarnation, start);
+        disk.crash(&mut || 0_u64);
+    }
+}
+
+#[test]
+fn only_formatting_makes_a_superblock_and_only_once() {
+    let disk = MemoryDisk::new();
+    let refused = start_incarnation(&disk, &identity());
+    assert!(matches!(refused, Err(SuperblockError::Blank)));
+    assert!(!exists(&disk).unwrap());
+    format(&disk, &identity()).unwrap();
+    start_incarnation(&disk, &identity()).unwrap();
+    let refused = format(&disk, &identity());
+    assert!(matches!(refused, Err(SuperblockError::Formatted)));
+    assert_eq!(
+        start_incarnation(&disk, &identity()).unwrap().incarnation,
+        2
+    );
+}
+
+#[test]
+fn formatting_that_is_cut_off_anywhere_can_be_done_again() {
+    for fail_at in 1..=5 {
+        for survivor in 0..4_u64 {
+            let disk = MemoryDisk::new();
+            disk.fail_after(Some(fail_at));
+            format(&disk, &identity()).unwrap_err();
+            disk.crash(&mut || survivor);
+            match format(&disk, &identity()) {
+                Ok(()) | Err(SuperblockError::Formatted) => {}
+                Err(error) => panic!("{fail_at} {survivor}: {error}"),
+            }
+            assert_eq!(
+                start_incarnation(&disk, &identity()).unwrap().incarnation,
+                1
+            );
+        }
+    }
+}
+
+#[test]
+fn a_start_torn_at_any_byte_leaves_the_one_before() {
+    for starts in 0..4_u64 {
+        let disk = formatted();
+        for _ in 0..starts {
+            start_incarnation(&disk, &identity()).unwrap();
+        }
+        let whole = disk.copy();
+        start_incarnation(&whole, &identity()).unwrap();
+        let after = content(&whole);
+        let slot = slot_of(FIRST_SEQUENCE + starts + 1) as usize;
+        for byte in (0..200).chain(CRC_AT - 10..SLOT_BYTES) {
+            let torn = whole.copy();
+            let file = torn.open(PATH).unwrap();
+            let mut torn_slot = after[slot..slot + SLOT_BYTES].to_vec();
+            torn_slot[byte..].fill(0);
+            file.write_at(slot as u64, &torn_slot).unwrap();
+            file.sync().unwrap();
+            let block = start_incarnation(&torn, &identity()).unwrap();
+            assert!(block.incarnation > starts, "{starts} {byte}");
+            assert!(block.incarnation <= starts + 2, "{starts} {byte}");
+        }
+    }
+}
+
+/// Whichever operation of a start fails, and whatever a crash leaves of it,
+/// every incarnation that was returned is higher than all before it.
+#[test]
+fn starts_that_fail_anywhere_never_return_an_incarnation_twice() {
+    for fail_at in 1..=9 {
+        for seed in 0..40_u64 {
+            let disk = formatted();
+            let mut newest = 0;
+            let mut draws = seed * 100 + fail_at;
+            let mut draw = move || {
+                draws = draws
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                draws >> 33
+            };
+            for start in 0..12 {
+                if start % 2 == 1 {
+                    disk.fail_after(Some(fail_at));
+                }
+                if let Ok(block) = start_incarnation(&disk, &identity()) {
+                    assert!(block.incarnation > newest);
+                    newest = block.incarnation;
+                }
+                // A crash, or a process that ends.
+                if draw() % 3 == 0 {
+                    disk.crash(&mut draw);
+                }
+                disk.fail_after(None);
+            }
+            assert!(newest >= 6);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_slot_does_not_bring_an_incarnation_back() {
+    for starts in 2..5_u64 {
+        let disk = formatted();
+        for _ in 0..starts {
+            start_incarnation(&disk, &identity()).unwrap();
+        }
+        for at in (0..SLOT_BYTES).step_by(7) {
+            let damaged = disk.copy();
+            damaged.flip(PATH, slot_of(FIRST_SEQUENCE + starts) as usize + at, 1);
+            let block = start_incarnation(&damaged, &identity()).unwrap();
+            assert_eq!(block.incarnation, starts + 1);
+            let block = start_incarnation(&damaged, &identity()).unwrap();
+            assert_eq!(block.incarnation, starts + 2);
+        }
+    }
+}
+
+/// A start is torn, the next one skips its number, and later the slot of that
+/// one goes bad.
+#[test]
+fn damage_after_a_torn_start_does_not_bring_an_incarnation_back() {
+    for starts in 1..5_u64 {
+        for torn_to in [0, 1, 20, 100] {
+            let disk = formatted();
+            for _ in 0..starts {
+                start_incarnation(&disk, &identity()).unwrap();
+            }
+            let slot = slot_of(FIRST_SEQUENCE + starts + 1);
+            let file = disk.open(PATH).unwrap();
+            let mut torn = encode(&identity(), FIRST_SEQUENCE + starts + 1);
+            torn[torn_to..].fill(0);
+            file.write_at(slot, &torn).unwrap();
+            file.sync().unwrap();
+            let after = start_incarnation(&disk, &identity()).unwrap();
+            for slot in [0, SLOT_BYTES] {
+                let rotten = disk.copy();
+                rotten.flip(PATH, slot + 20, 1);
+                let next = start_incarnation(&rotten, &identity()).unwrap();
+                assert!(next.incarnation > after.incarnation);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_is_missed_from_the_first_start_on() {
+    let disk = formatted();
+    check(&disk, &identity()).unwrap();
+    start_incarnation(&disk, &identity()).unwrap();
+    let refused = check(&disk, &identity());
+    assert!(matches!(refused, Err(SuperblockError::LogLost)));
+    disk.create_dir("wal").unwrap();
+    disk.create("wal/0000000000000001.wal", 0).unwrap();
+    check(&disk, &identity()).unwrap();
+}
+
+#[test]
+fn two_bad_slots_or_a_log_without_a_superblock_are_refused() {
+    let disk = formatted();
+    for _ in 0..2 {
+        start_incarnation(&disk, &identity()).unwrap();
+    }
+    disk.flip(PATH, 20, 1);
+    disk.flip(PATH, SLOT_BYTES + 20, 1);
+    let refused = start_incarnation(&disk, &identity());
+    assert!(matches!(refused, Err(SuperblockError::Corrupt)));
+
+    let disk = MemoryDisk::new();
+    disk.create("wal/0000000000000001.wal", 0).unwrap();
+    let refused = start_incarnation(&disk, &identity());
+    assert!(matches!(refused, Err(SuperblockError::Corrupt)));
+    let refused = format(&disk, &identity());
+    assert!(matches!(refused, Err(SuperblockError::Corrupt)));
+}
+
+#[test]
+fn a_newer_version_in_either_slot_is_refused_by_number() {
+    let disk = formatted();
+    for _ in 0..2 {
+        start_incarnation(&disk, &identity()).unwrap();
+    }
+    let mut newer = content(&disk)[..SLOT_BYTES].to_vec();
+    newer[8] = 9;
+    let crc = crc32c(&newer[..CRC_AT]);
+    newer[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+    let file = disk.open(PATH).unwrap();
+    file.write_at(0, &newer).unwrap();
+    let refused = start_incarnation(&disk, &identity());
+    assert!(matches!(
+        refused,
+        Err(SuperblockError::Version { found: 9, .. })
+    ));
+}
+
+#[test]
+fn a_name_that_does_not_fit_is_refused_before_anything_is_written() {
+    let disk = MemoryDisk::new();
+    let long = Superblock {
+        cluster: "c".repeat(NAME_BYTES_MAX + 1),
+        ..identity()
+    };
+    for refused in [
+        format(&disk, &long),
+        start_incarnation(&disk, &long).map(drop),
+    ] {
+        assert!(matches!(refused, Err(SuperblockError::TooLong { .. })));
+    }
+    assert_eq!(disk.operations(), 0);
+}
+
+#[test]
+fn a_disk_of_another_replica_is_refused_by_name() {
+    let disk = formatted();
+    start_incarnation(&disk, &identity()).unwrap();
+    let others = [
+        Superblock {
+            cluster: "d".into(),
+            ..identity()
+        },
+        Superblock {
+            replica: ReplicaId(2),
+            ..identity()
+        },
+        Superblock {
+            backend: "vr".into(),
+            ..identity()
+        },
+    ];
+    for (other, what) in others
+        .iter()
+        .zip(["cluster c", "replica 0", "backend raft"])
+    {
+        let error = start_incarnation(&disk, other).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}

@@ -1,0 +1,22 @@
+//! Which replica this disk belongs to, in two slots of one file.
+//!
+//! The slots are written in turn, so a write that a crash tears leaves the other.
+//! The checksum is the last thing in a slot in every version, so that another
+//! version can be distinguished from damage.
+//!
+//! ```text
+//! slot (4 KiB): magic 8 | version u16 | sequence u64 | group u128 | replica u64
+//!               | incarnation u64 | cluster length u16 | cluster
+//!               | backend length u16 | backend | zeros | crc32c of all before
+//! ```
+//!
+//! An incarnation is never used twice, not even when a slot is damaged: the one
+//! that may have been in it is skipped.
+
+mod error;
+mod lifecycle;
+mod slots;
+
+pub use error::SuperblockError;
+pub use lifecycle::{check, exists, format, has_data, start_incarnation};
+pub use slots::Superblock;

@@ -1,0 +1,378 @@
+//! A node: one replica with its disk, its threads and its links.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use consensus::{ReplicaId, StateMachine};
+use replica::disk::{Disk, RealDisk};
+use replica::open::{OpenError, Opened};
+use replica::superblock::SuperblockError;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::address::listen;
+use crate::admission::{self, Admission, ReplicaRegistry};
+use crate::config::LogConfig;
+use crate::error::{FatalError, LogError};
+use crate::handle::LogHandle;
+use crate::links::{Channel, Identity, Links, RpcHandler, RpcReply, Services};
+use crate::metrics::LogMetrics;
+use crate::peers::Peers;
+use crate::storage;
+use crate::threads::ReplicaThreads;
+
+/// What a node does when its disk is empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EmptyDisk {
+    /// It does not start: an operator must format the disk.
+    #[default]
+    Refuse,
+    /// It formats the disk, on the word of the program that the replica has never run. A
+    /// replica whose disk was lost must not come back so under its id: it may have voted
+    /// and acknowledged.
+    Format,
+    /// It waits until every other voter confirms that the replica has never run, then
+    /// formats the disk. In a new cluster, that is until all voters have started. The nodes
+    /// need a [`ReplicaRegistry`] to confirm it for a replica that joins later.
+    AskPeers,
+}
+
+/// The settings of a node that is to start. See [`LogNode::builder`].
+pub struct LogNodeBuilder {
+    config: LogConfig,
+    machine: Box<dyn StateMachine>,
+    disk: Option<Arc<dyn Disk>>,
+    empty_disk: EmptyDisk,
+    listener: Option<TcpListener>,
+    metrics: Arc<LogMetrics>,
+    requests: Arc<dyn RpcHandler>,
+    registry: Option<Arc<dyn ReplicaRegistry>>,
+}
+
+impl LogNodeBuilder {
+    /// The disk; by default the directory [`LogConfig::data`].
+    #[must_use]
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = Some(disk);
+        self
+    }
+
+    /// What to do when the disk is empty; by default [`EmptyDisk::Refuse`].
+    #[must_use]
+    pub fn empty_disk(mut self, policy: EmptyDisk) -> Self {
+        self.empty_disk = policy;
+        self
+    }
+
+    /// A socket that listens for the other nodes already; by default the node listens on
+    /// [`LogConfig::listen`].
+    #[must_use]
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// The metrics that the node counts in, so that the caller can register them.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Arc<LogMetrics>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Serves the requests of other nodes, which they send by [`Links::requests`]; by
+    /// default the reply is empty. A handler that needs the log itself is given to
+    /// [`OpenedNode::on_request`].
+    #[must_use]
+    pub fn on_request(mut self, handler: Arc<dyn RpcHandler>) -> Self {
+        self.requests = handler;
+        self
+    }
+
+    /// See [`OpenedNode::registry`].
+    #[must_use]
+    pub fn registry(mut self, registry: Arc<dyn ReplicaRegistry>) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Starts the node.
+    ///
+    /// # Errors
+    /// When the address is in use, or the disk is empty or cannot be opened.
+    pub async fn start(self) -> Result<LogNode, LogError> {
+        Ok(self.open().await?.serve())
+    }
+
+    /// Opens the disk and starts the replica, which does not accept connections before
+    /// [`OpenedNode::serve`]. Between the two the caller builds what needs the log, and
+    /// serves the requests of the other nodes.
+    ///
+    /// # Errors
+    /// When the address is in use, or the disk is empty or cannot be opened.
+    pub async fn open(self) -> Result<OpenedNode, LogError> {
+        let Self { config, .. } = self;
+        let listener = match self.listener {
+            Some(listener) => listener,
+            None => listen(&config.listen, "other nodes").await?,
+        };
+        let listener = Arc::new(listener);
+        let disk = match self.disk {
+            Some(disk) => disk,
+            None => real_disk(&config)?,
+        };
+        let (peers, watched) = watch::channel(config.peers.clone());
+        match self.empty_disk {
+            EmptyDisk::Refuse => {}
+            EmptyDisk::Format => format_if_empty(&config, disk.as_ref())?,
+            EmptyDisk::AskPeers => {
+                admit_if_empty(&config, disk.as_ref(), &listener, &watched).await?;
+            }
+        }
+        let opened = storage::open(&config, &disk, self.machine)
+            .map_err(|source| open_error(&config, source))?;
+        let links = Links::new(identity(&config, opened.incarnation), watched);
+        let node = start_replica(&config, opened, links, peers, &self.metrics)?;
+        Ok(OpenedNode {
+            node,
+            listener,
+            requests: self.requests,
+            registry: self.registry,
+        })
+    }
+}
+
+/// A node whose replica runs, and which does not accept the connections of its peers yet.
+#[must_use = "peers cannot connect before `serve` is called"]
+pub struct OpenedNode {
+    node: LogNode,
+    listener: Arc<TcpListener>,
+    requests: Arc<dyn RpcHandler>,
+    registry: Option<Arc<dyn ReplicaRegistry>>,
+}
+
+impl OpenedNode {
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &LogHandle {
+        self.node.log()
+    }
+
+    /// The links to the other nodes.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        self.node.links()
+    }
+
+    /// See [`LogNode::incarnation`].
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.node.incarnation()
+    }
+
+    /// Serves the requests of other nodes.
+    pub fn on_request(mut self, handler: Arc<dyn RpcHandler>) -> Self {
+        self.requests = handler;
+        self
+    }
+
+    /// Lets this node confirm to a replica with an empty disk that it has never run.
+    pub fn registry(mut self, registry: Arc<dyn ReplicaRegistry>) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Accepts the connections of the other nodes from now on.
+    #[must_use]
+    pub fn serve(self) -> LogNode {
+        let mut node = self.node;
+        let inbox = node.log().inbox.clone();
+        let services = Services {
+            one_way: Box::new(move |from, message| inbox.peer(from, message)),
+            requests: self.requests,
+            admission: Arc::new(Admission {
+                log: Arc::new(node.log().clone()),
+                registry: self.registry,
+            }),
+        };
+        let listener = node.links.listener(Some(services));
+        node.tasks.spawn(listener.run(self.listener));
+        node
+    }
+}
+
+/// A running node. Dropping it stops it immediately, as a crash would.
+///
+/// It listens for the other nodes only: to serve clients is up to the program around it.
+pub struct LogNode {
+    replica: ReplicaThreads,
+    links: Links,
+    incarnation: u64,
+    /// The list of peers, which links and listener follow.
+    _peers: watch::Sender<Peers>,
+    tasks: JoinSet<()>,
+}
+
+impl LogNode {
+    /// A node to be started, under a state machine that holds the state before the first
+    /// command.
+    #[must_use]
+    pub fn builder(config: LogConfig, machine: Box<dyn StateMachine>) -> LogNodeBuilder {
+        LogNodeBuilder {
+            config,
+            machine,
+            disk: None,
+            empty_disk: EmptyDisk::default(),
+            listener: None,
+            metrics: Arc::default(),
+            requests: Arc::new(NoRequests),
+            registry: None,
+        }
+    }
+
+    /// Formats the disk of a replica that has never run. A replica whose disk was lost must
+    /// not come back so under its id: it may have voted and acknowledged.
+    ///
+    /// # Errors
+    /// When the disk holds a replica already, or cannot be written.
+    pub fn format(config: &LogConfig, disk: &dyn Disk) -> Result<(), LogError> {
+        storage::format(config, disk).map_err(|source| open_error(config, source))
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &LogHandle {
+        &self.replica.log
+    }
+
+    /// The links to the other nodes.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// How often this node has been started on its disk, the present start included.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Waits until the replica stops, which it does only after [`stop`](Self::stop) and
+    /// after an error that does not allow it to continue. The error is returned once.
+    ///
+    /// # Errors
+    /// Why the replica could not continue.
+    pub async fn stopped(&mut self) -> Result<(), FatalError> {
+        self.replica.stopped().await
+    }
+
+    /// Stops the node. What it has acknowledged is durable already.
+    ///
+    /// # Errors
+    /// When the replica had stopped before, because it could not continue.
+    pub async fn stop(mut self) -> Result<(), FatalError> {
+        self.replica.stop();
+        self.tasks.abort_all();
+        self.replica.stopped().await
+    }
+}
+
+fn start_replica(
+    config: &LogConfig,
+    opened: Opened,
+    links: Links,
+    peers: watch::Sender<Peers>,
+    metrics: &Arc<LogMetrics>,
+) -> Result<LogNode, LogError> {
+    let incarnation = opened.incarnation;
+    let replica = ReplicaThreads::start(opened, config.settings.tick(), metrics, |inbox| {
+        links.connect(Arc::new(inbox.clone()));
+    })?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(links.clone().follow_peers());
+    Ok(LogNode {
+        replica,
+        links,
+        incarnation,
+        _peers: peers,
+        tasks,
+    })
+}
+
+fn identity(config: &LogConfig, incarnation: u64) -> Identity {
+    Identity {
+        cluster: config.cluster.clone(),
+        replica: config.me,
+        incarnation,
+    }
+}
+
+fn real_disk(config: &LogConfig) -> Result<Arc<dyn Disk>, LogError> {
+    match RealDisk::new(&config.data) {
+        Ok(disk) => Ok(Arc::new(disk)),
+        Err(source) => Err(open_error(config, source)),
+    }
+}
+
+fn open_error(config: &LogConfig, source: impl Into<OpenError>) -> LogError {
+    LogError::Open {
+        path: config.data.clone(),
+        source: source.into(),
+    }
+}
+
+fn format_if_empty(config: &LogConfig, disk: &dyn Disk) -> Result<(), LogError> {
+    let is_empty = storage::is_empty(disk).map_err(|source| open_error(config, source))?;
+    match is_empty {
+        true => LogNode::format(config, disk),
+        false => Ok(()),
+    }
+}
+
+/// Formats an empty disk when the peers confirm that this replica has never run.
+async fn admit_if_empty(
+    config: &LogConfig,
+    disk: &dyn Disk,
+    listener: &Arc<TcpListener>,
+    peers: &watch::Receiver<Peers>,
+) -> Result<(), LogError> {
+    if !storage::is_empty(disk).map_err(|source| open_error(config, source))? {
+        return Ok(());
+    }
+    let links = Links::new(identity(config, 0), peers.clone());
+    let mut replying = JoinSet::new();
+    replying.spawn(links.listener(None).run(Arc::clone(listener)));
+    let is_formatted = || storage::is_empty(disk).is_ok_and(|is_empty| !is_empty);
+    admission::admit(links.voters(&config.membership), is_formatted)
+        .await
+        .map_err(|peer| LogError::DiskLost {
+            path: config.data.clone(),
+            peer,
+        })?;
+    replying.shutdown().await;
+    match storage::format(config, disk) {
+        // An operator has formatted it meanwhile.
+        Ok(()) | Err(SuperblockError::Formatted) => Ok(()),
+        Err(source) => Err(open_error(config, source)),
+    }
+}
+
+/// Replies to every request with nothing.
+struct NoRequests;
+
+#[async_trait]
+impl RpcHandler for NoRequests {
+    async fn handle(
+        &self,
+        _from: ReplicaId,
+        _channel: Channel,
+        _kind: u8,
+        _payload: Bytes,
+    ) -> RpcReply {
+        RpcReply::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

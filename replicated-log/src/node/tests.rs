@@ -1,0 +1,211 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use consensus::{ApplyContext, FrozenState, ProposeError, RestoreError};
+use replica::disk::MemoryDisk;
+
+use super::*;
+use crate::error::{FatalCause, LogThread, TransferError};
+use crate::handle::ReplicatedLog;
+use crate::peers::PeerAddress;
+use crate::{Backend, HumanDuration};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Replies with the number of commands so far; panics at an empty one.
+#[derive(Clone, Default)]
+struct Count(u8);
+
+impl StateMachine for Count {
+    fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Bytes {
+        assert!(!command.is_empty(), "a panic on purpose");
+        self.0 += 1;
+        Bytes::copy_from_slice(&[self.0])
+    }
+
+    fn freeze(&self) -> Box<dyn FrozenState> {
+        Box::new(self.clone())
+    }
+
+    fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError> {
+        self.0 = encoded[0];
+        Ok(())
+    }
+}
+
+impl FrozenState for Count {
+    fn encode(&self) -> Vec<u8> {
+        vec![self.0]
+    }
+}
+
+/// A registry that commits its no-op by the log of its node.
+struct Registry {
+    log: LogHandle,
+    registered: bool,
+    consulted: AtomicBool,
+}
+
+#[async_trait]
+impl ReplicaRegistry for Registry {
+    fn is_registered(&self, _replica: ReplicaId) -> bool {
+        self.registered
+    }
+
+    async fn commit_noop(&self) -> bool {
+        self.consulted.store(true, Ordering::Relaxed);
+        self.log.read().await.is_ok()
+    }
+}
+
+async fn builders(backend: Backend, replicas: u64) -> Vec<LogNodeBuilder> {
+    let mut listeners = Vec::new();
+    let mut peers = Peers::default();
+    for replica in (0..replicas).map(ReplicaId::from_number) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        peers.insert(PeerAddress { replica, address });
+        listeners.push((replica, listener));
+    }
+    let builder = |(me, listener)| {
+        let mut config = LogConfig::new("test", me, peers.clone(), "nowhere").unwrap();
+        config.settings.backend = backend;
+        config.settings.heartbeat_interval = HumanDuration::from_millis(20);
+        LogNode::builder(config, Box::<Count>::default())
+            .disk(Arc::new(MemoryDisk::new()))
+            .listener(listener)
+    };
+    listeners.into_iter().map(builder).collect()
+}
+
+/// Submits a command to the leader, once it is known.
+async fn submit(nodes: &[LogNode]) -> Bytes {
+    let mut leadership = nodes[0].log().leadership();
+    loop {
+        let known = leadership.wait_for(|now| now.leader.is_some()).await;
+        let leader = known.unwrap().leader.unwrap();
+        let log = nodes[leader.number() as usize].log();
+        match log.submit(Bytes::from_static(b"command")).await {
+            Ok(applied) => return applied.reply,
+            Err(ProposeError::NotLeader { .. }) => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn new_replicas_confirm_to_each_other_that_they_have_never_run() {
+    for backend in [Backend::Raft, Backend::Vr] {
+        let mut starting = JoinSet::new();
+        for builder in builders(backend, 3).await {
+            starting.spawn(async {
+                let opened = builder
+                    .empty_disk(EmptyDisk::AskPeers)
+                    .open()
+                    .await
+                    .unwrap();
+                let registry = Registry {
+                    log: opened.log().clone(),
+                    registered: false,
+                    consulted: AtomicBool::new(false),
+                };
+                opened.registry(Arc::new(registry)).serve()
+            });
+        }
+        let mut nodes = starting.join_all().await;
+        nodes.sort_by_key(|node| node.links.identity().replica);
+        assert_eq!(submit(&nodes).await[..], [1]);
+        for node in nodes {
+            assert_eq!(node.incarnation(), 1);
+            node.stop().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_registered_does_not_start_with_an_empty_disk() {
+    let mut builders = builders(Backend::Raft, 2).await;
+    let empty = builders.pop().unwrap();
+    let opened = builders.remove(0).empty_disk(EmptyDisk::Format);
+    let opened = opened.open().await.unwrap();
+    let registry = Arc::new(Registry {
+        log: opened.log().clone(),
+        registered: true,
+        consulted: AtomicBool::new(false),
+    });
+    let _node = opened.registry(registry.clone()).serve();
+    let started = empty.empty_disk(EmptyDisk::AskPeers).start().await;
+    match started.map(drop) {
+        Err(LogError::DiskLost { peer, .. }) => assert_eq!(peer.number(), 0),
+        other => panic!("{other:?}"),
+    }
+    assert!(!registry.consulted.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn an_empty_disk_is_refused_unless_the_program_decides_otherwise() {
+    let builder = builders(Backend::Vr, 1).await.remove(0);
+    let error = builder.start().await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("format it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_transfer_that_is_impossible_is_refused() {
+    for backend in [Backend::Raft, Backend::Vr] {
+        let builder = builders(backend, 1).await.remove(0);
+        let node = builder.empty_disk(EmptyDisk::Format).start().await.unwrap();
+        let nodes = [node];
+        assert_eq!(submit(&nodes).await[..], [1]);
+        let [node] = nodes;
+        let log = node.log().clone();
+        let refused = log.transfer(ReplicaId::from_number(98)).await;
+        assert!(matches!(refused, Err(TransferError::Refused(_))));
+        node.stop().await.unwrap();
+        let stopped = log.transfer(ReplicaId::from_number(0)).await;
+        assert!(matches!(stopped, Err(TransferError::Stopped)));
+        assert!(log.status().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_state_machine_stops_the_node_and_its_callers() {
+    let builder = builders(Backend::Raft, 1).await.remove(0);
+    let node = builder.empty_disk(EmptyDisk::Format).start().await.unwrap();
+    let mut nodes = [node];
+    submit(&nodes).await;
+    let [node] = &mut nodes;
+    let log = node.log().clone();
+    let submitted = tokio::spawn(async move { log.submit(Bytes::new()).await });
+    let error = tokio::time::timeout(TIMEOUT, node.stopped()).await.unwrap();
+    let error = error.unwrap_err();
+    assert_eq!(error.thread, LogThread::Consensus);
+    assert!(matches!(error.cause, FatalCause::Panic), "{error}");
+    // The panic may have unwound through the call itself.
+    if let Ok(outcome) = submitted.await {
+        assert_eq!(outcome, Err(ProposeError::OutcomeUnknown));
+    }
+    assert!(node.stopped().await.is_ok());
+}
+
+#[tokio::test]
+async fn metrics_number_the_leader_as_the_configuration_does() {
+    let builder = builders(Backend::Vr, 1).await.remove(0);
+    let metrics = Arc::<LogMetrics>::default();
+    let builder = builder
+        .metrics(Arc::clone(&metrics))
+        .empty_disk(EmptyDisk::Format);
+    let nodes = [builder.start().await.unwrap()];
+    submit(&nodes).await;
+    let mut status = nodes[0].log().status().await.unwrap();
+    for (leader, line) in [
+        (Some(ReplicaId::from_number(0)), "\nleader 0\n"),
+        (None, "\nleader -1\n"),
+    ] {
+        status.core.leader = leader;
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register_status(&mut registry, &status, nodes[0].links().counters());
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains(line), "{text}");
+    }
+}
