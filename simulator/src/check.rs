@@ -14,7 +14,8 @@ pub(crate) struct Checks {
     pub(crate) history: History,
     /// The state after each applied entry, by index.
     digests: BTreeMap<u64, u128>,
-    leaders: BTreeMap<Term, ReplicaId>,
+    /// The leader of each term, and the number of its start.
+    leaders: BTreeMap<Term, (ReplicaId, u64)>,
     /// What replicas have acknowledged to the leader of the newest term that
     /// counts on them.
     acknowledged: BTreeMap<ReplicaId, (Term, Index)>,
@@ -47,6 +48,7 @@ impl Checks {
     pub(crate) fn replica(
         &mut self,
         id: ReplicaId,
+        start: u64,
         status: &ReplicaStatus,
         pipeline_max: u64,
     ) -> Result<(), String> {
@@ -68,11 +70,14 @@ impl Checks {
             return Ok(());
         }
         self.count(&status.core);
-        let known = *self.leaders.entry(status.core.term).or_insert(id);
-        if known != id {
+        let term = status.core.term;
+        let (leader, led_by) = *self.leaders.entry(term).or_insert((id, start));
+        if leader != id {
+            return Err(format!("replicas {leader} and {id} lead term {term}"));
+        }
+        if led_by != start {
             return Err(format!(
-                "replicas {known} and {id} lead term {}",
-                status.core.term
+                "replica {id} leads term {term} again after a restart, which has lost what it knew of its followers"
             ));
         }
         Ok(())

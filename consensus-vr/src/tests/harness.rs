@@ -1,51 +1,41 @@
 //! A group of replicas whose messages and disks do only what a test says.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
-use consensus::conformance::Durable;
+use consensus::testing::{self, Packet, Replica};
 use consensus::{
-    Consensus, CoreConfig, Effect, EntryKind, Index, Input, Limits, Membership, PersistBatch,
-    PersistId, ProposalId, ReplicaId, Role, SnapshotMeta, StepError, Tick,
+    Consensus, CoreConfig, Effect, EntryKind, Index, Input, Limits, ProposalId, ReplicaId, Role,
+    SnapshotMeta, StepError, Tick,
 };
 
 use crate::core::VrCore;
 use crate::ids::View;
 use crate::message::{Envelope, Message};
 
-pub(super) const GROUP: u128 = 7;
-pub(super) const HEARTBEAT: u64 = 3;
-pub(super) const ELECTION: u64 = 10;
+pub(super) const GROUP: u128 = testing::GROUP;
+pub(super) const HEARTBEAT: u64 = testing::HEARTBEAT_TICKS;
+pub(super) const ELECTION: u64 = testing::ELECTION_TICKS;
 
 pub(super) fn id(number: u64) -> ReplicaId {
     ReplicaId(number)
 }
 
 pub(super) fn config(replica: ReplicaId, voters: u64, incarnation: u64) -> CoreConfig {
-    CoreConfig {
-        id: replica,
-        group: GROUP,
-        membership: Membership::new(1, (1..=voters).map(ReplicaId), []).unwrap(),
-        heartbeat_ticks: HEARTBEAT,
-        election_ticks: ELECTION,
-        seed: replica.0 * 1000 + incarnation,
-        limits: Limits {
-            log_tail_entries: 0,
-            ..Limits::default()
-        },
-    }
+    let limits = Limits {
+        log_tail_entries: 0,
+        ..Limits::default()
+    };
+    let mut config = testing::config(replica, voters, 0, limits);
+    config.seed += incarnation;
+    config
 }
 
-#[derive(Default)]
+/// A replica, and what it has answered in this incarnation.
 pub(super) struct Node {
-    pub(super) core: Option<VrCore>,
-    pub(super) disk: Durable,
-    pub(super) manual_sync: bool,
-    unsynced: VecDeque<PersistBatch>,
-    durable: PersistId,
-    held: Vec<(PersistId, Envelope)>,
-    incarnation: u64,
-    /// Commands, as they were committed here in this life.
+    replica: Replica<VrCore>,
+    /// Commands, as they were committed here.
     pub(super) committed: Vec<(Index, Bytes)>,
     pub(super) installed: Vec<SnapshotMeta>,
     pub(super) fetches: Vec<SnapshotMeta>,
@@ -54,9 +44,36 @@ pub(super) struct Node {
     pub(super) reads: Vec<(u64, Index)>,
 }
 
+impl Node {
+    fn new(replica: Replica<VrCore>) -> Self {
+        Self {
+            replica,
+            committed: Vec::new(),
+            installed: Vec::new(),
+            fetches: Vec::new(),
+            answers: Vec::new(),
+            rejected: Vec::new(),
+            reads: Vec::new(),
+        }
+    }
+}
+
+impl Deref for Node {
+    type Target = Replica<VrCore>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.replica
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.replica
+    }
+}
+
 pub(super) struct Group {
     voters: u64,
-    limits: Limits,
     pub(super) nodes: BTreeMap<ReplicaId, Node>,
     pub(super) network: VecDeque<Envelope>,
     /// Everything that ever left.
@@ -71,12 +88,14 @@ impl Group {
     }
 
     pub(super) fn with_limits(voters: u64, limits: Limits) -> Self {
+        let node = |number| {
+            let mut replica = Replica::new(config(id(number), voters, 0));
+            replica.set_limits(limits.clone());
+            (id(number), Node::new(replica))
+        };
         let mut group = Self {
             voters,
-            limits,
-            nodes: (1..=voters)
-                .map(|number| (id(number), Node::default()))
-                .collect(),
+            nodes: (1..=voters).map(node).collect(),
             network: VecDeque::new(),
             sent: Vec::new(),
             now: Tick(0),
@@ -121,41 +140,26 @@ impl Group {
 
     pub(super) fn crash(&mut self, number: u64) {
         let node = self.node(number);
-        let disk = std::mem::take(&mut node.disk);
-        *node = Node {
-            disk,
-            incarnation: node.incarnation,
-            ..Node::default()
-        };
+        let mut replica = node.replica.clone();
+        replica.crash();
+        replica.manual_sync = false;
+        *node = Node::new(replica);
     }
 
     pub(super) fn restart(&mut self, number: u64) {
-        let (voters, limits) = (self.voters, self.limits.clone());
         let now = self.now;
-        let node = self.node(number);
-        node.incarnation += 1;
-        let recovered = node.disk.recovered().checked().expect("a legal disk");
-        if recovered.log_is_void(node.disk.end())
-            && let Some(snapshot) = &recovered.snapshot
-        {
-            node.disk.start = (snapshot.index, snapshot.term);
-            node.disk.entries.clear();
+        let replica = &mut self.node(number).replica;
+        replica.start(VrCore::new);
+        if let Some(core) = &mut replica.core {
+            core.now = now;
         }
-        let mut config = config(id(number), voters, node.incarnation);
-        config.limits = limits;
-        let mut core = VrCore::new(&config, recovered).expect("a legal disk");
-        core.now = now;
-        node.core = Some(core);
         self.drain(number);
     }
 
     pub(super) fn input(&mut self, number: u64, input: Input) {
         let now = self.now;
         let node = self.node(number);
-        let Some(core) = node.core.as_mut() else {
-            return;
-        };
-        if let Err(error) = core.step(now, input) {
+        if let Err(error) = node.replica.step(now, input) {
             node.rejected.push(error);
         }
         self.drain(number);
@@ -239,33 +243,28 @@ impl Group {
 
     /// Makes the oldest batch durable, and releases what waited for it.
     pub(super) fn sync(&mut self, number: u64) -> bool {
-        let node = self.node(number);
-        let Some(batch) = node.unsynced.pop_front() else {
-            return false;
-        };
-        node.disk.write(&batch);
-        node.durable = batch.id;
-        let durable = node.durable;
-        let held = std::mem::take(&mut node.held);
-        let (ready, held): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|(after, _)| *after <= durable);
-        node.held = held;
-        for (_, envelope) in ready {
-            self.transmit(envelope);
-        }
-        self.input(number, Input::Persisted(batch.id));
-        true
+        let any = self.node(number).replica.fsync();
+        self.drain(number);
+        any
     }
 
-    fn transmit(&mut self, envelope: Envelope) {
+    fn transmit(&mut self, packet: &Packet) {
+        let envelope = Envelope::decode(GROUP, packet.message.clone());
+        let envelope = envelope.expect("own messages decode");
         self.sent.push(envelope.clone());
         self.network.push_back(envelope);
     }
 
     fn drain(&mut self, number: u64) {
-        while let Some(core) = self.node(number).core.as_mut()
-            && let Some(effect) = core.poll()
-        {
+        loop {
+            let effect = self.node(number).replica.poll();
+            let sent = std::mem::take(&mut self.node(number).replica.sent);
+            for packet in &sent {
+                self.transmit(packet);
+            }
+            let Some(effect) = effect else {
+                return;
+            };
             self.carry_out(number, effect);
         }
     }
@@ -273,20 +272,6 @@ impl Group {
     fn carry_out(&mut self, number: u64, effect: Effect) {
         let node = self.node(number);
         match effect {
-            Effect::Persist(batch) => {
-                node.unsynced.push_back(batch);
-                if !node.manual_sync {
-                    self.sync(number);
-                }
-            }
-            Effect::Send { message, after, .. } => {
-                let envelope =
-                    Envelope::decode(GROUP, message.to_bytes()).expect("own messages decode");
-                match after.filter(|after| *after > node.durable) {
-                    Some(after) => node.held.push((after, envelope)),
-                    None => self.transmit(envelope),
-                }
-            }
             Effect::Commit(entries) => {
                 for committed in entries {
                     let entry = committed.entry;
@@ -302,7 +287,8 @@ impl Group {
             Effect::FetchSnapshot { snapshot, .. } => node.fetches.push(snapshot),
             Effect::InstallSnapshot(meta) => node.installed.push(meta),
             Effect::ReadReady { token, index } => node.reads.push((token.0, index)),
-            Effect::Compact(_) | Effect::LeaderChanged { .. } | Effect::ReadRejected { .. } => {}
+            Effect::Persist(_) | Effect::Send { .. } | Effect::Compact(_) => {}
+            Effect::LeaderChanged { .. } | Effect::ReadRejected { .. } => {}
         }
     }
 

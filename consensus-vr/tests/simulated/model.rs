@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use consensus::{Consensus, Input, ProposalId, ReplicaId, Role, Term};
+use consensus::testing::{ELECTION_TICKS, HEARTBEAT_TICKS, History, Packet};
+use consensus::{Consensus, Input, ProposalId, ReplicaId, Role};
 use stateright::{Checker, Model, Property};
 
-use crate::group::{ELECTION_TICKS, HEARTBEAT_TICKS, History, Node, Packet, record};
+use crate::group::{Node, receiver, view};
 
 const VOTERS: u64 = 3;
 
@@ -20,19 +21,18 @@ struct Group {
     proposals: u8,
     timeouts: u8,
     crashes: u8,
-    /// Whether disks take their time, so that crashes lose what was not synced.
+    /// Whether fsyncs are actions of their own, so that crashes lose what is not durable.
     slow_disks: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     nodes: Vec<Node>,
-    /// Under way, in no order. What is never delivered is lost.
+    /// In flight, in no order. What is never delivered is lost.
     network: BTreeSet<Packet>,
     history: History,
-    /// Two replicas committed different ops, or lead the same view.
+    /// Two replicas have committed different ops, or led the same view.
     broken: bool,
-    led: BTreeSet<(Term, ReplicaId)>,
     proposals: u8,
     timeouts: u8,
     crashes: u8,
@@ -42,7 +42,7 @@ struct State {
 enum Action {
     Deliver(Packet),
     Propose(usize),
-    /// The replica hears nothing for an election timeout.
+    /// The replica receives nothing for an election timeout.
     TimeOut(usize),
     Sync(usize),
     Crash(usize),
@@ -51,19 +51,18 @@ enum Action {
 impl State {
     fn settle(&mut self) {
         for (at, node) in self.nodes.iter_mut().enumerate() {
-            self.network.extend(node.sent.drain(..));
-            self.broken |= !record(&mut self.history, node);
-            let status = node.core.status();
+            self.network.extend(node.replica.sent.drain(..));
+            self.broken |= !node.record(&mut self.history);
+            let status = node.core().status();
             if status.role == Role::Leader {
-                self.led.insert((status.term, ReplicaId(at as u64 + 1)));
+                let leader = ReplicaId(at as u64 + 1);
+                self.broken |= !self.history.lead(status.term, leader);
             }
         }
-        let views: BTreeSet<_> = self.led.iter().map(|(view, _)| view).collect();
-        self.broken |= views.len() < self.led.len();
-        // What was said in views that its receiver has left for good is worthless.
+        // Messages of views that the receiver has left durably have no effect.
         let nodes = &self.nodes;
         self.network
-            .retain(|packet| packet.view() >= nodes[packet.to_index()].oldest_view());
+            .retain(|packet| view(packet) >= nodes[receiver(packet)].oldest_view());
     }
 }
 
@@ -77,22 +76,21 @@ impl Model for Group {
                 .map(|id| Node::new(ReplicaId(id), VOTERS))
                 .collect(),
             network: BTreeSet::new(),
-            history: History::new(),
+            history: History::default(),
             broken: false,
-            led: BTreeSet::new(),
             proposals: self.proposals,
             timeouts: self.timeouts,
             crashes: self.crashes,
         };
-        // The first view has begun, and everything is quiet.
+        // The first view has started, and no message is in flight.
         state.nodes[0].beat();
         state.settle();
         while let Some(packet) = state.network.pop_first() {
-            let _ = state.nodes[packet.to_index()].receive(packet);
+            let _ = state.nodes[receiver(&packet)].receive(packet);
             state.settle();
         }
         for node in &mut state.nodes {
-            node.sync_at_once = !self.slow_disks;
+            node.replica.manual_sync = self.slow_disks;
         }
         vec![state]
     }
@@ -100,14 +98,14 @@ impl Model for Group {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         actions.extend(state.network.iter().cloned().map(Action::Deliver));
         for (at, node) in state.nodes.iter().enumerate() {
-            if state.proposals > 0 && node.core.status().role == Role::Leader {
+            if state.proposals > 0 && node.core().status().role == Role::Leader {
                 actions.push(Action::Propose(at));
             }
-            // A primary that times out falls silent: as if it were slow.
-            if state.timeouts > 0 && node.core.status().role != Role::Leader {
+            // A primary that times out sends nothing, as if it were slow.
+            if state.timeouts > 0 && node.core().status().role != Role::Leader {
                 actions.push(Action::TimeOut(at));
             }
-            if node.has_unsynced() {
+            if node.replica.has_unsynced() {
                 actions.push(Action::Sync(at));
             }
             if state.crashes > 0 {
@@ -121,7 +119,7 @@ impl Model for Group {
         match action {
             Action::Deliver(packet) => {
                 state.network.remove(&packet);
-                let _ = state.nodes[packet.to_index()].receive(packet);
+                let _ = state.nodes[receiver(&packet)].receive(packet);
             }
             Action::Propose(at) => {
                 state.proposals -= 1;
@@ -151,7 +149,7 @@ impl Model for Group {
                 !state.broken
             }),
             Property::sometimes("a later view commits", |_, state: &State| {
-                let views: BTreeSet<_> = state.history.values().map(|entry| entry.term).collect();
+                let views: BTreeSet<_> = state.history.entries().map(|entry| entry.term).collect();
                 views.len() > 1
             }),
         ]

@@ -5,9 +5,11 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::group::{ELECTION_TICKS, HEARTBEAT_TICKS, History, Node, Packet, record};
 use bytes::Bytes;
+use consensus::testing::{ELECTION_TICKS, HEARTBEAT_TICKS, History, Packet};
 use consensus::{Consensus, Input, ProposalId, ReplicaId, Role, SnapshotMeta, Status};
+
+use crate::group::Node;
 
 const VIEW_CHANGES: u64 = 1_000_000;
 const THREADS: u64 = 2;
@@ -29,8 +31,8 @@ impl Random {
 struct Run {
     nodes: Vec<Node>,
     network: VecDeque<Packet>,
-    /// Whose messages are lost, in both directions.
-    cut_off: Option<ReplicaId>,
+    /// A replica whose messages are lost, in both directions.
+    isolated: Option<ReplicaId>,
     history: History,
     random: Random,
     proposals: u64,
@@ -46,8 +48,8 @@ impl Run {
                 .map(|id| Node::new(ReplicaId(id), voters))
                 .collect(),
             network: VecDeque::new(),
-            cut_off: None,
-            history: History::new(),
+            isolated: None,
+            history: History::default(),
             random: Random(seed),
             proposals: 0,
             digest: DefaultHasher::new(),
@@ -61,7 +63,7 @@ impl Run {
     }
 
     fn statuses(&self) -> Vec<Status> {
-        self.nodes.iter().map(|node| node.core.status()).collect()
+        self.nodes.iter().map(|node| node.core().status()).collect()
     }
 
     fn leader(&self) -> Option<(ReplicaId, Status)> {
@@ -75,13 +77,13 @@ impl Run {
         loop {
             for at in 0..self.nodes.len() {
                 let node = &mut self.nodes[at];
-                self.network.extend(node.sent.drain(..));
-                assert!(record(&mut self.history, node), "two ops are committed");
+                self.network.extend(node.replica.sent.drain(..));
+                assert!(node.record(&mut self.history), "two ops are committed");
             }
             let Some(packet) = self.network.pop_front() else {
                 return;
             };
-            if self.cut_off == Some(packet.from) || self.cut_off == Some(packet.to) {
+            if self.isolated == Some(packet.from) || self.isolated == Some(packet.to) {
                 continue;
             }
             packet.hash(&mut self.digest);
@@ -97,35 +99,35 @@ impl Run {
         self.settle();
     }
 
-    /// One view change: handed over, or because the primary is cut off.
+    /// One view change: a leadership transfer, or because the primary is isolated.
     fn change_view(&mut self) {
-        let (leader, before) = self.leader().expect("somebody leads");
+        let (leader, before) = self.leader().expect("a replica leads");
         self.proposals += 1;
         let proposal = ProposalId(self.proposals);
         let payload = Bytes::copy_from_slice(&self.proposals.to_le_bytes());
         let proposed = self
             .node(leader)
             .input(Input::Propose { proposal, payload });
-        proposed.expect("the leader takes proposals");
+        proposed.expect("the leader accepts proposals");
         if self.random.below(8) > 0 {
             self.settle();
             let voters = self.nodes.len() as u64;
             let to = ReplicaId((leader.0 + self.random.below(voters - 1)) % voters + 1);
-            let begun = self.node(leader).input(Input::TransferLeadership(to));
-            begun.expect("the leader hands over");
+            let transfer = self.node(leader).input(Input::TransferLeadership(to));
+            transfer.expect("the leader transfers leadership");
             self.settle();
         } else {
-            self.cut_off = Some(leader);
+            self.isolated = Some(leader);
         }
         for _ in 0..20 * ELECTION_TICKS / HEARTBEAT_TICKS {
-            if self.begun_after(&before) {
+            if self.started_after(&before) {
                 break;
             }
             self.beat();
         }
-        self.cut_off = None;
-        assert!(self.begun_after(&before), "no view begins");
-        // Whoever was away joins.
+        self.isolated = None;
+        assert!(self.started_after(&before), "no view starts");
+        // A replica that was isolated joins.
         for _ in 0..3 {
             self.beat();
         }
@@ -135,14 +137,14 @@ impl Run {
         }
     }
 
-    fn begun_after(&self, before: &Status) -> bool {
+    fn started_after(&self, before: &Status) -> bool {
         self.leader()
             .is_some_and(|(_, status)| status.term > before.term && status.commit == status.last)
     }
 
     fn check(&mut self) {
         let statuses = self.statuses();
-        let (leader, status) = self.leader().expect("somebody leads");
+        let (leader, status) = self.leader().expect("a replica leads");
         let order = status.membership.voters();
         let expected = order[(status.term.0 % order.len() as u64) as usize];
         assert_eq!(leader, expected, "the primary of view {}", status.term);
@@ -156,26 +158,22 @@ impl Run {
     }
 
     fn snapshot(&mut self) {
-        let newest = self
-            .history
-            .values()
-            .next_back()
-            .expect("something")
-            .clone();
+        let newest = self.history.last().expect("a committed entry").clone();
         for node in &mut self.nodes {
             let meta = SnapshotMeta {
                 index: newest.index,
                 term: newest.term,
-                membership: node.core.status().membership,
+                membership: node.core().status().membership,
             };
             let taken = node.input(Input::SnapshotTaken(meta.clone()));
             taken.expect("all is applied");
-            node.disk.snapshots.insert(meta.index, (meta, Vec::new()));
-            while node.disk.snapshots.len() > 1 {
-                node.disk.snapshots.pop_first();
+            let disk = &mut node.replica.disk;
+            disk.snapshots.insert(meta.index, (meta, Vec::new()));
+            while disk.snapshots.len() > 1 {
+                disk.snapshots.pop_first();
             }
         }
-        self.history = self.history.split_off(&newest.index);
+        self.history.compact_before(newest.index);
     }
 }
 

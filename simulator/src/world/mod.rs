@@ -87,24 +87,29 @@ pub enum FailureClass {
     /// An index or an arithmetic operation out of bounds: it shows that something is wrong,
     /// but no check has seen what.
     Bounds,
-    /// A fault that was drawn had no effect, so the run shows nothing.
+    /// A fault that was drawn, or the work of clients, had no effect, so the run shows
+    /// nothing.
     NoEffect,
 }
 
 /// How a failure reads when a fault had no effect.
-pub(crate) const NO_EFFECT: &str = "was drawn and had no effect";
+const NO_EFFECT: &str = "was drawn and had no effect";
+/// How it reads when clients have done less than [`OPERATIONS_MIN`].
+const NOTHING_DONE: &str = "clients have done nothing, so the run shows nothing";
 
 impl FailureClass {
     fn of(what: &str) -> Self {
-        const BOUNDS: [&str; 5] = [
+        const BOUNDS: [&str; 7] = [
             "panic: attempt to ",
+            "panic: byte index",
+            "panic: called `",
             "panic: index out of bounds",
+            "panic: mid > len",
             "panic: range ",
             "panic: slice index",
-            "panic: called `Option::unwrap()`",
         ];
         match what {
-            _ if what.ends_with(NO_EFFECT) => Self::NoEffect,
+            _ if what.ends_with(NO_EFFECT) || what == NOTHING_DONE => Self::NoEffect,
             _ if BOUNDS.iter().any(|start| what.starts_with(start)) => Self::Bounds,
             _ => Self::Check,
         }
@@ -262,8 +267,10 @@ impl World {
             self.after(planned.at, Event::Fault(planned));
         }
         self.run_for(self.plan.faults_for)?;
-        self.deliver_missing_faults()?;
-        self.recover()
+        let missing = self.deliver_missing_faults()?;
+        // What kept a fault from having an effect may be what recovery shows.
+        self.recover()?;
+        missing.map_or(Ok(()), |fault| Err(format!("{} {NO_EFFECT}", fault.name())))
     }
 
     fn run_for(&mut self, micros: u64) -> Result<(), String> {
@@ -429,10 +436,45 @@ impl World {
         let mut statuses: Vec<_> = self.processes.iter().map(Process::describe).collect();
         statuses.extend(self.clients.iter().map(Client::describe));
         Err(format!(
-            "not recovered {} s after the last fault: {}",
+            "not recovered {} s after the last fault: {}: {}",
             RECOVERY / 1_000_000,
+            self.what_is_missing(),
             statuses.join("; ")
         ))
+    }
+
+    /// What recovery waits for, first the cause and then what follows from it.
+    fn what_is_missing(&self) -> String {
+        for process in &self.processes {
+            if process.running.is_none() {
+                return format!("replica {} does not run", process.id);
+            }
+        }
+        if self.leader().is_none() {
+            return "no replica leads".into();
+        }
+        let running = |process: &Process| process.running.as_ref().map(|it| it.replica.status());
+        let statuses: Vec<_> = self.processes.iter().filter_map(running).collect();
+        let last = statuses.iter().map(|status| status.applied).max();
+        for (process, status) in self.processes.iter().zip(&statuses) {
+            let id = process.id;
+            if status.reads_waiting > 0 {
+                return format!("replica {id} has reads without an answer");
+            }
+            if status.batches_in_flight + status.commands_waiting > 0 {
+                return format!("replica {id} has commands without an answer");
+            }
+            if Some(status.applied) < last {
+                return format!("replica {id} lags");
+            }
+        }
+        if !self.clients_are_idle() {
+            return "clients get no answer".into();
+        }
+        if !self.logs_are_bounded() {
+            return "logs are not compacted".into();
+        }
+        "clients have done too little".into()
     }
 
     fn clients_are_idle(&self) -> bool {
@@ -467,7 +509,7 @@ impl World {
         }
         let operations: u64 = self.clients.iter().map(|client| client.acknowledged).sum();
         if operations < OPERATIONS_MIN {
-            return Err("a run in which nothing was done shows nothing".into());
+            return Err(NOTHING_DONE.into());
         }
         Ok(())
     }

@@ -170,7 +170,9 @@ impl World {
                 "replica {id} counts on snapshot {index}, which is not durable"
             ));
         }
-        self.checks.replica(id, &status, self.plan.pipeline_max)?;
+        let start = self.processes[node].starts;
+        self.checks
+            .replica(id, start, &status, self.plan.pipeline_max)?;
         self.committed(id, &status)?;
         for output in outputs {
             if self.crashes_here(node) {
