@@ -87,6 +87,10 @@ impl Group {
         Self::with_limits(voters, config(id(1), voters, 0).limits)
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "tests write the limits where they call it"
+    )]
     pub(super) fn with_limits(voters: u64, limits: Limits) -> Self {
         let node = |number| {
             let mut replica = Replica::new(config(id(number), voters, 0));
