@@ -18,7 +18,7 @@ async fn main() -> anyhow::Result<()> {
         cluster.kill(0)?;
         let dir = fixture::dir(&version, backend);
         fixture::copy_trimmed(&cluster.data(0), &dir)?;
-        println!("{}", dir.display());
+        eprintln!("{}", dir.display());
     }
     Ok(())
 }
