@@ -104,7 +104,7 @@ pub enum Verdict {
 }
 
 /// Runs one seed on the mutant. What a check reported, and whether the run reached the rule
-/// that is left out. A run that failed otherwise does not count: see [`FailureClass`].
+/// that is left out. A run that failed otherwise does not count.
 #[must_use]
 pub fn run(backend: Backend, mutant: &Mutant, seed: u64) -> (Option<String>, bool) {
     let plan = Plan::new(backend, seed);
