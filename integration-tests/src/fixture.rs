@@ -1,7 +1,7 @@
 //! Data directories of an earlier version, and what is in them.
 //!
 //! `fixtures/data-<version>/<backend>/` is the directory of a cluster of one node that
-//! [`write`] has filled. The example `write_fixture` makes it with the binary of that
+//! [`write()`] has filled. The example `write_fixture` makes it with the binary of that
 //! version; a test opens it with this one.
 
 use std::fs;
@@ -110,7 +110,7 @@ fn text(partition: u32, number: u64) -> String {
     format!("order {number} of partition {partition}")
 }
 
-/// Checks that a cluster serves what [`write`] wrote, to stock clients.
+/// Checks that a cluster serves what [`write()`] wrote, to stock clients.
 ///
 /// # Errors
 /// When anything is missing or different.
