@@ -56,3 +56,8 @@ pub use config::ClusterConfig;
 pub use node::{Node, NodeBuilder, StartError};
 pub use replicated_log::{FatalError, Leadership, LogError, OpenError, ReplicatedLog};
 pub use server::TlsError;
+
+/// The code of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
