@@ -40,6 +40,10 @@ macro_rules! rules {
 
 /// Whether the code keeps this rule here: always, except in a simulated mutant.
 #[macro_export]
+#[allow(
+    clippy::crate_in_macro_def,
+    reason = "each crate lists its rules in a module at its own root"
+)]
 macro_rules! rule {
     ($name:ident) => {
         $crate::rules::is_kept(&crate::rules::$name)

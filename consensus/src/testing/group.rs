@@ -61,6 +61,10 @@ impl<C: Consensus> Group<C> {
 
     /// The same, with limits other than the default.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "tests write the limits where they call it"
+    )]
     pub fn with_limits(build: Build<C>, voters: u64, learners: u64, limits: Limits) -> Self {
         let member = |id| {
             let config = config(id, voters, learners, limits.clone());

@@ -60,7 +60,7 @@ impl World {
                 );
             }
             3 if random.per_mille(500) => {
-                self.after(0, Event::TargetedReplay(node, ReplayMoment::Elected))
+                self.after(0, Event::TargetedReplay(node, ReplayMoment::Elected));
             }
             3 => self.replay_at_term = true,
             _ => self.after(0, Event::TargetedReplay(planned.node, ReplayMoment::Now)),

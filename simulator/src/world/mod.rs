@@ -25,7 +25,6 @@ use crate::process::Process;
 use crate::random::Random;
 use crate::trace::Trace;
 use clients::Waiting;
-pub(crate) use election_crash::ElectionCrash;
 use late_messages::ReplayMoment;
 use network::Network;
 
