@@ -39,11 +39,11 @@ macro_rules! rules {
 }
 
 /// Whether the code keeps this rule here: always, except in a simulated mutant.
-#[macro_export]
 #[allow(
     clippy::crate_in_macro_def,
-    reason = "each crate lists its rules in a module at its own root"
+    reason = "the rule is one of the crate that names it"
 )]
+#[macro_export]
 macro_rules! rule {
     ($name:ident) => {
         $crate::rules::is_kept(&crate::rules::$name)

@@ -1,4 +1,8 @@
 //! Nodes of this version open the data of the version before.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside of test functions"
+)]
 
 use integration_tests::{Backend, Cluster, fixture, on_each_backend};
 

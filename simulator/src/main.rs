@@ -424,7 +424,7 @@ fn hunt(backends: &[Backend], name: Option<&str>, seeds: &Range<u64>, jobs: u64)
                 "| `{}` | {} | {seeds} | `{}` | {} | {what} |\n",
                 mutant.rule.name,
                 backend.name(),
-                mutant.package,
+                mutant.rule.kept_in,
                 mutant.rule.without,
             );
             print!("{row}");

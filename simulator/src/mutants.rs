@@ -27,8 +27,6 @@ pub struct Mutant {
     pub rule: &'static Rule,
     /// Where it is kept.
     pub part: Part,
-    /// The crate that keeps it.
-    pub package: &'static str,
 }
 
 /// Rules of shared code that only one backend comes to often enough.
@@ -43,19 +41,18 @@ const OF_ONE_BACKEND: [(&str, Backend); 3] = [
 pub fn all() -> impl Iterator<Item = Mutant> {
     let (vr, raft) = (Part::Backend(Backend::Vr), Part::Backend(Backend::Raft));
     [
-        (consensus_vr::rules::RULES, vr, "consensus-vr"),
-        (consensus_raft::rules::RULES, raft, "consensus-raft"),
-        (replica::rules::RULES, Part::Shared, "replica"),
-        (adapters::rules::RULES, Part::Shared, "adapters"),
+        (consensus_vr::rules::RULES, vr),
+        (consensus_raft::rules::RULES, raft),
+        (replica::rules::RULES, Part::Shared),
+        (adapters::rules::RULES, Part::Shared),
     ]
     .into_iter()
-    .flat_map(|(rules, part, package)| {
+    .flat_map(|(rules, part)| {
         rules.iter().map(move |rule| {
             let only = OF_ONE_BACKEND.iter().find(|(name, _)| *name == rule.name);
             Mutant {
                 rule,
                 part: only.map_or(part, |(_, backend)| Part::Backend(*backend)),
-                package,
             }
         })
     })

@@ -32,7 +32,7 @@ impl<C: Consensus> Group<C> {
     pub fn settle(&mut self) {
         for _ in 0..PACKETS_MAX {
             self.fetch_snapshots();
-            let Some((packet, copies)) = self.network.next_packet() else {
+            let Some((packet, copies)) = self.network.next_delivery() else {
                 return;
             };
             for _ in 0..copies {

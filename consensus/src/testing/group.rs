@@ -56,16 +56,12 @@ impl<C: Consensus> Group<C> {
     /// Voters 1 to `voters`, followed by learners.
     #[must_use]
     pub fn new(build: Build<C>, voters: u64, learners: u64) -> Self {
-        Self::with_limits(build, voters, learners, Limits::default())
+        Self::with_limits(build, voters, learners, &Limits::default())
     }
 
     /// The same, with limits other than the default.
     #[must_use]
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "tests write the limits where they call it"
-    )]
-    pub fn with_limits(build: Build<C>, voters: u64, learners: u64, limits: Limits) -> Self {
+    pub fn with_limits(build: Build<C>, voters: u64, learners: u64, limits: &Limits) -> Self {
         let member = |id| {
             let config = config(id, voters, learners, limits.clone());
             (id, Member::new(Replica::new(config)))

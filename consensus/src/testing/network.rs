@@ -103,7 +103,7 @@ impl Network {
     }
 
     /// The next packet, and how often it arrives now.
-    pub fn next_packet(&mut self) -> Option<(Packet, usize)> {
+    pub fn next_delivery(&mut self) -> Option<(Packet, usize)> {
         let packet = self.in_flight.pop_front()?;
         let random = self.draw();
         let verdict = (self.policy)(&packet, random);

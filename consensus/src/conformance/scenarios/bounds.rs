@@ -13,7 +13,7 @@ pub fn overload_pushes_back_and_passes(factory: Factory) {
         entry_bytes_max: 1_000,
         ..Limits::default()
     };
-    let mut cluster = Cluster::with_limits(factory, 3, 0, limits);
+    let mut cluster = Cluster::with_limits(factory, 3, 0, &limits);
     let leader = cluster.elect();
     cluster.converge();
     // No replica acknowledges: proposals pile up until they are rejected.
@@ -48,7 +48,7 @@ pub fn a_payload_that_is_too_large_is_refused(factory: Factory) {
         entry_bytes_max: 100,
         ..Limits::default()
     };
-    let mut cluster = Cluster::with_limits(factory, 3, 0, limits);
+    let mut cluster = Cluster::with_limits(factory, 3, 0, &limits);
     let leader = cluster.elect();
     let number = cluster.propose(leader, &[0; 101]);
     assert_eq!(

@@ -12,7 +12,7 @@ fn small_tail() -> Limits {
 }
 
 /// A cluster in which one follower sleeps while so many commands commit.
-fn with_a_sleeper(factory: Factory, limits: Limits, commands: u32) -> (Cluster, ReplicaId) {
+fn with_a_sleeper(factory: Factory, limits: &Limits, commands: u32) -> (Cluster, ReplicaId) {
     let mut cluster = Cluster::with_limits(factory, 3, 0, limits);
     let leader = cluster.elect();
     cluster.commit(b"first");
@@ -26,7 +26,7 @@ fn with_a_sleeper(factory: Factory, limits: Limits, commands: u32) -> (Cluster, 
 }
 
 pub fn a_lagging_replica_catches_up_by_log(factory: Factory) {
-    let (mut cluster, sleeper) = with_a_sleeper(factory, Limits::default(), 500);
+    let (mut cluster, sleeper) = with_a_sleeper(factory, &Limits::default(), 500);
     cluster.restart(sleeper);
     cluster.run(5 * ELECTION_TICKS);
     cluster.converge();
@@ -42,7 +42,7 @@ pub fn a_long_log_travels_in_messages_of_bounded_size(factory: Factory) {
     };
     // What stands around a message and around each of its entries.
     let bytes_max = limits.message_bytes_max + 512;
-    let (mut cluster, sleeper) = with_a_sleeper(factory, limits, 10);
+    let (mut cluster, sleeper) = with_a_sleeper(factory, &limits, 10);
     for _ in 0..200 {
         cluster.commit(&[7; PAYLOAD_BYTES]);
     }
@@ -73,7 +73,7 @@ fn snapshot_everywhere(cluster: &mut Cluster) {
 }
 
 pub fn a_lagging_replica_catches_up_by_snapshot(factory: Factory) {
-    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    let (mut cluster, sleeper) = with_a_sleeper(factory, &small_tail(), 100);
     snapshot_everywhere(&mut cluster);
     cluster.commit(b"after the snapshot");
     cluster.restart(sleeper);
@@ -88,7 +88,7 @@ pub fn a_lagging_replica_catches_up_by_snapshot(factory: Factory) {
 }
 
 pub fn a_fetch_that_fails_is_tried_again(factory: Factory) {
-    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    let (mut cluster, sleeper) = with_a_sleeper(factory, &small_tail(), 100);
     snapshot_everywhere(&mut cluster);
     cluster.fetches_work = false;
     cluster.restart(sleeper);
@@ -119,7 +119,7 @@ fn install_without_sync(cluster: &mut Cluster, sleeper: ReplicaId) {
 
 /// The snapshot is on disk; the batch that resets the log is not.
 pub fn a_replica_that_crashes_while_it_installs_a_snapshot_recovers(factory: Factory) {
-    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    let (mut cluster, sleeper) = with_a_sleeper(factory, &small_tail(), 100);
     install_without_sync(&mut cluster, sleeper);
     cluster.crash(sleeper);
     cluster.set_manual_sync(sleeper, false);
@@ -130,7 +130,7 @@ pub fn a_replica_that_crashes_while_it_installs_a_snapshot_recovers(factory: Fac
 }
 
 pub fn an_election_while_a_snapshot_becomes_durable_does_no_harm(factory: Factory) {
-    let (mut cluster, sleeper) = with_a_sleeper(factory, small_tail(), 100);
+    let (mut cluster, sleeper) = with_a_sleeper(factory, &small_tail(), 100);
     install_without_sync(&mut cluster, sleeper);
     let leader = cluster.elect();
     cluster.crash(leader);
@@ -145,7 +145,7 @@ pub fn an_election_while_a_snapshot_becomes_durable_does_no_harm(factory: Factor
 }
 
 pub fn the_log_window_stays_bounded(factory: Factory) {
-    let mut cluster = Cluster::with_limits(factory, 3, 0, small_tail());
+    let mut cluster = Cluster::with_limits(factory, 3, 0, &small_tail());
     cluster.elect();
     for round in 0..20_u32 {
         for number in 0..20_u32 {

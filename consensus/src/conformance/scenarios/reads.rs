@@ -76,7 +76,7 @@ pub fn too_many_reads_are_pushed_back(factory: Factory) {
         pending_reads_max: 8,
         ..Limits::default()
     };
-    let mut cluster = Cluster::with_limits(factory, 3, 0, limits);
+    let mut cluster = Cluster::with_limits(factory, 3, 0, &limits);
     let leader = cluster.elect();
     cluster.isolate(leader, true);
     let reads: Vec<_> = (0..9).map(|_| cluster.read(leader)).collect();
