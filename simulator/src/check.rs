@@ -121,9 +121,13 @@ impl Checks {
         let term_of = |voter| self.terms.get(voter).copied().unwrap_or_default();
         let know = voters.iter().filter(|voter| term_of(voter) >= *newest);
         if know.count() < status.membership.quorum() {
+            let terms = self.terms.iter();
+            let terms: Vec<_> = terms
+                .map(|(id, term)| format!("replica {id} is in {term}"))
+                .collect();
             return Err(format!(
-                "term {newest} had a leader, and most replicas do not know it: {:?}",
-                self.terms
+                "term {newest} had a leader, and most replicas do not know it: {}",
+                terms.join(", ")
             ));
         }
         Ok(())

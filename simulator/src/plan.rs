@@ -266,7 +266,7 @@ impl Plan {
                 planned.number,
                 planned.at as f64 / 1e6,
                 planned.fault.name(),
-                planned.node + 1
+                planned.node
             )
         };
         self.schedule.iter().map(line).collect()

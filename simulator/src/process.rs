@@ -22,7 +22,6 @@ use crate::durable::{Durable, Lost};
 use crate::history::History;
 use crate::plan::{Backend, Plan};
 use crate::random::Random;
-use crate::world::ElectionCrash;
 
 /// What a tick is on a clock that runs right, in microseconds.
 pub(crate) const TICK_MICROS: u64 = 10_000;
@@ -67,6 +66,21 @@ pub(crate) struct Process {
     pub(crate) install_stalls: Option<u64>,
     /// The number of its last start.
     pub(crate) incarnation: u64,
+}
+
+/// A power loss so many effects after the next change of the term.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ElectionCrash {
+    /// The term has changed.
+    pub(crate) term_changed: bool,
+    /// How many further effects it has.
+    pub(crate) effects: u64,
+    /// The leader of the term before, which is paused and isolated until then.
+    pub(crate) leader: Option<usize>,
+    /// How long the others are isolated then, in microseconds.
+    pub(crate) away: u64,
+    /// How long the process stays down, in microseconds.
+    pub(crate) back: u64,
 }
 
 /// An error of the disk in the next work on snapshot files.

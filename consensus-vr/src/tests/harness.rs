@@ -92,9 +92,12 @@ impl Group {
         reason = "tests write the limits where they call it"
     )]
     pub(super) fn with_limits(voters: u64, limits: Limits) -> Self {
+        let configured = |number| CoreConfig {
+            limits: limits.clone(),
+            ..config(id(number), voters, 0)
+        };
         let node = |number| {
-            let mut replica = Replica::new(config(id(number), voters, 0));
-            replica.set_limits(limits.clone());
+            let replica = Replica::new(configured(number));
             (id(number), Node::new(replica))
         };
         let mut group = Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Disk, Packet};
 use crate::{
-    Consensus, CoreConfig, Effect, Input, Limits, PersistBatch, PersistId, RecoverError, Recovered,
+    Consensus, CoreConfig, Effect, Input, PersistBatch, PersistId, RecoverError, Recovered,
     ReplicaId, StepError, Tick,
 };
 
@@ -56,11 +56,6 @@ impl<C: Consensus> Replica<C> {
             seed: self.config.seed + self.incarnation,
             ..(*self.config).clone()
         }
-    }
-
-    /// Sets the limits of further incarnations.
-    pub fn set_limits(&mut self, limits: Limits) {
-        Arc::make_mut(&mut self.config).limits = limits;
     }
 
     /// Which replica this is.

@@ -157,8 +157,7 @@ impl World {
         self.trace.line(
             self.now,
             format_args!(
-                "client {number} reads register {register} at replica {}, at least {oldest}",
-                node + 1
+                "client {number} reads register {register} at replica {node}, at least {oldest}"
             ),
         );
         self.input(node, Input::ReadIndex(ticket))
@@ -247,10 +246,7 @@ impl World {
             let state = running.reader.read();
             self.trace.line(
                 self.now,
-                format_args!(
-                    "client {number} has read at replica {}, {applied} applied",
-                    node + 1
-                ),
+                format_args!("client {number} has read at replica {node}, {applied} applied"),
             );
             self.checks.read(read.behind, applied, state.applied())?;
             self.clients[read.register].check(&state, read.oldest)?;

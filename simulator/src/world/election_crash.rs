@@ -7,6 +7,7 @@
 
 use super::{Event, World};
 use crate::fault::{Fault, Planned};
+use crate::process::ElectionCrash;
 use crate::random::Random;
 
 /// A leader that is silent for so long is replaced.
@@ -26,17 +27,6 @@ const CHECK_EVERY: u64 = 20_000;
 const MOMENT: (u64, u64) = (500, 128_000);
 /// Effects that a process still has in a new term, at most.
 const EFFECTS_MAX: u64 = 24;
-
-/// What happens to a process when its term has changed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ElectionCrash {
-    /// The term has changed.
-    pub(super) term_changed: bool,
-    effects: u64,
-    leader: Option<usize>,
-    away: u64,
-    back: u64,
-}
 
 impl World {
     pub(super) fn arm_forgotten_election(&mut self, node: usize, draw: u64) {

@@ -52,10 +52,9 @@ impl World {
         self.trace.line(
             self.now,
             format_args!(
-                "fault {}: {} at {}",
+                "fault {}: {} at replica {node}",
                 planned.number,
-                planned.fault.name(),
-                node + 1
+                planned.fault.name()
             ),
         );
         self.trace.fact(self.now, 4, node, &[planned.fault as u8]);
@@ -235,10 +234,7 @@ impl World {
                 Ok(())
             }
             Err(error) => Err(format!("an empty disk is refused otherwise: {error}")),
-            Ok(()) => Err(format!(
-                "replica {} takes an empty disk for its own",
-                node + 1
-            )),
+            Ok(()) => Err(format!("replica {node} starts on an empty disk")),
         }
     }
 
@@ -260,7 +256,7 @@ impl World {
         self.delivered.note(Fault::BitRot);
         self.trace.line(
             self.now,
-            format_args!("replica {}: byte {offset} of {path} changes", node + 1),
+            format_args!("replica {node}: byte {offset} of {path} changes"),
         );
         let (durable, incarnation) = (process.durable.clone(), process.incarnation);
         match process.start(&self.plan, &self.checks.history) {
@@ -272,7 +268,7 @@ impl World {
             // Nothing vouches yet for the very last frame of a log: the damage looks
             // like a write that a crash has torn, in any log.
             Err(StartError::Lost(lost)) if lost.last_only => {}
-            Err(error) => return Err(format!("replica {}: {error}", node + 1)),
+            Err(error) => return Err(format!("replica {node}: {error}")),
         }
         process.disk = own;
         process.durable = durable;

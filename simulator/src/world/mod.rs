@@ -25,7 +25,6 @@ use crate::process::Process;
 use crate::random::Random;
 use crate::trace::Trace;
 use clients::Waiting;
-pub(crate) use election_crash::ElectionCrash;
 use late_messages::ReplayMoment;
 use network::Network;
 
@@ -255,7 +254,7 @@ impl World {
     fn run(&mut self) -> Result<(), String> {
         for node in 0..self.processes.len() {
             let formatted = self.processes[node].format(&self.plan);
-            formatted.map_err(|error| format!("replica {}: {error}", node + 1))?;
+            formatted.map_err(|error| format!("replica {node}: {error}"))?;
             self.start(node)?;
         }
         self.form()?;
@@ -369,10 +368,8 @@ impl World {
         let Some(leader) = self.leader() else {
             return Ok(());
         };
-        self.trace.line(
-            self.now,
-            format_args!("nothing reaches replica {}", leader + 1),
-        );
+        self.trace
+            .line(self.now, format_args!("nothing reaches replica {leader}"));
         for other in (0..self.processes.len()).filter(|other| *other != leader) {
             self.cut_link(other, leader, DEAF, Fault::CutOneWay);
         }
@@ -385,8 +382,7 @@ impl World {
         while done(self) == before {
             if self.now > deadline {
                 return Err(format!(
-                    "nothing reaches the leader, replica {}, and nobody has replaced it after {} s",
-                    leader + 1,
+                    "nothing reaches the leader, replica {leader}, and no other leads after {} s",
                     DEAF / 1_000_000
                 ));
             }

@@ -29,7 +29,7 @@ impl World {
         match started {
             Ok(()) => {
                 self.trace
-                    .line(self.now, format_args!("replica {} starts", node + 1));
+                    .line(self.now, format_args!("replica {node} starts"));
                 let start = self.processes[node].starts;
                 self.after(1, Event::Tick { node, start });
                 Ok(())
@@ -37,7 +37,7 @@ impl World {
             Err(StartError::Open(error)) if failed => {
                 self.trace.line(
                     self.now,
-                    format_args!("replica {} cannot start: {error}", node + 1),
+                    format_args!("replica {node} cannot start: {error}"),
                 );
                 if let Some((_, power)) = interrupted {
                     self.delivered.note(Fault::CrashWhileStarting);
@@ -53,7 +53,7 @@ impl World {
                 self.after(again, Event::Start(node));
                 Ok(())
             }
-            Err(error) => Err(format!("replica {} cannot start: {error}", node + 1)),
+            Err(error) => Err(format!("replica {node} cannot start: {error}")),
         }
     }
 
@@ -70,7 +70,7 @@ impl World {
         }
         let how = if power { "loses power" } else { "is killed" };
         self.trace
-            .line(self.now, format_args!("replica {} {how}", node + 1));
+            .line(self.now, format_args!("replica {node} {how}"));
         if power {
             self.power_fails(node);
         }
@@ -252,16 +252,15 @@ impl World {
             }
             Output::Refused(error) => {
                 self.trace
-                    .line(self.now, format_args!("replica {}: {error}", node + 1));
+                    .line(self.now, format_args!("replica {node}: {error}"));
             }
             Output::LeaderChanged { term, leader } => {
                 self.trace.fact(self.now, 2, node, &term.0.to_le_bytes());
                 self.trace.line(
                     self.now,
                     format_args!(
-                        "replica {}: term {term}, leader {:?}",
-                        node + 1,
-                        leader.map(|id| id.0)
+                        "replica {node}: term {term}, leader {}",
+                        leader.map_or_else(|| "unknown".into(), |id| id.to_string())
                     ),
                 );
             }
@@ -399,10 +398,10 @@ impl World {
     /// A replica whose log's disk fails stops: what is on it is unknown.
     fn disk_failed(&mut self, node: usize, error: &str) -> Result<(), String> {
         if !self.faulty {
-            return Err(format!("replica {}: {error}", node + 1));
+            return Err(format!("replica {node}: {error}"));
         }
         self.trace
-            .line(self.now, format_args!("replica {}: {error}", node + 1));
+            .line(self.now, format_args!("replica {node}: {error}"));
         let power = self.processes[node].power_fails_with_disk;
         if power {
             self.delivered.note(Fault::CrashInDiskWork);
