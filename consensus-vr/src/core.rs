@@ -1,207 +1,134 @@
 //! The replica: inputs in, effects out.
 //!
-//! A step changes state and queues messages; [`VrCore::collect`] then turns what
-//! has changed into effects, in this order: one batch to be made durable, messages,
-//! commits. So what a driver hands over together becomes one batch and few
+//! A step changes the context and the role, and queues messages; [`VrCore::collect`] then
+//! turns what has changed into effects, in this order: one batch to be made durable,
+//! messages, commits. So what a driver passes in together becomes one batch and few
 //! messages.
-
-use std::collections::{BTreeMap, VecDeque};
+//!
+//! Roles are built here and nowhere else: at a restart, and when a role returns what
+//! follows from an input ([`Next`]).
 
 use bytes::Bytes;
 use consensus::rule;
 use consensus::{
-    Committed, Consensus, CoreConfig, Effect, Index, Input, Limits, Membership, PersistId,
-    ProposalId, ProposeError, RecoverError, Recovered, RefusalReason, RefusedMessage, ReplicaId,
-    Role, SnapshotMeta, Status, StepError, Term, Tick,
+    Consensus, CoreConfig, Effect, Input, PersistId, ProposalId, ProposeError, RecoverError,
+    Recovered, RefusalReason, RefusedMessage, ReplicaId, SnapshotMeta, Status, StepError, Tick,
 };
 
-use crate::backup::Backup;
-use crate::durability::Durability;
+use crate::context::{Context, CoreContext};
 use crate::guard;
-use crate::hard_state::{Anchor, HardState};
-use crate::ids::{Checksum, View};
-use crate::log::{self, Log};
+use crate::ids::View;
 use crate::message::{Envelope, Message};
-use crate::primary::Primary;
-use crate::reads::Reads;
-use crate::view_change::{Suspicion, ViewChange};
+use crate::recover::recover;
+use crate::roles::{Backup, Next, Primary, Role, ViewChange};
 
 /// One replica of one group.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VrCore {
-    pub(crate) id: ReplicaId,
-    pub(crate) group: u128,
-    pub(crate) limits: Limits,
-    pub(crate) heartbeat_ticks: u64,
-    pub(crate) election_ticks: u64,
-    pub(crate) membership: Membership,
-    pub(crate) now: Tick,
-    /// Ticks, of which a driver that was held up loses some.
-    pub(crate) clock: u64,
-    pub(crate) effects: VecDeque<Effect>,
-    pub(crate) outbox: Vec<Outgoing>,
-
-    /// Invariant 1: never goes back, and is durable before a message of it leaves.
-    pub(crate) view: View,
-    /// The last view whose log this is. Invariant 2: `log_view <= view`.
-    pub(crate) log_view: View,
-    /// Invariant 3: never goes back, and `commit <= log.last()`.
-    pub(crate) commit: Index,
-    /// Invariant 4: `delivered <= min(commit, durable)`.
-    pub(crate) delivered: Index,
-    pub(crate) log: Log,
-    pub(crate) durability: Durability,
-    /// The batch with which `view` is durable.
-    pub(crate) entered: PersistId,
-    /// The batch with which `log_view` is durable.
-    pub(crate) joined: PersistId,
-    pub(crate) phase: Phase,
-    pub(crate) suspicion: Suspicion,
-
-    pub(crate) proposals: BTreeMap<Index, ProposalId>,
-    pub(crate) reads: Reads,
-    pub(crate) snapshot: Option<(SnapshotMeta, Option<Checksum>)>,
-    pub(crate) fetching: Option<(SnapshotMeta, Option<Checksum>)>,
-    pub(crate) leader: (Term, Option<ReplicaId>),
-}
-
-/// What a replica does in its view.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Phase {
-    /// Orders proposals (VRR 4.1).
-    Primary(Primary),
-    /// Follows the primary. A primary that restarted, or lost its quorum, is here
-    /// too, and wants the next view.
-    Backup(Backup),
-    /// Waits for the view to begin, or for its log (VRR 4.2).
-    ViewChange(ViewChange),
-}
-
-/// A message about to leave.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Outgoing {
-    to: ReplicaId,
-    message: Message,
-    view: View,
-    /// Not before everything up to now is durable.
-    after: bool,
+    context: CoreContext,
+    role: Role,
 }
 
 impl VrCore {
     /// Builds a replica from its configuration and from what its disk remembers.
     ///
     /// # Errors
-    /// When the configuration contradicts itself, or the disk has lost or mixed
-    /// up what it once held.
+    /// When the configuration contradicts itself, or the disk has lost or mixed up what
+    /// was written to it.
     pub fn new(config: &CoreConfig, recovered: Recovered) -> Result<Self, RecoverError> {
-        crate::recover::recover(config, recovered)
+        let context = recover(config, recovered)?;
+        let role = recovered_role(&context);
+        Ok(Self { context, role })
     }
+}
 
-    pub(crate) fn primary_of(&self, view: View) -> ReplicaId {
-        guard::primary(&self.membership, view)
+/// The role in which a replica restarts.
+fn recovered_role(context: &Context) -> Role {
+    if context.log_view() < context.view() {
+        Role::ViewChange(ViewChange::new(0))
+    } else if !context.is_primary() {
+        Role::Backup(Backup::new(0))
+    } else if rule!(PrimaryStepsDownAtRestart) {
+        Role::Backup(Backup::ceded())
+    } else {
+        Role::Primary(Primary::restarted(context))
     }
+}
 
-    pub(crate) fn is_primary_of(&self, view: View) -> bool {
-        self.primary_of(view) == self.id
-    }
-
-    pub(crate) fn is_voter(&self) -> bool {
-        self.membership.is_voter(self.id)
-    }
-
-    /// The other members.
-    pub(crate) fn others(&self) -> Vec<ReplicaId> {
-        let members = self.membership.members();
-        members.filter(|id| *id != self.id).collect()
-    }
-
-    /// Queues a message of the present view.
-    pub(crate) fn send(&mut self, to: ReplicaId, message: Message) {
-        self.queue(to, self.view, message, false);
-    }
-
-    /// Queues a message that leaves when everything up to now is durable.
-    pub(crate) fn send_durable(&mut self, to: ReplicaId, message: Message) {
-        self.queue(to, self.view, message, rule!(ViewDurableBeforeMessage));
-    }
-
-    pub(crate) fn queue(&mut self, to: ReplicaId, view: View, message: Message, after: bool) {
-        self.outbox.push(Outgoing {
-            to,
-            message,
-            view,
-            after,
-        });
-    }
-
-    /// E3: the commit number never goes back. It waits for ops that are not here
-    /// yet; whoever tells it will tell it again.
-    pub(crate) fn commit_up_to(&mut self, commit: Index) {
-        let held = match rule!(CommitWithinLog) {
-            true => self.log.last(),
-            false => commit,
-        };
-        let known = match rule!(CommitMonotonic) {
-            true => self.commit,
-            false => Index::ZERO,
-        };
-        self.commit = known.max(commit.min(held));
-    }
-
-    /// Whether this replica is the view's primary, its log of the view is durable
-    /// and it has not ceded.
-    pub(crate) fn leads(&self) -> bool {
-        match &self.phase {
-            Phase::Primary(primary) => {
-                !primary.has_ceded() && self.durability.is_durable(self.joined)
-            }
-            _ => false,
+/// Transitions.
+impl VrCore {
+    fn perform(&mut self, mut next: Next) {
+        loop {
+            next = match next {
+                Next::Stay => return,
+                Next::Follow(view) => self.follow(view),
+                Next::Elect(view) => self.elect(view),
+                Next::Join(logs) => {
+                    self.role = if self.context.is_primary() {
+                        Role::Primary(Primary::start(&mut self.context, &logs))
+                    } else {
+                        Role::Backup(Backup::joined(self.context.clock.now()))
+                    };
+                    Next::Stay
+                }
+                Next::Cede => {
+                    self.context.abandon_proposals();
+                    self.context.restart_reads();
+                    self.role = Role::Backup(Backup::ceded());
+                    Next::Stay
+                }
+            };
         }
     }
 
-    /// The primary of the view, as far as this replica follows it.
-    pub(crate) fn leader_hint(&self) -> Option<ReplicaId> {
-        match &self.phase {
-            Phase::Primary(_) => self.leads().then_some(self.id),
-            Phase::Backup(_) => {
-                let leads = self.view > View::ZERO
-                    && !self.is_primary_of(self.view)
-                    && self.suspicion.my_vote.is_none();
-                leads.then(|| self.primary_of(self.view))
-            }
-            Phase::ViewChange(_) => None,
-        }
+    fn follow(&mut self, view: View) -> Next {
+        self.context.enter(view);
+        let change = ViewChange::new(self.context.clock.now());
+        change.request_start_view(&mut self.context);
+        self.role = Role::ViewChange(change);
+        Next::Stay
     }
 
-    /// At most one heartbeat interval at a time: a driver that was held up has
-    /// messages waiting that say whether the primary lives, and a burst of ticks
-    /// before them would start a view change for nothing.
+    fn elect(&mut self, view: View) -> Next {
+        self.context.enter(view);
+        let mut change = ViewChange::new(self.context.clock.now());
+        let next = change.send_log(&mut self.context);
+        self.role = Role::ViewChange(change);
+        next
+    }
+}
+
+/// Time.
+impl VrCore {
     fn advance_clock(&mut self, now: Tick) {
-        let elapsed = now.0.saturating_sub(self.now.0);
-        self.now = self.now.max(now);
-        if elapsed == 0 {
+        if !self.context.advance_clock(now) {
             return;
         }
-        self.clock += elapsed.min(self.heartbeat_ticks);
-        match &self.phase {
-            Phase::Primary(_) => self.primary_time(),
-            Phase::Backup(_) | Phase::ViewChange(_) => self.view_change_time(),
+        let next = self.role.tick(&mut self.context);
+        self.perform(next);
+        let leads = matches!(self.role, Role::Primary(_));
+        let next = self.role.seek_view(&mut self.context);
+        self.perform(next);
+        if !leads {
+            let suspects = self.role.suspects(&self.context);
+            let next = Next::elect(self.context.join_vote(suspects));
+            self.perform(next);
         }
-        self.reads_time();
-    }
-
-    fn propose(&mut self, proposal: ProposalId, payload: &Bytes) {
-        if let Err(error) = self.try_propose(proposal, payload) {
-            self.effects
-                .push_back(Effect::ProposalRejected { proposal, error });
+        self.context.expire_reads();
+        if matches!(self.role, Role::Backup(_)) {
+            self.context.restart_overdue_reads();
         }
     }
+}
 
+/// Messages.
+impl VrCore {
     fn receive(&mut self, from: ReplicaId, bytes: Bytes) -> Result<(), StepError> {
         let refused = |kind| move |reason| RefusedMessage { from, kind, reason };
-        let envelope = Envelope::decode(self.group, bytes).map_err(refused("message"))?;
+        let envelope = Envelope::decode(self.context.group(), bytes).map_err(refused("message"))?;
         let kind = envelope.message.name();
-        guard::check(self.id, self.view, &self.membership, from, &envelope)
+        let (id, view) = (self.context.id(), self.context.view());
+        guard::check(id, view, self.context.membership(), from, &envelope)
             .and_then(|()| self.dispatch(from, envelope.view, envelope.message))
             .map_err(refused(kind))?;
         Ok(())
@@ -213,164 +140,127 @@ impl VrCore {
         view: View,
         message: Message,
     ) -> Result<(), RefusalReason> {
-        match message {
-            Message::Prepare { commit, entries } => self.on_prepare(view, commit, &entries),
-            Message::PrepareOk { op, received, beat } => {
-                self.on_prepare_ok(from, view, op, received, beat)
-            }
-            Message::Commit { commit, beat } => {
-                self.on_commit(view, commit, beat);
-                Ok(())
-            }
-            Message::StartViewChange { at } => {
-                self.on_start_view_change(from, view, at);
-                Ok(())
-            }
-            Message::DoViewChange(brought) => self.on_do_view_change(from, view, brought),
-            Message::StartView {
-                commit,
-                head,
-                entries,
-            } => self.on_start_view(view, commit, head, entries),
-            Message::RequestStartView { op } => {
-                self.on_request_start_view(from, view, op);
-                Ok(())
-            }
-            Message::RequestPrepares { op } => {
-                self.on_request_prepares(from, view, op);
-                Ok(())
-            }
-            Message::Prepares { entries } => self.on_prepares(from, view, entries),
-            Message::SnapshotOffer { snapshot, checksum } => {
-                self.on_snapshot_offer(from, view, snapshot, checksum)
-            }
-            Message::ReadRequest { nonce, round } => {
-                self.on_read_request(from, view, nonce, round);
-                Ok(())
-            }
+        let Some(next) = self.admit(view, &message) else {
+            return Ok(());
+        };
+        self.perform(next);
+        let next = match message {
+            Message::StartViewChange { .. } => self.on_start_view_change(from, view),
             Message::ReadReply {
                 nonce,
                 round,
                 commit,
-            } => self.on_read_reply(view, nonce, round, commit),
-        }
-    }
-
-    fn persisted(&mut self, id: PersistId) {
-        if self.durability.persisted(id) {
-            match &mut self.phase {
-                Phase::Primary(_) => self.count_acknowledgements(),
-                Phase::Backup(backup) => backup.ack_due = true,
-                Phase::ViewChange(_) => {}
+            } => {
+                self.context
+                    .receive_read_reply(view, nonce, round, commit)?;
+                Next::Stay
             }
+            message => self.role.receive(&mut self.context, from, message)?,
+        };
+        self.perform(next);
+        Ok(())
+    }
+
+    /// Whether a message is acted on in the current view, and what is to be done before:
+    /// a replica enters a later view when a message shows that it has started, or that a
+    /// quorum has voted for it.
+    fn admit(&self, view: View, message: &Message) -> Option<Next> {
+        let current = self.context.view();
+        let (earlier, later) = (view < current, view > current);
+        match message {
+            Message::Prepare { .. } | Message::Commit { .. } => {
+                let ignored = earlier && rule!(EarlierPrimaryIgnored);
+                (!ignored).then_some(if later {
+                    Next::Follow(view)
+                } else {
+                    Next::Stay
+                })
+            }
+            Message::StartView { .. } if earlier => None,
+            Message::StartView { .. } if later => Some(Next::Follow(view)),
+            Message::StartView { .. } => Some(Next::Stay),
+            Message::DoViewChange(_) => {
+                // The sender entered it with a quorum of votes.
+                let ignored = earlier && rule!(EarlierLogIgnored);
+                (!ignored).then_some(if later { Next::Elect(view) } else { Next::Stay })
+            }
+            Message::PrepareOk { .. } => {
+                let ignored = view != current && rule!(EarlierAckIgnored);
+                (!ignored).then_some(Next::Stay)
+            }
+            // The sender entered its view with a quorum of votes, and receives nothing of
+            // this one any more.
+            Message::StartViewChange { at } if *at > current && rule!(LaterViewFollowed) => {
+                Some(Next::Elect(*at))
+            }
+            Message::StartViewChange { .. } | Message::ReadReply { .. } => Some(Next::Stay),
+            Message::RequestStartView { .. }
+            | Message::RequestPrepares { .. }
+            | Message::Prepares { .. }
+            | Message::SnapshotOffer { .. }
+            | Message::ReadRequest { .. } => (view == current).then_some(Next::Stay),
         }
     }
 
+    fn on_start_view_change(&mut self, from: ReplicaId, view: View) -> Next {
+        if view <= self.context.view() {
+            return Next::Stay;
+        }
+        let suspects = |context: &Context| self.role.suspects(context);
+        Next::elect(self.context.receive_vote(from, view, suspects))
+    }
+}
+
+/// Other inputs.
+impl VrCore {
+    fn propose(&mut self, proposal: ProposalId, payload: &Bytes) {
+        let bytes = payload.len();
+        let max = self.context.limits().entry_bytes_max;
+        let accepted = match bytes > max {
+            true => Err(ProposeError::TooLarge { bytes, max }),
+            false => self.role.propose(&mut self.context, proposal, payload),
+        };
+        if let Err(error) = accepted {
+            self.context.reject_proposal(proposal, error);
+        }
+    }
+
+    fn persisted(&mut self, batch: PersistId) {
+        if self.context.persisted(batch) {
+            self.role.log_persisted(&mut self.context);
+        }
+    }
+
+    fn transfer_leadership(&mut self, to: ReplicaId) -> Result<(), StepError> {
+        if !self.context.membership().is_voter(to) {
+            let refused = format!("replica {to} is not a voter");
+            return Err(StepError::Request(refused));
+        }
+        self.role.transfer_leadership(&self.context, to)
+    }
+
+    fn snapshot_fetched(&mut self, meta: &SnapshotMeta) {
+        if let Some(snapshot) = self.context.snapshot_fetched(meta) {
+            let next = self.role.snapshot_fetched(&mut self.context, &snapshot);
+            self.perform(next);
+        }
+    }
+}
+
+/// Effects.
+impl VrCore {
     /// Turns what has changed into effects.
     fn collect(&mut self) {
         // May end in another view, which is in the batch then.
-        self.go_on_with_handover();
-        self.begin_reads();
-        if self.durability.is_dirty() {
-            let hard_state = HardState {
-                epoch: self.membership.epoch,
-                view: self.view,
-                log_view: self.log_view,
-                commit: self.commit,
-                anchors: self.anchors(),
-            };
-            let batch = self.durability.flush(&self.log, hard_state.encode());
-            self.effects.extend(batch.map(Effect::Persist));
-        }
-        self.replicate();
-        self.acknowledge();
-        self.send_outbox();
-        self.deliver();
-        self.leader_may_have_changed();
-    }
-
-    /// The checksums that a restart could not compute from the log.
-    fn anchors(&self) -> [Anchor; 2] {
-        let base = self.log.first().prev();
-        let fetching = self.fetching.as_ref();
-        let fetching = fetching.and_then(|(meta, checksum)| Some((meta.index, (*checksum)?)));
-        let base = self.log.checksum(base).map(|checksum| (base, checksum));
-        [base.unwrap_or_default(), fetching.unwrap_or_default()]
-    }
-
-    fn send_outbox(&mut self) {
-        let pending = self.durability.pending();
-        for outgoing in std::mem::take(&mut self.outbox) {
-            let envelope = Envelope {
-                from: self.id,
-                to: outgoing.to,
-                view: outgoing.view,
-                message: outgoing.message,
-            };
-            self.effects.push_back(Effect::Send {
-                to: outgoing.to,
-                message: envelope.encode(self.group),
-                after: pending.filter(|_| outgoing.after),
-            });
-        }
-    }
-
-    fn deliver(&mut self) {
-        let through = self.commit.min(self.durability.durable());
-        if through <= self.delivered {
-            return;
-        }
-        let mut committed = Vec::new();
-        while self.delivered < through {
-            let op = self.delivered.next();
-            let held = self.log.get(op);
-            let mut entry = held.expect("what is not delivered is held").clone();
-            entry.payload = log::body(&entry);
-            let proposal = self.proposals.remove(&op);
-            committed.push(Committed { entry, proposal });
-            self.delivered = op;
-        }
-        self.effects.push_back(Effect::Commit(committed));
-    }
-
-    /// The proposals that are open are no longer this replica's to answer.
-    pub(crate) fn abandon_proposals(&mut self) {
-        for (_, proposal) in std::mem::take(&mut self.proposals) {
-            self.effects.push_back(Effect::ProposalRejected {
-                proposal,
-                error: ProposeError::OutcomeUnknown,
-            });
-        }
-    }
-
-    fn leader_may_have_changed(&mut self) {
-        let leader = (self.view.term(), self.leader_hint());
-        if leader != self.leader {
-            self.leader = leader;
-            self.reads.restart();
-            self.effects.push_back(Effect::LeaderChanged {
-                term: leader.0,
-                leader: leader.1,
-            });
-        }
-    }
-
-    pub(crate) fn role(&self) -> Role {
-        match &self.phase {
-            Phase::Primary(_) if self.leads() => Role::Leader,
-            _ if !self.is_voter() => Role::Learner,
-            Phase::Backup(_) if self.suspicion.my_vote.is_none() => Role::Follower,
-            _ => Role::Candidate,
-        }
-    }
-
-    fn phase_name(&self) -> &'static str {
-        match &self.phase {
-            Phase::Primary(_) | Phase::Backup(_) if self.view == View::ZERO => "waiting",
-            Phase::Primary(_) | Phase::Backup(_) => "normal",
-            Phase::ViewChange(change) if change.catch_up.is_some() => "catching up",
-            Phase::ViewChange(_) => "view change",
-        }
+        let next = self.role.finish_step(&mut self.context);
+        self.perform(next);
+        self.role.confirm_reads(&mut self.context);
+        self.context.flush();
+        self.role.send_new(&mut self.context);
+        self.context.send_outbox();
+        self.context.deliver();
+        let leader = self.role.leader(&self.context);
+        self.context.announce_leader(leader);
     }
 }
 
@@ -378,76 +268,68 @@ impl Consensus for VrCore {
     fn step(&mut self, now: Tick, input: Input) -> Result<(), StepError> {
         self.advance_clock(now);
         match input {
-            Input::Tick => Ok(()),
-            Input::Propose { proposal, payload } => {
-                self.propose(proposal, &payload);
-                Ok(())
-            }
-            Input::Receive { from, message } => self.receive(from, message),
-            Input::Persisted(id) => {
-                self.persisted(id);
-                Ok(())
-            }
-            Input::ReadIndex(token) => {
-                self.read_index(token);
-                Ok(())
-            }
-            Input::TransferLeadership(to) => self.transfer_leadership(to),
-            Input::Unreachable(peer) => {
-                self.peer_unreachable(peer);
-                Ok(())
-            }
-            Input::SnapshotTaken(meta) => self.snapshot_taken(meta),
-            Input::SnapshotFetched(meta) => {
-                self.snapshot_fetched(&meta);
-                Ok(())
-            }
-            Input::SnapshotFetchFailed(_) => {
-                self.fetching = None;
-                Ok(())
-            }
+            Input::Tick => {}
+            Input::Propose { proposal, payload } => self.propose(proposal, &payload),
+            Input::Receive { from, message } => self.receive(from, message)?,
+            Input::Persisted(batch) => self.persisted(batch),
+            Input::ReadIndex(token) => self.context.read_index(token),
+            Input::TransferLeadership(to) => self.transfer_leadership(to)?,
+            Input::Unreachable(peer) => self.role.unreachable(peer),
+            Input::SnapshotTaken(meta) => self.context.snapshot_taken(meta)?,
+            Input::SnapshotFetched(meta) => self.snapshot_fetched(&meta),
+            Input::SnapshotFetchFailed(_) => self.context.snapshot_fetch_failed(),
         }
+        Ok(())
     }
 
     fn poll(&mut self) -> Option<Effect> {
-        if self.effects.is_empty() {
+        if !self.context.has_effects() {
             self.collect();
         }
-        self.effects.pop_front()
+        self.context.next_effect()
     }
 
     fn next_deadline(&self) -> Option<Tick> {
-        let due = match &self.phase {
-            Phase::Primary(primary) => primary.next_beat(),
-            Phase::Backup(_) | Phase::ViewChange(_) => self.view_change_deadline(),
-        };
-        let ticks = due.saturating_sub(self.clock);
-        Some(Tick(self.now.0 + ticks.clamp(1, self.heartbeat_ticks)))
+        let due = self.role.deadline(&self.context);
+        Some(self.context.deadline(due))
     }
 
     fn status(&self) -> Status {
-        let peers = match &self.phase {
-            Phase::Primary(primary) => primary.progress(self.clock, self.election_ticks),
-            _ => Vec::new(),
-        };
+        let (context, log) = (&self.context, self.context.log());
         Status {
-            role: self.role(),
-            term: self.view.term(),
-            leader: self.leader_hint(),
-            commit: self.commit,
-            first: self.log.first(),
-            last: self.log.last(),
-            membership: self.membership.clone(),
-            elections_started: self.suspicion.started,
-            peers,
+            role: self.role.role(context),
+            term: context.view().term(),
+            leader: self.role.leader(context),
+            commit: context.commit(),
+            first: log.first(),
+            last: log.last(),
+            membership: context.membership().clone(),
+            elections_started: context.votes.started(),
+            peers: self.role.peers(context),
             detail: vec![
-                ("status", self.phase_name().to_owned()),
-                ("view", self.view.to_string()),
-                ("log_view", self.log_view.to_string()),
-                ("op", self.log.last().to_string()),
-                ("durable_op", self.durability.durable().to_string()),
-                ("commit", self.commit.to_string()),
+                ("status", self.role.status(context).to_owned()),
+                ("view", context.view().to_string()),
+                ("log_view", context.log_view().to_string()),
+                ("op", log.last().to_string()),
+                ("durable_op", context.durable().to_string()),
+                ("commit", context.commit().to_string()),
             ],
         }
+    }
+}
+
+#[cfg(test)]
+impl VrCore {
+    pub(crate) fn context(&self) -> &CoreContext {
+        &self.context
+    }
+
+    pub(crate) fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// As if the driver's time had been this when the replica started.
+    pub(crate) fn start_at(&mut self, now: Tick) {
+        self.context.start_at(now);
     }
 }

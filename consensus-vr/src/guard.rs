@@ -9,15 +9,8 @@ use crate::ids::View;
 use crate::log;
 use crate::message::{Envelope, Message, NUMBER_MAX};
 
-/// A view grows by one in an election timeout at most; nobody was away for longer.
+/// Views grow by one in an election timeout at most; no replica was away for longer.
 const VIEWS_AHEAD_MAX: u64 = 1 << 32;
-
-/// The primary of a view: a pure function of the view and of the committed order
-/// of the voters.
-pub(crate) fn primary(membership: &Membership, view: View) -> ReplicaId {
-    let voters = membership.voters();
-    voters[(view.0 % voters.len() as u64) as usize]
-}
 
 pub(crate) fn check(
     id: ReplicaId,
@@ -44,22 +37,22 @@ pub(crate) fn check(
         Message::Prepare { entries, .. }
         | Message::StartView { entries, .. }
         | Message::Prepares { entries } => chained(envelope.view, entries),
-        Message::DoViewChange(brought) => {
-            let views = brought.headers.iter().map(|header| header.view);
+        Message::DoViewChange(log) => {
+            let views = log.headers.iter().map(|header| header.view);
             let last = views.clone().next_back().unwrap_or_default();
             // Committed ops of a later view than its own may be in a log, also of this
             // one after a restart.
-            if brought.log_view >= envelope.view
+            if log.log_view >= envelope.view
                 || last > envelope.view
                 || !views.is_sorted()
-                || brought.commit > brought.head.op
+                || log.commit > log.head.op
             {
                 return impossible("a log from the future".into());
             }
             Ok(())
         }
         Message::StartViewChange { at } if *at >= envelope.view => {
-            impossible(format!("view {} is wanted in view {at}", envelope.view))
+            impossible(format!("a vote for view {} in view {at}", envelope.view))
         }
         Message::SnapshotOffer { snapshot, .. }
             if snapshot.index.0 > NUMBER_MAX
@@ -81,7 +74,7 @@ fn sender(
     membership: &Membership,
     envelope: &Envelope,
 ) -> Result<(), RefusalReason> {
-    let primary = primary(membership, envelope.view);
+    let primary = envelope.view.primary(membership);
     let message = &envelope.message;
     let by_primary = matches!(
         message,
@@ -107,7 +100,7 @@ fn sender(
     );
     if to_primary && id != primary {
         return impossible(format!(
-            "{} for replica {primary}, who leads view {}",
+            "{} for replica {primary}, which leads view {}",
             message.name(),
             envelope.view
         ));

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use consensus::{Index, Term};
+use consensus::{Index, Membership, ReplicaId, Term};
 
-/// A view: who is primary, and since when. View 0 is the empty beginning, in
-/// which nobody acts; the first primary is that of view 1.
+/// A view: one replica is its primary. View 0 is the initial state, in which no replica
+/// acts; the first primary is that of view 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct View(pub(crate) u64);
 
@@ -14,6 +14,12 @@ impl View {
 
     pub(crate) fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+
+    /// The primary: a pure function of the view and of the committed order of the voters.
+    pub(crate) fn primary(self, membership: &Membership) -> ReplicaId {
+        let voters = membership.voters();
+        voters[(self.0 % voters.len() as u64) as usize]
     }
 
     /// The contract's name for it.
@@ -42,7 +48,7 @@ pub(crate) struct Checksum(pub(crate) u128);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Head {
     pub(crate) op: Index,
-    /// Unknown directly behind a snapshot whose prepare was never seen.
+    /// Unknown directly after a snapshot whose last prepare was never seen.
     pub(crate) checksum: Option<Checksum>,
 }
 
@@ -51,7 +57,7 @@ pub(crate) struct Head {
 pub(crate) struct Header {
     pub(crate) view: View,
     pub(crate) checksum: Checksum,
-    /// The sender can hand out the body.
+    /// The sender can supply the body.
     pub(crate) present: bool,
     /// The sender knows that it never prepared this op: it does not count
     /// towards a quorum that may have committed it. Neither bit: its slot is

@@ -6,39 +6,42 @@
 //! every difference from the paper and its reason; the invariants that the code
 //! asserts are numbered there.
 //!
-//! One role or message family per file:
+//! A file uses only those below it in this table:
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `core` | the replica: inputs, effects, what a step leaves behind |
-//! | `primary`, `backup` | normal operation (VRR 4.1) |
-//! | `view_change`, `choose` | view changes (VRR 4.2), and which log a view begins with |
-//! | `catch_up` | fetching what the view's log has and this replica has not |
-//! | `state_transfer` | checkpoints and snapshots (VRR 5.1, 5.2) |
-//! | `reads` | reads that a quorum confirms |
+//! | `core` | the replica: inputs, effects, transitions between roles |
+//! | `guard` | messages that cannot be true |
 //! | `recover` | restart from a trusted log |
-//! | `log`, `durability`, `hard_state` | the hash chain, and what of it is on disk |
-//! | `message`, `guard` | the wire, and what on it cannot be true |
+//! | `roles/primary/`, `roles/backup` | normal operation (VRR 4.1) |
+//! | `roles/view_change` | a view that has not started here (VRR 4.2) |
+//! | `roles/handler` | what every role answers for, and what may follow from an input |
+//! | `roles/catch_up` | fetching what the log of a view has and this replica lacks |
+//! | `roles/choose` | the log with which a view starts |
+//! | `roles/state_transfer` | the log and snapshots for others, and from them (VRR 5.1, 5.2) |
+//! | `context/` | what all roles share, and its invariants |
+//! | `context/votes`, `context/reads`, ... | one part of it each |
+//! | `journal` | the log together with what of it is on disk |
+//! | `durability`, `hard_state` | batches, and the numbers beside the log |
+//! | `log` | the hash chain |
+//! | `message` | the wire |
+//! | `ids` | the numbers of the protocol |
 //!
-//! Leaves time, disks and the network to its driver.
+//! Time, disks and the network are left to the driver.
 
-mod backup;
-mod catch_up;
-mod choose;
+mod context;
 mod core;
 mod durability;
 mod guard;
 mod hard_state;
 mod ids;
+mod journal;
 mod log;
 mod message;
-mod primary;
-mod reads;
 mod recover;
+mod roles;
 #[doc(hidden)]
 pub mod rules;
-mod state_transfer;
-mod view_change;
 
 #[cfg(test)]
 mod tests;

@@ -1,31 +1,27 @@
 //! Restart (VRR 4.3, and why it is not needed).
 //!
-//! Everything that a replica has told anybody is on its disk, so its log is
-//! trusted and no recovery protocol is run: it comes back as the replica that it
-//! was, after losing some messages. A backup whose log is of its view goes on in
-//! it; one that was changing views goes on changing; a primary does not go on,
-//! because it may have sent prepares that are not on its disk and must not send
-//! others under the same numbers: it asks for the next view.
+//! Everything that a replica has sent to others is on its disk, so its log is trusted
+//! and no recovery protocol is run: it comes back as the replica that it was, after
+//! losing some messages. A backup whose log is of its view continues in it; one that was
+//! changing views continues to change; a primary does not continue, because it may have
+//! sent prepares that are not on its disk and must not send others under the same
+//! numbers: it votes for the next view.
 //!
-//! E8: what is not known to be committed is not delivered. The commit number of
-//! the disk is a lower bound; the primary of a view tells the rest.
-
-use std::collections::{BTreeMap, VecDeque};
+//! E8: what is not known to be committed is not delivered. The commit number on the disk
+//! is a lower bound; the rest is up to the primary of a view.
 
 use consensus::rule;
-use consensus::{CoreConfig, Index, PersistId, RecoverError, Recovered, Term, Tick};
+use consensus::{CoreConfig, Index, RecoverError, Recovered, Term};
 
-use crate::backup::Backup;
-use crate::core::{Phase, VrCore};
-use crate::durability::Durability;
-use crate::guard;
+use crate::context::{CoreContext, Snapshot, Start};
 use crate::hard_state::HardState;
 use crate::log::Log;
-use crate::primary::Primary;
-use crate::reads::Reads;
-use crate::view_change::{Suspicion, ViewChange};
 
-pub(crate) fn recover(config: &CoreConfig, recovered: Recovered) -> Result<VrCore, RecoverError> {
+/// What the replica knows after its restart; the role follows from it.
+pub(crate) fn recover(
+    config: &CoreConfig,
+    recovered: Recovered,
+) -> Result<CoreContext, RecoverError> {
     config.check()?;
     let recovered = recovered.checked()?;
     let state = match &recovered.hard_state {
@@ -52,52 +48,26 @@ pub(crate) fn recover(config: &CoreConfig, recovered: Recovered) -> Result<VrCor
             config.id
         )));
     }
-    let mut state = state;
-    if !rule!(ViewRecovered) {
-        state.view = state.log_view;
-    }
-    let leads = guard::primary(&membership, state.view) == config.id;
-    let phase = if state.log_view < state.view {
-        Phase::ViewChange(ViewChange::default())
-    } else if leads && !rule!(PrimaryStepsDownAtRestart) {
-        let others = membership.members().filter(|id| *id != config.id);
-        Phase::Primary(Primary::new(others, 0, log.last(), 0))
-    } else if leads {
-        Phase::Backup(Backup::ceded())
-    } else {
-        Phase::Backup(Backup::new(0))
-    };
-    Ok(VrCore {
-        id: config.id,
-        group: config.group,
-        limits: config.limits.clone(),
-        heartbeat_ticks: config.heartbeat_ticks,
-        election_ticks: config.election_ticks,
+    let known = state.commit.max(base.0);
+    let start = Start {
         membership,
-        now: Tick(0),
-        clock: 0,
-        effects: VecDeque::new(),
-        outbox: Vec::new(),
-        view: state.view,
+        view: if rule!(ViewRecovered) {
+            state.view
+        } else {
+            state.log_view
+        },
         log_view: state.log_view,
-        commit: match rule!(RecoveredLogUncommitted) {
-            true => state.commit.max(base.0),
-            false => log.last(),
+        commit: if rule!(RecoveredLogUncommitted) {
+            known
+        } else {
+            log.last()
         },
         delivered: base.0,
-        durability: Durability::new(log.last()),
-        entered: PersistId(0),
-        joined: PersistId(0),
-        phase,
-        suspicion: Suspicion::default(),
-        proposals: BTreeMap::new(),
-        reads: Reads::new(config.seed),
-        snapshot: snapshot.map(|meta| {
-            let checksum = log.checksum(meta.index);
-            (meta, checksum)
+        snapshot: snapshot.map(|meta| Snapshot {
+            checksum: log.checksum(meta.index),
+            meta,
         }),
-        fetching: None,
-        leader: (state.view.term(), None),
         log,
-    })
+    };
+    Ok(CoreContext::new(config, start))
 }

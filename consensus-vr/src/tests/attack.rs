@@ -4,10 +4,10 @@ use bytes::Bytes;
 use consensus::{Entry, EntryKind, Index, Input, Limits, ReplicaId, SnapshotMeta, Term};
 
 use super::harness::{ELECTION, Group, HEARTBEAT, id};
-use crate::core::Phase;
 use crate::ids::{Checksum, Head, View};
 use crate::log::Log;
 use crate::message::{DoViewChange, Message};
+use crate::roles;
 
 /// The two that are not this one.
 fn others(number: u64) -> (u64, u64) {
@@ -17,7 +17,7 @@ fn others(number: u64) -> (u64, u64) {
 /// The first view behind this one of which that replica is the primary.
 fn next_view_of(group: &Group, view: View, primary: u64) -> View {
     let mut next = view.next();
-    while group.core(primary).primary_of(next) != id(primary) {
+    while group.core(primary).context().primary_of(next) != id(primary) {
         next = next.next();
     }
     next
@@ -36,7 +36,7 @@ fn snapshot_at(group: &Group, number: u64, log: &Log, op: Index) -> SnapshotMeta
     SnapshotMeta {
         index: op,
         term: log.view(op).expect("held").term(),
-        membership: group.core(number).membership.clone(),
+        membership: group.core(number).context().membership().clone(),
     }
 }
 
@@ -66,8 +66,8 @@ fn a_snapshot_newer_than_the_beginning_of_the_view_is_joined_with() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
     group.commit(b"a");
-    let view = next_view_of(&group, group.core(backup).view, other);
-    let base = group.core(backup).log.clone();
+    let view = next_view_of(&group, group.core(backup).context().view(), other);
+    let base = group.core(backup).context().log().clone();
     let begun = continued(&base, view, &[b"b", b"c", b"d"]);
     let later = continued(&begun, view, &[b"e", b"f"]);
     let start = Message::StartView {
@@ -78,10 +78,10 @@ fn a_snapshot_newer_than_the_beginning_of_the_view_is_joined_with() {
     group.say(other, backup, view.0, start);
     fetch(&mut group, other, backup, view, &later, later.last());
     let core = group.core(backup);
-    assert_eq!(core.log.last(), later.last());
-    assert_eq!(core.log_view, view);
-    assert_eq!(core.commit, later.last());
-    assert!(matches!(core.phase, Phase::Backup(_)));
+    assert_eq!(core.context().log().last(), later.last());
+    assert_eq!(core.context().log_view(), view);
+    assert_eq!(core.context().commit(), later.last());
+    assert!(matches!(core.role(), roles::Role::Backup(_)));
 }
 
 /// A fetch that an earlier view began ends while the log of a later one is
@@ -91,8 +91,8 @@ fn a_snapshot_that_covers_a_part_of_what_is_gathered_takes_its_place() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
     group.commit(b"a");
-    let view = group.core(backup).view;
-    let base = group.core(backup).log.clone();
+    let view = group.core(backup).context().view();
+    let base = group.core(backup).context().log().clone();
     let old = continued(&base, view, &[b"b", b"c", b"d", b"e"]);
     let snapshot = snapshot_at(&group, backup, &old, Index(base.last().0 + 2));
     let offer = Message::SnapshotOffer {
@@ -119,8 +119,8 @@ fn a_snapshot_that_covers_a_part_of_what_is_gathered_takes_its_place() {
     group.say(other, backup, later.0, Message::Prepares { entries: rest });
     let entries = begun.slice(snapshot.index.next(), usize::MAX);
     group.say(other, backup, later.0, Message::Prepares { entries });
-    assert_eq!(group.core(backup).log.head(), begun.head());
-    assert_eq!(group.core(backup).log_view, later);
+    assert_eq!(group.core(backup).context().log().head(), begun.head());
+    assert_eq!(group.core(backup).context().log_view(), later);
 }
 
 /// Committed ops of a view can be in a log that is not of that view.
@@ -129,8 +129,8 @@ fn a_log_with_ops_of_a_later_view_is_taken_in_a_view_change() {
     let (mut group, primary) = Group::started(5);
     group.commit(b"a");
     let all: Vec<u64> = (1..=5).collect();
-    let view = group.core(primary).view;
-    let second = group.core(primary).primary_of(view.next()).0;
+    let view = group.core(primary).context().view();
+    let second = group.core(primary).context().primary_of(view.next()).0;
     let rest: Vec<u64> = all
         .iter()
         .copied()
@@ -144,7 +144,7 @@ fn a_log_with_ops_of_a_later_view_is_taken_in_a_view_change() {
     group.settle_if(|e| !behind.map(id).contains(&e.to));
     assert_eq!(group.commands(primary), ["a", "b", "c"]);
     // The next view, in which these two get what is committed, and not the rest.
-    let log = group.core(second).log.clone();
+    let log = group.core(second).context().log().clone();
     let next = next_view_of(&group, view, second);
     let begun = continued(&log, next, &[b"", b"d"]);
     for number in [third, behind[0], behind[1]] {
@@ -154,7 +154,7 @@ fn a_log_with_ops_of_a_later_view_is_taken_in_a_view_change() {
         } else {
             commit
         };
-        let from = from.min(group.core(number).log.last());
+        let from = from.min(group.core(number).context().log().last());
         let mut entries = begun.slice(from.next(), usize::MAX);
         if number != third {
             entries.pop();
@@ -166,17 +166,20 @@ fn a_log_with_ops_of_a_later_view_is_taken_in_a_view_change() {
         };
         group.say(second, number, next.0, start);
     }
-    assert_eq!(group.core(third).log_view, next);
+    assert_eq!(group.core(third).context().log_view(), next);
     for number in behind {
-        assert_eq!(group.core(number).log_view, view);
-        assert_eq!(group.core(number).log.last(), begun.last().prev());
+        assert_eq!(group.core(number).context().log_view(), view);
+        assert_eq!(
+            group.core(number).context().log().last(),
+            begun.last().prev()
+        );
     }
     group.network.clear();
     group.crash(primary);
     group.crash(second);
     let leader = group.until_view_after(next.0);
     assert_eq!(
-        group.core(leader).log.checksum(begun.last()),
+        group.core(leader).context().log().checksum(begun.last()),
         begun.head().checksum
     );
     for number in [third, behind[0], behind[1]] {
@@ -230,10 +233,10 @@ fn a_primary_whose_log_is_not_what_it_announced_is_refused() {
     for (case, start) in starts.into_iter().enumerate() {
         let (mut group, primary) = Group::started(3);
         let (backup, other) = others(primary);
-        let view = next_view_of(&group, group.core(backup).view, other);
+        let view = next_view_of(&group, group.core(backup).context().view(), other);
         group.commit(b"a");
         group.commit(b"b");
-        let log = group.core(backup).log.clone();
+        let log = group.core(backup).context().log().clone();
         let (commit, head, entries) = start(&log, view);
         let start = Message::StartView {
             commit,
@@ -242,8 +245,8 @@ fn a_primary_whose_log_is_not_what_it_announced_is_refused() {
         };
         group.say(other, backup, view.0, start);
         let core = group.core(backup);
-        assert_eq!(core.log.head(), log.head(), "case {case}");
-        assert!(core.log_view < view, "case {case}");
+        assert_eq!(core.context().log().head(), log.head(), "case {case}");
+        assert!(core.context().log_view() < view, "case {case}");
         // The next view finds it unharmed.
         let leader = group.until_view_after(view.0 - 1);
         group.commit(b"c");
@@ -258,8 +261,8 @@ fn entries_of_a_stranger_do_not_get_into_the_log_of_a_view() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
     group.commit(b"a");
-    let view = next_view_of(&group, group.core(backup).view, other);
-    let base = group.core(backup).log.clone();
+    let view = next_view_of(&group, group.core(backup).context().view(), other);
+    let base = group.core(backup).context().log().clone();
     let begun = continued(&base, view, &[b"b", b"c"]);
     let forged = continued(&base, view, &[b"x", b"y"]);
     let start = Message::StartView {
@@ -272,8 +275,8 @@ fn entries_of_a_stranger_do_not_get_into_the_log_of_a_view() {
     group.say(primary, backup, view.0, Message::Prepares { entries });
     let entries = begun.slice(base.last().next(), usize::MAX);
     group.say(other, backup, view.0, Message::Prepares { entries });
-    assert_eq!(group.core(backup).log.head(), begun.head());
-    assert_eq!(group.core(backup).log_view, view);
+    assert_eq!(group.core(backup).context().log().head(), begun.head());
+    assert_eq!(group.core(backup).context().log_view(), view);
 }
 
 fn entry(term: u64, index: u64, parent: Checksum) -> Entry {
@@ -291,18 +294,18 @@ fn entry(term: u64, index: u64, parent: Checksum) -> Entry {
 #[test]
 fn an_entry_of_an_earlier_view_than_the_one_before_it_is_refused() {
     let (mut group, primary) = Group::started(3);
-    let view = group.core(primary).view;
+    let view = group.core(primary).context().view();
     group.crash(primary);
     let leader = group.until_view_after(view.0);
     group.run(HEARTBEAT);
     let backup = 6 - primary - leader;
     let core = group.core(backup);
-    let (view, head) = (core.view, core.log.head());
+    let (view, head) = (core.context().view(), core.context().log().head());
     let back = entry(1, head.op.next().0, head.checksum.unwrap());
     let commit = head.op;
     let entries = vec![back.clone()];
     group.say(leader, backup, view.0, Message::Prepare { commit, entries });
-    assert_eq!(group.core(backup).log.head(), head);
+    assert_eq!(group.core(backup).context().log().head(), head);
     assert_eq!(group.nodes[&id(backup)].rejected.len(), 1);
     // Also while it catches up.
     let later = next_view_of(&group, view, leader);
@@ -315,7 +318,7 @@ fn an_entry_of_an_earlier_view_than_the_one_before_it_is_refused() {
         entries: vec![back],
     };
     group.say(leader, backup, later.0, start);
-    assert_eq!(group.core(backup).log.head(), head);
+    assert_eq!(group.core(backup).context().log().head(), head);
 }
 
 /// Numbers at the end of their range.
@@ -323,7 +326,7 @@ fn an_entry_of_an_earlier_view_than_the_one_before_it_is_refused() {
 fn numbers_that_overflow_are_refused() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
-    let view = group.core(backup).view;
+    let view = group.core(backup).context().view();
     let last = entry(1, u64::MAX, Checksum(1));
     let entries = vec![last.clone(), entry(1, 0, crate::log::checksum(&last))];
     let commit = Index(1);
@@ -344,7 +347,7 @@ fn numbers_that_overflow_are_refused() {
     group.input(backup, Input::ReadIndex(consensus::ReadToken(1)));
     group.say(primary, backup, view.0, reply);
     assert_eq!(group.nodes[&id(backup)].reads, []);
-    let membership = group.core(backup).membership.clone();
+    let membership = group.core(backup).context().membership().clone();
     let strangers = consensus::Membership::new(1, [id(primary), id(other)], []).unwrap();
     for (index, term, membership) in [
         (u64::MAX, 1, membership.clone()),
@@ -369,10 +372,10 @@ fn a_log_that_lacks_what_is_committed_here_begins_no_view() {
     let (mut group, primary) = Group::started(3);
     let (one, two) = others(primary);
     group.commit(b"a");
-    let view = View(next_view_of(&group, group.core(one).view, one).0 + 3);
+    let view = View(next_view_of(&group, group.core(one).context().view(), one).0 + 3);
     // It was changing views, and lost its memory of who brought what.
     group.network.clear();
-    let head = group.core(one).log.head();
+    let head = group.core(one).context().log().head();
     let log = |log_view: u64, head: Head| DoViewChange {
         log_view: View(log_view),
         commit: Index::ZERO,
@@ -391,7 +394,7 @@ fn a_log_that_lacks_what_is_committed_here_begins_no_view() {
         view.0,
         Message::StartViewChange { at: View::ZERO },
     );
-    assert_eq!(group.core(one).view, view);
+    assert_eq!(group.core(one).context().view(), view);
     group.crash(one);
     group.restart(one);
     let nothing = Head {
@@ -402,8 +405,8 @@ fn a_log_that_lacks_what_is_committed_here_begins_no_view() {
     let honest = Message::DoViewChange(log(1, head));
     group.say(two, one, view.0, liar);
     group.say(primary, one, view.0, honest);
-    assert!(group.core(one).log_view < view);
-    assert_eq!(group.core(one).log.head(), head);
+    assert!(group.core(one).context().log_view() < view);
+    assert_eq!(group.core(one).context().log().head(), head);
 }
 
 /// Nobody knows the checksum of a snapshot's last op whose prepare it has not seen;
@@ -411,8 +414,8 @@ fn a_log_that_lacks_what_is_committed_here_begins_no_view() {
 #[test]
 fn a_primary_whose_log_is_a_snapshot_leads_who_has_the_log() {
     let (mut group, primary) = Group::started(3);
-    let view = group.core(primary).view;
-    let next = group.core(primary).primary_of(view.next()).0;
+    let view = group.core(primary).context().view();
+    let next = group.core(primary).context().primary_of(view.next()).0;
     let third = 6 - primary - next;
     // The next primary lags behind, and gets a snapshot of everything.
     for body in [b"a", b"b", b"c"] {
@@ -420,8 +423,8 @@ fn a_primary_whose_log_is_a_snapshot_leads_who_has_the_log() {
     }
     group.run_if(HEARTBEAT, |e| e.to != id(next));
     group.run_if(HEARTBEAT, |e| e.to != id(next));
-    let log = group.core(primary).log.clone();
-    assert_eq!(group.core(third).log.head(), log.head());
+    let log = group.core(primary).context().log().clone();
+    assert_eq!(group.core(third).context().log().head(), log.head());
     fetch(&mut group, primary, next, view, &log, log.last());
     group.network.clear();
     // It restarts, and nothing on its disk has the checksum: the batch with it came
@@ -432,17 +435,25 @@ fn a_primary_whose_log_is_a_snapshot_leads_who_has_the_log() {
     bytes[33..].fill(0);
     *state = Some(bytes.into());
     group.restart(next);
-    assert_eq!(group.core(next).log.head().checksum, None);
+    assert_eq!(group.core(next).context().log().head().checksum, None);
     group.crash(primary);
     let mut after = view;
     for round in 0..3 {
         let leader = group.until_view_after(after.0);
         group.propose(leader, b"d");
         group.run(HEARTBEAT + 1);
-        let head = group.core(next).log.head();
-        assert_eq!(head, group.core(third).log.head(), "round {round}");
-        assert_eq!(group.core(third).commit, head.op, "round {round}");
-        after = group.core(leader).view;
+        let head = group.core(next).context().log().head();
+        assert_eq!(
+            head,
+            group.core(third).context().log().head(),
+            "round {round}"
+        );
+        assert_eq!(
+            group.core(third).context().commit(),
+            head.op,
+            "round {round}"
+        );
+        after = group.core(leader).context().view();
         for number in [next, third] {
             assert_eq!(group.nodes[&id(number)].rejected, [], "replica {number}");
             group.crash(number);
@@ -500,7 +511,8 @@ fn a_primary_waits_for_a_backup_that_catches_up() {
     let (backup, other) = others(primary);
     let behind = group
         .core(primary)
-        .primary_of(group.core(primary).view.next())
+        .context()
+        .primary_of(group.core(primary).context().view().next())
         .0;
     let helper = if behind == backup { other } else { backup };
     group.run_if(1, |e| e.to != id(behind));
@@ -510,8 +522,8 @@ fn a_primary_waits_for_a_backup_that_catches_up() {
     // They are not known to be committed.
     group.settle_if(|e| e.to != id(behind) && !matches!(e.message, Message::PrepareOk { .. }));
     assert_eq!(
-        group.core(helper).log.last(),
-        group.core(primary).log.last()
+        group.core(helper).context().log().last(),
+        group.core(primary).context().log().last()
     );
     group.crash(primary);
     // From now on a piece of the log takes a while.
@@ -540,7 +552,7 @@ fn a_primary_waits_for_a_backup_that_catches_up() {
 fn reads_of_one_peer_are_bounded_whatever_it_calls_itself() {
     let (mut group, primary) = Group::started(3);
     let (backup, _) = others(primary);
-    let view = group.core(primary).view.0;
+    let view = group.core(primary).context().view().0;
     for nonce in 0..1_000 {
         let round = 0;
         let ask = Message::ReadRequest { nonce, round };
@@ -572,7 +584,7 @@ fn a_backup_with_a_slow_disk_is_sent_no_more_than_may_be_under_way() {
     }
     assert_eq!(group.commands(primary).len(), 1_000);
     let core = group.core(backup);
-    let unsaved = core.log.last().0 - core.durability.durable().0;
+    let unsaved = core.context().log().last().0 - core.context().durable().0;
     assert!(unsaved <= 16, "{unsaved} are in memory");
     group.node(backup).manual_sync = false;
     while group.sync(backup) {}
@@ -584,28 +596,28 @@ fn a_backup_with_a_slow_disk_is_sent_no_more_than_may_be_under_way() {
 #[test]
 fn a_primary_of_a_view_to_be_counts_its_own_log_after_a_restart() {
     let (mut group, primary) = Group::started(3);
-    let view = group.core(primary).view.next();
-    let next = group.core(primary).primary_of(view).0;
+    let view = group.core(primary).context().view().next();
+    let next = group.core(primary).context().primary_of(view).0;
     let third = 6 - primary - next;
     group.crash(primary);
     group.run_if(3 * ELECTION / 2, |e| {
         !matches!(e.message, Message::DoViewChange(_))
     });
-    assert_eq!(group.core(next).view, view);
-    assert_eq!(group.core(third).view, view);
+    assert_eq!(group.core(next).context().view(), view);
+    assert_eq!(group.core(third).context().view(), view);
     group.crash(next);
     group.restart(next);
     group.run(HEARTBEAT + 1);
     assert_eq!(group.primary(), Some(next));
-    assert_eq!(group.core(next).view, view);
+    assert_eq!(group.core(next).context().view(), view);
 }
 
 /// E1: also a read reveals the view that it is asked in.
 #[test]
 fn a_backup_asks_for_reads_in_a_view_that_is_durable() {
     let (mut group, primary) = Group::started(3);
-    let view = group.core(primary).view.next();
-    let next = group.core(primary).primary_of(view).0;
+    let view = group.core(primary).context().view().next();
+    let next = group.core(primary).context().primary_of(view).0;
     let third = 6 - primary - next;
     group.crash(primary);
     group.run_if(2 * ELECTION, |e| {
@@ -616,7 +628,11 @@ fn a_backup_asks_for_reads_in_a_view_that_is_durable() {
     group.sent.clear();
     group.run(HEARTBEAT + 1);
     let core = group.core(third);
-    assert_eq!(core.log_view, core.view, "it has joined");
+    assert_eq!(
+        core.context().log_view(),
+        core.context().view(),
+        "it has joined"
+    );
     let asked = |group: &Group| {
         let by_third = group.sent.iter().filter(|e| e.from == id(third));
         by_third
@@ -637,7 +653,7 @@ fn a_primary_that_hands_over_into_a_view_makes_it_durable_first() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
     group.commit(b"a");
-    let view = group.core(primary).view.next();
+    let view = group.core(primary).context().view().next();
     group.say(
         backup,
         primary,
@@ -647,7 +663,7 @@ fn a_primary_that_hands_over_into_a_view_makes_it_durable_first() {
     group.node(primary).manual_sync = true;
     group.sent.clear();
     group.input(primary, Input::TransferLeadership(id(other)));
-    assert_eq!(group.core(primary).view, view);
+    assert_eq!(group.core(primary).context().view(), view);
     let early = group
         .sent
         .iter()
@@ -660,8 +676,8 @@ fn a_primary_that_hands_over_into_a_view_makes_it_durable_first() {
 fn a_replica_that_moved_alone_is_followed() {
     let (mut group, primary) = Group::started(3);
     group.commit(b"a");
-    let view = group.core(primary).view;
-    let moved = group.core(primary).primary_of(view.next()).0;
+    let view = group.core(primary).context().view();
+    let moved = group.core(primary).context().primary_of(view.next()).0;
     let other = 6 - primary - moved;
     // Neither hears the primary, and only what `other` says to `moved` arrives.
     let arrives = |from: ReplicaId, to: ReplicaId| from == id(other) && to == id(moved);
@@ -674,13 +690,13 @@ fn a_replica_that_moved_alone_is_followed() {
     for _ in 0..4 * ELECTION {
         group.deliver(&late);
         group.run_if(1, |e| arrives(e.from, e.to));
-        if group.core(moved).view > view {
+        if group.core(moved).context().view() > view {
             break;
         }
     }
-    assert_eq!(group.core(moved).view, view.next());
-    assert_eq!(group.core(other).view, view);
-    assert_eq!(group.core(primary).view, view);
+    assert_eq!(group.core(moved).context().view(), view.next());
+    assert_eq!(group.core(other).context().view(), view);
+    assert_eq!(group.core(primary).context().view(), view);
     group.network.clear();
     group.run(20 * ELECTION);
     group.commit(b"b");
@@ -701,8 +717,8 @@ fn a_replica_that_restarts_while_it_catches_up_joins_the_view() {
 fn restarts_while_it_catches_up(ticks: u64) {
     let (mut group, primary) = Group::started(3);
     group.commit(b"a");
-    let view = group.core(primary).view;
-    let next = group.core(primary).primary_of(view.next()).0;
+    let view = group.core(primary).context().view();
+    let next = group.core(primary).context().primary_of(view.next()).0;
     let behind = 6 - primary - next;
     group.crash(behind);
     for body in [b"b", b"c"] {
@@ -715,21 +731,24 @@ fn restarts_while_it_catches_up(ticks: u64) {
     group.restart(behind);
     group.run_if(3, |e| e.to != id(behind));
     let core = group.core(next);
-    let (view, log) = (core.view, core.log.clone());
+    let (view, log) = (core.context().view(), core.context().log().clone());
     let mut entries = log.slice(Index(1), usize::MAX);
     entries.pop();
     let start = Message::StartView {
-        commit: core.commit,
+        commit: core.context().commit(),
         head: log.head(),
         entries,
     };
     group.say(next, behind, view.0, start);
-    assert_eq!(group.core(behind).log.view(log.last().prev()), Some(view));
-    assert!(group.core(behind).log_view < view);
+    assert_eq!(
+        group.core(behind).context().log().view(log.last().prev()),
+        Some(view)
+    );
+    assert!(group.core(behind).context().log_view() < view);
     group.crash(behind);
     group.run(ticks);
     group.restart(behind);
     group.run(3 * HEARTBEAT);
-    assert_eq!(group.core(behind).log_view, view);
-    assert_eq!(group.core(behind).log.head(), log.head());
+    assert_eq!(group.core(behind).context().log_view(), view);
+    assert_eq!(group.core(behind).context().log().head(), log.head());
 }

@@ -158,7 +158,7 @@ impl Group {
         let replica = &mut self.node(number).replica;
         replica.start(VrCore::new);
         if let Some(core) = &mut replica.core {
-            core.now = now;
+            core.start_at(now);
         }
         self.drain(number);
     }
@@ -224,8 +224,9 @@ impl Group {
         for _ in 0..100 * ELECTION {
             self.run(1);
             if let Some(primary) = self.primary()
-                && self.core(primary).view > View(view)
-                && self.core(primary).commit == self.core(primary).log.last()
+                && self.core(primary).context().view() > View(view)
+                && self.core(primary).context().commit()
+                    == self.core(primary).context().log().last()
             {
                 return primary;
             }
@@ -302,11 +303,11 @@ impl Group {
     /// Snapshots a replica where it stands, with nothing kept before it.
     pub(super) fn snapshot(&mut self, number: u64) -> SnapshotMeta {
         let core = self.core(number);
-        let index = core.delivered;
+        let index = core.context().delivered();
         let meta = SnapshotMeta {
             index,
-            term: core.log.view(index).expect("it is held").term(),
-            membership: core.membership.clone(),
+            term: core.context().log().view(index).expect("it is held").term(),
+            membership: core.context().membership().clone(),
         };
         let snapshots = &mut self.node(number).disk.snapshots;
         snapshots.insert(index, (meta.clone(), Vec::new()));

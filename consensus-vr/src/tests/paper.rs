@@ -1,13 +1,13 @@
 //! What is known to go wrong in the paper's protocol (E1 to E9), and what went
 //! wrong in implementations. Every test fails when its rule is taken out.
 
-use consensus::{EntryKind, Index, Role};
+use consensus::{Consensus, EntryKind, Index, Role};
 
 use super::harness::{ELECTION, Group, HEARTBEAT, id};
-use crate::core::Phase;
 use crate::ids::{Head, View};
 use crate::log::Log;
 use crate::message::{Envelope, Message};
+use crate::roles;
 
 fn is_from(number: u64) -> impl Fn(&Envelope) -> bool {
     move |envelope| envelope.from == id(number)
@@ -28,13 +28,16 @@ fn asks() -> Message {
 fn e1_the_view_is_durable_before_a_message_of_it_leaves_and_survives_a_restart() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
-    let view = group.core(primary).view;
+    let view = group.core(primary).context().view();
     group.crash(primary);
     group.node(backup).manual_sync = true;
     group.node(other).manual_sync = true;
     group.sent.clear();
     group.run(3 * ELECTION);
-    assert!(group.core(backup).view > view, "it has moved in memory");
+    assert!(
+        group.core(backup).context().view() > view,
+        "it has moved in memory"
+    );
     let revealing: Vec<_> = group
         .sent
         .iter()
@@ -47,17 +50,17 @@ fn e1_the_view_is_durable_before_a_message_of_it_leaves_and_survives_a_restart()
     );
     // With the disk done, it leaves; and a restart finds the same view.
     while group.sync(backup) {}
-    let moved = group.core(backup).view;
+    let moved = group.core(backup).context().view();
     group.crash(backup);
     group.restart(backup);
-    assert_eq!(group.core(backup).view, moved);
+    assert_eq!(group.core(backup).context().view(), moved);
     let old = Message::Prepare {
         commit: Index(9),
         entries: Vec::new(),
     };
     group.say(primary, backup, view.0, old);
     assert!(
-        group.core(backup).commit < Index(9),
+        group.core(backup).context().commit() < Index(9),
         "it follows the old view"
     );
 }
@@ -74,16 +77,16 @@ fn e2_a_log_is_never_cut_before_its_replacement_is_here() {
     group.propose(primary, b"c");
     group.settle_if(|envelope| envelope.to != id(other));
     assert_eq!(group.commands(primary), ["a", "b", "c"]);
-    let view = group.core(backup).view;
-    let log = group.core(backup).log.clone();
-    let commit = group.core(backup).commit;
+    let view = group.core(backup).context().view();
+    let log = group.core(backup).context().log().clone();
+    let commit = group.core(backup).context().commit();
     // A view that begins behind a log of which this replica gets only the end.
     let mut chosen = Log::new(Index::ZERO, consensus::Term(0), None);
     for op in 1..=log.last().0 {
         chosen.replace(std::slice::from_ref(log.get(Index(op)).unwrap()));
     }
     let mut leader = view.next();
-    while group.core(backup).primary_of(leader) != id(other) {
+    while group.core(backup).context().primary_of(leader) != id(other) {
         leader = leader.next();
     }
     for body in [b"d", b"e", b"f"] {
@@ -95,13 +98,17 @@ fn e2_a_log_is_never_cut_before_its_replacement_is_here() {
         entries: vec![chosen.get(chosen.last()).unwrap().clone()],
     };
     group.say(other, backup, leader.0, begun);
-    assert_eq!(group.core(backup).view, leader);
-    assert_eq!(group.core(backup).log, log, "it cut its log");
-    assert_eq!(group.core(backup).log_view, view);
+    assert_eq!(group.core(backup).context().view(), leader);
+    assert_eq!(group.core(backup).context().log(), &log, "it cut its log");
+    assert_eq!(group.core(backup).context().log_view(), view);
     group.crash(backup);
     group.restart(backup);
-    assert_eq!(group.core(backup).log.head(), log.head(), "lost on disk");
-    assert_eq!(group.core(backup).log_view, view);
+    assert_eq!(
+        group.core(backup).context().log().head(),
+        log.head(),
+        "lost on disk"
+    );
+    assert_eq!(group.core(backup).context().log_view(), view);
 }
 
 /// The log view is its own durable number: committed ops of a later view, taken
@@ -111,12 +118,12 @@ fn a_log_with_ops_of_a_later_view_is_still_of_its_own() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
     group.commit(b"a");
-    let own = group.core(backup).view;
+    let own = group.core(backup).context().view();
     let mut leader = own.next();
-    while group.core(backup).primary_of(leader) != id(other) {
+    while group.core(backup).context().primary_of(leader) != id(other) {
         leader = leader.next();
     }
-    let mut chosen = group.core(backup).log.clone();
+    let mut chosen = group.core(backup).context().log().clone();
     let committed = chosen.prepare(leader, EntryKind::Noop, b"");
     chosen.prepare(leader, EntryKind::Command, b"b");
     let begun = Message::StartView {
@@ -125,8 +132,8 @@ fn a_log_with_ops_of_a_later_view_is_still_of_its_own() {
         entries: vec![chosen.get(committed).unwrap().clone()],
     };
     group.say(other, backup, leader.0, begun);
-    assert_eq!(group.core(backup).log.last(), committed);
-    assert_eq!(group.core(backup).log_view, own);
+    assert_eq!(group.core(backup).context().log().last(), committed);
+    assert_eq!(group.core(backup).context().log_view(), own);
     let later = leader.next().next().next();
     for from in [primary, other] {
         group.say(from, backup, later.0, asks());
@@ -148,19 +155,23 @@ fn e2_a_snapshot_does_not_replace_a_log_that_goes_on_behind_it() {
     group.propose(primary, b"c");
     group.settle_if(|envelope| matches!(envelope.message, Message::Prepare { .. }));
     let core = group.core(backup);
-    let (last, view) = (core.log.last(), core.view);
-    let at = core.commit.next();
+    let (last, view) = (core.context().log().last(), core.context().view());
+    let at = core.context().commit().next();
     assert!(at < last, "something stands behind the snapshot");
     let snapshot = consensus::SnapshotMeta {
         index: at,
-        term: core.log.view(at).unwrap().term(),
-        membership: core.membership.clone(),
+        term: core.context().log().view(at).unwrap().term(),
+        membership: core.context().membership().clone(),
     };
-    let checksum = core.log.checksum(at);
+    let checksum = core.context().log().checksum(at);
     let offer = Message::SnapshotOffer { snapshot, checksum };
     group.say(primary, backup, view.0, offer);
-    assert_eq!(group.core(backup).log.last(), last);
-    assert_eq!(group.core(backup).commit, at, "what it covers is committed");
+    assert_eq!(group.core(backup).context().log().last(), last);
+    assert_eq!(
+        group.core(backup).context().commit(),
+        at,
+        "what it covers is committed"
+    );
     assert!(group.nodes[&id(backup)].fetches.is_empty());
     assert_eq!(group.commands(backup), ["a", "b"]);
 }
@@ -172,8 +183,8 @@ fn e3_the_commit_number_never_goes_back() {
     let (backup, _) = others(primary);
     group.commit(b"a");
     group.commit(b"b");
-    let commit = group.core(backup).commit;
-    let view = group.core(backup).view.0;
+    let commit = group.core(backup).context().commit();
+    let view = group.core(backup).context().view().0;
     let beat = 1;
     for message in [
         Message::Commit {
@@ -186,12 +197,12 @@ fn e3_the_commit_number_never_goes_back() {
         },
     ] {
         group.say(primary, backup, view, message);
-        assert_eq!(group.core(backup).commit, commit);
+        assert_eq!(group.core(backup).context().commit(), commit);
     }
     // A view change whose messages know of less does not take it back either.
     group.crash(primary);
     let next = group.until_view_after(view);
-    assert!(group.core(next).commit > commit);
+    assert!(group.core(next).context().commit() > commit);
     group.commit(b"c");
     for number in [next, backup] {
         assert_eq!(group.commands(number), ["a", "b", "c"], "replica {number}");
@@ -213,36 +224,36 @@ fn e4_the_view_that_is_heard_of_is_adopted() {
         }
         group.say(3, 2, 7, asks());
     }
-    assert_eq!(group.core(2).suspicion.my_vote, Some(View(7)));
+    assert_eq!(group.core(2).context().votes.own(), Some(View(7)));
     group.say(4, 2, 7, asks());
-    assert_eq!(group.core(2).view, View(7));
+    assert_eq!(group.core(2).context().view(), View(7));
     let revealed = group
         .sent
         .iter()
         .rfind(|e| matches!(e.message, Message::DoViewChange(_)));
     assert_eq!(revealed.unwrap().view, View(7));
     // Also by one that joins in before its own time has come.
-    assert_eq!(group.core(5).suspicion.my_vote, None);
+    assert_eq!(group.core(5).context().votes.own(), None);
     group.now.0 += 1;
     group.say(3, 5, 9, asks());
-    assert_eq!(group.core(5).suspicion.my_vote, Some(View(9)));
+    assert_eq!(group.core(5).context().votes.own(), Some(View(9)));
     // The primary of views 8 and 13 gets a quorum only of both together.
     let log = |number| {
         let core: &crate::VrCore = group.core(number);
         Message::DoViewChange(crate::message::DoViewChange {
-            log_view: core.log_view,
-            commit: core.commit,
-            head: core.log.head(),
+            log_view: core.context().log_view(),
+            commit: core.context().commit(),
+            head: core.context().log().head(),
             headers: Vec::new(),
         })
     };
     let (one, two) = (log(2), log(5));
-    assert_eq!(group.core(4).primary_of(View(8)), id(4));
-    assert_eq!(group.core(4).primary_of(View(13)), id(4));
+    assert_eq!(group.core(4).context().primary_of(View(8)), id(4));
+    assert_eq!(group.core(4).context().primary_of(View(13)), id(4));
     group.say(2, 4, 8, one);
     group.say(5, 4, 13, two);
-    assert_eq!(group.core(4).view, View(13));
-    assert_ne!(group.core(4).role(), Role::Leader);
+    assert_eq!(group.core(4).context().view(), View(13));
+    assert_ne!(group.core(4).status().role, Role::Leader);
 }
 
 /// E5: an old `StartView` of the same view would cut what was acknowledged since.
@@ -257,14 +268,14 @@ fn e5_a_start_view_is_ignored_by_whose_log_is_of_the_view() {
         .cloned()
         .unwrap();
     group.commit(b"a");
-    let before = group.core(backup).log.clone();
+    let before = group.core(backup).context().log().clone();
     group.deliver(&begun);
-    assert_eq!(group.core(backup).log, before);
+    assert_eq!(group.core(backup).context().log(), &before);
     // Also after a restart in the middle of the view.
     group.crash(backup);
     group.restart(backup);
     group.deliver(&begun);
-    assert_eq!(group.core(backup).log.head(), before.head());
+    assert_eq!(group.core(backup).context().log().head(), before.head());
     group.commit(b"b");
     assert_eq!(group.commands(backup), ["a", "b"]);
 }
@@ -319,12 +330,12 @@ fn e6_a_view_change_goes_on_after_a_storm() {
     ];
     for (at, lost) in kinds.into_iter().enumerate() {
         let (mut group, primary) = Group::started(3);
-        let view = group.core(primary).view;
+        let view = group.core(primary).context().view();
         group.crash(primary);
         group.run_if(ELECTION + HEARTBEAT + 2, |e| !lost(&e.message));
         group.run(HEARTBEAT + 2);
         let leader = group.primary();
-        let leads = leader.is_some_and(|leader| group.core(leader).view == view.next());
+        let leads = leader.is_some_and(|leader| group.core(leader).context().view() == view.next());
         assert!(leads, "kind {at}: the first attempt is not finished");
         group.commit(b"a");
         let (one, two) = others(primary);
@@ -337,21 +348,24 @@ fn e6_a_view_change_goes_on_after_a_storm() {
 fn e7_timeouts_shrink_only_after_a_stable_time() {
     let mut group = Group::new(5);
     group.run(3);
-    let view = group.core(1).view.0;
+    let view = group.core(1).context().view().0;
     // The primaries of the next two views are down.
     let dead: Vec<u64> = (view..=view + 2)
-        .map(|view| group.core(1).primary_of(View(view)).0)
+        .map(|view| group.core(1).context().primary_of(View(view)).0)
         .collect();
     group.crash(dead[0]);
     group.crash(dead[1]);
     let leader = group.until_view_after(view);
-    let attempts = |group: &Group| group.core(leader).view_change_ticks();
-    assert!(attempts(&group) > ELECTION, "it took more than one attempt");
-    assert!(matches!(group.core(leader).phase, Phase::Primary(_)));
+    let timeout = |group: &Group| {
+        let context = group.core(leader).context();
+        context.votes.timeout_ticks(&context.clock)
+    };
+    assert!(timeout(&group) > ELECTION, "it took more than one attempt");
+    assert!(matches!(group.core(leader).role(), roles::Role::Primary(_)));
     group.run(2 * ELECTION);
-    assert!(attempts(&group) > ELECTION, "shrunk too early");
+    assert!(timeout(&group) > ELECTION, "shrunk too early");
     group.run(3 * ELECTION);
-    assert_eq!(attempts(&group), ELECTION);
+    assert_eq!(timeout(&group), ELECTION);
 }
 
 /// E8: the end of a log that was read back may not be committed.
@@ -367,8 +381,8 @@ fn e8_a_restart_delivers_nothing_that_is_not_known_to_be_committed() {
     assert_eq!(group.commands(backup), ["a"]);
     group.crash(backup);
     group.restart(backup);
-    let last = group.core(backup).log.last();
-    assert!(group.core(backup).commit < last);
+    let last = group.core(backup).context().log().last();
+    assert!(group.core(backup).context().commit() < last);
     assert!(group.commands(backup).iter().all(|command| command != "b"));
     // Not even when it votes: it brings it as prepared, not as committed.
     group.crash(primary);
@@ -388,8 +402,8 @@ fn e9_a_proposal_that_outlives_its_primary_is_answered_once_and_committed_once()
     let proposal = group.propose(primary, b"a");
     group.settle_if(is_from(primary));
     assert_eq!(
-        group.core(backup).log.last(),
-        group.core(primary).log.last()
+        group.core(backup).context().log().last(),
+        group.core(primary).context().log().last()
     );
     // It hears no acknowledgement, and gives up.
     group.run_if(2 * ELECTION, |e| {
@@ -408,12 +422,12 @@ fn e9_a_proposal_that_outlives_its_primary_is_answered_once_and_committed_once()
 fn e9_a_primary_that_follows_a_later_view_answers_what_is_open() {
     let (mut group, primary) = Group::started(3);
     let proposal = group.propose(primary, b"a");
-    let next = group.core(primary).view.next();
-    let leader = group.core(primary).primary_of(next).0;
+    let next = group.core(primary).context().view().next();
+    let leader = group.core(primary).context().primary_of(next).0;
     let (commit, beat) = (Index(1), 1);
     group.say(leader, primary, next.0, Message::Commit { commit, beat });
     assert_eq!(group.nodes[&id(primary)].answers, [(proposal, false)]);
-    assert_eq!(group.core(primary).view, next);
+    assert_eq!(group.core(primary).context().view(), next);
 }
 
 /// A `DoViewChange` that names only the end of a log lets a new primary keep an op
@@ -422,28 +436,31 @@ fn e9_a_primary_that_follows_a_later_view_answers_what_is_open() {
 fn a_new_primary_replaces_what_it_prepared_and_a_later_view_did_not_keep() {
     let (mut group, old) = Group::started(3);
     group.commit(b"a");
-    let view = group.core(old).view;
+    let view = group.core(old).context().view();
     // Nobody but the old primary has it.
     group.propose(old, b"stale");
     group.network.clear();
-    let stale = group.core(old).log.head();
+    let stale = group.core(old).context().log().head();
     group.crash(old);
     let next = group.until_view_after(view.0);
     let third = 6 - old - next;
-    let entries = group.core(next).log.last();
+    let entries = group.core(next).context().log().last();
     assert_eq!(entries, stale.op, "logs of equal length");
     group.crash(next);
     // The old primary leads again, before it has heard of the view between.
     group.restart(old);
     let again = View(view.0 + 3);
-    assert_eq!(group.core(old).primary_of(again), id(old));
+    assert_eq!(group.core(old).context().primary_of(again), id(old));
     for from in [old, next] {
         group.say(from, third, again.0, asks());
     }
     group.network.retain(|e| e.to == id(old) && e.view == again);
     group.run(HEARTBEAT);
-    assert_eq!(group.core(old).view, again);
-    assert_ne!(group.core(old).log.checksum(stale.op), stale.checksum);
+    assert_eq!(group.core(old).context().view(), again);
+    assert_ne!(
+        group.core(old).context().log().checksum(stale.op),
+        stale.checksum
+    );
     group.commit(b"b");
     for number in [old, third] {
         let commands = group.commands(number);
@@ -459,28 +476,31 @@ fn the_primary_counts_itself_only_when_its_own_write_is_durable() {
     let (backup, other) = others(primary);
     group.node(primary).manual_sync = true;
     group.propose(primary, b"a");
-    let op = group.core(primary).log.last();
+    let op = group.core(primary).context().log().last();
     group.run_if(HEARTBEAT, |e| e.to != id(other));
-    assert_eq!(group.core(backup).durability.durable(), op);
-    assert!(group.core(primary).commit < op, "one copy is no quorum");
+    assert_eq!(group.core(backup).context().durable(), op);
+    assert!(
+        group.core(primary).context().commit() < op,
+        "one copy is no quorum"
+    );
     while group.sync(primary) {}
     group.run_if(1, |e| e.to != id(other));
-    assert_eq!(group.core(primary).commit, op);
+    assert_eq!(group.core(primary).context().commit(), op);
 }
 
 /// The primary tells of its view, and counts in it, only when its log is durable.
 #[test]
 fn a_view_begins_when_its_log_is_durable_at_its_primary() {
     let (mut group, primary) = Group::started(3);
-    let view = group.core(primary).view.next();
-    let next = group.core(primary).primary_of(view).0;
+    let view = group.core(primary).context().view().next();
+    let next = group.core(primary).context().primary_of(view).0;
     group.crash(primary);
     group.run_if(ELECTION + HEARTBEAT, |e| e.to != id(next));
     group.node(next).manual_sync = true;
     group.sent.clear();
     group.run(2 * HEARTBEAT);
-    assert!(matches!(group.core(next).phase, Phase::Primary(_)));
-    assert_ne!(group.core(next).role(), Role::Leader);
+    assert!(matches!(group.core(next).role(), roles::Role::Primary(_)));
+    assert_ne!(group.core(next).status().role, Role::Leader);
     let revealed: Vec<_> = group
         .sent
         .iter()
@@ -489,7 +509,10 @@ fn a_view_begins_when_its_log_is_durable_at_its_primary() {
     assert_eq!(revealed, [] as [&Envelope; 0]);
     while group.sync(next) {}
     group.run(HEARTBEAT);
-    assert_eq!(group.core(next).commit, group.core(next).log.last());
+    assert_eq!(
+        group.core(next).context().commit(),
+        group.core(next).context().log().last()
+    );
 }
 
 /// A new primary may not know yet how much of what it inherited is committed.
@@ -505,8 +528,8 @@ fn a_read_waits_for_an_op_of_the_view() {
         )
     });
     assert_eq!(group.commands(primary), ["a"]);
-    let view = group.core(primary).view.next();
-    let next = group.core(primary).primary_of(view).0;
+    let view = group.core(primary).context().view().next();
+    let next = group.core(primary).context().primary_of(view).0;
     group.crash(primary);
     // Beats are answered, but no op of the view is acknowledged.
     let mute = |e: &Envelope| match e.message {
@@ -514,18 +537,18 @@ fn a_read_waits_for_an_op_of_the_view() {
         _ => e.from != id(primary),
     };
     group.run_if(ELECTION + HEARTBEAT, mute);
-    assert_eq!(group.core(next).role(), Role::Leader);
+    assert_eq!(group.core(next).status().role, Role::Leader);
     group.input(next, consensus::Input::ReadIndex(consensus::ReadToken(1)));
     let core = group.core(next);
-    let commit = core.commit;
+    let commit = core.context().commit();
     let follower = if next == backup { other } else { backup };
-    let Phase::Primary(leading) = &core.phase else {
+    let roles::Role::Primary(leading) = &core.role() else {
         panic!("it leads");
     };
     let answer = Message::PrepareOk {
         op: Index::ZERO,
         received: Index::ZERO,
-        beat: leading.beat,
+        beat: leading.beat(),
     };
     group.say(follower, next, view.0, answer);
     assert!(commit < core_first_op(&group, next));
@@ -537,8 +560,8 @@ fn a_read_waits_for_an_op_of_the_view() {
 }
 
 fn core_first_op(group: &Group, number: u64) -> Index {
-    match &group.core(number).phase {
-        Phase::Primary(primary) => primary.first_op,
+    match &group.core(number).role() {
+        roles::Role::Primary(primary) => primary.first_op(),
         _ => panic!("it leads"),
     }
 }
@@ -547,8 +570,8 @@ fn core_first_op(group: &Group, number: u64) -> Index {
 #[test]
 fn a_new_primary_without_the_bodies_fetches_them_and_commits() {
     let (mut group, primary) = Group::started(3);
-    let view = group.core(primary).view;
-    let next = group.core(primary).primary_of(view.next()).0;
+    let view = group.core(primary).context().view();
+    let next = group.core(primary).context().primary_of(view.next()).0;
     let third = 6 - primary - next;
     for body in [b"a", b"b", b"c"] {
         group.propose(primary, body);
@@ -569,9 +592,9 @@ fn the_log_of_a_view_is_durable_before_it_is_acknowledged() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
     group.commit(b"a");
-    let view = group.core(primary).view;
+    let view = group.core(primary).context().view();
     group.crash(primary);
-    let next = group.core(backup).primary_of(view.next()).0;
+    let next = group.core(backup).context().primary_of(view.next()).0;
     let joins = if next == backup { other } else { backup };
     group.run_if(ELECTION + HEARTBEAT, |e| {
         e.to != id(joins) || !matches!(e.message, Message::StartView { .. })
@@ -580,8 +603,8 @@ fn the_log_of_a_view_is_durable_before_it_is_acknowledged() {
     group.sent.clear();
     group.run(2 * HEARTBEAT);
     assert_eq!(
-        group.core(joins).log_view,
-        group.core(next).view,
+        group.core(joins).context().log_view(),
+        group.core(next).context().view(),
         "it joined"
     );
     let early = group
@@ -605,12 +628,12 @@ fn stale_entries_are_not_applied() {
     let (mut group, primary) = Group::started(3);
     let (backup, _) = others(primary);
     group.commit(b"a");
-    let view = group.core(backup).view;
-    let mut other = group.core(backup).log.clone();
+    let view = group.core(backup).context().view();
+    let mut other = group.core(backup).context().log().clone();
     other.truncate_from(other.last());
     other.prepare(view, EntryKind::Command, b"x");
     other.prepare(view, EntryKind::Command, b"y");
-    let before = group.core(backup).log.clone();
+    let before = group.core(backup).context().log().clone();
     let stray = |from: u64, log: &Log| log.slice(Index(from), usize::MAX);
     let entries = stray(other.last().0, &other);
     group.say(
@@ -621,7 +644,11 @@ fn stale_entries_are_not_applied() {
             entries: entries.clone(),
         },
     );
-    assert_eq!(group.core(backup).log, before, "an answer to no question");
+    assert_eq!(
+        group.core(backup).context().log(),
+        &before,
+        "an answer to no question"
+    );
     let commit = Index(1);
     group.say(
         primary,
@@ -629,7 +656,11 @@ fn stale_entries_are_not_applied() {
         view.0,
         Message::Prepare { commit, entries },
     );
-    assert_eq!(group.core(backup).log, before, "a broken chain");
+    assert_eq!(
+        group.core(backup).context().log(),
+        &before,
+        "a broken chain"
+    );
     let entries = stray(other.last().0 - 1, &other);
     group.say(
         primary,
@@ -637,7 +668,11 @@ fn stale_entries_are_not_applied() {
         view.0,
         Message::Prepare { commit, entries },
     );
-    assert_eq!(group.core(backup).log, before, "another op of the view");
+    assert_eq!(
+        group.core(backup).context().log(),
+        &before,
+        "another op of the view"
+    );
     let entries = vec![other.get(other.last().prev()).unwrap().clone()];
     group.say(
         primary,
@@ -653,14 +688,14 @@ fn stale_entries_are_not_applied() {
 fn a_commit_number_ahead_of_the_log_waits() {
     let (mut group, primary) = Group::started(3);
     let (backup, _) = others(primary);
-    let view = group.core(backup).view.0;
-    let last = group.core(backup).log.last();
+    let view = group.core(backup).context().view().0;
+    let last = group.core(backup).context().log().last();
     let ahead = Message::Commit {
         commit: Index(99),
         beat: 1,
     };
     group.say(primary, backup, view, ahead);
-    assert_eq!(group.core(backup).commit, last);
+    assert_eq!(group.core(backup).context().commit(), last);
     group.commit(b"a");
     assert_eq!(group.commands(backup), ["a"]);
 }
@@ -671,8 +706,8 @@ fn a_start_view_that_ends_before_what_is_committed_is_refused() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
     group.commit(b"a");
-    let mut view = group.core(backup).view.next();
-    while group.core(backup).primary_of(view) != id(other) {
+    let mut view = group.core(backup).context().view().next();
+    while group.core(backup).context().primary_of(view) != id(other) {
         view = view.next();
     }
     let begun = Message::StartView {
@@ -709,9 +744,9 @@ fn a_chain_goes_on_behind_a_snapshot_after_a_restart() {
         assert_eq!(group.nodes[&id(backup)].installed.len(), 1);
         group.crash(backup);
         group.restart(backup);
-        let head = group.core(primary).log.head();
-        assert_eq!(group.core(backup).log.head(), head);
-        let view = group.core(primary).view.0;
+        let head = group.core(primary).context().log().head();
+        assert_eq!(group.core(backup).context().log().head(), head);
+        let view = group.core(primary).context().view().0;
         group.crash(primary);
         let leader = group.until_view_after(view);
         if leader != backup {
@@ -719,7 +754,7 @@ fn a_chain_goes_on_behind_a_snapshot_after_a_restart() {
             group.input(leader, to);
             group.run(2);
         }
-        assert_eq!(group.core(backup).role(), Role::Leader);
+        assert_eq!(group.core(backup).status().role, Role::Leader);
         group.commit(b"d");
         assert_eq!(group.commands(other).last().unwrap(), "d");
     }
@@ -730,11 +765,11 @@ fn a_chain_goes_on_behind_a_snapshot_after_a_restart() {
 fn a_start_view_whose_log_does_not_end_as_it_says_is_refused() {
     let (mut group, primary) = Group::started(3);
     let (backup, other) = others(primary);
-    let mut view = group.core(backup).view.next();
-    while group.core(backup).primary_of(view) != id(other) {
+    let mut view = group.core(backup).context().view().next();
+    while group.core(backup).context().primary_of(view) != id(other) {
         view = view.next();
     }
-    let mut chosen = group.core(backup).log.clone();
+    let mut chosen = group.core(backup).context().log().clone();
     chosen.prepare(view, EntryKind::Noop, b"");
     let begun = Message::StartView {
         commit: Index(1),
@@ -746,7 +781,7 @@ fn a_start_view_whose_log_does_not_end_as_it_says_is_refused() {
     };
     group.say(other, backup, view.0, begun);
     assert_eq!(group.nodes[&id(backup)].rejected.len(), 1);
-    assert!(group.core(backup).log_view < view);
+    assert!(group.core(backup).context().log_view() < view);
 }
 
 /// A quorum asked for a view, and then only one replica went there: it cannot come
@@ -754,16 +789,16 @@ fn a_start_view_whose_log_does_not_end_as_it_says_is_refused() {
 #[test]
 fn a_replica_that_moved_to_a_view_alone_is_not_left_there() {
     let (mut group, primary) = Group::started(3);
-    let view = group.core(primary).view;
-    let alone = group.core(primary).primary_of(view.next()).0;
+    let view = group.core(primary).context().view();
+    let alone = group.core(primary).context().primary_of(view.next()).0;
     for from in [others(alone).0, others(alone).1] {
         group.say(from, alone, view.next().0, asks());
     }
-    assert_eq!(group.core(alone).view, view.next());
+    assert_eq!(group.core(alone).context().view(), view.next());
     group.network.clear();
     group.run(6 * ELECTION);
     let leader = group.primary().expect("somebody leads");
-    assert!(group.core(leader).view > view);
+    assert!(group.core(leader).context().view() > view);
     group.commit(b"a");
     for number in 1..=3 {
         assert_eq!(group.commands(number), ["a"], "replica {number}");

@@ -1,10 +1,9 @@
-//! Which log a view begins with (VRR 4.2; PAR 3.3).
+//! Which log a view starts with (VRR 4.2; PAR 3.3).
 //!
-//! A pure function of the `DoViewChange` messages of a quorum. Of all logs the one
-//! with the largest `(log view, op)` holds every op that may have been committed.
-//! An op of it whose body nobody can hand out is dropped only when so many
-//! replicas never prepared it that no quorum can have committed it; as long as
-//! that is open, the view waits.
+//! A pure function of the `DoViewChange` messages of a quorum. Of all logs the one with
+//! the largest `(log view, op)` has every op that may have been committed. An op of it
+//! whose body no replica can supply is dropped only when so many replicas never prepared
+//! it that no quorum can have committed it; as long as that is open, the view waits.
 
 use std::collections::BTreeMap;
 
@@ -12,58 +11,89 @@ use consensus::rule;
 use consensus::{Index, ReplicaId};
 
 use crate::ids::{Checksum, Head, Header, View};
+use crate::log::Log;
 use crate::message::DoViewChange;
 
+/// The logs that replicas sent into a view.
+pub(crate) type Logs = BTreeMap<ReplicaId, DoViewChange>;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// More has to be heard.
+pub(super) enum Verdict {
+    /// More logs are needed.
     Wait,
-    /// What this replica brought cannot be true beside the others.
+    /// The log of this replica cannot be true beside the others.
     Contradiction(ReplicaId),
     Start(Choice),
 }
 
 /// The log of the view.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Choice {
-    /// Who has all of it that is committed.
-    pub(crate) source: ReplicaId,
+pub(super) struct Choice {
+    /// The replica that has all of it that is committed.
+    pub(super) source: ReplicaId,
     /// Where it ends.
-    pub(crate) head: Head,
+    pub(super) head: Head,
     /// What of it is known to be committed.
-    pub(crate) commit: Index,
-    /// Its last ops, up to the head: their checksums, and who has their bodies.
-    pub(crate) suffix: Vec<(Checksum, ReplicaId)>,
+    pub(super) commit: Index,
+    /// Its last ops, up to the head: their checksums, and replicas that have their bodies.
+    suffix: Vec<(Checksum, ReplicaId)>,
 }
 
 impl Choice {
-    /// The checksum of an op and who has it, when it is in the suffix.
-    pub(crate) fn op(&self, op: Index) -> Option<(Checksum, ReplicaId)> {
-        let behind = self.head.op.0.checked_sub(op.0)? as usize;
-        let at = self.suffix.len().checked_sub(behind + 1)?;
+    /// The checksum of an op and a replica that has it, when it is in the suffix.
+    fn op(&self, op: Index) -> Option<(Checksum, ReplicaId)> {
+        let from_end = self.head.op.0.checked_sub(op.0)? as usize;
+        let at = self.suffix.len().checked_sub(from_end + 1)?;
         self.suffix.get(at).copied()
+    }
+
+    /// A replica that has this op.
+    pub(super) fn holder(&self, op: Index) -> ReplicaId {
+        self.op(op).map_or(self.source, |(_, holder)| holder)
+    }
+
+    /// The last op that this log and the own one have in common, as far as the suffix
+    /// tells. What is committed here is common in any case.
+    pub(super) fn agreement(&self, own: &Log, commit: Index) -> Index {
+        let mut op = self.head.op.min(own.last());
+        while op > commit && rule!(ChosenLogFetched) {
+            let checksum = self.op(op).map(|(checksum, _)| checksum);
+            if checksum.is_some() && checksum == own.checksum(op) {
+                return op;
+            }
+            op = op.prev();
+        }
+        op
     }
 }
 
-/// `voters` take part in the group, `quorum` of them commit and elect.
-pub(crate) fn choose(
-    brought: &BTreeMap<ReplicaId, DoViewChange>,
-    voters: usize,
-    quorum: usize,
-) -> Verdict {
+/// The last op that the own log and another have in common, as far as the headers tell.
+/// What the other has committed is common in any case.
+pub(super) fn agreement(own: &Log, other: &DoViewChange) -> Index {
+    let mut op = other.head.op.min(own.last());
+    while op > other.commit {
+        let checksum = other.header(op).map(|header| header.checksum);
+        if checksum.is_some() && checksum == own.checksum(op) {
+            return op;
+        }
+        op = op.prev();
+    }
+    op
+}
+
+/// `voters` are in the group, and `quorum` of them commit and elect.
+pub(super) fn choose(logs: &Logs, voters: usize, quorum: usize) -> Verdict {
     // Of equal logs that of the lowest id, so that the choice is a function.
-    let best = brought
-        .iter()
-        .rev()
-        .max_by_key(|(_, log)| match rule!(LatestLogViewChosen) {
-            true => (log.log_view, log.head.op),
-            false => (View::ZERO, log.head.op),
-        });
-    let Some((source, best)) = best.filter(|_| brought.len() >= quorum) else {
+    let best = logs.iter().rev().max_by_key(|(_, log)| {
+        let latest = rule!(LatestLogViewChosen);
+        let log_view = if latest { log.log_view } else { View::ZERO };
+        (log_view, log.head.op)
+    });
+    let Some((source, best)) = best.filter(|_| logs.len() >= quorum) else {
         return Verdict::Wait;
     };
     // E3: the largest, never the sender's.
-    let commit = brought.values().map(|log| log.commit).max();
+    let commit = logs.values().map(|log| log.commit).max();
     let commit = commit.unwrap_or_default();
     if commit > best.head.op {
         return Verdict::Contradiction(*source);
@@ -71,29 +101,13 @@ pub(crate) fn choose(
     let mut head = best.head;
     let mut suffix = Vec::with_capacity(best.headers.len());
     for (op, header) in (best.first().0..).map(Index).zip(&best.headers) {
-        // Logs of one view are prefixes of each other: any of them says what the
-        // op is, also where the slot of the longest is damaged.
-        let same_view = brought
-            .iter()
-            .filter(|(_, log)| log.log_view == best.log_view);
-        let held = same_view
-            .filter_map(|(id, log)| Some((log.header(op).filter(|own| own.present)?.checksum, *id)))
-            .next()
-            .or_else(|| {
-                let holder = brought
-                    .iter()
-                    .find(|(_, log)| has(log, op, header.checksum));
-                holder.map(|(id, _)| (header.checksum, *id))
-            });
-        if let Some(held) = held {
-            head = Head {
-                op,
-                checksum: Some(held.0),
-            };
-            suffix.push(held);
+        if let Some(found) = find(logs, best.log_view, op, header) {
+            let checksum = Some(found.0);
+            head = Head { op, checksum };
+            suffix.push(found);
             continue;
         }
-        let nacks = brought
+        let nacks = logs
             .values()
             .filter(|log| nacks(log, op, header.checksum))
             .count();
@@ -107,8 +121,8 @@ pub(crate) fn choose(
         break;
     }
     if head.checksum.is_none() {
-        // Directly behind a snapshot: whoever has seen the op knows it.
-        let mut known = brought.values().filter(|log| log.head.op == head.op);
+        // Directly after a snapshot: every replica that has seen the op knows it.
+        let mut known = logs.values().filter(|log| log.head.op == head.op);
         head.checksum = known.find_map(|log| log.head.checksum);
     }
     Verdict::Start(Choice {
@@ -119,7 +133,22 @@ pub(crate) fn choose(
     })
 }
 
-/// Whether the replica can hand out this prepare.
+/// The checksum of an op of the best log, and a replica that has its body.
+fn find(logs: &Logs, log_view: View, op: Index, header: &Header) -> Option<(Checksum, ReplicaId)> {
+    // Logs of one view are prefixes of each other: any of them tells what the op is, also
+    // where the slot of the longest is damaged.
+    let mut same_view = logs.iter().filter(|(_, log)| log.log_view == log_view);
+    let present = same_view.find_map(|(id, log)| {
+        let own = log.header(op).filter(|own| own.present)?;
+        Some((own.checksum, *id))
+    });
+    present.or_else(|| {
+        let mut holders = logs.iter().filter(|(_, log)| has(log, op, header.checksum));
+        holders.next().map(|(id, _)| (header.checksum, *id))
+    })
+}
+
+/// Whether the replica can supply this prepare.
 fn has(log: &DoViewChange, op: Index, checksum: Checksum) -> bool {
     log.header(op)
         .is_some_and(|own| own.present && own.checksum == checksum)
@@ -161,8 +190,8 @@ mod tests {
     }
 
     fn of(logs: &[DoViewChange], voters: usize) -> Verdict {
-        let brought = (1..).map(ReplicaId).zip(logs.iter().cloned()).collect();
-        choose(&brought, voters, voters / 2 + 1)
+        let logs = (1..).map(ReplicaId).zip(logs.iter().cloned()).collect();
+        choose(&logs, voters, voters / 2 + 1)
     }
 
     /// Source, head, its checksum, commit.
@@ -194,13 +223,13 @@ mod tests {
 
     /// E3: one replica knows of more commits than the one with the longest log.
     #[test]
-    fn the_largest_commit_counts_whoever_brings_it() {
+    fn the_largest_commit_counts_of_whichever_replica() {
         let logs = [log(2, 2, "AB"), log(2, 0, "ABC")];
         assert_eq!(chosen(&logs, 3), (2, 3, 'C', 2));
     }
 
     #[test]
-    fn a_commit_behind_every_log_is_a_contradiction() {
+    fn a_commit_after_every_log_is_a_contradiction() {
         let mut liar = log(1, 0, "A");
         liar.commit = Index(9);
         assert_eq!(
@@ -210,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_op_is_taken_from_whoever_has_it() {
+    fn a_damaged_op_is_taken_from_a_replica_that_has_it() {
         let logs = [log(2, 1, "Ab"), log(1, 0, "AB")];
         assert_eq!(chosen(&logs, 3), (1, 2, 'B', 1));
         let Verdict::Start(choice) = of(&logs, 3) else {
@@ -247,7 +276,7 @@ mod tests {
         // A replica that knows that it never prepared what its slot held counts.
         let logs = [log(2, 1, "Ab"), log(2, 1, "A-"), log(1, 1, "AX")];
         assert_eq!(chosen(&logs, 3), (1, 1, 'A', 1));
-        // Another log of the same view says what the damaged slot held.
+        // Another log of the same view tells what the damaged slot held.
         let logs = [log(2, 1, "Ab"), log(2, 1, "A-"), log(2, 1, "AX")];
         assert_eq!(chosen(&logs, 3), (1, 2, 'X', 1));
     }
