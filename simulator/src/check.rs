@@ -84,14 +84,14 @@ impl Checks {
         Ok(())
     }
 
-    /// The places of the log that nobody had committed before.
+    /// The indexes that no replica had committed before.
     pub(crate) fn newly_committed(&mut self, commit: u64) -> RangeInclusive<u64> {
         let before = self.committed;
         self.committed = before.max(commit);
         before + 1..=self.committed
     }
 
-    /// Whoever has acknowledged something has it, or knows that its term is over.
+    /// A replica that has acknowledged an entry has it, or is in a later term.
     pub(crate) fn kept(&self, id: ReplicaId, status: &Status) -> Result<(), String> {
         let Some((term, index)) = self.acknowledged.get(&id) else {
             return Ok(());
@@ -105,7 +105,7 @@ impl Checks {
         Ok(())
     }
 
-    /// A majority has voted for whoever leads, and does not forget it.
+    /// A majority is in the term of the newest leader, and does not forget it.
     fn known(&mut self, id: ReplicaId, status: &Status) -> Result<(), String> {
         if self.terms.insert(id, status.term) == Some(status.term) {
             return Ok(());
@@ -114,8 +114,8 @@ impl Checks {
             return Ok(());
         };
         if status.membership.quorum() == 1 {
-            // It asks nobody, and leads before it has written that down; nobody hears
-            // of it before.
+            // It needs no other vote, and leads before its term is durable; no message
+            // of it leaves earlier.
             return Ok(());
         }
         let voters = status.membership.voters();
@@ -146,29 +146,28 @@ impl Checks {
         }
     }
 
-    /// What whatever a client begins now has to come behind.
+    /// The index that every operation which a client starts now must follow.
     pub(crate) fn seen(&self) -> u64 {
         self.seen
     }
 
-    /// A command that was begun when `before` had been seen took its place in the
-    /// log.
+    /// A command that was started when `before` had been seen is at `index` of the log.
     pub(crate) fn written(&mut self, before: u64, index: u64) -> Result<(), String> {
         if index <= before {
             return Err(format!(
-                "a command has the place {index}, and was begun when {before} had been seen"
+                "a command is at {index}, and was started when {before} had been seen"
             ));
         }
         self.seen = self.seen.max(index);
         Ok(())
     }
 
-    /// A read that was begun when `before` had been seen returned the state at
+    /// A read that was started when `before` had been seen returned the state at
     /// `applied`, whose last command is at `command`.
     pub(crate) fn read(&mut self, before: u64, applied: u64, command: u64) -> Result<(), String> {
         if applied < before {
             return Err(format!(
-                "a read returned the state at {applied}, and was begun when {before} had been seen"
+                "a read returned the state at {applied}, and was started when {before} had been seen"
             ));
         }
         self.seen = self.seen.max(command);

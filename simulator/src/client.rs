@@ -8,8 +8,8 @@
 //! to be the same.
 //!
 //! Linearizability: a register has one writer, so a read must return a version
-//! that is not older than what was acknowledged or seen by anybody before it
-//! began, and not newer than what was started when it ended. Across registers the
+//! that is not older than what was acknowledged or read before it started, and not
+//! newer than what was started when it ended. Across registers the
 //! log's indexes are compared as well, see [`crate::check`].
 
 use adapters::metadata::{
@@ -25,7 +25,7 @@ pub(crate) struct Client {
     pub(crate) number: usize,
     pub(crate) random: Random,
     pub(crate) session: u64,
-    /// The operation under way, or the last.
+    /// The operation in flight, or the last.
     pub(crate) started: u64,
     /// What had been seen when it was started.
     pub(crate) started_after: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Client {
     pub(crate) reads_done: u64,
 }
 
-/// A read under way.
+/// A read in flight.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read {
     pub(crate) register: usize,
@@ -87,7 +87,7 @@ impl Client {
         self.number.is_multiple_of(2)
     }
 
-    /// The command of the operation under way.
+    /// The command of the operation in flight.
     pub(crate) fn command(&self, padding: usize) -> Command {
         let padding = "x".repeat(padding);
         let name = |k: u64| {
@@ -119,7 +119,7 @@ impl Client {
         })
     }
 
-    /// The operation under way was answered.
+    /// The operation in flight was answered.
     pub(crate) fn answered(&mut self, answer: Bytes, reply: &Reply) -> Result<(), String> {
         let creates = self.started == 1 || !self.renames() && self.started % 2 == 1;
         let expected = match reply {
@@ -151,7 +151,7 @@ impl Client {
         Ok(())
     }
 
-    /// What a read that begins now may return at the oldest.
+    /// The oldest version that a read which starts now may return.
     pub(crate) fn oldest(&self) -> u64 {
         self.acknowledged.max(self.seen)
     }

@@ -1,8 +1,8 @@
-//! What a disk has to give back.
+//! What a disk has to return after a restart.
 //!
 //! A write counts when its sync has returned: from then on every start has to find
 //! it, and what is committed has to have been written so by a majority. What was
-//! under way when a process ended may be there or not, batch by batch.
+//! in flight when a process ended may be there or not, batch by batch.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use bytes::Bytes;
 use consensus::{Index, PersistBatch, Recovered, Term};
 use twox_hash::XxHash3_64;
 
-/// An entry of the log, told apart from others at its place.
+/// An entry of the log, distinguished from others at its index.
 type Content = (Term, u64);
 
 /// The log and hard state of one disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Durable {
     log: Log,
-    /// Begun, and not known to be there.
+    /// Started, and not known to be there.
     in_flight: Vec<Written>,
     /// The last write that is there, and the hard state before it.
     last: Vec<Written>,
@@ -84,15 +84,15 @@ impl Log {
         let snapshot = recovered.snapshot.as_ref();
         let base = snapshot.map_or(0, |meta| meta.index.0);
         let replaced = snapshot.is_some_and(|meta| {
-            let held = self.entries.get(&base);
-            held.map_or(base > self.last(), |(term, _)| *term != meta.term)
+            let own = self.entries.get(&base);
+            own.map_or(base > self.last(), |(term, _)| *term != meta.term)
         });
         let mut found = recovered.entries.iter().filter(|it| it.index.0 > base);
-        let mut wanted = self.entries.range(base + 1..);
+        let mut expected = self.entries.range(base + 1..);
         let same = replaced
-            || wanted.all(|(index, wanted)| {
+            || expected.all(|(index, expected)| {
                 found.next().is_some_and(|entry| {
-                    entry.index.0 == *index && content(entry.term, &entry.payload) == *wanted
+                    entry.index.0 == *index && content(entry.term, &entry.payload) == *expected
                 })
             });
         same && found.next().is_none() && recovered.hard_state == self.hard_state
@@ -105,12 +105,12 @@ impl Log {
 }
 
 impl Durable {
-    /// These are written, and not synced.
+    /// These are written, and not fsynced.
     pub(crate) fn start(&mut self, batches: &[PersistBatch]) {
         self.in_flight.extend(batches.iter().map(Written::new));
     }
 
-    /// All that is under way is synced.
+    /// All that is in flight is fsynced.
     pub(crate) fn finish(&mut self) {
         self.hard_state_before.clone_from(&self.log.hard_state);
         self.last = std::mem::take(&mut self.in_flight);
@@ -146,7 +146,7 @@ impl Durable {
         let Some(found) = possible.into_iter().rev().find(|log| log.is(recovered)) else {
             let last = recovered.entries.last().map(|entry| entry.index);
             let what = format!(
-                "the disk gives back a log to {last:?} behind snapshot {:?}, and not what was durable: to {}, {} writes under way",
+                "the disk returns a log to {last:?} after snapshot {:?}, and not what was durable: to {}, {} writes in flight",
                 recovered.snapshot.as_ref().map(|meta| meta.index),
                 self.log.last(),
                 self.in_flight.len()
@@ -159,7 +159,7 @@ impl Durable {
         if recovered.entries.is_empty()
             && let Some(meta) = &recovered.snapshot
         {
-            // The log begins anew behind it.
+            // The log starts again after it.
             self.log.entries.clear();
             self.log.base = meta.index.0;
         }
@@ -182,9 +182,9 @@ pub(crate) fn quorum_holds<'a>(
     quorum: usize,
     index: u64,
 ) -> bool {
-    let held: Vec<_> = disks.filter_map(|disk| disk.at(index)).collect();
-    held.iter().any(|one| {
-        let same = held
+    let entries: Vec<_> = disks.filter_map(|disk| disk.at(index)).collect();
+    entries.iter().any(|one| {
+        let same = entries
             .iter()
             .filter(|other| other.is_none() || one.is_none() || *other == one);
         same.count() >= quorum

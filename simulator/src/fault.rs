@@ -7,20 +7,20 @@ use crate::random::Random;
 pub enum Fault {
     /// A process ends; its disk keeps what the operating system had.
     Kill,
-    /// All processes end at once.
+    /// All processes end at the same time.
     KillAll,
     /// A machine loses power, and unsynced writes with it, in pieces.
     PowerLoss,
-    /// All machines lose power at once.
+    /// All machines lose power at the same time.
     PowerLossEverywhere,
     /// A process ends, or its machine, between one thing that it does and the next.
     CrashBetweenEffects,
     /// A leader stands still, and is back when a replica that elects another forgets
-    /// that: its machine loses power shortly after its term has changed. Whoever
-    /// else is there is cut off.
+    /// that: its machine loses power shortly after its term has changed. The
+    /// other replicas are cut off.
     ForgottenElection,
     /// A minority is cut off, mostly with the leader, while the machines of the
-    /// others lose power. At any time, or shortly after somebody was elected.
+    /// others lose power. At any time, or shortly after an election.
     ForgetfulMajority,
     /// A machine loses power while its disk works.
     CrashInDiskWork,
@@ -191,7 +191,7 @@ impl Fault {
 pub(crate) struct Planned {
     /// Its place in the schedule of the seed.
     pub(crate) number: usize,
-    /// After the faults begin.
+    /// After the faults start.
     pub(crate) at: u64,
     pub(crate) fault: Fault,
     pub(crate) node: usize,

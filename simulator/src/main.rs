@@ -235,12 +235,12 @@ impl Sums {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "says how long the machine took; no run sees it"
+    reason = "measures how long the machine took; no run sees it"
 )]
 fn run(backends: &[Backend], seeds: &Range<u64>, jobs: u64) -> bool {
     let (mut passed, mut failed) = (0, 0);
     for backend in backends {
-        let begun = Instant::now();
+        let started = Instant::now();
         let next = AtomicU64::new(seeds.start);
         let sums = Mutex::new(Sums::default());
         let worker = || {
@@ -267,7 +267,7 @@ fn run(backends: &[Backend], seeds: &Range<u64>, jobs: u64) -> bool {
             }
         });
         let sums = sums.into_inner().unwrap_or_else(|it| it.into_inner());
-        sums.print(*backend, begun.elapsed().as_secs_f64());
+        sums.print(*backend, started.elapsed().as_secs_f64());
         passed += sums.passed;
         failed += sums.failed;
     }
@@ -279,11 +279,11 @@ fn print_failure(backend: Backend, seed: u64, failure: &Failure) {
     let name = backend.name();
     println!(
         "{name} seed {seed} {}\n  cargo run --release -p simulator -- replay --backend {name} --seed {seed}",
-        said(failure)
+        described(failure)
     );
 }
 
-fn said(failure: &Failure) -> String {
+fn described(failure: &Failure) -> String {
     format!(
         "failed after {:.3} s: {}",
         failure.micros as f64 / 1e6,
@@ -307,7 +307,7 @@ fn replay(
             }
             Err(failure) => {
                 passed = false;
-                let verdict = said(&failure);
+                let verdict = described(&failure);
                 (failure.trace, verdict)
             }
         };
@@ -325,7 +325,7 @@ fn replay(
     Ok(passed)
 }
 
-/// The beginning, on one line.
+/// The first characters, on one line.
 fn shortened(text: &str) -> String {
     const SHOWN: usize = 100;
     let line = text.lines().collect::<Vec<_>>().join(" ");
@@ -360,7 +360,7 @@ fn shrink_seed(run: &OneRun) -> bool {
         for line in shrunk.plan.describe() {
             println!("{line}");
         }
-        println!("{}", said(&shrunk.failure));
+        println!("{}", described(&shrunk.failure));
         let numbers: Vec<_> = shrunk.faults.iter().map(usize::to_string).collect();
         let mut options = format!(" --faults={}", numbers.join(","));
         if shrunk.quiet {

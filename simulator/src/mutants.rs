@@ -93,7 +93,7 @@ pub enum Verdict {
         seeds: u64,
         /// The seed.
         seed: u64,
-        /// What it said.
+        /// What the check reported.
         what: String,
     },
     /// No run failed.

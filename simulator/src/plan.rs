@@ -47,7 +47,7 @@ pub struct Plan {
     pub(crate) reads_per_mille: u64,
     /// What makes the names in commands longer.
     pub(crate) padding: u64,
-    /// How long faults go on.
+    /// How long faults last.
     pub(crate) faults_for: u64,
     /// The faults, in the order of their times.
     pub(crate) schedule: Vec<Planned>,
@@ -60,11 +60,11 @@ pub struct Plan {
     pub(crate) segment_bytes: u64,
     pub(crate) snapshot_entries: u64,
     pub(crate) limits: Limits,
-    /// Commands of a batch at most, and batches under way.
+    /// The most commands of a batch, and batches in flight.
     pub(crate) batch_commands_max: u64,
     pub(crate) pipeline_max: u64,
-    /// A fault that was drawn and did nothing is a failure; not where somebody
-    /// has picked the faults.
+    /// A fault that was drawn and had no effect is a failure; not where the faults were
+    /// selected.
     pub(crate) all_delivered: bool,
     /// Another number draws delays, and all that is not planned, in another way.
     pub(crate) variation: u64,
@@ -154,7 +154,7 @@ impl Plan {
         if voters == 1 {
             kinds.retain(|kind| !kind.needs_voters());
         }
-        // Only a log that is soon cut leaves anybody behind.
+        // Only a log that is soon cut makes a replica need a snapshot.
         let soon_cut = kinds.iter().any(|kind| kind.needs_short_logs());
         // From one fault in a second to many in an election.
         let every = random.between_powers(16_000, 800_000);

@@ -1,4 +1,4 @@
-//! A replica, its disk, and what is under way between them.
+//! A replica, its disk, and what is in flight between them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const ELECTION_TICKS: u64 = 20;
 const GROUP: u128 = 77;
 /// A segment of the log holds so many of the largest batches.
 const BATCHES_IN_SEGMENT: usize = 4;
-/// Wall clocks begin here.
+/// Wall clocks start here.
 const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
 pub(crate) struct Process {
@@ -41,7 +41,7 @@ pub(crate) struct Process {
     pub(crate) durable: Durable,
     pub(crate) full: bool,
     pub(crate) running: Option<Running>,
-    /// Counts starts, so that what an earlier life left under way is told apart.
+    /// Counts starts, to distinguish what an earlier incarnation left in flight.
     pub(crate) starts: u64,
     pub(crate) paused_until: u64,
     /// The disk is slow with the log until then.
@@ -116,7 +116,7 @@ pub(crate) struct Running {
     wal: Wal,
     writes: VecDeque<PersistBatch>,
     compact: Option<Index>,
-    /// What the write under way will have made durable.
+    /// What the write in flight will have made durable.
     writing: Option<PersistId>,
     pub(crate) files: FileWorker,
     pub(crate) file_jobs: VecDeque<FileJob>,
@@ -191,7 +191,7 @@ impl Process {
         }
     }
 
-    /// Begins its disk, once.
+    /// Formats its disk, once.
     pub(crate) fn format(&self, plan: &Plan) -> Result<(), SuperblockError> {
         superblock::format(&self.disk, &self.identity(plan))
     }
@@ -322,7 +322,7 @@ impl Running {
         self.writes.push_back(batch);
     }
 
-    /// Whether the log is to be made shorter when the write under way ends, or now.
+    /// Whether the log is to be made shorter when the write in flight ends, or now.
     pub(crate) fn compacts(&self, now: bool) -> bool {
         let idle = self.writing.is_none() && self.writes.is_empty();
         self.compact.is_some() && (!now || idle)
@@ -332,7 +332,7 @@ impl Running {
         self.compact = Some(through);
     }
 
-    /// Begins the next write, of everything that waits. Whether there is one.
+    /// Starts the next write, of everything that waits. Whether there is one.
     pub(crate) fn start_write(&mut self, durable: &mut Durable) -> Result<bool, WalError> {
         if self.writing.is_some() {
             return Ok(false);
@@ -350,7 +350,7 @@ impl Running {
         Ok(true)
     }
 
-    /// The write under way has had its time: it is synced, and durable.
+    /// The write in flight has had its time: it is fsynced, and durable.
     pub(crate) fn finish_write(
         &mut self,
         durable: &mut Durable,

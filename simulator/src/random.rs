@@ -18,7 +18,7 @@ impl Random {
     }
 
     /// One of many generators of a seed: what is drawn from it does not depend on
-    /// how often the others were asked.
+    /// how often numbers were drawn from the others.
     pub(crate) fn of(seed: u64, part: u64, number: u64) -> Self {
         let mut random = Self(seed ^ part.rotate_left(48) ^ number.rotate_left(24));
         random.next();

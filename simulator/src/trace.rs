@@ -1,4 +1,4 @@
-//! What happened, as a hash and, when somebody reads it, as lines.
+//! What happened, as a hash and, when a trace is requested, as lines.
 
 use std::fmt::Arguments;
 use std::hash::Hasher;

@@ -27,15 +27,15 @@ fn table() -> BTreeMap<(String, String), u64> {
 }
 
 /// Names of rules that the code asks for.
-fn asked_for(dir: &Path, names: &mut BTreeSet<String>) {
+fn collect_rules(dir: &Path, names: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            asked_for(&path, names);
+            collect_rules(&path, names);
         } else if path.extension().is_some_and(|it| it == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
-            let asked = text.split("rule!(").skip(1);
-            names.extend(asked.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
+            let names_in_text = text.split("rule!(").skip(1);
+            names.extend(names_in_text.filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
         }
     }
 }
@@ -43,14 +43,14 @@ fn asked_for(dir: &Path, names: &mut BTreeSet<String>) {
 #[test]
 fn every_rule_that_can_be_broken_is_a_mutant_and_the_other_way_round() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut asked = BTreeSet::new();
+    let mut named = BTreeSet::new();
     for name in ["adapters", "consensus-raft", "consensus-vr", "replica"] {
-        asked_for(&crates.join(name).join("src"), &mut asked);
+        collect_rules(&crates.join(name).join("src"), &mut named);
     }
     let listed: BTreeSet<_> = mutants::all()
         .map(|mutant| mutant.rule.name.to_owned())
         .collect();
-    assert_eq!(asked, listed);
+    assert_eq!(named, listed);
 }
 
 /// The last of the seeds that a mutant took is the one that fails: that is run

@@ -7,7 +7,7 @@ use simulator::mutants::{self, Mutant};
 use simulator::shrink::shrink;
 use simulator::{Backend, Plan, simulate};
 
-/// What the simulator has found: each fault lives on as a mutant, with seeds on
+/// What the simulator has found: each fault is kept as a mutant, with seeds on
 /// which it shows.
 const CORPUS: &[(Backend, &str, &[u64])] = &[
     (Backend::Vr, "LaterViewFollowed", &[134, 5293, 10016]),
@@ -92,10 +92,10 @@ fn replayed(backend: Backend, seed: u64) -> String {
 fn a_seed_gives_the_same_run_in_two_processes() {
     for backend in [Backend::Raft, Backend::Vr] {
         for seed in 0..10 {
-            let said = replayed(backend, seed);
-            assert_eq!(said, replayed(backend, seed));
+            let replay = replayed(backend, seed);
+            assert_eq!(replay, replayed(backend, seed));
             let here = simulate(&Plan::new(backend, seed), false).unwrap().hash;
-            assert!(said.ends_with(&format!("{here:016x}")), "{said}");
+            assert!(replay.ends_with(&format!("{here:016x}")), "{replay}");
         }
     }
 }

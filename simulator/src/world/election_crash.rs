@@ -1,9 +1,9 @@
 //! Faults that wait for their moment.
 //!
-//! What makes a missing sync or a missing quorum visible is several things at
-//! once: a replica that has told something and forgets it, another that is away
-//! and would know better, and a third that is back in time to go on without both.
-//! Faults that are drawn one by one meet like this in one run of thousands.
+//! A missing fsync or a missing quorum shows only when several things coincide: a replica
+//! that has sent something and forgets it, another that is isolated and has what was
+//! sent, and a third that is back in time to continue without both. Faults that are drawn
+//! one by one coincide like this in one run of thousands.
 
 use super::{Event, World};
 use crate::fault::{Fault, Planned};
@@ -22,8 +22,8 @@ const LATE: (u64, u64) = (64, 32_000);
 /// is looked whether it does.
 const LAG_MAX: u64 = 3_000_000;
 const CHECK_EVERY: u64 = 20_000;
-/// How long disks stand still before power fails: somebody may hear meanwhile of
-/// what they do not hold.
+/// How long disks stall before power fails: messages may leave meanwhile about what is not
+/// on them.
 const MOMENT: (u64, u64) = (500, 128_000);
 /// Effects that a process still has in a new term, at most.
 const EFFECTS_MAX: u64 = 24;
@@ -34,8 +34,8 @@ impl World {
         let leader = self.leader();
         let silent = random.between(ELECTION.0, ELECTION.1);
         if let Some(leader) = leader {
-            // It is not gone: it believes that it leads, as soon as it goes on, and
-            // nobody has told it otherwise.
+            // It is paused, not stopped: when it continues, it believes that it leads, and
+            // has received nothing that contradicts.
             self.processes[leader].paused_until = self.now + silent;
             self.cut_off(leader, silent, Fault::ForgottenElection);
         }
@@ -96,7 +96,7 @@ impl World {
         let voters = self.plan.voters as usize;
         let mut nodes: Vec<usize> = (0..voters).collect();
         random.shuffle(&mut nodes);
-        // Cut off is the leader, or somebody to whom it was the leader.
+        // The replica that is isolated is the leader, or one of its followers.
         if let Some(leader) = self.leader() {
             let first = random.per_mille(500);
             nodes.sort_by_key(|node| (*node == leader) != first);
@@ -141,8 +141,8 @@ impl World {
         self.check_lag(node);
     }
 
-    /// The log is about to begin anew behind a snapshot: before that is durable, the
-    /// replica seeks a leader.
+    /// The log is about to start again after a snapshot: before that is durable, the replica
+    /// starts an election.
     pub(super) fn stall_install(&mut self, node: usize) {
         if let Some(lasts) = self.processes[node].install_stalls.take() {
             self.delivered.note(Fault::StalledInstall);
@@ -155,7 +155,7 @@ impl World {
         }
     }
 
-    /// Brings a replica back when the leader's log begins behind the end of its own.
+    /// Restarts a replica when the leader's log starts after the end of its own.
     pub(super) fn check_lag(&mut self, node: usize) {
         let log = |node: usize| {
             let running = self.processes[node].running.as_ref()?;
@@ -172,7 +172,7 @@ impl World {
         }
     }
 
-    /// Somebody was elected.
+    /// A leader was elected.
     pub(super) fn elected(&mut self, node: usize) {
         self.replay_at_term = false;
         if std::mem::take(&mut self.replay_at_election) {

@@ -12,7 +12,7 @@ use crate::fault::{Fault, Planned};
 use crate::process::{FilesFail, StartError};
 use crate::random::Random;
 
-/// A fault that meets nobody is tried again after this time, so often.
+/// A fault without a target is tried again after this time, at most so often.
 const AGAIN: u64 = 100_000;
 const TRIES: usize = 100;
 /// After so many, what is slow is made faster for it.
@@ -61,14 +61,14 @@ impl World {
         self.strike(&planned)
     }
 
-    /// Whom a fault meets: the replica that it was drawn for, or the next that it
-    /// can do something to.
+    /// The target of a fault: the replica that it was drawn for, or the next on which it can
+    /// have an effect.
     fn target(&self, planned: &Planned) -> Option<usize> {
         let count = self.processes.len();
-        // Every fourth is for the leader, whoever that is by then.
+        // Every fourth is for the leader at that time.
         let aimed = match planned.fault {
             Fault::ForgottenElection => false,
-            // What it has proposed and nobody has heard of is in its log.
+            // What it has proposed and not yet sent is in its log.
             Fault::StalledInstall => planned.draw >> 40 & 3 != 0,
             _ => planned.draw >> 40 & 3 == 0,
         };
@@ -191,7 +191,7 @@ impl World {
             .fail_after(Some(1 + draw % OPERATIONS_MAX));
     }
 
-    /// The disk gives an error with snapshot files, after which a replica goes on;
+    /// The disk returns an error for snapshot files, after which a replica continues;
     /// sometimes until power fails.
     pub(super) fn files_fail(&mut self, node: usize, draw: u64, receiving: bool) {
         let mut random = Random::new(draw);
@@ -238,8 +238,8 @@ impl World {
         }
     }
 
-    /// A byte changes on the disk of a replica that does not run. It refuses that, and
-    /// its disk is brought back; or it starts, and nothing that was durable is gone.
+    /// A byte changes on the disk of a replica that does not run. It refuses to
+    /// start, and its disk is restored; or it starts, and nothing that was durable is gone.
     fn flip_bit(&mut self, node: usize, draw: u64) -> Result<(), String> {
         self.stop(node, false);
         let process = &mut self.processes[node];
@@ -276,7 +276,7 @@ impl World {
         Ok(())
     }
 
-    /// The operator restarts this replica when all are up, and goes on to the next.
+    /// The operator restarts this replica when all are up, and continues with the next.
     pub(super) fn rolling_restart(&mut self, node: usize) {
         if !self.faulty {
             return;
@@ -320,7 +320,7 @@ impl World {
             if missing.is_empty() {
                 return Ok(None);
             }
-            // One at a time: several that take a replica away would leave nobody.
+            // One at a time: several that stop a replica would leave no majority.
             let kind = *missing[turn % missing.len()];
             let replicas = self.plan.replicas();
             let planned =

@@ -1,8 +1,8 @@
-//! Messages that arrive again when they may be taken for news.
+//! Messages that arrive again when they may be mistaken for new ones.
 //!
-//! A network that duplicates and delays may bring anything at any time; most of it
-//! is old in an obvious way. What confuses is the answer to a question that is
-//! asked again, or to somebody who has the same part in another term.
+//! A network that duplicates and delays may deliver anything at any time; most of it is
+//! obviously old. What may confuse a replica is the reply to a request that it has sent
+//! again, or that it gets in the same role in another term.
 
 use super::{Event, World};
 use crate::fault::{Fault, Planned};
@@ -10,12 +10,12 @@ use crate::random::Random;
 
 /// A leader that is silent for so long is replaced.
 const REPLACED: (u64, u64) = (220_000, 500_000);
-/// Others ask it for so long before.
+/// Others send it requests for so long before.
 const ASKS: (u64, u64) = (5_000, 150_000);
 /// A process that ends is back within this time.
 const BACK: (u64, u64) = (1_000, 10_000);
-/// How long it lives before it ends once more.
-const LIFE: (u64, u64) = (20_000, 300_000);
+/// How long it runs before it ends once more.
+const RUNS: (u64, u64) = (20_000, 300_000);
 /// How often each message arrives: a question should come before its answer.
 const COPIES: usize = 2;
 /// How long the old messages take to arrive, at most.
@@ -46,16 +46,16 @@ impl World {
                 self.after(asks, Event::TargetedReplay(node, ReplayMoment::Replaced));
             }
             2 => {
-                // What it was asked in its last life is asked again in the next.
+                // Requests of its last incarnation arrive again in the next.
                 let node = planned.node;
-                let (back, life) = (
+                let (back, runs) = (
                     random.between(BACK.0, BACK.1),
-                    random.between(LIFE.0, LIFE.1),
+                    random.between(RUNS.0, RUNS.1),
                 );
                 self.stop_for(node, false, back);
                 self.read_target = node;
                 self.after(
-                    back + life,
+                    back + runs,
                     Event::TargetedReplay(node, ReplayMoment::Started),
                 );
             }
@@ -77,7 +77,7 @@ impl World {
                 self.replay_to(node);
             }
             ReplayMoment::Replaced => {
-                // Another is elected, and nobody tells it.
+                // Another is elected, and it receives no message of that.
                 let silent = self.random.between(REPLACED.0, REPLACED.1);
                 self.processes[node].paused_until = self.now + silent;
                 self.cut_off(node, 2 * silent, Fault::TargetedReplay);

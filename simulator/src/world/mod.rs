@@ -30,9 +30,9 @@ use network::Network;
 
 /// After the faults, everything has come together within this time.
 const RECOVERY: u64 = 60_000_000;
-/// A leader that hears nobody is replaced, and clients have got there, within this
-/// time.
-const DEAF: u64 = 8_000_000;
+/// A leader that receives nothing is replaced, and clients have found the new one, within
+/// this time.
+const UNREACHABLE_LEADER: u64 = 8_000_000;
 /// Entries of a log that was just cut, beyond those that it is to keep.
 const ENTRIES_MORE: u64 = 500;
 /// The same in segments, beside one for every start.
@@ -202,12 +202,12 @@ struct World {
     next_ticket: u64,
     setup_reply: Option<Result<Reply, ProposeError>>,
     faulty: bool,
-    /// Clients begin nothing new.
+    /// Clients start nothing new.
     clients_rest: bool,
     /// What happens when the next leader is elected.
     at_election: Option<Planned>,
     replay_at_election: bool,
-    /// The same for everybody who enters another term until then.
+    /// The same for every replica that enters another term until then.
     replay_at_term: bool,
     /// Where most reads go.
     read_target: usize,
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    /// The faults end: everything has to come together, and to go on.
+    /// The faults end: all replicas have to converge, and to make progress.
     fn recover(&mut self) -> Result<(), String> {
         self.trace.line(self.now, format_args!("the faults end"));
         self.end_faults();
@@ -362,8 +362,8 @@ impl World {
         self.agree_by(|_| true)
     }
 
-    /// Nothing reaches the leader, and whatever it sends arrives: a majority that
-    /// hears it must not wait for it.
+    /// Nothing reaches the leader, and everything that it sends arrives: the majority that
+    /// receives its heartbeats must not wait for it.
     fn check_leader_without_quorum(&mut self) -> Result<(), String> {
         let Some(leader) = self.leader() else {
             return Ok(());
@@ -371,19 +371,19 @@ impl World {
         self.trace
             .line(self.now, format_args!("nothing reaches replica {leader}"));
         for other in (0..self.processes.len()).filter(|other| *other != leader) {
-            self.cut_link(other, leader, DEAF, Fault::CutOneWay);
+            self.cut_link(other, leader, UNREACHABLE_LEADER, Fault::CutOneWay);
         }
         let done = |world: &Self| -> u64 {
             let done = world.clients.iter().map(|client| client.acknowledged);
             done.sum()
         };
-        let (before, deadline) = (done(self), self.now + DEAF);
+        let (before, deadline) = (done(self), self.now + UNREACHABLE_LEADER);
         self.resume_clients();
         while done(self) == before {
             if self.now > deadline {
                 return Err(format!(
                     "nothing reaches the leader, replica {leader}, and no other leads after {} s",
-                    DEAF / 1_000_000
+                    UNREACHABLE_LEADER / 1_000_000
                 ));
             }
             self.next()?;
@@ -392,7 +392,7 @@ impl World {
         Ok(())
     }
 
-    /// Clients that rest go on.
+    /// Clients that rest continue.
     fn resume_clients(&mut self) {
         if std::mem::take(&mut self.clients_rest) {
             for client in 0..self.clients.len() {
@@ -419,7 +419,7 @@ impl World {
         let deadline = self.now + RECOVERY;
         while self.now < deadline {
             self.next()?;
-            // A replica with a slow link may be behind for as long as they go on.
+            // A replica with a slow link may lag as long as they continue.
             self.clients_rest = self.clients_rest || done(self);
             if self.clients_rest
                 && self.clients_are_idle()
@@ -478,7 +478,7 @@ impl World {
         clients.all(|client| client.waits_for.is_none() && client.started == client.acknowledged)
     }
 
-    /// Whether all replicas run, have applied the same, and owe nobody an answer.
+    /// Whether all replicas run, have applied the same, and have no unanswered request.
     fn agree(&self) -> bool {
         let mut applied = self.processes.iter().map(|process| {
             let status = process.running.as_ref()?.replica.status();
@@ -520,9 +520,9 @@ impl World {
                 return false;
             };
             let status = running.replica.status();
-            let held = status.core.last.0 + 1 - status.core.first.0;
+            let entries = status.core.last.0 + 1 - status.core.first.0;
             let segments = SEGMENTS_MORE + planned + process.starts;
-            held <= bound && running.log_segments() as u64 <= segments
+            entries <= bound && running.log_segments() as u64 <= segments
         })
     }
 

@@ -57,8 +57,8 @@ impl World {
         }
     }
 
-    /// The process is gone; with power loss, so is what was not synced. Whether it
-    /// was there.
+    /// The process ends; with power loss, what was not fsynced is lost. Returns whether it
+    /// ran.
     pub(super) fn stop(&mut self, node: usize, power: bool) -> bool {
         let back = self.processes[node].random.between_powers(BACK.0, BACK.1);
         self.stop_for(node, power, back)
@@ -118,7 +118,7 @@ impl World {
         self.input(node, Input::Tick)
     }
 
-    /// Gives a replica an event, and carries out what it wants.
+    /// Passes an event to a replica, and carries out its outputs.
     pub(super) fn input(&mut self, node: usize, input: Input) -> Result<(), String> {
         let now = self.now;
         let process = &mut self.processes[node];
@@ -268,7 +268,7 @@ impl World {
         Ok(())
     }
 
-    /// Begins disk work that waits.
+    /// Starts disk work that waits.
     fn start_disk_work(&mut self, node: usize) -> Result<(), String> {
         self.fail_compaction(node, true);
         let start = self.processes[node].starts;
@@ -366,7 +366,7 @@ impl World {
         }
         let done: FileEvent = running.files.execute(job);
         if fails.is_some() || process.disk.failed() > failed_before {
-            // The disk gives one error, and the replica goes on.
+            // The disk returns one error, and the replica continues.
             process.disk.fail_after(None);
         }
         if process.disk.failed() > failed_before {
@@ -374,7 +374,7 @@ impl World {
             if process.power_fails_with_disk {
                 return self.disk_failed(node, "power fails while a snapshot is stored");
             }
-            // It goes on without the snapshot.
+            // It continues without the snapshot.
             match fails.is_some_and(|it| it.receiving.is_some()) {
                 true => self.delivered.note(Fault::BrokenTransfer),
                 false => self.note_disk_fault(node),

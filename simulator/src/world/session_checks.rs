@@ -14,7 +14,7 @@ use consensus::ReplicaId;
 
 use super::World;
 
-/// Sessions at once in these runs.
+/// The most sessions in these runs.
 pub(super) const SESSIONS_MAX: usize = 12;
 /// Clients of this part have ids from here on.
 const CLIENTS_FROM: u128 = 5_000;
@@ -166,9 +166,9 @@ impl World {
         let registration = self.register_node(HOME)?;
         let applied = Reply::Refused(MetadataError::RequestAlreadyApplied.code());
         let expired = Reply::Refused(MetadataError::SessionExpired.code());
-        let is = |what: &str, found: &Reply, wanted: &Reply| match found == wanted {
+        let is = |what: &str, found: &Reply, expected: &Reply| match found == expected {
             true => Ok(()),
-            false => Err(format!("{what}: {found:?} instead of {wanted:?}")),
+            false => Err(format!("{what}: {found:?} instead of {expected:?}")),
         };
 
         let session = self.open_session(1, HOME, registration)?;
@@ -189,7 +189,7 @@ impl World {
         is("a session that was replaced", &replaced, &expired)?;
         let fresh = self.request(newer, 1, 7, stream("third")?)?;
         if !matches!(fresh, Reply::StreamCreated { .. }) {
-            return Err(format!("a new session begins with {fresh:?}"));
+            return Err(format!("a new session starts with {fresh:?}"));
         }
 
         let elsewhere = self.register_node(OTHER)?;
