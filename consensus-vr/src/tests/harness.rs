@@ -1,4 +1,4 @@
-//! A group of replicas whose messages and disks do only what a test says.
+//! A group of replicas whose messages and disks do only what a test tells them to.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -43,9 +43,10 @@ pub(super) struct Node {
     pub(super) manual_sync: bool,
     unsynced: VecDeque<PersistBatch>,
     durable: PersistId,
-    held: Vec<(PersistId, Envelope)>,
+    /// Messages that wait for a batch.
+    blocked: Vec<(PersistId, Envelope)>,
     incarnation: u64,
-    /// Commands, as they were committed here in this life.
+    /// Commands, as they were committed by this incarnation.
     pub(super) committed: Vec<(Index, Bytes)>,
     pub(super) installed: Vec<SnapshotMeta>,
     pub(super) fetches: Vec<SnapshotMeta>,
@@ -90,13 +91,15 @@ impl Group {
 
     /// A group in its first view, and the number of its primary.
     pub(super) fn started(voters: u64) -> (Self, u64) {
-        Self::new(voters).begun()
+        Self::new(voters).start()
     }
 
-    pub(super) fn begun(mut self) -> (Self, u64) {
+    pub(super) fn start(mut self) -> (Self, u64) {
         let group = &mut self;
         group.run(3);
-        let primary = group.primary().expect("the first view begins at once");
+        let primary = group
+            .primary()
+            .expect("the first view starts within three ticks");
         group.run(2 * HEARTBEAT);
         (self, primary)
     }
@@ -167,7 +170,7 @@ impl Group {
         self.input(envelope.to.0, Input::Receive { from, message });
     }
 
-    /// A message that a test made up.
+    /// Delivers a message that a test made up.
     pub(super) fn say(&mut self, from: u64, to: u64, view: u64, message: Message) {
         self.deliver(&Envelope {
             from: id(from),
@@ -177,13 +180,13 @@ impl Group {
         });
     }
 
-    /// Delivers what is under way, and what that causes, as far as `wanted` says.
-    pub(super) fn settle_if(&mut self, mut wanted: impl FnMut(&Envelope) -> bool) {
+    /// Delivers what is in flight and passes the filter, and what that causes.
+    pub(super) fn settle_if(&mut self, mut filter: impl FnMut(&Envelope) -> bool) {
         for _ in 0..100_000 {
             let Some(envelope) = self.network.pop_front() else {
                 return;
             };
-            if wanted(&envelope) {
+            if filter(&envelope) {
                 self.deliver(&envelope);
             }
         }
@@ -201,14 +204,14 @@ impl Group {
         self.run_if(ticks, |_| true);
     }
 
-    pub(super) fn run_if(&mut self, ticks: u64, mut wanted: impl FnMut(&Envelope) -> bool) {
+    pub(super) fn run_if(&mut self, ticks: u64, mut filter: impl FnMut(&Envelope) -> bool) {
         for _ in 0..ticks {
             self.tick();
-            self.settle_if(&mut wanted);
+            self.settle_if(&mut filter);
         }
     }
 
-    /// Runs until a primary leads in a view behind this one.
+    /// Runs until a primary leads in a view after this one.
     pub(super) fn until_view_after(&mut self, view: u64) -> u64 {
         for _ in 0..100 * ELECTION {
             self.run(1);
@@ -220,7 +223,7 @@ impl Group {
                 return primary;
             }
         }
-        panic!("no view begins");
+        panic!("no view starts");
     }
 
     pub(super) fn propose(&mut self, number: u64, payload: &[u8]) -> u64 {
@@ -233,7 +236,7 @@ impl Group {
 
     /// Proposes at the primary and lets it be committed everywhere.
     pub(super) fn commit(&mut self, payload: &[u8]) {
-        let primary = self.primary().expect("somebody leads");
+        let primary = self.primary().expect("a replica leads");
         self.propose(primary, payload);
         self.run(HEARTBEAT + 1);
     }
@@ -247,10 +250,11 @@ impl Group {
         node.disk.write(&batch);
         node.durable = batch.id;
         let durable = node.durable;
-        let held = std::mem::take(&mut node.held);
-        let (ready, held): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|(after, _)| *after <= durable);
-        node.held = held;
+        let blocked = std::mem::take(&mut node.blocked);
+        let (ready, blocked): (Vec<_>, Vec<_>) = blocked
+            .into_iter()
+            .partition(|(after, _)| *after <= durable);
+        node.blocked = blocked;
         for (_, envelope) in ready {
             self.transmit(envelope);
         }
@@ -284,7 +288,7 @@ impl Group {
                 let envelope =
                     Envelope::decode(GROUP, message.to_bytes()).expect("own messages decode");
                 match after.filter(|after| *after > node.durable) {
-                    Some(after) => node.held.push((after, envelope)),
+                    Some(after) => node.blocked.push((after, envelope)),
                     None => self.transmit(envelope),
                 }
             }
@@ -313,7 +317,12 @@ impl Group {
         let index = core.context().delivered();
         let meta = SnapshotMeta {
             index,
-            term: core.context().log().view(index).expect("it is held").term(),
+            term: core
+                .context()
+                .log()
+                .view(index)
+                .expect("it is in the log")
+                .term(),
             membership: core.context().membership().clone(),
         };
         let snapshots = &mut self.node(number).disk.snapshots;
@@ -322,17 +331,17 @@ impl Group {
         meta
     }
 
-    /// The snapshot that a replica asked for arrives.
+    /// The snapshot that a replica requested is fetched.
     pub(super) fn fetched(&mut self, number: u64) {
         let node = self.node(number);
-        let meta = node.fetches.pop().expect("it asked for one");
+        let meta = node.fetches.pop().expect("it requested one");
         node.disk
             .snapshots
             .insert(meta.index, (meta.clone(), Vec::new()));
         self.input(number, Input::SnapshotFetched(meta));
     }
 
-    /// What a replica has committed in this life.
+    /// What this incarnation of a replica has committed.
     pub(super) fn commands(&self, number: u64) -> Vec<String> {
         let node = &self.nodes[&id(number)];
         let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();

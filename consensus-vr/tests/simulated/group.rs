@@ -13,7 +13,7 @@ use consensus_vr::VrCore;
 pub(crate) const HEARTBEAT_TICKS: u64 = 3;
 pub(crate) const ELECTION_TICKS: u64 = 10;
 
-/// A message on its way.
+/// A message in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Packet {
     pub(crate) from: ReplicaId,
@@ -22,7 +22,7 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// The view that it speaks of.
+    /// The view of its envelope.
     pub(crate) fn view(&self) -> Term {
         let view = self
             .message
@@ -45,11 +45,12 @@ pub(crate) struct Node {
     pub(crate) disk: Durable,
     unsynced: Vec<PersistBatch>,
     durable: PersistId,
-    held: Vec<(PersistId, Packet)>,
+    /// Messages that wait for a batch.
+    blocked: Vec<(PersistId, Packet)>,
     now: u64,
     incarnation: u64,
-    /// Whether batches become durable at once.
-    pub(crate) sync_at_once: bool,
+    /// Whether batches become durable as soon as they leave.
+    pub(crate) sync_immediately: bool,
     /// What was committed since this was last taken.
     pub(crate) committed: Vec<Entry>,
     /// What left since this was last taken.
@@ -84,23 +85,23 @@ impl Node {
             disk,
             unsynced: Vec::new(),
             durable: PersistId(0),
-            held: Vec::new(),
+            blocked: Vec::new(),
             now: 0,
             incarnation: 1,
-            sync_at_once: true,
+            sync_immediately: true,
             committed: Vec::new(),
             sent: Vec::new(),
         }
     }
 
-    /// Its memory is gone, and what was not durable.
+    /// It loses its memory, and what was not durable.
     pub(crate) fn restart(&mut self) {
         self.incarnation += 1;
         let config = config(self.id, self.voters, self.incarnation);
         self.core =
             VrCore::new(&config, self.disk.recovered()).expect("a new disk is recovered from");
         self.unsynced.clear();
-        self.held.clear();
+        self.blocked.clear();
         self.durable = PersistId(0);
         self.now = 0;
         self.drain();
@@ -142,10 +143,10 @@ impl Node {
         let batch = self.unsynced.remove(0);
         self.disk.write(&batch);
         self.durable = batch.id;
-        let (ready, held) = std::mem::take(&mut self.held)
+        let (ready, blocked) = std::mem::take(&mut self.blocked)
             .into_iter()
             .partition(|(after, _)| *after <= self.durable);
-        self.held = held;
+        self.blocked = blocked;
         let ready: Vec<(PersistId, Packet)> = ready;
         self.sent
             .extend(ready.into_iter().map(|(_, packet)| packet));
@@ -157,7 +158,7 @@ impl Node {
             match effect {
                 Effect::Persist(batch) => {
                     self.unsynced.push(batch);
-                    if self.sync_at_once {
+                    if self.sync_immediately {
                         self.sync();
                     }
                 }
@@ -168,7 +169,7 @@ impl Node {
                         message: message.to_bytes(),
                     };
                     match after.filter(|after| *after > self.durable) {
-                        Some(after) => self.held.push((after, packet)),
+                        Some(after) => self.blocked.push((after, packet)),
                         None => self.sent.push(packet),
                     }
                 }
@@ -183,7 +184,7 @@ impl Node {
     }
 }
 
-/// What is committed where, by everybody and for all time.
+/// What any replica ever committed, and where.
 pub(crate) type History = BTreeMap<Index, Entry>;
 
 /// Adds to the history what the nodes have committed. Whether it agrees.

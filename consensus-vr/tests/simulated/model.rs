@@ -20,14 +20,14 @@ struct Group {
     proposals: u8,
     timeouts: u8,
     crashes: u8,
-    /// Whether disks take their time, so that crashes lose what was not synced.
+    /// Whether disks are slow, so that crashes lose what was not fsynced.
     slow_disks: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     nodes: Vec<Node>,
-    /// Under way, in no order. What is never delivered is lost.
+    /// In flight, in no order. What is never delivered is lost.
     network: BTreeSet<Packet>,
     history: History,
     /// Two replicas committed different ops, or lead the same view.
@@ -42,7 +42,7 @@ struct State {
 enum Action {
     Deliver(Packet),
     Propose(usize),
-    /// The replica hears nothing for an election timeout.
+    /// The replica receives nothing for an election timeout.
     TimeOut(usize),
     Sync(usize),
     Crash(usize),
@@ -60,7 +60,7 @@ impl State {
         }
         let views: BTreeSet<_> = self.led.iter().map(|(view, _)| view).collect();
         self.broken |= views.len() < self.led.len();
-        // What was said in views that its receiver has left for good is worthless.
+        // Messages of views that their receiver has left for good are worthless.
         let nodes = &self.nodes;
         self.network
             .retain(|packet| packet.view() >= nodes[packet.to_index()].oldest_view());
@@ -84,7 +84,7 @@ impl Model for Group {
             timeouts: self.timeouts,
             crashes: self.crashes,
         };
-        // The first view has begun, and everything is quiet.
+        // The first view has started, and nothing is in flight.
         state.nodes[0].beat();
         state.settle();
         while let Some(packet) = state.network.pop_first() {
@@ -92,7 +92,7 @@ impl Model for Group {
             state.settle();
         }
         for node in &mut state.nodes {
-            node.sync_at_once = !self.slow_disks;
+            node.sync_immediately = !self.slow_disks;
         }
         vec![state]
     }

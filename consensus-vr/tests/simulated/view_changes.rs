@@ -97,35 +97,35 @@ impl Run {
         self.settle();
     }
 
-    /// One view change: handed over, or because the primary is cut off.
+    /// One view change: by a transfer, or because the primary is cut off.
     fn change_view(&mut self) {
-        let (leader, before) = self.leader().expect("somebody leads");
+        let (leader, before) = self.leader().expect("a replica leads");
         self.proposals += 1;
         let proposal = ProposalId(self.proposals);
         let payload = Bytes::copy_from_slice(&self.proposals.to_le_bytes());
         let proposed = self
             .node(leader)
             .input(Input::Propose { proposal, payload });
-        proposed.expect("the leader takes proposals");
+        proposed.expect("the leader accepts proposals");
         if self.random.below(8) > 0 {
             self.settle();
             let voters = self.nodes.len() as u64;
             let to = ReplicaId((leader.0 + self.random.below(voters - 1)) % voters + 1);
-            let begun = self.node(leader).input(Input::TransferLeadership(to));
-            begun.expect("the leader hands over");
+            let transfer = self.node(leader).input(Input::TransferLeadership(to));
+            transfer.expect("the leader transfers");
             self.settle();
         } else {
             self.cut_off = Some(leader);
         }
         for _ in 0..20 * ELECTION_TICKS / HEARTBEAT_TICKS {
-            if self.begun_after(&before) {
+            if self.started_after(&before) {
                 break;
             }
             self.beat();
         }
         self.cut_off = None;
-        assert!(self.begun_after(&before), "no view begins");
-        // Whoever was away joins.
+        assert!(self.started_after(&before), "no view starts");
+        // The replica that was cut off joins.
         for _ in 0..3 {
             self.beat();
         }
@@ -135,14 +135,14 @@ impl Run {
         }
     }
 
-    fn begun_after(&self, before: &Status) -> bool {
+    fn started_after(&self, before: &Status) -> bool {
         self.leader()
             .is_some_and(|(_, status)| status.term > before.term && status.commit == status.last)
     }
 
     fn check(&mut self) {
         let statuses = self.statuses();
-        let (leader, status) = self.leader().expect("somebody leads");
+        let (leader, status) = self.leader().expect("a replica leads");
         let order = status.membership.voters();
         let expected = order[(status.term.0 % order.len() as u64) as usize];
         assert_eq!(leader, expected, "the primary of view {}", status.term);
