@@ -1,4 +1,4 @@
-//! What has been handed out to be made durable, and what is.
+//! What the driver was given to make durable, and what is durable.
 //!
 //! Everything that a step changes leaves in one batch, entries together with the
 //! hard state that describes them: a crash leaves both or neither.
@@ -15,11 +15,11 @@ use crate::log::Log;
 pub(crate) struct Durability {
     last: PersistId,
     persisted: PersistId,
-    /// The first op whose present content has not been handed out.
+    /// The first op whose present content is in no batch yet.
     unsaved_from: Option<Index>,
     reset: Option<(Index, Term)>,
     state_changed: bool,
-    /// Batches under way, and up to which op the present log is durable with them.
+    /// Batches in flight, and up to which op the present log is durable with them.
     writes: VecDeque<(PersistId, Index)>,
     durable: Index,
 }
@@ -38,7 +38,7 @@ impl Durability {
         self.durable
     }
 
-    /// The batch that will hold what has changed up to now.
+    /// The batch that will have what has changed up to now.
     pub(crate) fn next_batch(&self) -> PersistId {
         PersistId(self.last.0 + 1)
     }
@@ -52,7 +52,7 @@ impl Durability {
         (self.last > self.persisted).then_some(self.last)
     }
 
-    /// The log has new content at and behind this op.
+    /// The log has new content from this op on.
     pub(crate) fn wrote(&mut self, first: Index) {
         self.unsaved_from = Some(self.unsaved_from.map_or(first, |from| from.min(first)));
         self.durable = self.durable.min(first.prev());
@@ -68,7 +68,7 @@ impl Durability {
         self.state_changed = true;
     }
 
-    /// The log begins anew behind a snapshot that is durable.
+    /// The log is now empty and follows a snapshot that is durable.
     pub(crate) fn reset(&mut self, index: Index, term: Term) {
         self.reset = Some((index, term));
         self.unsaved_from = None;

@@ -68,7 +68,7 @@ pub(crate) fn check(
     }
 }
 
-/// Whether the sender has the role that the message speaks of.
+/// Whether the sender has the role that the message implies.
 fn sender(
     id: ReplicaId,
     membership: &Membership,

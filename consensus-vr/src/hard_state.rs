@@ -4,8 +4,8 @@
 //! version u8 | epoch u64 | view u64 | log view u64 | commit u64
 //!     | anchors: { op u64 | checksum u128 } * 2
 //! ```
-//! An anchor is the checksum of an op that the log may begin behind: the one before
-//! the first, and the last of a snapshot that is being fetched. Op 0 is none.
+//! An anchor is the checksum of an op that the first op of the log may follow: the one
+//! before the first, and the last of a snapshot that is being fetched. Op 0 is none.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use consensus::{Index, RecoverError};
@@ -72,11 +72,11 @@ impl HardState {
             anchor.1 = Checksum(bytes.try_get_u128_le().map_err(short)?);
         }
         if !bytes.is_empty() {
-            return Err(refuse("bytes behind its end".into()));
+            return Err(refuse("bytes after its end".into()));
         }
         if state.log_view > state.view {
             return Err(refuse(format!(
-                "its log is of view {}, behind view {}",
+                "its log is of view {}, later than view {}",
                 state.log_view, state.view
             )));
         }

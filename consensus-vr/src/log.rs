@@ -1,12 +1,12 @@
 //! The log as a hash chain.
 //!
-//! Every prepare begins with the checksum of the one before it, and its own
-//! checksum covers that, its view, its op, its kind and its body: equal checksums
-//! at one op mean equal logs up to there. The link is stored in front of the
-//! payload, so that the write-ahead log and the wire carry entries of the common
-//! format and a log can be verified wherever it begins. Who has an op only in a
-//! snapshot may not know its checksum; what is prepared behind it then begins with
-//! its [`name`], which everybody knows who has the op.
+//! Every prepare starts with the checksum of the one before it, and its own checksum
+//! covers that, its view, its op, its kind and its body: equal checksums at one op mean
+//! equal logs up to there. The link is stored in front of the payload, so that the
+//! write-ahead log and the wire carry entries of the common format and a log can be
+//! verified wherever it starts. A replica that has an op only in a snapshot may not know
+//! its checksum; the prepare after it then starts with its [`name`], which every replica
+//! that has the op can compute.
 //!
 //! ```text
 //! payload of an entry: checksum or name of the entry before it, 16 | what was proposed
@@ -23,8 +23,8 @@ use crate::ids::{Checksum, Head, Header, View};
 /// The link in front of every payload.
 pub(crate) const LINK_BYTES: usize = 16;
 
-/// The checksum that the entry says its predecessor has; `None` when it is too
-/// short to say.
+/// The checksum of the entry before this one, according to its link; `None` when it is too
+/// short to have one.
 pub(crate) fn parent(entry: &Entry) -> Option<Checksum> {
     let link = entry.payload.first_chunk::<LINK_BYTES>()?;
     Some(Checksum(u128::from_le_bytes(*link)))
@@ -72,7 +72,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// An empty log behind this entry.
+    /// An empty log after this entry.
     pub(crate) fn new(index: Index, term: Term, base: Option<Checksum>) -> Self {
         Self {
             window: LogWindow::new(index, term),
@@ -85,7 +85,7 @@ impl Log {
         }
     }
 
-    /// The log that was on disk, behind `base` when it is empty.
+    /// The log that was on disk; after `base` when it is empty.
     pub(crate) fn recover(
         base: (Index, Term),
         checksum: Option<Checksum>,
@@ -100,8 +100,8 @@ impl Log {
             let known = before != name(base.0, base.1);
             Self::new(base.0, base.1, known.then_some(before))
         } else {
-            // The view before a tail is not recorded; all of it is committed, and
-            // nobody asks for it.
+            // The view before a tail is not recorded; all of it is committed, and no
+            // replica requests it.
             Self::new(first.index.prev(), Term(0), Some(before))
         };
         for entry in entries {
@@ -130,7 +130,7 @@ impl Log {
         self.get(op).map(|entry| entry.term.into())
     }
 
-    /// The checksum at an op, of any held and of the one before the first.
+    /// The checksum at an op, of any in the log and of the one before the first.
     pub(crate) fn checksum(&self, op: Index) -> Option<Checksum> {
         if op == self.first().prev() {
             return self.base;
@@ -151,7 +151,7 @@ impl Log {
             .slice(low, self.last().next(), payload_bytes_max)
     }
 
-    /// The headers from an op on, of those held.
+    /// The headers of the log from an op on.
     pub(crate) fn headers(&self, from: Index) -> Vec<Header> {
         let from = from.max(self.first());
         let skip = (from.0 - self.first().0) as usize;
@@ -171,13 +171,14 @@ impl Log {
     /// Whether the entry follows the one before it in this log.
     pub(crate) fn connects(&self, entry: &Entry) -> bool {
         let before = entry.index.prev();
-        let held = before >= self.first().prev() && before <= self.last();
+        let connected = before >= self.first().prev() && before <= self.last();
         let view = self.window.term(before);
         let in_order = view.is_none_or(|view| entry.term >= view);
         let named = view.map(|view| name(before, view));
-        // Behind a snapshot whose prepare was never seen, anything that a primary
-        // sends follows: what it covers is committed.
-        held && in_order
+        // After a snapshot whose last prepare was never seen, anything that a primary sends
+        // follows: what it covers is committed.
+        connected
+            && in_order
             && parent(entry).is_some_and(|parent| {
                 self.checksum(before)
                     .is_none_or(|own| own == parent || named == Some(parent))
@@ -210,10 +211,10 @@ impl Log {
         entry.index
     }
 
-    /// Puts entries in the place of what stands at the first of them and behind.
+    /// Replaces the log from the first of the entries on.
     ///
     /// # Panics
-    /// When they do not follow from the log: whoever calls has checked that.
+    /// When they do not follow from the log: the caller has checked that.
     pub(crate) fn replace(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else {
             return;
@@ -231,8 +232,8 @@ impl Log {
 
     pub(crate) fn truncate_from(&mut self, op: Index) {
         self.window.truncate_from(op);
-        let held = (self.window.last().0 + 1 - self.window.first().0) as usize;
-        self.checksums.truncate(held);
+        let count = (self.window.last().0 + 1 - self.window.first().0) as usize;
+        self.checksums.truncate(count);
     }
 
     pub(crate) fn compactable(&self, snapshot: Index, entries: u64, bytes_max: usize) -> Index {
@@ -244,9 +245,8 @@ impl Log {
             self.base = Some(checksum);
         }
         self.window.compact_through(through);
-        let held = (self.window.last().0 + 1 - self.window.first().0) as usize;
-        let gone = self.checksums.len() - held;
-        self.checksums.drain(..gone);
+        let count = (self.window.last().0 + 1 - self.window.first().0) as usize;
+        self.checksums.drain(..self.checksums.len() - count);
     }
 
     fn push(&mut self, entry: &Entry) {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_entry_breaks_the_chain_behind_it() {
+    fn a_changed_entry_breaks_the_chain_after_it() {
         let mut changed = entries(&log());
         changed[1].term = Term(2);
         assert_eq!(

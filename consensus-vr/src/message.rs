@@ -3,8 +3,8 @@
 //! ```text
 //! version u8 | group u128 | kind u8 | from u64 | to u64 | view u64 | fields of the kind
 //! ```
-//! Integers are little-endian; [`wire`] has entries and snapshots. Whether a
-//! message can be true is for [`guard`](crate::guard).
+//! Integers are little-endian; [`wire`] has entries and snapshots. Whether a message can
+//! be true is decided elsewhere.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use consensus::wire::{self, cut, malformed};
@@ -31,7 +31,7 @@ pub(crate) struct Envelope {
     pub(crate) message: Message,
 }
 
-/// What replicas say to each other; the view is in the envelope.
+/// What replicas send to each other; the view is in the envelope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     /// The primary orders these (VRR 4.1).
@@ -39,32 +39,31 @@ pub(crate) enum Message {
         commit: Index,
         entries: Vec<Entry>,
     },
-    /// Everything up to `op` is durable here, up to `received` in memory. Also the
+    /// Everything up to `op` is durable at the sender, up to `received` in memory. Also the
     /// answer to a `Commit`, whose beat it repeats.
     PrepareOk {
         op: Index,
         received: Index,
         beat: u64,
     },
-    /// The primary lives (VRR 4.1). Beats are counted, so that an answer tells
-    /// after which of them it was given.
+    /// The primary is alive (VRR 4.1). Beats are counted, so that an answer tells after
+    /// which of them it was sent.
     Commit {
         commit: Index,
         beat: u64,
     },
-    /// The sender wants this view (VRR 4.2), and is in that one.
+    /// The sender votes for this view (VRR 4.2), and is in that one.
     StartViewChange {
         at: View,
     },
     DoViewChange(DoViewChange),
-    /// The view has begun with this log (VRR 4.2), of which some entries come
-    /// along.
+    /// The view has started with this log (VRR 4.2), of which some entries are included.
     StartView {
         commit: Index,
         head: Head,
         entries: Vec<Entry>,
     },
-    /// The sender has missed the `StartView`; it holds the log up to `op`.
+    /// The sender has missed the `StartView`; its log is committed up to `op`.
     RequestStartView {
         op: Index,
     },
@@ -72,16 +71,16 @@ pub(crate) enum Message {
     RequestPrepares {
         op: Index,
     },
-    /// A piece of the log that was asked for.
+    /// A piece of the log, as requested.
     Prepares {
         entries: Vec<Entry>,
     },
-    /// The log that was asked for is gone; this snapshot has its effects.
+    /// The requested part of the log is compacted; this snapshot has its effects.
     SnapshotOffer {
         snapshot: SnapshotMeta,
         checksum: Option<Checksum>,
     },
-    /// From where on may reads be served? Nonce and round come back.
+    /// Requests the op that reads must have seen. The reply repeats nonce and round.
     ReadRequest {
         nonce: u64,
         round: u64,
@@ -93,13 +92,13 @@ pub(crate) enum Message {
     },
 }
 
-/// What a replica brings into a view (VRR 4.2).
+/// The log of a replica that has entered a view (VRR 4.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DoViewChange {
     pub(crate) log_view: View,
     pub(crate) commit: Index,
     pub(crate) head: Head,
-    /// Of the last ops up to the head, from the committed one on when that is held.
+    /// Of the last ops up to the head: from the committed one on, when the log has that.
     pub(crate) headers: Vec<Header>,
 }
 
@@ -145,7 +144,7 @@ impl Envelope {
         let view = View(number(&mut bytes)?);
         let message = Message::get(kind, &mut bytes)?;
         if !bytes.is_empty() {
-            return Err(malformed("bytes behind the end"));
+            return Err(malformed("bytes after the end"));
         }
         Ok(Self {
             from,
@@ -197,7 +196,7 @@ impl Message {
             Self::Prepare { entries, .. }
             | Self::StartView { entries, .. }
             | Self::Prepares { entries } => wire::entries_fields_bytes(entries),
-            Self::DoViewChange(brought) => brought.headers.len() * HEADER_BYTES,
+            Self::DoViewChange(log) => log.headers.len() * HEADER_BYTES,
             _ => 0,
         }
     }
@@ -219,11 +218,11 @@ impl Message {
                 fields.put_u64_le(*beat);
             }
             Self::StartViewChange { at } => fields.put_u64_le(at.0),
-            Self::DoViewChange(brought) => {
-                fields.put_u64_le(brought.log_view.0);
-                fields.put_u64_le(brought.commit.0);
-                put_head(fields, &brought.head);
-                put_headers(fields, &brought.headers);
+            Self::DoViewChange(log) => {
+                fields.put_u64_le(log.log_view.0);
+                fields.put_u64_le(log.commit.0);
+                put_head(fields, &log.head);
+                put_headers(fields, &log.headers);
             }
             Self::StartView {
                 commit,
@@ -275,16 +274,16 @@ impl Message {
                 at: View(number(bytes)?),
             },
             5 => {
-                let brought = DoViewChange {
+                let log = DoViewChange {
                     log_view: View(number(bytes)?),
                     commit: op(bytes)?,
                     head: get_head(bytes)?,
                     headers: get_headers(bytes)?,
                 };
-                if brought.headers.len() as u64 > brought.head.op.0 {
+                if log.headers.len() as u64 > log.head.op.0 {
                     return Err(malformed("more headers than ops"));
                 }
-                Self::DoViewChange(brought)
+                Self::DoViewChange(log)
             }
             6 => Self::StartView {
                 commit: op(bytes)?,
@@ -501,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn another_group_is_told_apart_from_garbage() {
+    fn another_group_is_distinguished_from_garbage() {
         let bytes = encoded(Message::StartViewChange { at: View(2) });
         assert_eq!(
             Envelope::decode(8, bytes).unwrap_err(),

@@ -20,8 +20,8 @@ use super::state_transfer::{self, Transfer};
 use crate::context::{Context, Snapshot};
 use crate::message::{DoViewChange, HEADERS_MAX, Message};
 
-/// While no view change is faster, the primary is asked for the start of the view at most
-/// once in so many ticks.
+/// While its primary is active, the start of a view is requested at most once in so many
+/// ticks.
 const REQUEST_TICKS: u64 = 2;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

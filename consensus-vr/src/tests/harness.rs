@@ -1,4 +1,4 @@
-//! A group of replicas whose messages and disks do only what a test says.
+//! A group of replicas whose messages and disks do only what a test tells them to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut};
@@ -116,13 +116,13 @@ impl Group {
 
     /// A group in its first view, and the number of its primary.
     pub(super) fn started(voters: u64) -> (Self, u64) {
-        Self::new(voters).begun()
+        Self::new(voters).start()
     }
 
-    pub(super) fn begun(mut self) -> (Self, u64) {
+    pub(super) fn start(mut self) -> (Self, u64) {
         let group = &mut self;
         group.run(3);
-        let primary = group.primary().expect("the first view begins at once");
+        let primary = group.primary().expect("the first view starts immediately");
         group.run(2 * HEARTBEAT);
         (self, primary)
     }
@@ -188,13 +188,13 @@ impl Group {
         });
     }
 
-    /// Delivers what is under way, and what that causes, as far as `wanted` says.
-    pub(super) fn settle_if(&mut self, mut wanted: impl FnMut(&Envelope) -> bool) {
+    /// Delivers what is in flight, and what that causes, as far as `filter` accepts it.
+    pub(super) fn settle_if(&mut self, mut filter: impl FnMut(&Envelope) -> bool) {
         for _ in 0..100_000 {
             let Some(envelope) = self.network.pop_front() else {
                 return;
             };
-            if wanted(&envelope) {
+            if filter(&envelope) {
                 self.deliver(&envelope);
             }
         }
@@ -212,10 +212,10 @@ impl Group {
         self.run_if(ticks, |_| true);
     }
 
-    pub(super) fn run_if(&mut self, ticks: u64, mut wanted: impl FnMut(&Envelope) -> bool) {
+    pub(super) fn run_if(&mut self, ticks: u64, mut filter: impl FnMut(&Envelope) -> bool) {
         for _ in 0..ticks {
             self.tick();
-            self.settle_if(&mut wanted);
+            self.settle_if(&mut filter);
         }
     }
 
@@ -231,7 +231,7 @@ impl Group {
                 return primary;
             }
         }
-        panic!("no view begins");
+        panic!("no view starts");
     }
 
     pub(super) fn propose(&mut self, number: u64, payload: &[u8]) -> u64 {
@@ -244,7 +244,7 @@ impl Group {
 
     /// Proposes at the primary and lets it be committed everywhere.
     pub(super) fn commit(&mut self, payload: &[u8]) {
-        let primary = self.primary().expect("somebody leads");
+        let primary = self.primary().expect("a replica leads");
         self.propose(primary, payload);
         self.run(HEARTBEAT + 1);
     }
@@ -315,17 +315,17 @@ impl Group {
         meta
     }
 
-    /// The snapshot that a replica asked for arrives.
+    /// The snapshot that a replica requested arrives.
     pub(super) fn fetched(&mut self, number: u64) {
         let node = self.node(number);
-        let meta = node.fetches.pop().expect("it asked for one");
+        let meta = node.fetches.pop().expect("it requested one");
         node.disk
             .snapshots
             .insert(meta.index, (meta.clone(), Vec::new()));
         self.input(number, Input::SnapshotFetched(meta));
     }
 
-    /// What a replica has committed in this life.
+    /// What this incarnation of a replica has committed.
     pub(super) fn commands(&self, number: u64) -> Vec<String> {
         let node = &self.nodes[&id(number)];
         let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();

@@ -2,4 +2,8 @@
 
 mod attack;
 mod harness;
+mod normal;
 mod paper;
+mod scenario;
+mod snapshots;
+mod view_changes;
