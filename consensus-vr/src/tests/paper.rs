@@ -202,7 +202,7 @@ fn e4_the_view_of_a_vote_is_adopted() {
     let mut group = Group::new(5);
     group.network.clear();
     group.now = consensus::Tick(1);
-    // All have lost their primary; one asks for view 7, far ahead.
+    // All have lost their primary; one votes for view 7, far ahead.
     group.say(3, 2, 7, vote());
     for _ in 0..ELECTION {
         group.now.0 += 1;

@@ -142,18 +142,18 @@ fn a_log_with_ops_of_a_later_view_is_accepted_in_a_view_change() {
         .copied()
         .filter(|number| ![primary, second].contains(number))
         .collect();
-    let (third, behind) = (rest[0], [rest[1], rest[2]]);
+    let (third, lagging) = (rest[0], [rest[1], rest[2]]);
     // Proposals that two replicas do not have.
     for body in [b"b", b"c"] {
         group.propose(primary, body);
     }
-    group.settle_if(|e| !behind.map(id).contains(&e.to));
+    group.settle_if(|e| !lagging.map(id).contains(&e.to));
     assert_eq!(group.commands(primary), ["a", "b", "c"]);
     // The next view, in which these two get what is committed, and not the rest.
     let log = group.core(second).context().log().clone();
     let next = next_view_of(&group, view, second);
     let chosen = continued(&log, next, &[b"", b"d"]);
-    for number in [third, behind[0], behind[1]] {
+    for number in [third, lagging[0], lagging[1]] {
         let commit = chosen.last().prev();
         let from = if number == third {
             chosen.last()
@@ -173,7 +173,7 @@ fn a_log_with_ops_of_a_later_view_is_accepted_in_a_view_change() {
         group.say(second, number, next.0, start);
     }
     assert_eq!(group.core(third).context().log_view(), next);
-    for number in behind {
+    for number in lagging {
         assert_eq!(group.core(number).context().log_view(), view);
         assert_eq!(
             group.core(number).context().log().last(),
@@ -188,7 +188,7 @@ fn a_log_with_ops_of_a_later_view_is_accepted_in_a_view_change() {
         group.core(leader).context().log().checksum(chosen.last()),
         chosen.head().checksum
     );
-    for number in [third, behind[0], behind[1]] {
+    for number in [third, lagging[0], lagging[1]] {
         assert_eq!(group.nodes[&id(number)].rejected, [], "replica {number}");
     }
 }
@@ -202,18 +202,18 @@ fn a_primary_waits_for_a_backup_that_catches_up() {
     };
     let (mut group, primary) = Group::with_limits(3, limits).start();
     let (backup, other) = others(primary);
-    let behind = group
+    let lagging = group
         .core(primary)
         .context()
         .primary_of(group.core(primary).context().view().next())
         .0;
-    let helper = if behind == backup { other } else { backup };
-    group.run_if(1, |e| e.to != id(behind));
+    let helper = if lagging == backup { other } else { backup };
+    group.run_if(1, |e| e.to != id(lagging));
     for number in 0..100_u8 {
         group.propose(primary, &[number; 90]);
     }
     // They are not known to be committed.
-    group.settle_if(|e| e.to != id(behind) && !matches!(e.message, Message::PrepareOk { .. }));
+    group.settle_if(|e| e.to != id(lagging) && !matches!(e.message, Message::PrepareOk { .. }));
     assert_eq!(
         group.core(helper).context().log().last(),
         group.core(primary).context().log().last()
@@ -233,7 +233,7 @@ fn a_primary_waits_for_a_backup_that_catches_up() {
             }
             !late
         });
-        if group.commands(helper).len() == 100 && group.commands(behind).len() == 100 {
+        if group.commands(helper).len() == 100 && group.commands(lagging).len() == 100 {
             return;
         }
     }
@@ -354,8 +354,8 @@ fn restarts_while_it_catches_up(ticks: u64) {
     group.commit(b"a");
     let view = group.core(primary).context().view();
     let next = group.core(primary).context().primary_of(view.next()).0;
-    let behind = 6 - primary - next;
-    group.crash(behind);
+    let lagging = 6 - primary - next;
+    group.crash(lagging);
     for body in [b"b", b"c"] {
         group.commit(body);
     }
@@ -363,8 +363,8 @@ fn restarts_while_it_catches_up(ticks: u64) {
     group.run(2 * HEARTBEAT);
     group.commit(b"d");
     // It gets what is committed, and not the end.
-    group.restart(behind);
-    group.run_if(3, |e| e.to != id(behind));
+    group.restart(lagging);
+    group.run_if(3, |e| e.to != id(lagging));
     let core = group.core(next);
     let (view, log) = (core.context().view(), core.context().log().clone());
     let mut entries = log.slice(Index(1), usize::MAX);
@@ -374,18 +374,18 @@ fn restarts_while_it_catches_up(ticks: u64) {
         head: log.head(),
         entries,
     };
-    group.say(next, behind, view.0, start);
+    group.say(next, lagging, view.0, start);
     assert_eq!(
-        group.core(behind).context().log().view(log.last().prev()),
+        group.core(lagging).context().log().view(log.last().prev()),
         Some(view)
     );
-    assert!(group.core(behind).context().log_view() < view);
-    group.crash(behind);
+    assert!(group.core(lagging).context().log_view() < view);
+    group.crash(lagging);
     group.run(ticks);
-    group.restart(behind);
+    group.restart(lagging);
     group.run(3 * HEARTBEAT);
-    assert_eq!(group.core(behind).context().log_view(), view);
-    assert_eq!(group.core(behind).context().log().head(), log.head());
+    assert_eq!(group.core(lagging).context().log_view(), view);
+    assert_eq!(group.core(lagging).context().log().head(), log.head());
 }
 
 /// Ten thousand proposals in flight, some of them acknowledged: the next view has
