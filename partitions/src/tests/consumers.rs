@@ -53,6 +53,44 @@ async fn consumer_offsets_survive_and_stay_within_the_log() {
     }
 }
 
+/// The log loses its tail, an offset is set back to the end, the log grows past it, and
+/// the node starts again: the consumer must not skip what was appended.
+#[tokio::test]
+async fn an_offset_that_was_set_back_stays_there_when_the_log_has_grown_again() {
+    for kept in [0_u64, 5] {
+        let dir = Dir::new();
+        let storage = dir.storage();
+        append(&storage, 0, 5, 1).await;
+        let path = dir.segments().remove(0);
+        let cut = if kept == 0 {
+            crate::format::FILE_HEADER_BYTES as u64
+        } else {
+            fs::metadata(&path).unwrap().len()
+        };
+        append(&storage, 5, 5, 1).await;
+        store(&storage, 1, 9).await.unwrap();
+        store(&storage, 2, 3).await.unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(cut)
+            .unwrap();
+        let set_back = kept.checked_sub(1);
+        let before = (set_back, set_back.map(|last| last.min(3)));
+        let storage = dir.storage_after_boot();
+        assert_eq!(
+            (stored(&storage, 1).await, stored(&storage, 2).await),
+            before
+        );
+        append(&storage, kept, 20, 2).await;
+        for storage in [storage, dir.storage_after_boot()] {
+            let after = (stored(&storage, 1).await, stored(&storage, 2).await);
+            assert_eq!(after, before, "with {kept} messages kept");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_offset_may_go_back() {
     let dir = Dir::new();
