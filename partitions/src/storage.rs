@@ -156,7 +156,9 @@ pub trait PartitionStorage: Send + Sync {
     /// When the disk fails.
     async fn purge(&self, key: PartitionKey) -> Result<(), StorageError>;
 
-    /// Removes a partition with all its files. A missing partition is not an error.
+    /// Removes a partition with all its files, for good: until the storage is created
+    /// again, every use of this generation and of those before it of the same ids
+    /// returns [`Removed`](StorageError::Removed). A missing partition is not an error.
     ///
     /// # Errors
     /// When the disk fails.

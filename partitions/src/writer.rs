@@ -142,7 +142,7 @@ impl Partition {
                 None => (0, 0),
             }
         };
-        let dirs = self.make_dir()?;
+        self.make_dir()?;
         let files = &self.shared.files;
         let segment = Segment::create(&self.dir, files, &self.key, base_offset, timestamp)?;
         let mut log = lock(&self.log);
@@ -151,7 +151,6 @@ impl Partition {
             last.seal();
         }
         log.segments.push(segment);
-        log.unsynced_dirs.extend(dirs);
         Ok(target)
     }
 
