@@ -144,7 +144,13 @@ impl History {
         let next = self.model.messages.len() as u64;
         append(&self.storage, next, 3, self.model.now).await;
         self.dir = self.dir.copy();
-        let last = self.dir.segments().pop().unwrap();
+        let mut segments = self.dir.segments();
+        let mut last = segments.pop().unwrap();
+        if fs::metadata(&last).unwrap().len() == crate::format::FILE_HEADER_BYTES as u64 {
+            // It is made only after the write.
+            fs::remove_file(last).unwrap();
+            last = segments.pop().unwrap();
+        }
         let file = fs::OpenOptions::new().write(true).open(last).unwrap();
         let length = file.metadata().unwrap().len();
         file.set_len(length - bytes).unwrap();
