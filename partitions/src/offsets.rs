@@ -39,6 +39,12 @@ const NONE: u64 = u64::MAX;
 const REWRITE_RECORDS_MIN: u64 = 4096;
 /// A file is rewritten when it has this many records for each offset.
 const REWRITE_FACTOR: u64 = 8;
+/// Individual consumers with a stored offset in one partition, and as many groups, at
+/// most. A further one gets [`TooManyConsumers`](StorageError::TooManyConsumers) until an
+/// offset is deleted; those that have one may change it. Anybody who may poll can make up
+/// consumers: each of them keeps segments from being removed, and costs memory and
+/// 17 bytes of the file. Groups are counted by themselves, because they cannot be made up.
+pub const CONSUMERS_MAX: usize = 4096;
 /// Changes that share one write at most.
 pub(super) const CHANGES_PER_WRITE_MAX: usize = 1024;
 
@@ -132,6 +138,15 @@ impl Offsets {
             .collect()
     }
 
+    /// How many individual consumers and how many groups have an offset.
+    fn counts(&self) -> [usize; 2] {
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        // Groups come after individual consumers.
+        let first_group = ConsumerKey { group: true, id: 0 };
+        let groups = stored.range(first_group..).count();
+        [stored.len() - groups, groups]
+    }
+
     /// The lowest that is stored: no consumer needs what is before it.
     pub(super) fn lowest(&self) -> Option<u64> {
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
@@ -169,6 +184,7 @@ impl Offsets {
         let durability = durability.unwrap_or_default();
         let mut after: BTreeMap<ConsumerKey, Option<u64>> = BTreeMap::new();
         let mut results = Vec::with_capacity(group.len());
+        let mut counts = self.counts();
         for change in group {
             let before = after.get(&change.consumer).copied();
             let before = before.unwrap_or_else(|| self.get(change.consumer));
@@ -181,6 +197,17 @@ impl Offsets {
                 }
                 NewOffset::None => None,
             };
+            let count = &mut counts[usize::from(change.consumer.group)];
+            match (before, to) {
+                (None, Some(_)) if *count >= CONSUMERS_MAX => {
+                    let max = CONSUMERS_MAX;
+                    results.push(Err(StorageError::TooManyConsumers { max }));
+                    continue;
+                }
+                (None, Some(_)) => *count += 1,
+                (Some(_), None) => *count -= 1,
+                _ => {}
+            }
             after.insert(change.consumer, to);
             results.push(Ok(()));
         }

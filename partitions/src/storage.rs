@@ -54,7 +54,8 @@ pub trait PartitionStorage: Send + Sync {
     ///
     /// # Errors
     /// [`InvalidOffset`](StorageError::InvalidOffset) when it is greater than that of the
-    /// last message, or when the disk fails.
+    /// last message, [`TooManyConsumers`](StorageError::TooManyConsumers) when
+    /// [`CONSUMERS_MAX`](crate::CONSUMERS_MAX) others have one, or when the disk fails.
     async fn store_offset(
         &self,
         key: PartitionKey,
@@ -67,7 +68,8 @@ pub trait PartitionStorage: Send + Sync {
     ///
     /// # Errors
     /// [`InvalidOffset`](StorageError::InvalidOffset) when it is greater than that of the
-    /// last message, or when the disk fails.
+    /// last message, [`TooManyConsumers`](StorageError::TooManyConsumers) when
+    /// [`CONSUMERS_MAX`](crate::CONSUMERS_MAX) others have one, or when the disk fails.
     async fn advance_offset(
         &self,
         key: PartitionKey,

@@ -91,6 +91,49 @@ async fn an_offset_that_was_set_back_stays_there_when_the_log_has_grown_again() 
     }
 }
 
+/// Anybody who may poll can make up consumers. They must not take the groups' places, and
+/// an administrator finds and removes them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_up_consumers_are_refused_at_the_bound_and_can_be_listed_and_removed() {
+    let dir = Dir::new();
+    let storage = Arc::new(dir.storage());
+    append(&storage, 0, 10, 1).await;
+    let max = CONSUMERS_MAX as u32;
+    let stores: Vec<_> = (0..max + 500)
+        .map(|id| {
+            let storage = Arc::clone(&storage);
+            tokio::spawn(async move { store(&storage, id, 1).await })
+        })
+        .collect();
+    let mut refused = 0;
+    for stored in stores {
+        match stored.await.unwrap() {
+            Ok(()) => {}
+            Err(StorageError::TooManyConsumers { max }) => {
+                assert_eq!(max, CONSUMERS_MAX);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(refused, 500);
+    let group = ConsumerKey { group: true, id: 1 };
+    let stored = storage.store_offset(key(1), written(), group, 2).await;
+    stored.unwrap();
+    let storage = dir.storage();
+    let all = storage.offsets(key(1), written()).await.unwrap();
+    assert_eq!(all.len(), CONSUMERS_MAX + 1);
+    let ids: Vec<_> = all.iter().filter(|(consumer, _)| !consumer.group).collect();
+    let (known, _) = *ids[7];
+    let stranger = max + 1_000;
+    assert!(store(&storage, stranger, 1).await.is_err(), "after a start");
+    store(&storage, known.id, 5).await.unwrap();
+    let deleted = storage.delete_offset(key(1), written(), known).await;
+    deleted.unwrap();
+    store(&storage, stranger, 1).await.unwrap();
+    assert!(store(&storage, known.id, 5).await.is_err());
+}
+
 #[tokio::test]
 async fn an_offset_may_go_back() {
     let dir = Dir::new();
