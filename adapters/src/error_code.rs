@@ -101,6 +101,8 @@ pub mod code {
     pub const PARTITION_NOT_FOUND: ErrorCode = ErrorCode::of(Kind::PartitionNotFound);
     /// The consumer has no stored offset.
     pub const OFFSET_NOT_FOUND: ErrorCode = ErrorCode::of(Kind::ConsumerOffsetNotFound);
+    /// As many consumers as may have stored an offset in the partition.
+    pub const TOO_MANY_CONSUMER_OFFSETS: ErrorCode = ErrorCode::of(Kind::TooManyConsumerOffsets);
     /// A message of the batch is empty.
     pub const EMPTY_PAYLOAD: ErrorCode = ErrorCode::of(Kind::EmptyMessagePayload);
     /// The batch does not decode.
@@ -145,6 +147,7 @@ mod tests {
             (code::INVALID_OFFSET, 4100),
             (code::PARTITION_NOT_OWNED, 5009),
             (code::SNAPSHOT_FAILED, 9000),
+            (code::TOO_MANY_CONSUMER_OFFSETS, 3024),
             (code::IO_ERROR, 13_000),
         ] {
             assert_eq!(code.number(), number);

@@ -63,6 +63,9 @@ struct Inner {
     slots: Mutex<HashMap<PartitionKey, Arc<RwLock<Slot>>>>,
     shut: AtomicBool,
     removals: AtomicU64,
+    /// The highest generation that was removed since the start, for each stream, topic
+    /// and partition id that had one: as many as ids were ever in use together.
+    removed: Mutex<HashMap<[u32; 3], u64>>,
 }
 
 /// The slot stays locked while a partition is opened or ended, to the end, even when the
@@ -94,8 +97,9 @@ impl EmbeddedStorage {
     ) -> Result<Self, StorageError> {
         let removed = root.join(REMOVED);
         remove_all(&removed)?;
-        fs::create_dir_all(&removed).map_err(failed("create directory", &removed))?;
+        make_dirs(&*disk, &removed)?;
         let shared = Shared {
+            root: root.clone(),
             files: Files::new(disk, config.open_files_max),
             boot,
             queue_bytes_max: config.queue_bytes_max.max(1),
@@ -108,6 +112,7 @@ impl EmbeddedStorage {
                 slots: Mutex::default(),
                 shut: AtomicBool::new(false),
                 removals: AtomicU64::new(0),
+                removed: Mutex::default(),
             }),
         })
     }
@@ -190,6 +195,9 @@ impl Inner {
                 return Ok(Arc::clone(partition));
             }
             let slot = slot.write_owned().await;
+            if self.is_removed(&key) {
+                return Err(StorageError::Removed);
+            }
             let (dir, shared) = (self.dir(&key), Arc::clone(&self.shared));
             let opened = blocking(move || open(slot, dir, key, options, shared));
             if let Some(partition) = opened.await? {
@@ -198,8 +206,23 @@ impl Inner {
         }
     }
 
+    /// Whether this generation was removed. Whether a caller may use the partition was
+    /// checked before the call: it may use one that has been removed since, and must
+    /// not create its directory again. To be called while its slot is locked.
+    fn is_removed(&self, key: &PartitionKey) -> bool {
+        let removed = lock(&self.removed);
+        removed
+            .get(&ids(key))
+            .is_some_and(|generation| key.generation <= *generation)
+    }
+
     /// Ends a partition, completely even when the caller drops its future.
     async fn end(self: &Arc<Self>, key: PartitionKey, end: Ending) -> Result<(), StorageError> {
+        if end == Ending::Remove {
+            let mut removed = lock(&self.removed);
+            let generation = removed.entry(ids(&key)).or_default();
+            *generation = key.generation.max(*generation);
+        }
         let inner = Arc::clone(self);
         let task = tokio::spawn(async move {
             loop {
@@ -275,6 +298,10 @@ impl Inner {
         }
         Ok(keys)
     }
+}
+
+fn ids(key: &PartitionKey) -> [u32; 3] {
+    [key.stream_id, key.topic_id, key.partition_id]
 }
 
 /// Opens the partition of a slot, unless it is open already. `None` when the slot
@@ -478,6 +505,22 @@ fn names(dir: &Path) -> Result<Vec<String>, StorageError> {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     Ok(names)
+}
+
+/// Makes a directory and those above it that are missing, durably.
+fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    let missing = dir.ancestors().take_while(|dir| !dir.exists()).count();
+    fs::create_dir_all(dir).map_err(failed("create directory", dir))?;
+    for above in dir.ancestors().skip(1).take(missing) {
+        // The parent of a relative path's first part has an empty name.
+        let above = match above.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => above,
+        };
+        disk.sync_dir(above)
+            .map_err(failed("sync directory", above))?;
+    }
+    Ok(())
 }
 
 fn remove_all(dir: &Path) -> Result<(), StorageError> {

@@ -25,6 +25,15 @@ pub enum StorageError {
     /// The consumer has stored no offset.
     #[error("the consumer has stored no offset")]
     OffsetNotFound,
+    /// As many consumers as may have stored an offset, and this one has not.
+    #[error(
+        "{max} consumers have stored an offset in this partition, and no more may; delete the \
+         offsets of those that are gone"
+    )]
+    TooManyConsumers {
+        /// The bound, [`CONSUMERS_MAX`](crate::CONSUMERS_MAX).
+        max: usize,
+    },
     /// Acknowledged data is damaged.
     #[error(
         "{path} is corrupt at byte {position}: {what}; restore the partition's directory as it \

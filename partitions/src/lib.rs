@@ -40,6 +40,7 @@ pub use batch::{BATCH_BYTES_MAX, BatchError};
 pub use embedded::{EmbeddedStorage, EmbeddedStorageConfig};
 pub use error::StorageError;
 pub use key::PartitionKey;
+pub use offsets::CONSUMERS_MAX;
 pub use storage::PartitionStorage;
 pub use types::{
     Appended, ConsumerKey, Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom,

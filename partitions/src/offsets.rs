@@ -9,13 +9,16 @@
 //!
 //! Changes gather while others are written; of several for one consumer only the
 //! last is written. A damaged record is left out: its consumer continues
-//! from an earlier offset and receives messages again, but misses none. For the same
+//! from the offset that it had stored before. For the same
 //! reason an offset beyond the end of the log, which a crash of the machine may
-//! have cut, is set back to that end.
+//! have cut, is set back to that end, also in the file and before anything is
+//! appended: the offset would be within the log again after that, and its consumer
+//! would miss what has been appended meanwhile.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::oneshot;
@@ -36,6 +39,12 @@ const NONE: u64 = u64::MAX;
 const REWRITE_RECORDS_MIN: u64 = 4096;
 /// A file is rewritten when it has this many records for each offset.
 const REWRITE_FACTOR: u64 = 8;
+/// Individual consumers with a stored offset in one partition, and as many groups, at
+/// most. A further one gets [`TooManyConsumers`](StorageError::TooManyConsumers) until an
+/// offset is deleted; those that have one may change it. Anybody who may poll can make up
+/// consumers: each of them keeps segments from being removed, and costs memory and
+/// 17 bytes of the file. Groups are counted by themselves, because they cannot be made up.
+pub const CONSUMERS_MAX: usize = 4096;
 /// Changes that share one write at most.
 pub(super) const CHANGES_PER_WRITE_MAX: usize = 1024;
 
@@ -45,6 +54,8 @@ pub(super) struct Offsets {
     files: Arc<Files>,
     stored: RwLock<BTreeMap<ConsumerKey, u64>>,
     file: Mutex<OffsetsFile>,
+    /// The file still has offsets that were set back.
+    outdated: AtomicBool,
     pub(super) changes: WorkQueue<Change>,
 }
 
@@ -83,20 +94,35 @@ impl Offsets {
         let path = dir.join("offsets");
         let mut stored = BTreeMap::new();
         let mut file = OffsetsFile::default();
+        let mut set_back = false;
         if let Some(content) = files.load(&path)? {
             check_header(&path, &content)?;
             let records = &content[HEADER_BYTES..];
             file.records = (records.len() / RECORD_BYTES) as u64;
             file.file = Some(ManagedFile::at(path.clone(), files));
-            stored = load(&path, records, next_offset);
+            stored = load(&path, records);
+            set_back = limit(&path, &mut stored, next_offset);
         }
-        Ok(Self {
+        let offsets = Self {
             path,
             files: Arc::clone(files),
             stored: RwLock::new(stored),
             file: Mutex::new(file),
+            outdated: AtomicBool::new(set_back),
             changes: WorkQueue::new(),
-        })
+        };
+        offsets.settle()?;
+        Ok(offsets)
+    }
+
+    /// Writes the offsets that were set back when the file was opened, durably. The log
+    /// must not grow before.
+    pub(super) fn settle(&self) -> Result<(), StorageError> {
+        if self.outdated.load(Ordering::SeqCst) {
+            let mut file = lock(&self.file);
+            *file = self.rewrite()?;
+        }
+        Ok(())
     }
 
     pub(super) fn get(&self, consumer: ConsumerKey) -> Option<u64> {
@@ -110,6 +136,15 @@ impl Offsets {
         stored
             .map(|(consumer, offset)| (*consumer, *offset))
             .collect()
+    }
+
+    /// How many individual consumers and how many groups have an offset.
+    fn counts(&self) -> [usize; 2] {
+        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
+        // Groups come after individual consumers.
+        let first_group = ConsumerKey { group: true, id: 0 };
+        let groups = stored.range(first_group..).count();
+        [stored.len() - groups, groups]
     }
 
     /// The lowest that is stored: no consumer needs what is before it.
@@ -149,6 +184,7 @@ impl Offsets {
         let durability = durability.unwrap_or_default();
         let mut after: BTreeMap<ConsumerKey, Option<u64>> = BTreeMap::new();
         let mut results = Vec::with_capacity(group.len());
+        let mut counts = self.counts();
         for change in group {
             let before = after.get(&change.consumer).copied();
             let before = before.unwrap_or_else(|| self.get(change.consumer));
@@ -161,6 +197,17 @@ impl Offsets {
                 }
                 NewOffset::None => None,
             };
+            let count = &mut counts[usize::from(change.consumer.group)];
+            match (before, to) {
+                (None, Some(_)) if *count >= CONSUMERS_MAX => {
+                    let max = CONSUMERS_MAX;
+                    results.push(Err(StorageError::TooManyConsumers { max }));
+                    continue;
+                }
+                (None, Some(_)) => *count += 1,
+                (Some(_), None) => *count -= 1,
+                _ => {}
+            }
             after.insert(change.consumer, to);
             results.push(Ok(()));
         }
@@ -187,8 +234,8 @@ impl Offsets {
             let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
             stored.len() as u64
         };
-        let outdated = file.records >= REWRITE_RECORDS_MIN && file.records > REWRITE_FACTOR * live;
-        if outdated || file.file.is_none() {
+        let long = file.records >= REWRITE_RECORDS_MIN && file.records > REWRITE_FACTOR * live;
+        if long || self.outdated.load(Ordering::SeqCst) || file.file.is_none() {
             *file = self.rewrite()?;
         }
         let Some(target) = &file.file else {
@@ -229,6 +276,7 @@ impl Offsets {
         if let Some(dir) = self.path.parent() {
             self.files.sync_dir(dir)?;
         }
+        self.outdated.store(false, Ordering::SeqCst);
         Ok(OffsetsFile {
             file: Some(ManagedFile::created(self.path.clone(), &self.files, handle)),
             records,
@@ -268,7 +316,7 @@ fn check_header(path: &Path, content: &[u8]) -> Result<(), StorageError> {
     Ok(())
 }
 
-fn load(path: &Path, records: &[u8], next_offset: u64) -> BTreeMap<ConsumerKey, u64> {
+fn load(path: &Path, records: &[u8]) -> BTreeMap<ConsumerKey, u64> {
     let mut stored = BTreeMap::new();
     for (number, record) in records.chunks_exact(RECORD_BYTES).enumerate() {
         match decode(record) {
@@ -281,17 +329,35 @@ fn load(path: &Path, records: &[u8], next_offset: u64) -> BTreeMap<ConsumerKey, 
             None => warn!(
                 path = %path.display(),
                 position = HEADER_BYTES + number * RECORD_BYTES,
-                "a consumer offset is damaged; the consumer may receive messages again"
+                "a consumer offset is damaged; the consumer continues from the one it had \
+                 stored before"
             ),
         }
     }
+    stored
+}
+
+/// Sets offsets beyond the end of the log back to it; whether there were any.
+fn limit(path: &Path, stored: &mut BTreeMap<ConsumerKey, u64>, next_offset: u64) -> bool {
+    let beyond = stored.values().filter(|offset| **offset >= next_offset);
+    let beyond = beyond.count();
+    if beyond == 0 {
+        return false;
+    }
+    warn!(
+        path = %path.display(),
+        next_offset,
+        consumers = beyond,
+        "consumer offsets lie beyond the end of the log, which lost its tail; they are set \
+         back to the end"
+    );
     match next_offset.checked_sub(1) {
         Some(last) => stored
             .values_mut()
             .for_each(|offset| *offset = last.min(*offset)),
         None => stored.clear(),
     }
-    stored
+    true
 }
 
 fn encode(consumer: ConsumerKey, offset: u64) -> [u8; RECORD_BYTES] {

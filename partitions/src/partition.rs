@@ -25,6 +25,8 @@ use crate::types::{Durability, PartitionOptions, PartitionStats, PolledBatches, 
 
 /// What all partitions of a storage share.
 pub(super) struct Shared {
+    /// Above it, no directory belongs to the storage.
+    pub(super) root: PathBuf,
     pub(super) files: Arc<Files>,
     /// This run of the machine; zero when it is unknown.
     pub(super) boot: u64,
@@ -65,7 +67,15 @@ impl Partition {
         shared: Arc<Shared>,
     ) -> Result<Self, StorageError> {
         let recovered = recover(&dir, &shared.files, &key, shared.boot)?;
-        let log = Log::new(recovered);
+        let mut log = Log::new(recovered);
+        if dir.exists() {
+            // The process that made them may have ended before it synced their names.
+            let dirs = dir
+                .ancestors()
+                .take_while(|dir| dir.starts_with(&shared.root));
+            log.unsynced_dirs = dirs.map(Path::to_owned).collect();
+            log.unsynced_dirs.reverse();
+        }
         let offsets = Offsets::open(&dir, &shared.files, log.next_offset())?;
         let partition = Self {
             key,
@@ -119,9 +129,8 @@ impl Partition {
         lock(&self.log).stats()
     }
 
-    /// Makes the partition's directory. Returns the directories that have new
-    /// names in them.
-    pub(super) fn make_dir(&self) -> Result<Vec<PathBuf>, StorageError> {
+    /// Makes the partition's directory, for a new name in it.
+    pub(super) fn make_dir(&self) -> Result<(), StorageError> {
         let _no_removal_runs = lock(&self.shared.directories);
         let mut missing: Vec<&Path> = Vec::new();
         for dir in self.dir.ancestors() {
@@ -130,13 +139,15 @@ impl Partition {
             }
             missing.push(dir);
         }
-        let mut changed = Vec::new();
         for dir in missing.into_iter().rev() {
             fs::create_dir(dir).map_err(failed("create directory", dir))?;
-            changed.extend(dir.parent().map(Path::to_owned));
+            // Also when a later one fails.
+            let above = dir.parent().map(Path::to_owned);
+            lock(&self.log).unsynced_dirs.extend(above);
         }
-        changed.push(self.dir.clone());
-        Ok(changed)
+        // Even if it is in the list: a sync that has just passed it does not count.
+        lock(&self.log).unsynced_dirs.push(self.dir.clone());
+        Ok(())
     }
 
     /// Refuses all further writes.

@@ -342,6 +342,8 @@ impl Recovery<'_> {
             for path in [hint_path(&path), path] {
                 self.files.remove(&path)?;
             }
+            // The removal of each is durable before the next one: no hole is left.
+            self.files.sync_dir(self.dir)?;
         }
         if headless && self.recovered.segments.is_empty() {
             // Offsets continue.

@@ -127,6 +127,11 @@ impl Segment {
         self.index.shrink_to_fit();
     }
 
+    /// Whether further batches belong into another segment. An empty one is never full.
+    pub(super) fn is_full(&self, bytes_max: u64) -> bool {
+        self.end.position >= bytes_max && self.end.next_offset > self.base_offset
+    }
+
     pub(super) fn is_synced(&self) -> bool {
         self.synced == self.end.position
     }

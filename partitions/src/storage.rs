@@ -54,7 +54,8 @@ pub trait PartitionStorage: Send + Sync {
     ///
     /// # Errors
     /// [`InvalidOffset`](StorageError::InvalidOffset) when it is greater than that of the
-    /// last message, or when the disk fails.
+    /// last message, [`TooManyConsumers`](StorageError::TooManyConsumers) when
+    /// [`CONSUMERS_MAX`](crate::CONSUMERS_MAX) others have one, or when the disk fails.
     async fn store_offset(
         &self,
         key: PartitionKey,
@@ -67,7 +68,8 @@ pub trait PartitionStorage: Send + Sync {
     ///
     /// # Errors
     /// [`InvalidOffset`](StorageError::InvalidOffset) when it is greater than that of the
-    /// last message, or when the disk fails.
+    /// last message, [`TooManyConsumers`](StorageError::TooManyConsumers) when
+    /// [`CONSUMERS_MAX`](crate::CONSUMERS_MAX) others have one, or when the disk fails.
     async fn advance_offset(
         &self,
         key: PartitionKey,
@@ -156,7 +158,9 @@ pub trait PartitionStorage: Send + Sync {
     /// When the disk fails.
     async fn purge(&self, key: PartitionKey) -> Result<(), StorageError>;
 
-    /// Removes a partition with all its files. A missing partition is not an error.
+    /// Removes a partition with all its files, for good: until the storage is created
+    /// again, every use of this generation and of those before it of the same ids
+    /// returns [`Removed`](StorageError::Removed). A missing partition is not an error.
     ///
     /// # Errors
     /// When the disk fails.

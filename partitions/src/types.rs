@@ -5,8 +5,8 @@ use bytes::Bytes;
 /// How a partition is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionOptions {
-    /// A segment is sealed when it has grown to this many bytes; larger values than
-    /// 1 GiB mean 1 GiB.
+    /// A segment is sealed by the batch with which it has grown to this many bytes, and
+    /// an empty one follows it; larger values than 1 GiB mean 1 GiB.
     pub segment_bytes_max: u64,
     /// What an acknowledgement of an append promises.
     pub durability: Durability,

@@ -124,7 +124,9 @@ impl Partition {
             self.take_back(&target);
             return Err(error);
         }
-        self.acknowledge(durability, group, &appended);
+        self.add(durability, group, &appended);
+        self.seal_if_full(bytes_max(group));
+        self.sync_if_due();
         Ok(appended)
     }
 
@@ -132,17 +134,20 @@ impl Partition {
     fn target(&self, group: &[Append]) -> Result<Target, StorageError> {
         let (base_offset, timestamp) = {
             let log = lock(&self.log);
-            let bytes_max = group.iter().map(|append| append.options.segment_bytes_max);
-            let bytes_max = bytes_max.min().unwrap_or(0).min(SEGMENT_BYTES_MAX);
             match log.segments.last() {
-                Some(last) if last.end.position < bytes_max || last.index.is_empty() => {
+                Some(last) if !last.is_full(bytes_max(group)) => {
                     return Ok(Target::of(last, log.synced_offset));
                 }
                 Some(last) => (last.end.next_offset, last.end.timestamp),
                 None => (0, 0),
             }
         };
-        let dirs = self.make_dir()?;
+        self.start_segment(base_offset, timestamp)
+    }
+
+    /// Adds an empty segment; the one before it is sealed.
+    fn start_segment(&self, base_offset: u64, timestamp: u64) -> Result<Target, StorageError> {
+        self.make_dir()?;
         let files = &self.shared.files;
         let segment = Segment::create(&self.dir, files, &self.key, base_offset, timestamp)?;
         let mut log = lock(&self.log);
@@ -151,7 +156,6 @@ impl Partition {
             last.seal();
         }
         log.segments.push(segment);
-        log.unsynced_dirs.extend(dirs);
         Ok(target)
     }
 
@@ -184,28 +188,43 @@ impl Partition {
         stamped.unzip()
     }
 
-    fn acknowledge(
-        self: &Arc<Self>,
-        durability: Durability,
-        group: &[Append],
-        appended: &[Appended],
-    ) {
+    fn add(&self, durability: Durability, group: &[Append], appended: &[Appended]) {
+        let mut log = lock(&self.log);
+        for (append, appended) in group.iter().zip(appended) {
+            let bytes = append.header.batch_length;
+            log.unsynced_bytes += bytes;
+            if let Some(last) = log.segments.last_mut() {
+                assert_eq!(
+                    last.end.next_offset, appended.base_offset,
+                    "only the writer moves the end of the log"
+                );
+                last.add(appended.base_timestamp, bytes, appended.messages);
+            }
+        }
+        if durability == Durability::Synced {
+            log.synced_to_end();
+        }
+    }
+
+    /// A full segment is sealed before the batch that filled it is acknowledged: who
+    /// deletes the sealed segments then, as Iggy's server has it, deletes this one too.
+    fn seal_if_full(&self, bytes_max: u64) {
+        let full = {
+            let log = lock(&self.log);
+            let last = log.segments.last().filter(|last| last.is_full(bytes_max));
+            last.map(|last| last.end)
+        };
+        if let Some(end) = full
+            && let Err(error) = self.start_segment(end.next_offset, end.timestamp)
+        {
+            // The batch is written. The next append tries again, and reports what fails.
+            warn!(partition = ?self.key, %error, "cannot start a segment after a full one");
+        }
+    }
+
+    fn sync_if_due(self: &Arc<Self>) {
         let sync_now = {
             let mut log = lock(&self.log);
-            for (append, appended) in group.iter().zip(appended) {
-                let bytes = append.header.batch_length;
-                log.unsynced_bytes += bytes;
-                if let Some(last) = log.segments.last_mut() {
-                    assert_eq!(
-                        last.end.next_offset, appended.base_offset,
-                        "only the writer moves the end of the log"
-                    );
-                    last.add(appended.base_timestamp, bytes, appended.messages);
-                }
-            }
-            if durability == Durability::Synced {
-                log.synced_to_end();
-            }
             let due = log.unsynced_bytes >= SYNC_EVERY_BYTES || log.has_unsynced_sealed();
             due && !std::mem::replace(&mut log.syncing, true)
         };
@@ -235,6 +254,12 @@ impl Partition {
             warn!(%error, "part of a failed write may be in the file");
         }
     }
+}
+
+/// The bytes with which a segment is full.
+fn bytes_max(group: &[Append]) -> u64 {
+    let bytes_max = group.iter().map(|append| append.options.segment_bytes_max);
+    bytes_max.min().unwrap_or(0).min(SEGMENT_BYTES_MAX)
 }
 
 impl Target {

@@ -521,6 +521,7 @@ pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
         StorageError::Batch(_) => code::INVALID_BATCH,
         StorageError::InvalidOffset { .. } => code::INVALID_OFFSET,
         StorageError::OffsetNotFound => code::OFFSET_NOT_FOUND,
+        StorageError::TooManyConsumers { .. } => code::TOO_MANY_CONSUMER_OFFSETS,
         StorageError::Removed => code::PARTITION_NOT_FOUND,
         StorageError::Closed => code::TRANSIENT_NOT_ACCEPTED,
         StorageError::Corrupt { .. }

@@ -53,6 +53,87 @@ async fn consumer_offsets_survive_and_stay_within_the_log() {
     }
 }
 
+/// The log loses its tail, an offset is set back to the end, the log grows past it, and
+/// the node starts again: the consumer must not skip what was appended.
+#[tokio::test]
+async fn an_offset_that_was_set_back_stays_there_when_the_log_has_grown_again() {
+    for kept in [0_u64, 5] {
+        let dir = Dir::new();
+        let storage = dir.storage();
+        append(&storage, 0, 5, 1).await;
+        let path = dir.segments().remove(0);
+        let cut = if kept == 0 {
+            crate::format::FILE_HEADER_BYTES as u64
+        } else {
+            fs::metadata(&path).unwrap().len()
+        };
+        append(&storage, 5, 5, 1).await;
+        store(&storage, 1, 9).await.unwrap();
+        store(&storage, 2, 3).await.unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(cut)
+            .unwrap();
+        let set_back = kept.checked_sub(1);
+        let before = (set_back, set_back.map(|last| last.min(3)));
+        let storage = dir.storage_after_boot();
+        assert_eq!(
+            (stored(&storage, 1).await, stored(&storage, 2).await),
+            before
+        );
+        append(&storage, kept, 20, 2).await;
+        for storage in [storage, dir.storage_after_boot()] {
+            let after = (stored(&storage, 1).await, stored(&storage, 2).await);
+            assert_eq!(after, before, "with {kept} messages kept");
+        }
+    }
+}
+
+/// Anybody who may poll can make up consumers. They must not take the groups' places, and
+/// an administrator finds and removes them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_up_consumers_are_refused_at_the_bound_and_can_be_listed_and_removed() {
+    let dir = Dir::new();
+    let storage = Arc::new(dir.storage());
+    append(&storage, 0, 10, 1).await;
+    let max = CONSUMERS_MAX as u32;
+    let stores: Vec<_> = (0..max + 500)
+        .map(|id| {
+            let storage = Arc::clone(&storage);
+            tokio::spawn(async move { store(&storage, id, 1).await })
+        })
+        .collect();
+    let mut refused = 0;
+    for stored in stores {
+        match stored.await.unwrap() {
+            Ok(()) => {}
+            Err(StorageError::TooManyConsumers { max }) => {
+                assert_eq!(max, CONSUMERS_MAX);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(refused, 500);
+    let group = ConsumerKey { group: true, id: 1 };
+    let stored = storage.store_offset(key(1), written(), group, 2).await;
+    stored.unwrap();
+    let storage = dir.storage();
+    let all = storage.offsets(key(1), written()).await.unwrap();
+    assert_eq!(all.len(), CONSUMERS_MAX + 1);
+    let ids: Vec<_> = all.iter().filter(|(consumer, _)| !consumer.group).collect();
+    let (known, _) = *ids[7];
+    let stranger = max + 1_000;
+    assert!(store(&storage, stranger, 1).await.is_err(), "after a start");
+    store(&storage, known.id, 5).await.unwrap();
+    let deleted = storage.delete_offset(key(1), written(), known).await;
+    deleted.unwrap();
+    store(&storage, stranger, 1).await.unwrap();
+    assert!(store(&storage, known.id, 5).await.is_err());
+}
+
 #[tokio::test]
 async fn an_offset_may_go_back() {
     let dir = Dir::new();

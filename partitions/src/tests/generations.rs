@@ -37,6 +37,35 @@ async fn another_generation_of_the_same_ids_sees_nothing_of_the_one_before() {
     assert_eq!(left.len(), 1, "empty directories are removed: {left:?}");
 }
 
+/// The caller was allowed to append when that was checked; the partition was removed
+/// since. An acknowledgement would be of a message that nobody can ever read.
+#[tokio::test]
+async fn an_append_that_comes_after_the_removal_does_not_create_the_partition_again() {
+    let dir = Dir::new();
+    let storage = dir.storage();
+    append(&storage, 0, 10, 1).await;
+    storage.remove(key(1)).await.unwrap();
+    // Was never there: removed before the first use.
+    storage.remove(key(2)).await.unwrap();
+    for generation in [0, 1, 2] {
+        let late = storage.append(key(generation), written(), numbered(0, 1), 1);
+        let refused = late.await;
+        assert!(matches!(refused, Err(StorageError::Removed)), "{refused:?}");
+        let refused = storage.stats(key(generation), written()).await;
+        assert!(matches!(refused, Err(StorageError::Removed)), "{refused:?}");
+    }
+    assert_eq!(storage.list().await.unwrap(), []);
+    assert!(!dir.dir.path().join("1").exists(), "no directory is left");
+    let other_ids = PartitionKey {
+        partition_id: 4,
+        ..key(1)
+    };
+    for key in [key(3), other_ids] {
+        let appended = storage.append(key, written(), numbered(0, 1), 1).await;
+        assert_eq!(appended.unwrap().base_offset, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_purged_partition_starts_at_zero_and_has_no_offsets() {
     let dir = Dir::new();

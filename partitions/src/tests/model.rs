@@ -139,15 +139,24 @@ impl History {
         self.storage = self.dir.storage();
     }
 
-    /// The process is killed while it writes a batch.
+    /// The process is killed while it writes a batch: the directory is as before, with
+    /// part of the batch.
     async fn tear(&mut self, bytes: u64) {
+        let torn = self.dir.copy();
         let next = self.model.messages.len() as u64;
         append(&self.storage, next, 3, self.model.now).await;
-        self.dir = self.dir.copy();
-        let last = self.dir.segments().pop().unwrap();
-        let file = fs::OpenOptions::new().write(true).open(last).unwrap();
-        let length = file.metadata().unwrap().len();
-        file.set_len(length - bytes).unwrap();
+        let is_empty = |path: &PathBuf| {
+            fs::metadata(path).unwrap().len() == crate::format::FILE_HEADER_BYTES as u64
+        };
+        // The batch may have filled its segment: the next one is made after the write.
+        let mut segments = self.dir.segments().into_iter().rev();
+        let written = segments.find(|path| !is_empty(path)).unwrap();
+        let content = fs::read(&written).unwrap();
+        let partition = torn.partition(key(1));
+        fs::create_dir_all(&partition).unwrap();
+        let part = &content[..content.len() - bytes as usize];
+        fs::write(partition.join(written.file_name().unwrap()), part).unwrap();
+        self.dir = torn;
         self.storage = self.dir.storage();
     }
 }

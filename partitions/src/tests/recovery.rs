@@ -135,6 +135,52 @@ async fn a_hole_that_a_power_failure_left_in_unsynced_batches_ends_the_log() {
     }
 }
 
+/// A crash in the midst of a cut must not leave a later segment without an earlier one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_that_are_cut_off_go_one_after_the_other_the_last_one_first() {
+    let dir = Dir::new();
+    let (disk, storage) = dir.faulty();
+    disk.block_syncs();
+    for number in 0..100 {
+        append(&storage, number, 1, 1).await;
+    }
+    let found = dir.copy();
+    disk.release_syncs();
+    storage.shutdown().await.unwrap();
+    let later = found.segments().len() - 1;
+    assert!(later > 1);
+    damage(&found.segments()[0], HEADER, &[0; 256]);
+    let disk = Arc::new(FaultyDisk::default());
+    let storage = found.storage_on(Arc::clone(&disk) as Arc<dyn Disk>, NEXT_BOOT);
+    open(&storage).await.unwrap();
+    let removals: Vec<_> = disk
+        .operations()
+        .into_iter()
+        .filter(|(operation, file)| {
+            *operation == Operation::Remove && file.ends_with("log")
+                || *operation == Operation::SyncDir && file == "3-1"
+        })
+        .map(|(operation, _)| operation)
+        .collect();
+    let expected = [Operation::Remove, Operation::SyncDir].repeat(later);
+    assert!(removals.starts_with(&expected), "{removals:?}");
+}
+
+/// The process that made the directories was killed before it synced their names. What
+/// the next one acknowledges as durable must not depend on them.
+#[tokio::test]
+async fn directories_of_a_process_that_was_killed_are_synced_before_an_acknowledgement() {
+    let dir = Dir::new();
+    append(&dir.storage(), 0, 3, 1).await;
+    let (disk, storage) = dir.faulty();
+    append_with(&storage, synced(), 3, 1, 1).await;
+    let root = dir.dir.path().file_name().unwrap();
+    for name in [root.to_str().unwrap(), "1", "2", "3-1"] {
+        let syncs = disk.count(Operation::SyncDir, name);
+        assert!(syncs > 0, "{name} has a new name");
+    }
+}
+
 #[tokio::test]
 async fn consumers_go_back_to_the_end_of_a_log_that_lost_its_tail() {
     let dir = Dir::new();

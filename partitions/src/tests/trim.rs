@@ -69,6 +69,33 @@ async fn the_oldest_go_and_the_last_stays() {
     filled_on(&storage, last.next_offset).await;
 }
 
+/// Iggy's server seals a full segment with the batch that fills it, and not with the next.
+#[tokio::test]
+async fn the_segment_that_a_batch_filled_can_be_deleted_immediately() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = storage_at(dir.path());
+    for durability in [written(), synced()] {
+        let options = PartitionOptions {
+            segment_bytes_max: 1,
+            ..durability
+        };
+        let from = stats(&storage).await.next_offset;
+        for number in from..from + 3 {
+            append_with(&storage, options, number, 1, 1).await;
+        }
+        let end = storage.sealed_end(key(1), options, MANY).await.unwrap();
+        assert_eq!(end, Some(from + 2), "all three are sealed");
+        assert_eq!(trim_oldest(&storage, 2).await, 2);
+        assert_eq!(trim_oldest(&storage, 1).await, 1);
+        let left = stats(&storage).await;
+        assert_eq!((left.segments, left.messages), (1, 0));
+        assert_eq!((left.first_offset, left.next_offset), (from + 3, from + 3));
+    }
+    storage.shutdown().await.unwrap();
+    let storage = storage_at(dir.path());
+    filled_on(&storage, 6).await;
+}
+
 async fn filled_on(storage: &EmbeddedStorage, next: u64) {
     let appended = storage
         .append(key(1), written(), numbered(next, 1), 1_000_000)
