@@ -41,7 +41,7 @@ const REWRITE_RECORDS_MIN: u64 = 4096;
 const REWRITE_FACTOR: u64 = 8;
 /// Individual consumers with a stored offset in one partition, and as many groups, at
 /// most. A further one gets [`TooManyConsumers`](StorageError::TooManyConsumers) until an
-/// offset is deleted; those that have one may change it. Anybody who may poll can make up
+/// offset is deleted; those that have one may change it. Every client that may poll can make up
 /// consumers: each of them keeps segments from being removed, and costs memory and
 /// 17 bytes of the file. Groups are counted by themselves, because they cannot be made up.
 pub const CONSUMERS_MAX: usize = 4096;

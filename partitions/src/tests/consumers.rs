@@ -91,7 +91,7 @@ async fn an_offset_that_was_set_back_stays_there_when_the_log_has_grown_again() 
     }
 }
 
-/// Anybody who may poll can make up consumers. They must not take the groups' places, and
+/// Every client that may poll can make up consumers. They must not take the groups' places, and
 /// an administrator finds and removes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn made_up_consumers_are_refused_at_the_bound_and_can_be_listed_and_removed() {

@@ -38,7 +38,7 @@ async fn another_generation_of_the_same_ids_sees_nothing_of_the_one_before() {
 }
 
 /// The caller was allowed to append when that was checked; the partition was removed
-/// since. An acknowledgement would be of a message that nobody can ever read.
+/// since. An acknowledgement would be of a message that no client can ever read.
 #[tokio::test]
 async fn an_append_that_comes_after_the_removal_does_not_create_the_partition_again() {
     let dir = Dir::new();
