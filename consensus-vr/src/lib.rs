@@ -2,7 +2,7 @@
 //!
 //! After Liskov and Cowling, *Viewstamped Replication Revisited* (VRR), with its
 //! known errors fixed, and with what TigerBeetle and *Protocol-Aware Recovery*
-//! (PAR) add. `docs/protocol-vr.md` describes the protocol as it is here, with
+//! (PAR) add. `docs/design/protocol-vr.md` describes the protocol as it is here, with
 //! every difference from the paper and its reason; the invariants that the code
 //! asserts are numbered there.
 //!

@@ -73,13 +73,6 @@ impl Handler for Backup {
         }
     }
 
-    fn status(&self, context: &Context) -> &'static str {
-        match context.view() {
-            View::ZERO => "waiting",
-            _ => "normal",
-        }
-    }
-
     fn leader(&self, context: &Context) -> Option<ReplicaId> {
         let leads = context.view() > View::ZERO && !context.is_primary() && self.follows(context);
         leads.then(|| context.primary())

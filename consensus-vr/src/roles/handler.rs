@@ -38,8 +38,13 @@ impl Next {
 pub(crate) trait Handler {
     fn role(&self, context: &Context) -> Role;
 
-    /// For people.
-    fn status(&self, context: &Context) -> &'static str;
+    /// For people: by default, normal operation, or waiting for the first view.
+    fn status(&self, context: &Context) -> &'static str {
+        match context.view() {
+            View::ZERO => "waiting",
+            _ => "normal",
+        }
+    }
 
     /// The primary of the view, as far as this replica follows it.
     fn leader(&self, context: &Context) -> Option<ReplicaId>;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig, PartitionStorage};
 use adapters::metadata::{MetadataEvent, MetadataMachine, MetadataReader, NodeInfo};
 use replicated_log::links::{Channel, Links};
-use replicated_log::{EmptyDisk, LogNode, OpenedNode, ReplicatedLog, listen};
+use replicated_log::{EmptyDisk, LogNode, OpenedNode, listen};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -100,7 +100,6 @@ impl NodeBuilder {
             changes,
             links: opened.links().clone(),
         };
-        let log: Arc<dyn ReplicatedLog> = Arc::new(opened.log().clone());
         let replica = opened
             .on_request(Arc::new(requests))
             .registry(Arc::new(Registered(Arc::clone(&parts.metadata))))
@@ -114,7 +113,7 @@ impl NodeBuilder {
         );
         Ok(Node {
             replica,
-            log,
+            log: Arc::clone(&parts.metadata.log),
             storage: parts.storage,
             tasks,
         })

@@ -128,13 +128,6 @@ impl Handler for Primary {
         }
     }
 
-    fn status(&self, context: &Context) -> &'static str {
-        match context.view() {
-            View::ZERO => "waiting",
-            _ => "normal",
-        }
-    }
-
     fn leader(&self, context: &Context) -> Option<ReplicaId> {
         self.leads(context).then(|| context.id())
     }
