@@ -142,14 +142,15 @@ pub enum RecoverError {
 }
 
 impl Recovered {
-    /// Checks that the log is gap-free and connects to the snapshot, and drops
-    /// what the snapshot replaces: a log that ends before the snapshot, or that
-    /// has another entry at the snapshot's index, is void. The driver must then
-    /// [reset](Self::log_is_void) the log on disk too, before a core appends
-    /// after the snapshot.
+    /// Checks that the log is gap-free, that its terms do not go back, and that it
+    /// connects to the snapshot, and drops what the snapshot replaces: a log that ends
+    /// before the snapshot, or that had another entry at the snapshot's index, is void.
+    /// The driver must then [reset](Self::log_is_void) the log on disk too, before a
+    /// core appends after the snapshot.
     ///
     /// # Errors
-    /// [`RecoverError::Gap`] when entries are missing.
+    /// [`RecoverError::Gap`] when entries are missing, and [`RecoverError::Chain`] when
+    /// an entry cannot follow the one before it.
     pub fn checked(mut self) -> Result<Self, RecoverError> {
         for pair in self.entries.windows(2) {
             if pair[1].index != pair[0].index.next() {
@@ -157,6 +158,10 @@ impl Recovered {
                     expected: pair[0].index.next(),
                     found: pair[1].index,
                 });
+            }
+            if pair[1].term < pair[0].term {
+                let index = pair[1].index;
+                return Err(RecoverError::Chain { index });
             }
         }
         let base = self.snapshot.as_ref().map_or(Index::ZERO, |s| s.index);
@@ -170,18 +175,25 @@ impl Recovered {
             });
         }
         if let Some(snapshot) = &self.snapshot
-            && first <= snapshot.index
+            && !self.continues(first, snapshot)
         {
-            let at = (snapshot.index.0 - first.0) as usize;
-            if self
-                .entries
-                .get(at)
-                .is_none_or(|entry| entry.term != snapshot.term)
-            {
-                self.entries.clear();
-            }
+            self.entries.clear();
         }
         Ok(self)
+    }
+
+    /// Whether the log, which starts at `first`, has the snapshot's last entry or was
+    /// appended after it. Where that entry is no longer in the log, an earlier term
+    /// after it shows that the log had another one: version 0.1 could drop the front of
+    /// a log before it wrote that a snapshot replaces all of it.
+    fn continues(&self, first: Index, snapshot: &SnapshotMeta) -> bool {
+        match snapshot.index.0.checked_sub(first.0) {
+            Some(at) => {
+                let entry = self.entries.get(at as usize);
+                entry.is_some_and(|entry| entry.term == snapshot.term)
+            }
+            None => self.entries[0].term >= snapshot.term,
+        }
     }
 
     /// Whether the log on disk, which ends with an entry of this index and term,
@@ -193,5 +205,51 @@ impl Recovered {
         let ends_there = |snapshot: &SnapshotMeta| (snapshot.index, snapshot.term) == (index, term);
         let snapshot = self.snapshot.as_ref();
         self.entries.is_empty() && snapshot.is_some_and(|snapshot| !ends_there(snapshot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EntryKind;
+
+    fn recovered(snapshot: Option<(u64, u64)>, entries: &[(u64, u64)]) -> Recovered {
+        let entry = |(index, term): &(u64, u64)| Entry {
+            term: Term(*term),
+            index: Index(*index),
+            kind: EntryKind::Command,
+            payload: Bytes::new(),
+        };
+        Recovered {
+            hard_state: None,
+            snapshot: snapshot.map(|(index, term)| SnapshotMeta {
+                index: Index(index),
+                term: Term(term),
+                membership: Membership::new(1, [ReplicaId(1)], []).unwrap(),
+            }),
+            entries: entries.iter().map(entry).collect(),
+        }
+    }
+
+    #[test]
+    fn terms_that_go_back_are_an_error() {
+        let log = recovered(None, &[(1, 1), (2, 3), (3, 2)]).checked();
+        let index = Index(3);
+        assert_eq!(log.unwrap_err(), RecoverError::Chain { index });
+    }
+
+    #[test]
+    fn a_log_that_had_another_entry_at_the_snapshot_is_void() {
+        let kept = |entries: &[(u64, u64)]| {
+            let log = recovered(Some((3, 2)), entries).checked().unwrap();
+            let end = log.entries.last().map_or((0, 0), |e| (e.index.0, e.term.0));
+            let is_void = log.log_is_void((Index(end.0), Term(end.1)));
+            (log.entries.len(), is_void)
+        };
+        assert_eq!(kept(&[(2, 1), (3, 2), (4, 2)]), (3, false));
+        assert_eq!(kept(&[(2, 1), (3, 1), (4, 1)]), (0, true));
+        // What was at the snapshot's index is compacted.
+        assert_eq!(kept(&[(4, 2), (5, 3)]), (2, false));
+        assert_eq!(kept(&[(4, 1), (5, 1)]), (0, true));
     }
 }

@@ -194,6 +194,17 @@ mod tests {
         wal.sync().unwrap();
     }
 
+    /// At entry 3 of term 2.
+    fn save_snapshot(disk: &Arc<dyn Disk>) {
+        let meta = SnapshotMeta {
+            index: Index(3),
+            term: Term(2),
+            membership: Membership::new(1, [ReplicaId(1)], []).unwrap(),
+        };
+        let store = SnapshotStore::open(Arc::clone(disk)).unwrap();
+        store.save(&meta, b"state").unwrap();
+    }
+
     /// A snapshot may overtake a log that ends before it, at its index with another
     /// entry, or after it with another entry at its index. What is appended then is found
     /// again, by every start.
@@ -205,13 +216,7 @@ mod tests {
             let disk: Arc<dyn Disk> = Arc::new(memory);
             let old: Vec<_> = (1..=ends_at).map(|index| (index, 1)).collect();
             append(&disk, &old);
-            let meta = SnapshotMeta {
-                index: Index(3),
-                term: Term(2),
-                membership: Membership::new(1, [ReplicaId(1)], []).unwrap(),
-            };
-            let store = SnapshotStore::open(Arc::clone(&disk)).unwrap();
-            store.save(&meta, b"state").unwrap();
+            save_snapshot(&disk);
             assert_eq!(found(&disk).entries, []);
             append(&disk, &[(4, 2), (5, 2)]);
             for _ in 0..2 {
@@ -219,5 +224,20 @@ mod tests {
                 assert_eq!(indexes.collect::<Vec<_>>(), [4, 5], "ended at {ends_at}");
             }
         }
+    }
+
+    /// Version 0.1 could drop the front of a log before it wrote that a snapshot replaces
+    /// all of it: power that failed between left entries that follow nothing.
+    #[test]
+    fn a_log_whose_front_was_dropped_before_the_snapshot_replaced_it_opens() {
+        let memory = MemoryDisk::new();
+        superblock::format(&memory, &identity()).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(memory);
+        append(&disk, &[(4, 1), (5, 1)]);
+        save_snapshot(&disk);
+        assert_eq!(found(&disk).entries, []);
+        append(&disk, &[(4, 2)]);
+        let indexes = found(&disk).entries.into_iter().map(|entry| entry.index.0);
+        assert_eq!(indexes.collect::<Vec<_>>(), [4]);
     }
 }

@@ -115,7 +115,8 @@ pub(crate) struct Running {
     pub(crate) reader: MetadataReader,
     wal: Wal,
     writes: VecDeque<PersistBatch>,
-    compact: Option<Index>,
+    /// Through where the log may be cut, and the batch that has to be durable before.
+    compact: Option<(Index, Option<PersistId>)>,
     /// What the write in flight will have made durable.
     writing: Option<PersistId>,
     pub(crate) files: FileWorker,
@@ -324,12 +325,20 @@ impl Running {
 
     /// Whether the log is to be made shorter when the write in flight ends, or now.
     pub(crate) fn compacts(&self, now: bool) -> bool {
-        let idle = self.writing.is_none() && self.writes.is_empty();
-        self.compact.is_some() && (!now || idle)
+        match now {
+            true => self.compact.is_some() && self.writing.is_none() && self.writes.is_empty(),
+            false => self.compacts_after(self.writing),
+        }
+    }
+
+    fn compacts_after(&self, written: Option<PersistId>) -> bool {
+        self.compact
+            .is_some_and(|(_, after)| after.is_none() || after <= written)
     }
 
     pub(crate) fn compact(&mut self, through: Index) {
-        self.compact = Some(through);
+        let after = self.writes.back().map(|batch| batch.id).or(self.writing);
+        self.compact = Some((through, after));
     }
 
     /// Starts the next write, of everything that waits. Whether there is one.
@@ -339,7 +348,7 @@ impl Running {
         }
         let batches: Vec<_> = self.writes.drain(..).collect();
         let Some(last) = batches.last().map(|batch| batch.id) else {
-            if let Some(through) = self.compact.take() {
+            if let Some((through, _)) = self.compact.take() {
                 self.wal.compact(through)?;
             }
             return Ok(false);
@@ -360,7 +369,9 @@ impl Running {
         };
         self.wal.sync()?;
         durable.finish();
-        if let Some(through) = self.compact.take() {
+        if self.compacts_after(Some(last))
+            && let Some((through, _)) = self.compact.take()
+        {
             self.wal.compact(through)?;
         }
         Ok(Some(last))

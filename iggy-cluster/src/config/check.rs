@@ -215,6 +215,7 @@ fn sizes(consensus: &ConsensusSettings, wrong: &mut Vec<String>) {
         ),
         ("pipeline_max", consensus.pipeline_max as u64, 1, 256),
         ("snapshot_entries", consensus.snapshot_entries, 1, u64::MAX),
+        ("log_tail_entries", consensus.log_tail_entries, 1, u64::MAX),
     ];
     for (key, value, min, max) in bounds {
         if value < min || value > max {
@@ -231,11 +232,17 @@ fn sizes(consensus: &ConsensusSettings, wrong: &mut Vec<String>) {
             consensus.batch_size_max
         ));
     }
-    if consensus.uncommitted_size_max.bytes() < batch {
-        wrong.push(format!(
-            "cluster.consensus.uncommitted_size_max = \"{}\" is less than one batch of \"{}\"",
-            consensus.uncommitted_size_max, consensus.batch_size_max
-        ));
+    for (key, size) in [
+        ("uncommitted_size_max", consensus.uncommitted_size_max),
+        ("snapshot_log_size", consensus.snapshot_log_size),
+        ("log_tail_size_max", consensus.log_tail_size_max),
+    ] {
+        if size.bytes() < batch {
+            wrong.push(format!(
+                "cluster.consensus.{key} = \"{size}\" is less than one batch of \"{}\" (batch_size_max); raise it",
+                consensus.batch_size_max
+            ));
+        }
     }
     let segment = consensus.wal_segment_size.bytes();
     if segment < 4 * batch || segment > mib(1024) || !segment.is_multiple_of(4096) {

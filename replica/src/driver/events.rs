@@ -84,7 +84,8 @@ pub enum Channel {
 pub enum Output {
     /// Append to the write-ahead log, sync, and report [`Event::Persisted`].
     Persist(PersistBatch),
-    /// The write-ahead log may drop records up to and including this index.
+    /// The write-ahead log may drop records up to and including this index, once every
+    /// batch of an earlier [`Persist`](Self::Persist) is durable.
     Compact(Index),
     /// Send to a peer; may be lost.
     Send {

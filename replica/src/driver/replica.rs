@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use consensus::rule;
 use consensus::{
-    Committed, Consensus, Effect, Input, ProposeError, RefusalReason, RefusedMessage, ReplicaId,
-    SnapshotMeta, StateMachine, StepError, Tick,
+    Committed, Consensus, Effect, Input, PersistBatch, ProposeError, RefusalReason, RefusedMessage,
+    ReplicaId, SnapshotMeta, StateMachine, StepError, Tick,
 };
 
 use super::applying::AppliedState;
@@ -188,7 +188,7 @@ impl Replica {
 
     fn effect(&mut self, effect: Effect) -> Result<(), ReplicaError> {
         match effect {
-            Effect::Persist(batch) => self.outputs.push_back(Output::Persist(batch)),
+            Effect::Persist(batch) => self.persist(batch),
             Effect::Send { to, message, after } => {
                 let message = PeerMessage::Consensus(message).encode();
                 let after = after.unwrap_or_default();
@@ -226,6 +226,17 @@ impl Replica {
             Effect::Compact(through) => self.outputs.push_back(Output::Compact(through)),
         }
         Ok(())
+    }
+
+    /// A batch that resets the log to a snapshot makes what is before it superfluous: a
+    /// replica that lags again and again takes no snapshots itself. Only this batch does:
+    /// a log whose front is dropped without it is neither the old log nor the new one.
+    fn persist(&mut self, batch: PersistBatch) {
+        let reset_to = batch.reset_to;
+        self.outputs.push_back(Output::Persist(batch));
+        if let Some((index, _)) = reset_to {
+            self.outputs.push_back(Output::Compact(index));
+        }
     }
 
     /// Commands that have not been proposed yet return to their callers, which know
@@ -353,8 +364,6 @@ impl Replica {
         self.state.restore(meta, &state)?;
         self.snapshots.installed(meta.index);
         self.counters.snapshots_installed += 1;
-        // A replica that lags again and again takes no snapshots itself.
-        self.outputs.push_back(Output::Compact(meta.index));
         self.serve_reads();
         Ok(())
     }

@@ -224,3 +224,26 @@ fn all_violations_are_reported_together() {
     let error = parsed(&text, &[]).unwrap_err();
     assert_eq!(error.lines().count(), 4, "{error}");
 }
+
+/// A replica whose log has no tail, or takes a snapshot of every batch, sends snapshots to
+/// replicas that lag by one entry.
+#[test]
+fn the_tail_of_the_log_and_the_log_between_snapshots_hold_at_least_one_batch() {
+    for (from, to) in [
+        ("log_tail_entries = 10000", "log_tail_entries = 0"),
+        (
+            "log_tail_size_max = \"64 MiB\"",
+            "log_tail_size_max = \"512 KiB\"",
+        ),
+        (
+            "snapshot_log_size = \"64 MiB\"",
+            "snapshot_log_size = \"512 KiB\"",
+        ),
+    ] {
+        let error = parsed(&three().replacen(from, to, 1), &[]).unwrap_err();
+        assert!(
+            error.contains(&format!("cluster.consensus.{to}")),
+            "{error}"
+        );
+    }
+}

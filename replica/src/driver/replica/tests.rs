@@ -1,7 +1,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use consensus::{ApplyContext, FrozenState, Index, Membership, RestoreError, Role, Status, Term};
+use consensus::{
+    ApplyContext, FrozenState, Index, Membership, PersistId, RestoreError, Role, Status, Term,
+};
 
 use super::*;
 
@@ -124,15 +126,50 @@ fn a_snapshot_is_installed_although_a_newer_one_was_fetched() {
     }
     while replica.poll().is_some() {}
     replica.effect(Effect::InstallSnapshot(meta(10))).unwrap();
-    let cut = replica.poll();
-    let is_cut = matches!(cut, Some(Output::Compact(Index(10))));
-    assert!(is_cut, "the log before it is not needed by any replica");
     assert_eq!(*machine.0.lock().unwrap(), [10]);
     replica.flush().unwrap();
     replica.effect(Effect::InstallSnapshot(meta(20))).unwrap();
     assert_eq!(*machine.0.lock().unwrap(), [20]);
     replica.flush().unwrap();
     assert_eq!(replica.status().snapshot, Some(Index(20)));
+}
+
+/// Power may fail between any two outputs. Until the reset is durable, a restart finds
+/// the old log: with its front dropped it would be neither the old one nor the new one.
+#[test]
+fn an_install_compacts_the_log_only_after_the_write_that_resets_it() {
+    let fetch = Effect::FetchSnapshot {
+        from: ReplicaId(2),
+        snapshot: meta(10),
+    };
+    let reset = PersistBatch {
+        id: PersistId(1),
+        reset_to: Some((Index(10), Term(1))),
+        ..PersistBatch::default()
+    };
+    let core = Script {
+        when_fetched: VecDeque::from([
+            Effect::InstallSnapshot(meta(10)),
+            Effect::Persist(reset.clone()),
+        ]),
+        ..Script::new([fetch])
+    };
+    let config = ReplicaConfig::new(ReplicaId(1));
+    let mut replica = replica(&config, core, Restored::default());
+    replica.flush().unwrap();
+    while replica.poll().is_some() {}
+    let fetched = FileEvent::Received {
+        meta: meta(10),
+        next: 0,
+        state: Some(Bytes::new()),
+    };
+    replica.handle(moment(0), Event::File(fetched));
+    replica.flush().unwrap();
+    assert!(matches!(replica.poll(), Some(Output::Persist(batch)) if batch == reset));
+    let cut = replica.poll();
+    let is_cut = matches!(cut, Some(Output::Compact(Index(10))));
+    assert!(is_cut, "the log before it is not needed by any replica");
+    assert!(replica.poll().is_none());
 }
 
 /// A replica that lags catches up, however often snapshots are due.
