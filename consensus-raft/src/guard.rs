@@ -13,6 +13,9 @@ use crate::storage::RaftStorage;
 
 /// No cluster has so many elections; beyond it, terms would overflow.
 const TERM_MAX: u64 = u64::MAX / 2;
+/// Terms grow by one in an election timeout at most; no replica was down for longer. A
+/// replica that followed a peer further, up to the last term, could elect no leader again.
+const TERMS_AHEAD_MAX: u64 = 1 << 32;
 
 pub(crate) fn check(
     raft: &Raft<RaftStorage>,
@@ -30,6 +33,12 @@ pub(crate) fn check(
     // Only a forwarded read has none: raft-rs panics on one that has a term.
     if (message.term == 0) != (kind == MessageType::MsgReadIndex) || message.term > TERM_MAX {
         return impossible(format!("{kind:?} of term {}", message.term));
+    }
+    if message.term > raft.term.saturating_add(TERMS_AHEAD_MAX) {
+        return impossible(format!(
+            "{kind:?} of term {} in term {}, more than {TERMS_AHEAD_MAX} ahead",
+            message.term, raft.term
+        ));
     }
     if !message.entries.is_empty()
         && !matches!(

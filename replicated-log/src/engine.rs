@@ -172,7 +172,10 @@ impl Engine {
             Output::TransferResult { ticket, result } => self
                 .pending
                 .complete_transfer(ticket, result.map_err(TransferError::from)),
-            Output::Refused(error) => self.refusals.log(now, &error),
+            Output::Refused(error) => {
+                let leader = self.leadership.borrow().leader;
+                self.refusals.log(now, &error, leader);
+            }
             Output::LeaderChanged { term, leader } => {
                 info!(%term, leader = %leader.unwrap_or_default(), "leadership changed");
                 self.leadership.send_replace(Leadership { term, leader });

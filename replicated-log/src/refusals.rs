@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use consensus::{RefusedMessage, ReplicaId, StepError};
-use tracing::warn;
+use tracing::{error, warn};
 
 /// At most one line per peer, kind and reason in this time.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -31,12 +31,16 @@ pub(crate) struct Refusals {
 }
 
 impl Refusals {
-    /// Logs a refusal, unless the same was logged within the interval.
-    pub(crate) fn log(&mut self, now: Instant, error: &StepError) {
+    /// Logs a refusal, unless the same was logged within the interval. A message of the
+    /// leader is one that this replica should have followed.
+    pub(crate) fn log(&mut self, now: Instant, error: &StepError, leader: Option<ReplicaId>) {
         let Some(suppressed) = self.due(now, key(error)) else {
             return;
         };
         match error {
+            StepError::Message(RefusedMessage { from, kind, reason }) if leader == Some(*from) => {
+                error!(leader = %from, kind, %reason, suppressed, "this node refuses what its leader sends, and is not ready: see \"A node refuses its leader\" in the troubleshooting guide");
+            }
             StepError::Message(RefusedMessage { from, kind, reason }) => {
                 warn!(peer = %from, kind, %reason, suppressed, "refused a message of a peer");
             }

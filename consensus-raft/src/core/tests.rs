@@ -150,6 +150,38 @@ fn a_term_that_leaves_no_room_for_elections_is_refused() {
     is_refused(follower(), vote);
 }
 
+/// The last term is durable on every replica that follows it, and leaves none to elect a
+/// leader in.
+#[test]
+fn a_term_that_is_too_far_ahead_is_refused_and_the_group_elects_a_leader() {
+    for kind in [
+        Kind::MsgHeartbeat,
+        Kind::MsgAppend,
+        Kind::MsgRequestVote,
+        Kind::MsgRequestVoteResponse,
+        Kind::MsgAppendResponse,
+    ] {
+        let mut forged = message(kind);
+        forged.context = Bytes::from_static(raft::CAMPAIGN_TRANSFER);
+        for term in [u64::MAX / 2, TERM + (1 << 32) + 1] {
+            forged.term = term;
+            is_refused(follower(), forged.clone());
+            let mut replica = follower();
+            assert!(receive(&mut replica, forged.clone()).is_err());
+            assert_eq!(replica.core().status().term, Term(TERM));
+            receive(&mut replica, message(Kind::MsgTimeoutNow)).unwrap();
+            let mut vote = message(Kind::MsgRequestVoteResponse);
+            vote.term = TERM + 1;
+            receive(&mut replica, vote).unwrap();
+            assert!(replica.core().is_leader(), "after {kind:?} of term {term}");
+        }
+    }
+    let mut replica = follower();
+    let mut ahead = message(Kind::MsgHeartbeat);
+    ahead.term = TERM + (1 << 32);
+    receive(&mut replica, ahead).unwrap();
+}
+
 #[test]
 fn a_vote_before_it_was_requested_is_refused() {
     let mut replica = follower();

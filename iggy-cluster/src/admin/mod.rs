@@ -17,6 +17,7 @@ use tracing::error;
 use crate::cluster::Metadata;
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
+use replica::driver::ReplicaStatus;
 use replicated_log::links::LinkCounters;
 
 #[cfg(feature = "cli")]
@@ -46,8 +47,7 @@ pub(crate) async fn run(admin: Admin, listener: TcpListener) {
     }
 }
 
-/// A node is ready when it can serve requests: this incarnation is registered in the
-/// state that it has applied, and it knows a leader.
+/// 200 when the node is ready, otherwise 503 and the reason.
 async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let registered = {
         let state = admin.metadata.reader.read();
@@ -55,13 +55,26 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         me.is_some_and(|node| node.live && node.info.incarnation == admin.incarnation)
             && state.user_by_id(0).is_some()
     };
-    match (registered, admin.metadata.leadership().leader) {
-        (true, Some(_)) => (StatusCode::OK, "ready\n"),
-        (false, _) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "this node is not registered yet\n",
-        ),
-        (_, None) => (StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n"),
+    let status = admin.metadata.log.status().await;
+    match not_ready(registered, status.as_ref()) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+    }
+}
+
+/// Why the node cannot serve requests: it is ready when this incarnation is registered in
+/// the state that it has applied, and it knows a leader and follows it.
+fn not_ready(registered: bool, status: Option<&ReplicaStatus>) -> Option<String> {
+    let Some(status) = status else {
+        return Some("this node has stopped".into());
+    };
+    if let Some(refused) = &status.refuses_leader {
+        return Some(format!("this node refuses its leader: {refused}"));
+    }
+    match (registered, status.core.leader) {
+        (false, _) => Some("this node is not registered yet".into()),
+        (_, None) => Some("no leader is known".into()),
+        (true, Some(_)) => None,
     }
 }
 
@@ -81,5 +94,66 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         )
             .into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::{
+        Index, Membership, RefusalReason, RefusedMessage, ReplicaId, Role, Status, Term,
+    };
+    use replica::driver::Counters;
+
+    use super::*;
+
+    fn status(leader: Option<ReplicaId>, refuses_leader: Option<RefusedMessage>) -> ReplicaStatus {
+        ReplicaStatus {
+            core: Status {
+                role: Role::Follower,
+                term: Term(1),
+                leader,
+                commit: Index::ZERO,
+                first: Index(1),
+                last: Index::ZERO,
+                membership: Membership::new(1, [ReplicaId(1), ReplicaId(2)], []).unwrap(),
+                elections_started: 0,
+                peers: Vec::new(),
+                detail: Vec::new(),
+            },
+            applied: Index::ZERO,
+            snapshot: None,
+            commands_waiting: 0,
+            batches_in_flight: 0,
+            reads_waiting: 0,
+            log_bytes: 0,
+            refuses_leader,
+            counters: Counters::default(),
+        }
+    }
+
+    #[test]
+    fn a_node_that_refuses_its_leader_is_not_ready_and_states_why() {
+        let leader = Some(ReplicaId(2));
+        let refused = RefusedMessage {
+            from: ReplicaId(2),
+            kind: "AppendEntries",
+            reason: RefusalReason::Impossible("entry 7 differs from the committed one".into()),
+        };
+        let why = not_ready(true, Some(&status(leader, Some(refused)))).unwrap();
+        assert!(why.contains("entry 7 differs"), "{why}");
+        assert!(why.contains("AppendEntries of replica 1"), "{why}");
+        assert_eq!(not_ready(true, Some(&status(leader, None))), None);
+    }
+
+    #[test]
+    fn a_node_without_registration_or_leader_or_replica_is_not_ready() {
+        let leader = Some(ReplicaId(2));
+        for (registered, status) in [
+            (false, Some(status(leader, None))),
+            (true, Some(status(None, None))),
+            (true, None),
+        ] {
+            assert!(not_ready(registered, status.as_ref()).is_some());
+        }
     }
 }

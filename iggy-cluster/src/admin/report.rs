@@ -35,8 +35,11 @@ pub struct NodeReport {
     pub tcp: String,
     /// Its admin endpoint.
     pub admin: String,
-    /// Whether it replies, is registered and knows a leader.
+    /// Whether it replies, is registered, and knows a leader and follows it.
     pub healthy: bool,
+    /// What it refuses of its leader, when it does: then it does not follow the log.
+    #[serde(default)]
+    pub refuses_leader: Option<String>,
     /// State that only one of the backends has.
     #[serde(default)]
     pub detail: BTreeMap<String, String>,
@@ -77,7 +80,9 @@ impl Admin {
                 report.term = status.core.term.0;
                 report.commit = status.core.commit.0;
                 report.applied = status.applied.0;
-                report.healthy = live && status.core.leader.is_some();
+                report.refuses_leader = status.refuses_leader.as_ref().map(ToString::to_string);
+                report.healthy =
+                    live && status.core.leader.is_some() && report.refuses_leader.is_none();
                 report.detail = status
                     .core
                     .detail

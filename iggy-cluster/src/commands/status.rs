@@ -41,8 +41,17 @@ fn text(report: &ClusterReport, wide: bool) -> String {
         None => "leader: none".to_owned(),
     };
     let cluster = &report.cluster;
+    let refusals: String = report
+        .nodes
+        .iter()
+        .filter_map(|node| {
+            let refused = node.refuses_leader.as_ref()?;
+            let id = node.replica_id;
+            Some(format!("replica_id {id} refuses its leader: {refused}\n"))
+        })
+        .collect();
     format!(
-        "cluster {cluster:?} on {backend}\n{leader}\n{}\n",
+        "cluster {cluster:?} on {backend}\n{leader}\n{}\n{refusals}",
         table(report, wide)
     )
 }
@@ -134,6 +143,18 @@ mod tests {
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(80), "{text}");
         assert!(text.contains("leader: replica_id 1 (iggy-1."), "{text}");
+    }
+
+    #[test]
+    fn a_node_that_refuses_its_leader_is_named_with_the_reason() {
+        let mut report = report();
+        report.nodes[2].refuses_leader = Some("AppendEntries of replica 1: it differs".into());
+        let text = text(&report, false);
+        let last = text.lines().next_back();
+        assert_eq!(
+            last,
+            Some("replica_id 254 refuses its leader: AppendEntries of replica 1: it differs")
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod file_jobs;
 mod peer_message;
 mod proposals;
 mod reads;
+mod refused_leader;
 mod replica;
 mod sends;
 mod snapshotting;

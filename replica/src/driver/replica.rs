@@ -18,6 +18,7 @@ use super::file_jobs::{FileEvent, FileJob};
 use super::peer_message::PeerMessage;
 use super::proposals::Proposals;
 use super::reads::Reads;
+use super::refused_leader::RefusedLeader;
 use super::sends::Sends;
 use super::snapshotting::Snapshotting;
 use super::status::ReplicaStatus;
@@ -34,6 +35,7 @@ pub struct Replica {
     state: AppliedState,
     snapshots: Snapshotting,
     fetching: Fetching,
+    refused_leader: RefusedLeader,
     counters: Counters,
 }
 
@@ -66,6 +68,7 @@ impl Replica {
             state: AppliedState::new(machine, snapshot),
             snapshots,
             fetching: Fetching::default(),
+            refused_leader: RefusedLeader::default(),
             counters: Counters::default(),
         }
     }
@@ -131,8 +134,10 @@ impl Replica {
     /// The state of the replica.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
+        let core = self.core.status();
         ReplicaStatus {
-            core: self.core.status(),
+            refuses_leader: self.refused_leader.newest(core.leader, self.now.tick),
+            core,
             applied: self.state.index(),
             snapshot: self.snapshots.newest(),
             commands_waiting: self.proposals.waiting(),
@@ -157,7 +162,11 @@ impl Replica {
 
     fn refused(&mut self, error: StepError) {
         match &error {
-            StepError::Message(message) => self.counters.messages_refused.count(message),
+            StepError::Message(message) => {
+                self.counters.messages_refused.count(message);
+                let leader = self.core.status().leader;
+                self.refused_leader.refused(message, leader, self.now.tick);
+            }
             StepError::Request(_) => self.counters.requests_refused += 1,
         }
         self.outputs.push_back(Output::Refused(error));

@@ -1,6 +1,6 @@
 //! The state of a replica, for people and metrics.
 
-use consensus::{Index, Status};
+use consensus::{Index, RefusedMessage, Status};
 
 use super::counters::Counters;
 
@@ -21,6 +21,10 @@ pub struct ReplicaStatus {
     pub reads_waiting: usize,
     /// Bytes of log payload applied since the newest snapshot.
     pub log_bytes: u64,
+    /// The newest message of its leader that it refused, within the last 500 ticks: what
+    /// the leader orders does not follow from what this replica has, or the leader runs
+    /// another version. It does not follow the log.
+    pub refuses_leader: Option<RefusedMessage>,
     /// Counts since the replica was built.
     pub counters: Counters,
 }

@@ -13,6 +13,7 @@ struct Script {
     /// Effects of the next [`Input::SnapshotFetched`].
     when_fetched: VecDeque<Effect>,
     refuse: Option<StepError>,
+    leader: Option<ReplicaId>,
 }
 
 impl Script {
@@ -21,6 +22,7 @@ impl Script {
             effects: effects.into(),
             when_fetched: VecDeque::new(),
             refuse: None,
+            leader: None,
         }
     }
 }
@@ -45,7 +47,7 @@ impl Consensus for Script {
         Status {
             role: Role::Follower,
             term: Term(1),
-            leader: None,
+            leader: self.leader,
             commit: Index::ZERO,
             first: Index(1),
             last: Index::ZERO,
@@ -228,6 +230,27 @@ fn a_refused_message_is_an_output_and_counted() {
     let peer = ReplicaId(2);
     assert_eq!(counts, [(peer, "malformed", 1), (peer, "wrong_group", 1)]);
     assert_eq!(counters.requests_refused, 0);
+}
+
+/// It answers, and does not follow: it is not what the cluster has replicated.
+#[test]
+fn a_replica_that_refuses_its_leader_states_what_it_refuses() {
+    let refused = RefusedMessage::impossible(ReplicaId(2), "AppendEntries", "it differs");
+    let statuses = [Some(ReplicaId(2)), Some(ReplicaId(1)), None].map(|leader| {
+        let core = Script {
+            refuse: Some(refused.clone().into()),
+            leader,
+            ..Script::new([])
+        };
+        let config = ReplicaConfig::new(ReplicaId(3));
+        let mut replica = replica(&config, core, Restored::default());
+        let message = PeerMessage::Consensus(Bytes::from_static(b"core").into()).encode();
+        let from = ReplicaId(2);
+        let message = message.to_bytes();
+        replica.handle(moment(1), Event::Receive { from, message });
+        replica.status().refuses_leader
+    });
+    assert_eq!(statuses, [Some(refused), None, None]);
 }
 
 /// A request that the core refuses is no message of a peer.
