@@ -39,4 +39,4 @@ pub use ids::{Index, PersistId, ProposalId, ReadToken, ReplicaId, Term, Tick};
 pub use log_window::LogWindow;
 pub use membership::{Membership, MembershipError};
 pub use parts::{Parts, PartsWriter};
-pub use state_machine::{ApplyContext, FrozenState, RestoreError, StateMachine};
+pub use state_machine::{ApplyContext, FrozenState, RestoreError, StateMachine, UnknownCommand};

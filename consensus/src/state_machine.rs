@@ -20,9 +20,15 @@ pub struct ApplyContext {
 /// A deterministic state machine: equal commands in equal order give equal
 /// states and equal replies on every replica.
 pub trait StateMachine: Send {
-    /// Applies one command and returns its reply. Must not fail: a command that
-    /// cannot be carried out has an error as its reply.
-    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes;
+    /// Applies one command and returns its reply. A command that cannot be carried out
+    /// has an error as its reply, alike on all replicas.
+    ///
+    /// # Errors
+    /// When this program does not know the command: a newer one wrote it. The replica
+    /// stops before it, and continues with it under a program that knows it. To skip it
+    /// would leave this replica with another state than those that know it. So that one
+    /// caller cannot stop all replicas, submit only what the program itself encoded.
+    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand>;
 
     /// A view of the state at this moment that can be encoded on another thread
     /// while further commands are applied. Cheap.
@@ -41,6 +47,11 @@ pub trait FrozenState: Send {
     /// The canonical encoding: equal states give equal bytes.
     fn encode(&self) -> Vec<u8>;
 }
+
+/// A command that this program does not know, and what of it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct UnknownCommand(pub String);
 
 /// Why an encoded state was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

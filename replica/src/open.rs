@@ -129,6 +129,7 @@ fn reset_log(wal: &mut Wal, snapshot: Option<&SnapshotMeta>) -> Result<(), WalEr
 mod tests {
     use consensus::{
         ApplyContext, Entry, EntryKind, FrozenState, Index, Membership, ReplicaId, Term,
+        UnknownCommand,
     };
 
     use super::*;
@@ -137,8 +138,8 @@ mod tests {
     struct Nothing;
 
     impl StateMachine for Nothing {
-        fn apply(&mut self, _context: ApplyContext, _command: &[u8]) -> Bytes {
-            Bytes::new()
+        fn apply(&mut self, _: ApplyContext, _: &[u8]) -> Result<Bytes, UnknownCommand> {
+            Ok(Bytes::new())
         }
 
         fn freeze(&self) -> Box<dyn FrozenState> {

@@ -13,7 +13,7 @@
 //! use bytes::Bytes;
 //! use replicated_log::{
 //!     ApplyContext, EmptyDisk, FrozenState, LogConfig, LogNode, MemoryDisk, PeerAddress, Peers,
-//!     ProposeError, ReplicaId, ReplicatedLog, RestoreError, StateMachine,
+//!     ProposeError, ReplicaId, ReplicatedLog, RestoreError, StateMachine, UnknownCommand,
 //! };
 //! use tokio::net::TcpListener;
 //!
@@ -21,10 +21,10 @@
 //! struct Sum(Arc<AtomicU64>);
 //!
 //! impl StateMachine for Sum {
-//!     fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Bytes {
+//!     fn apply(&mut self, _: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand> {
 //!         let number = command.try_into().map_or(0, u64::from_le_bytes);
 //!         let sum = self.0.fetch_add(number, Ordering::Relaxed) + number;
-//!         Bytes::copy_from_slice(&sum.to_le_bytes())
+//!         Ok(Bytes::copy_from_slice(&sum.to_le_bytes()))
 //!     }
 //!
 //!     fn freeze(&self) -> Box<dyn FrozenState> {
@@ -139,7 +139,7 @@ pub use units::{HumanDuration, HumanSize};
 // What the interface of this crate is made of, so that a program needs no other crate.
 pub use consensus::{
     ApplyContext, FrozenState, Index, Membership, MembershipError, ProposeError, ReadError,
-    ReplicaId, RestoreError, StateMachine, StepError, Term,
+    ReplicaId, RestoreError, StateMachine, StepError, Term, UnknownCommand,
 };
 pub use replica::disk::{Disk, MemoryDisk, RealDisk};
 pub use replica::driver::{Applied, ReplicaStatus};

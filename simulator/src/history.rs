@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adapters::metadata::{MetadataMachine, MetadataReader};
 use bytes::Bytes;
-use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine};
+use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine, UnknownCommand};
 use twox_hash::XxHash3_64;
 
 /// Every command that any replica has applied, by its place in the log.
@@ -64,9 +64,9 @@ struct Recorded {
 }
 
 impl StateMachine for Recorded {
-    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
+    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand> {
         let before = self.reader.read().now();
-        let reply = self.machine.apply(context, command);
+        let reply = self.machine.apply(context, command)?;
         self.history.applied(context, command, &reply);
         if self.reader.read().now() < before {
             self.history.fails(|| {
@@ -76,7 +76,7 @@ impl StateMachine for Recorded {
                 )
             });
         }
-        reply
+        Ok(reply)
     }
 
     /// What is frozen has to come back as it was: all replicas leave out alike what

@@ -4,13 +4,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use consensus::rule;
-use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine};
+use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine, UnknownCommand};
 
 use super::apply::Apply;
 use super::commands::Command;
-use super::error::MetadataError;
 use super::events::{MetadataEvent, Observer};
-use super::reply::Reply;
 use super::snapshot;
 use super::state::MetadataState;
 
@@ -59,7 +57,9 @@ impl MetadataMachine {
 }
 
 impl StateMachine for MetadataMachine {
-    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
+    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand> {
+        let command =
+            Command::decode(command).map_err(|error| UnknownCommand(error.to_string()))?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.applied = context.index.0;
         state.command_id = command_id(context);
@@ -69,10 +69,7 @@ impl StateMachine for MetadataMachine {
             state: &mut state,
             events: Vec::new(),
         };
-        let reply = match Command::decode(command) {
-            Ok(command) => apply.command(command),
-            Err(_) => Reply::from(MetadataError::InvalidCommand).encode(),
-        };
+        let reply = apply.command(command);
         let mut events = std::mem::take(&mut apply.events);
         // Only meaningful while a command is applied, so not part of a snapshot.
         state.command_id = 0;
@@ -83,7 +80,7 @@ impl StateMachine for MetadataMachine {
         for event in events {
             (self.observer)(event);
         }
-        reply
+        Ok(reply)
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {

@@ -121,7 +121,9 @@ impl Metadata {
             position: 0,
             timestamp_micros: self.index,
         };
-        self.machine.apply(context, &command.encode())
+        self.machine
+            .apply(context, &command.encode())
+            .expect("this program encoded it")
     }
 
     fn client(&mut self, operation: ClientOperation<PartitionCount>) -> Bytes {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine};
+use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine, UnknownCommand};
 
 const VERSION: u32 = 1;
 /// Bytes of the key, before a command's value.
@@ -23,15 +23,15 @@ struct Value {
 pub(crate) struct KeyValues(BTreeMap<u64, Value>);
 
 impl StateMachine for KeyValues {
-    fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Bytes {
+    fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand> {
         let Some((key, bytes)) = command.split_first_chunk() else {
-            return Bytes::new();
+            return Ok(Bytes::new());
         };
         let value = self.0.entry(u64::from_le_bytes(*key)).or_default();
         value.writes += 1;
         value.bytes.clear();
         value.bytes.extend_from_slice(bytes);
-        Bytes::copy_from_slice(&value.writes.to_le_bytes())
+        Ok(Bytes::copy_from_slice(&value.writes.to_le_bytes()))
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {
@@ -96,13 +96,13 @@ mod tests {
         for key in [3_u64, 1, 3] {
             let mut command = key.to_le_bytes().to_vec();
             command.extend(b"value");
-            machine.apply(context, &command);
+            machine.apply(context, &command).expect("known");
         }
         let encoded = machine.freeze().encode();
         let mut other = KeyValues::default();
         other.restore(&encoded).expect("it is a snapshot");
         assert_eq!(other.freeze().encode(), encoded);
-        let reply = other.apply(context, &3_u64.to_le_bytes());
+        let reply = other.apply(context, &3_u64.to_le_bytes()).expect("known");
         assert_eq!(reply[..], 3_u64.to_le_bytes());
         assert!(other.restore(&encoded[..encoded.len() - 1]).is_err());
     }

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
-use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine};
+use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine, UnknownCommand};
 
 pub(crate) const COMMAND_BYTES: usize = 12;
 
@@ -108,7 +108,7 @@ impl Ownership {
 }
 
 impl StateMachine for Ownership {
-    fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Bytes {
+    fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand> {
         let moved = match OwnershipCommand::decode(command) {
             Some(OwnershipCommand::Create { nodes, partitions }) => {
                 *self = Self {
@@ -127,7 +127,7 @@ impl StateMachine for Ownership {
             Some(OwnershipCommand::Rebalance { from, to }) => self.rebalance(from, to),
             _ => 0,
         };
-        Bytes::copy_from_slice(&moved.to_le_bytes())
+        Ok(Bytes::copy_from_slice(&moved.to_le_bytes()))
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {
@@ -168,7 +168,7 @@ mod tests {
             position: 0,
             timestamp_micros: 0,
         };
-        let reply = machine.apply(context, &command.encode());
+        let reply = machine.apply(context, &command.encode()).expect("known");
         u32::from_le_bytes(reply[..].try_into().expect("four bytes"))
     }
 

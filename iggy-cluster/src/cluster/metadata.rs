@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use adapters::metadata::{Intent, MetadataReader, Reply, code};
+use adapters::metadata::{Command, Intent, MetadataReader, Reply, code};
 use bytes::Bytes;
 use consensus::{ProposeError, ReplicaId};
 use replicated_log::links::{RequestLinks, RpcError, RpcReply};
@@ -128,7 +128,12 @@ impl Metadata {
     /// hang while it stays the leader.
     async fn propose(&self, intent: Intent, deadline: Instant) -> Result<(u64, Reply), Failure> {
         let decision = self.decisions.decide(intent, &self.reader)?;
-        let submitted = self.log.submit(decision.command.encode());
+        let command = decision.command.encode();
+        // A replica stops at a committed command that it cannot decode.
+        if Command::decode(&command).is_err() {
+            return Err(Failure::Refused(code::INVALID_COMMAND));
+        }
+        let submitted = self.log.submit(command);
         let submitted = tokio::time::timeout_at(deadline.into(), submitted).await;
         drop(decision);
         let applied = submitted.unwrap_or(Err(ProposeError::OutcomeUnknown))?;

@@ -85,7 +85,7 @@ impl FakeLog {
             position: 0,
             timestamp_micros: 0,
         };
-        let reply = machine.1.apply(context, &command.encode());
+        let reply = machine.1.apply(context, &command.encode()).unwrap();
         Applied { index, reply }
     }
 

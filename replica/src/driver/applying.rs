@@ -71,6 +71,7 @@ impl AppliedState {
                     timestamp_micros: batch.timestamp_micros,
                 };
                 let reply = self.machine.apply(context, command);
+                let reply = reply.map_err(|source| ReplicaError::Command { index, source })?;
                 if let Some(ticket) = tickets.next() {
                     let result = Ok(Applied { index, reply });
                     outputs.push_back(Output::ProposeResult { ticket, result });

@@ -1,6 +1,6 @@
 //! Why a replica must stop.
 
-use consensus::{BatchError, Index, RestoreError};
+use consensus::{BatchError, Index, RestoreError, UnknownCommand};
 use thiserror::Error;
 
 /// Committed data that this replica cannot apply. It must stop: applying anything else
@@ -14,6 +14,17 @@ pub enum ReplicaError {
         index: Index,
         /// What is wrong with it.
         source: BatchError,
+    },
+    /// A committed entry has a command that the state machine does not know. Nothing of
+    /// it and of what follows is applied.
+    #[error(
+        "the committed entry {index} has a command that this program does not know ({source}): upgrade this node, which then continues with it"
+    )]
+    Command {
+        /// The index of the entry.
+        index: Index,
+        /// What is unknown.
+        source: UnknownCommand,
     },
     /// A fetched snapshot does not decode.
     #[error("the snapshot at {index} does not decode: {source}")]

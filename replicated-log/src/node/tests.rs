@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use consensus::{ApplyContext, FrozenState, ProposeError, RestoreError};
+use consensus::{ApplyContext, FrozenState, ProposeError, RestoreError, UnknownCommand};
 use replica::disk::MemoryDisk;
 
 use super::*;
@@ -12,15 +12,24 @@ use crate::{Backend, HumanDuration};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A command that only a newer program knows.
+const NEWER: &[u8] = b"newer";
+
 /// Replies with the number of commands so far; panics at an empty one.
 #[derive(Clone, Default)]
-struct Count(u8);
+struct Count {
+    count: u8,
+    knows_newer: bool,
+}
 
 impl StateMachine for Count {
-    fn apply(&mut self, _context: ApplyContext, command: &[u8]) -> Bytes {
+    fn apply(&mut self, _: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand> {
         assert!(!command.is_empty(), "a panic on purpose");
-        self.0 += 1;
-        Bytes::copy_from_slice(&[self.0])
+        if command == NEWER && !self.knows_newer {
+            return Err(UnknownCommand("command 9".into()));
+        }
+        self.count += 1;
+        Ok(Bytes::copy_from_slice(&[self.count]))
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {
@@ -28,14 +37,14 @@ impl StateMachine for Count {
     }
 
     fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError> {
-        self.0 = encoded[0];
+        self.count = encoded[0];
         Ok(())
     }
 }
 
 impl FrozenState for Count {
     fn encode(&self) -> Vec<u8> {
-        vec![self.0]
+        vec![self.count]
     }
 }
 
@@ -185,6 +194,37 @@ async fn a_panic_of_the_state_machine_stops_the_node_and_its_callers() {
         assert_eq!(outcome, Err(ProposeError::OutcomeUnknown));
     }
     assert!(node.stopped().await.is_ok());
+}
+
+/// Skipped, the command would have an effect on the replicas that know it only.
+#[tokio::test]
+async fn an_unknown_command_stops_the_replica_until_it_is_upgraded() {
+    let disk = MemoryDisk::new();
+    let log = |knows_newer| {
+        let disk = disk.clone();
+        async move {
+            let builder = builders(Backend::Raft, 1).await.remove(0);
+            let mut builder = builder.disk(Arc::new(disk)).empty_disk(EmptyDisk::Format);
+            builder.machine = Box::new(Count {
+                knows_newer,
+                ..Count::default()
+            });
+            builder.start().await.unwrap()
+        }
+    };
+    let mut nodes = [log(false).await];
+    assert_eq!(submit(&nodes).await[..], [1]);
+    let _ = nodes[0].log().submit(Bytes::from_static(NEWER)).await;
+    let [node] = &mut nodes;
+    let stopped = tokio::time::timeout(TIMEOUT, node.stopped()).await.unwrap();
+    let error = stopped.unwrap_err().to_string();
+    assert!(error.contains("(command 9): upgrade this node"), "{error}");
+    // The same program stops again.
+    let mut node = log(false).await;
+    let stopped = tokio::time::timeout(TIMEOUT, node.stopped()).await.unwrap();
+    assert!(stopped.is_err());
+    let nodes = [log(true).await];
+    assert_eq!(submit(&nodes).await[..], [3]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use consensus::{ApplyContext, Index, ReplicaId, StateMachine};
+use consensus::{ApplyContext, Index, ReplicaId, StateMachine, UnknownCommand};
 
 use super::*;
 
@@ -85,16 +85,20 @@ impl Bench {
     }
 
     fn apply_bytes(&mut self, bytes: &[u8]) -> Reply {
+        self.try_bytes(bytes).unwrap()
+    }
+
+    fn try_bytes(&mut self, bytes: &[u8]) -> Result<Reply, UnknownCommand> {
         self.index += 1;
         let context = ApplyContext {
             index: Index(self.index),
             position: self.position,
             timestamp_micros: 1_000 * self.index,
         };
-        let reply = self.machine.apply(context, bytes);
+        let reply = self.machine.apply(context, bytes)?;
         let decoded = Reply::decode(&reply).unwrap();
         assert_eq!(decoded.encode(), reply);
-        decoded
+        Ok(decoded)
     }
 
     /// A client's request with the next number, as the leader decides it.

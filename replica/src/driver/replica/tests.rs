@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex};
 
 use consensus::{
     ApplyContext, FrozenState, Index, Membership, PersistId, RestoreError, Role, Status, Term,
+    UnknownCommand,
 };
 
 use super::*;
@@ -64,8 +65,8 @@ impl Consensus for Script {
 struct Restored(Arc<Mutex<Vec<u8>>>);
 
 impl StateMachine for Restored {
-    fn apply(&mut self, _context: ApplyContext, _command: &[u8]) -> Bytes {
-        Bytes::new()
+    fn apply(&mut self, _: ApplyContext, _: &[u8]) -> Result<Bytes, UnknownCommand> {
+        Ok(Bytes::new())
     }
 
     fn freeze(&self) -> Box<dyn FrozenState> {
