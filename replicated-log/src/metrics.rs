@@ -95,6 +95,13 @@ impl LogMetrics {
     ) {
         self.gauges(registry, status);
         counters(registry, status, links);
+        let dropped: Counter = Counter::default();
+        dropped.inc_by(self.inbox_dropped.load(Ordering::Relaxed));
+        registry.register(
+            "peer_messages_dropped",
+            "Messages of peers dropped because too many were waiting",
+            dropped,
+        );
     }
 
     fn gauges(&self, registry: &mut Registry, status: &ReplicaStatus) {
@@ -141,7 +148,7 @@ impl LogMetrics {
         );
         gauge(
             "snapshot_bytes",
-            "Size of the snapshot that this start was restored from",
+            "Size of the newest snapshot, 0 for none",
             self.snapshot_bytes.load(Ordering::Relaxed),
         );
         gauge(
@@ -168,11 +175,6 @@ impl LogMetrics {
             "peer_messages_waiting",
             "Messages of peers that wait for the replica",
             self.inbox.load(Ordering::Relaxed),
-        );
-        gauge(
-            "peer_messages_dropped",
-            "Messages of peers dropped since the start because too many were waiting",
-            self.inbox_dropped.load(Ordering::Relaxed),
         );
         gauge(
             "reads_waiting",
@@ -253,6 +255,11 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
         "snapshots_installed",
         "Snapshots fetched from a peer and installed",
         counters.snapshots_installed,
+    );
+    counter(
+        "sends_dropped",
+        "Messages to peers dropped because too many were waiting for the write-ahead log",
+        counters.sends_dropped,
     );
     counter(
         "link_messages_sent",

@@ -61,12 +61,20 @@ impl ReplicaThreads {
             wal_thread::run(wal, &jobs, &wal_inbox, &wal_metrics);
         })?;
         let (worker, file_inbox) = (opened.files, inbox.clone());
+        let file_metrics = Arc::clone(metrics);
         spawn(LogThread::Snapshots, move || {
             let _panic = PanicIsFatal(LogThread::Snapshots, file_inbox.clone());
             while let Ok(job) = files.recv() {
                 let event = worker.execute(job);
-                if let FileEvent::Saved(Err(error)) = &event {
-                    tracing::error!(error, "cannot store a snapshot; it is tried again later");
+                match &event {
+                    FileEvent::Saved(Err(error)) => {
+                        tracing::error!(error, "cannot store a snapshot; it is tried again later");
+                    }
+                    FileEvent::Saved(Ok((_, bytes))) => file_metrics.set_snapshot_bytes(*bytes),
+                    FileEvent::Received {
+                        state: Some(state), ..
+                    } => file_metrics.set_snapshot_bytes(state.len() as u64),
+                    _ => {}
                 }
                 file_inbox.post_and_wake(Message::File(event));
             }

@@ -174,7 +174,7 @@ impl Bare {
                     }
                     Output::File(FileJob::Save { meta, state }) => {
                         std::hint::black_box(state.encode());
-                        events.push(Event::File(FileEvent::Saved(Ok(meta))));
+                        events.push(Event::File(FileEvent::Saved(Ok((meta, 0)))));
                     }
                     _ => {}
                 }

@@ -222,9 +222,10 @@ impl RaftCore {
     }
 
     /// A peer's read-index request. Only a leader responds: the peer repeats the
-    /// request when it knows another.
+    /// request when it knows another. raft-rs drops it before the first commit of the
+    /// term: nothing may then be pending for it, as no response would ever remove that.
     fn receive_read_index(&mut self, mut request: Message) -> Result<(), StepError> {
-        if !self.is_leader() {
+        if !self.is_leader() || !self.raw.raft.commit_to_current_term() {
             return Ok(());
         }
         if rule!(ReadIndexContextUnique)

@@ -212,3 +212,34 @@ fn a_vote_before_it_was_requested_is_refused() {
     receive(&mut replica, vote).unwrap();
     assert!(replica.core().is_leader());
 }
+
+/// raft-rs drops them, so no response would ever remove what is kept for them.
+#[test]
+fn reads_of_peers_before_the_first_commit_of_a_term_leave_nothing_behind() {
+    let mut replica = leader();
+    let mut read = message(Kind::MsgReadIndex);
+    read.term = 0;
+    let context = Bytes::from_static(&[7; crate::reads::CONTEXT_BYTES]);
+    read.set_entries(vec![translate::command(context)].into());
+    for _ in 0..5_000 {
+        receive(&mut replica, read.clone()).unwrap();
+    }
+    let mut ack = message(Kind::MsgAppendResponse);
+    (ack.term, ack.index) = (TERM + 1, 4);
+    receive(&mut replica, ack).unwrap();
+    assert_eq!(replica.core().status().commit, Index(4));
+    let input = Input::Receive {
+        from: ReplicaId(PEER),
+        message: message::encode(GROUP, read, None).to_bytes(),
+    };
+    replica.step(replica.core().now, input).unwrap();
+    let mut sent = std::iter::from_fn(|| replica.poll()).filter_map(|effect| match effect {
+        Effect::Send { message, .. } => message::decode(GROUP, message.to_bytes()).ok(),
+        _ => None,
+    });
+    let asks = |sent: message::Decoded| {
+        let is_heartbeat = sent.message.get_msg_type() == Kind::MsgHeartbeat;
+        is_heartbeat && !sent.message.context.is_empty()
+    };
+    assert!(sent.any(asks), "a quorum has to confirm it");
+}

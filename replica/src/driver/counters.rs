@@ -23,6 +23,8 @@ pub struct Counters {
     pub commands_applied: u64,
     /// Messages of peers that were refused.
     pub messages_refused: MessagesRefused,
+    /// Messages to peers dropped because too many were waiting for the write-ahead log.
+    pub sends_dropped: u64,
     /// Requests of this replica that its core refused.
     pub requests_refused: u64,
     /// Changes to a known leader.

@@ -39,8 +39,8 @@ pub enum FileJob {
 
 /// The result of a [`FileJob`].
 pub enum FileEvent {
-    /// The snapshot is durable, or why it is not.
-    Saved(Result<SnapshotMeta, String>),
+    /// The snapshot is durable, with the size of its state in bytes, or why it is not.
+    Saved(Result<(SnapshotMeta, u64), String>),
     /// A piece for a peer.
     Chunk {
         /// The peer.

@@ -201,7 +201,8 @@ impl Replica {
             Effect::Send { to, message, after } => {
                 let message = PeerMessage::Consensus(message).encode();
                 let after = after.unwrap_or_default();
-                self.sends.send(to, message, after, &mut self.outputs);
+                let fits = self.sends.send(to, message, after, &mut self.outputs);
+                self.counters.sends_dropped += u64::from(!fits);
             }
             Effect::Commit(entries) => {
                 for committed in entries {
@@ -325,7 +326,7 @@ impl Replica {
 
     fn file_event(&mut self, event: FileEvent) {
         match event {
-            FileEvent::Saved(Ok(meta)) => {
+            FileEvent::Saved(Ok((meta, _))) => {
                 self.counters.snapshots_taken += 1;
                 if self.snapshots.saved(meta.index) {
                     self.step(Input::SnapshotTaken(meta));

@@ -6,8 +6,11 @@ use consensus::{Index, Tick};
 const RETRY_TICKS: u64 = 500;
 /// A peer that has requested a piece of a snapshot within this time is being served.
 const SERVING_TICKS: u64 = 200;
-/// While a peer is served, the log may grow to so many times its usual size.
-const SERVING_PATIENCE: u64 = 32;
+/// While a peer is served, the log may grow to so many times its usual size: with the
+/// defaults to 512 MiB, all of it in memory. Then a snapshot is taken, the log before it is
+/// dropped, and the peer gets that one: a peer whose fetches keep failing must not exhaust
+/// the memory of the leader.
+const SERVING_PATIENCE: u64 = 8;
 
 /// The newest snapshot, and when the next one is due.
 pub(super) struct Snapshotting {
@@ -115,6 +118,23 @@ mod tests {
         assert!(snapshots.is_due(Index(10 * SERVING_PATIENCE), Tick(2)));
         assert!(!snapshots.is_due(Index(10), Tick(1 + SERVING_TICKS)));
         assert!(snapshots.is_due(Index(10), Tick(2 + SERVING_TICKS)));
+    }
+
+    #[test]
+    fn a_peer_whose_fetches_keep_failing_delays_a_snapshot_for_a_bounded_log() {
+        let (mut snapshots, mut log_bytes, mut longest) =
+            (Snapshotting::new(1_000, 64, None), 0, 0);
+        for index in 1..=10_000 {
+            snapshots.serving(Tick(index));
+            snapshots.grew(1);
+            log_bytes += 1;
+            longest = longest.max(log_bytes);
+            if snapshots.start(Index(index), Tick(index)) {
+                log_bytes = 0;
+                assert!(snapshots.saved(Index(index)));
+            }
+        }
+        assert_eq!(longest, 8 * 64);
     }
 
     #[test]

@@ -25,8 +25,10 @@ impl FileWorker {
     pub fn execute(&self, job: FileJob) -> FileEvent {
         match job {
             FileJob::Save { meta, state } => {
-                let saved = self.store.save(&meta, &state.encode());
-                FileEvent::Saved(saved.map(|()| meta).map_err(|error| error.to_string()))
+                let state = state.encode();
+                let saved = self.store.save(&meta, &state);
+                let saved = saved.map(|()| (meta, state.len() as u64));
+                FileEvent::Saved(saved.map_err(|error| error.to_string()))
             }
             FileJob::Read { to, index, offset } => match self.store.chunk(index, offset) {
                 Ok(Some((bytes, total))) => FileEvent::Chunk {
