@@ -12,8 +12,8 @@ pub struct ApplyContext {
     pub index: Index,
     /// Position inside the entry's batch, counted from zero.
     pub position: u32,
-    /// Microseconds since the Unix epoch, as the leader read them when it formed
-    /// the batch. Not monotonic across leaders.
+    /// Microseconds since the Unix epoch, as the leader read them when it formed the
+    /// batch, or less where its clock was far ahead of the log. Not monotonic.
     pub timestamp_micros: u64,
 }
 
@@ -29,6 +29,13 @@ pub trait StateMachine: Send {
     /// would leave this replica with another state than those that know it. So that one
     /// caller cannot stop all replicas, submit only what the program itself encoded.
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand>;
+
+    /// The newest timestamp of the commands that are applied, those in a restored state
+    /// included; 0 where there is none, or where the machine does not keep it. A leader
+    /// compares its clock with it before it writes the first timestamp of its own.
+    fn timestamp_micros(&self) -> u64 {
+        0
+    }
 
     /// A view of the state at this moment that can be encoded on another thread
     /// while further commands are applied. Cheap.

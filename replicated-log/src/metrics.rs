@@ -222,6 +222,11 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
         counters.batch_commands.count(),
     );
     counter(
+        "timestamps_limited",
+        "Batches proposed by this replica with an earlier time than its wall clock's, which is far ahead of the log",
+        counters.timestamps_limited,
+    );
+    counter(
         "commands_committed",
         "Commands proposed by this replica and committed",
         counters.commands_committed,

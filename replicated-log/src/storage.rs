@@ -107,6 +107,7 @@ fn wal_config(config: &LogConfig, group: u128) -> WalConfig {
 fn replica_config(config: &LogConfig) -> ReplicaConfig {
     let settings = &config.settings;
     ReplicaConfig {
+        tick_micros: u64::try_from(settings.tick().as_micros()).unwrap_or(u64::MAX),
         batch_bytes_max: settings.batch_size_max.bytes() as usize,
         batch_commands_max: settings.batch_commands_max,
         pipeline_max: settings.pipeline_max,

@@ -79,6 +79,10 @@ impl StateMachine for Recorded {
         Ok(reply)
     }
 
+    fn timestamp_micros(&self) -> u64 {
+        self.machine.timestamp_micros()
+    }
+
     /// What is frozen has to come back as it was: all replicas leave out alike what
     /// the encoding leaves out.
     fn freeze(&self) -> Box<dyn FrozenState> {

@@ -83,6 +83,11 @@ impl StateMachine for MetadataMachine {
         Ok(reply)
     }
 
+    fn timestamp_micros(&self) -> u64 {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        state.now
+    }
+
     fn freeze(&self) -> Box<dyn FrozenState> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         Box::new(Frozen(state.clone()))

@@ -5,8 +5,9 @@
 //! time, the leader completes the revocation: a member that does not commit delays the
 //! others no longer, and what it was served is served again to the next member.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use ::partitions::PartitionOptions;
 use adapters::metadata::{GroupKey, Intent, MetadataState, PartitionKey};
@@ -26,24 +27,63 @@ struct Revocation {
     id: u64,
 }
 
+/// Identifies a revocation: its group, the partition, and its id.
+type RevocationKey = (GroupKey, u32, u64);
+
+/// The revocations that are pending, and since when this node knows that, while it leads.
+///
+/// By no wall clock: one that is wrong for a moment, here or at an earlier leader, must
+/// neither end all revocations nor keep them from ending.
+#[derive(Default)]
+pub(super) struct Pending(BTreeMap<RevocationKey, Instant>);
+
+impl Pending {
+    /// Those that are pending for this long.
+    fn overdue(
+        &mut self,
+        state: &MetadataState,
+        now: Instant,
+        timeout: Duration,
+    ) -> Vec<RevocationKey> {
+        let known = std::mem::take(&mut self.0);
+        let groups = state.revoking_groups();
+        let groups = groups.filter_map(|key| Some((*key, state.group(key)?.1)));
+        self.0 = groups
+            .flat_map(|(key, group)| {
+                let revocations = group.revocations();
+                revocations.map(move |(partition, _, revocation)| (key, partition, revocation.id))
+            })
+            .map(|key| (key, known.get(&key).copied().unwrap_or(now)))
+            .collect();
+        let overdue = |since: &Instant| now.saturating_duration_since(*since) >= timeout;
+        let pending = self.0.iter().filter(|(_, since)| overdue(since));
+        pending.map(|(key, _)| *key).collect()
+    }
+}
+
 /// Runs until the task is aborted.
 pub(crate) async fn run(local: Arc<LocalPartitions>, timeout: Duration) {
+    let mut pending = Pending::default();
     loop {
         let _ = tokio::time::timeout(ROUND, local.revocations.notified()).await;
-        round(&local, timeout).await;
+        round(&local, &mut pending, Instant::now(), timeout).await;
     }
 }
 
 /// Completes the revocations that can be completed now.
-pub(super) async fn round(local: &LocalPartitions, timeout: Duration) {
+pub(super) async fn round(
+    local: &LocalPartitions,
+    pending: &mut Pending,
+    now: Instant,
+    timeout: Duration,
+) {
     confirm(local).await;
-    expire(local, timeout).await;
+    expire(local, pending, now, timeout).await;
 }
 
 /// Confirms those of which everything served is committed.
 async fn confirm(local: &LocalPartitions) {
-    let pending = pending(local);
-    for revocation in pending {
+    for revocation in owned_here(local) {
         let Revocation {
             group,
             key,
@@ -65,7 +105,7 @@ async fn confirm(local: &LocalPartitions) {
     }
 }
 
-fn pending(local: &LocalPartitions) -> Vec<Revocation> {
+fn owned_here(local: &LocalPartitions) -> Vec<Revocation> {
     let state = local.metadata.reader.read();
     let groups = state.revoking_groups().copied();
     groups
@@ -93,30 +133,20 @@ fn owned(local: &LocalPartitions, state: &MetadataState, group: GroupKey) -> Vec
         .collect()
 }
 
-/// The leader completes revocations that are older than the timeout, by its own clock.
-async fn expire(local: &LocalPartitions, timeout: Duration) {
+/// The leader completes revocations that it has known for longer than the timeout.
+async fn expire(local: &LocalPartitions, pending: &mut Pending, now: Instant, timeout: Duration) {
     if local.metadata.leadership().leader != Some(local.metadata.me) {
+        *pending = Pending::default();
         return;
     }
-    let Some(oldest) = oldest(&local.metadata.reader.read()) else {
-        return;
-    };
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    if now >= Duration::from_micros(oldest).saturating_add(timeout) {
-        let timeout_micros = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
-        let intent = Intent::ExpireRevocations { timeout_micros };
+    let overdue = pending.overdue(&local.metadata.reader.read(), now, timeout);
+    for (group, partition, id) in overdue {
+        let intent = Intent::CompleteRevocation {
+            group,
+            partition,
+            id,
+        };
+        // Tried again in the next round.
         let _ = local.metadata.replicate(intent).await;
     }
-}
-
-/// When the oldest revocation started, in microseconds since the epoch.
-fn oldest(state: &MetadataState) -> Option<u64> {
-    state
-        .revoking_groups()
-        .filter_map(|key| state.group(key))
-        .flat_map(|(_, group)| group.revocations())
-        .map(|(_, _, revocation)| revocation.since)
-        .min()
 }

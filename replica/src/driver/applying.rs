@@ -14,12 +14,14 @@ pub(super) struct AppliedState {
     machine: Box<dyn StateMachine>,
     index: Index,
     term: Term,
+    timestamp_micros: u64,
 }
 
 impl AppliedState {
     /// `machine` holds the state of `snapshot`, when there is one.
     pub(super) fn new(machine: Box<dyn StateMachine>, snapshot: Option<&SnapshotMeta>) -> Self {
         Self {
+            timestamp_micros: machine.timestamp_micros(),
             machine,
             index: snapshot.map_or(Index::ZERO, |meta| meta.index),
             term: snapshot.map_or(Term(0), |meta| meta.term),
@@ -34,6 +36,11 @@ impl AppliedState {
     /// Its term.
     pub(super) fn term(&self) -> Term {
         self.term
+    }
+
+    /// The newest timestamp that is applied, or the timestamp of the last entry.
+    pub(super) fn timestamp_micros(&self) -> u64 {
+        self.timestamp_micros
     }
 
     pub(super) fn freeze(&self) -> Box<dyn FrozenState> {
@@ -58,6 +65,7 @@ impl AppliedState {
             let index = entry.index;
             let batch = Batch::decode(entry.payload)
                 .map_err(|source| ReplicaError::Entry { index, source })?;
+            self.timestamp_micros = batch.timestamp_micros;
             counters.commands_applied += batch.len() as u64;
             counters.commands_committed += tickets.len() as u64;
             if !rule!(RepliesInOrder) {
@@ -100,6 +108,7 @@ impl AppliedState {
         }
         self.index = meta.index;
         self.term = meta.term;
+        self.timestamp_micros = self.machine.timestamp_micros();
         Ok(())
     }
 }

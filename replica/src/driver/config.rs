@@ -7,6 +7,9 @@ use consensus::ReplicaId;
 pub struct ReplicaConfig {
     /// This replica.
     pub id: ReplicaId,
+    /// Length of a tick in microseconds: the wall clock is compared with ticks. Default
+    /// 10,000.
+    pub tick_micros: u64,
     /// Payload of one batch in bytes; a larger command is refused as
     /// [`TooLarge`](consensus::ProposeError::TooLarge). Default 1 MiB.
     pub batch_bytes_max: usize,
@@ -30,6 +33,7 @@ impl ReplicaConfig {
     pub fn new(id: ReplicaId) -> Self {
         Self {
             id,
+            tick_micros: 10_000,
             batch_bytes_max: 1 << 20,
             batch_commands_max: 8192,
             pipeline_max: 4,

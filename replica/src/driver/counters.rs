@@ -9,6 +9,9 @@ use consensus::{ProposeError, RefusedMessage, ReplicaId};
 pub struct Counters {
     /// Commands proposed here.
     pub commands_proposed: u64,
+    /// Batches proposed here with an earlier time than that of this replica's wall clock,
+    /// which is far ahead of what the log shows.
+    pub timestamps_limited: u64,
     /// Batches proposed here, by the number of their commands.
     pub batch_commands: SizeHistogram,
     /// Commands proposed here and committed.

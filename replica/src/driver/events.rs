@@ -19,8 +19,8 @@ use super::file_jobs::{FileEvent, FileJob};
 pub struct Now {
     /// Monotonic time in ticks since the replica was built.
     pub tick: Tick,
-    /// Wall clock, microseconds since the Unix epoch. It is written into commands and
-    /// used for nothing else.
+    /// Wall clock, microseconds since the Unix epoch. It is written into batches, as far
+    /// as it is not too far ahead of the log, and used for nothing else.
     pub wall_micros: u64,
 }
 

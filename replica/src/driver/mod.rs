@@ -23,6 +23,7 @@ mod refused_leader;
 mod replica;
 mod sends;
 mod snapshotting;
+mod stamps;
 mod status;
 
 pub use config::ReplicaConfig;

@@ -67,8 +67,9 @@ impl Proposals {
         Ok(())
     }
 
-    /// The next batch to propose, when commands wait and the pipeline has room.
-    pub(super) fn next(&mut self, wall_micros: u64) -> Option<Proposal> {
+    /// The next batch to propose, with its timestamp in microseconds, when commands wait
+    /// and the pipeline has room.
+    pub(super) fn next(&mut self, timestamp: impl FnOnce() -> u64) -> Option<Proposal> {
         if self.waiting.is_empty() || self.in_flight.len() >= self.pipeline_max {
             return None;
         }
@@ -85,7 +86,7 @@ impl Proposals {
         self.in_flight.insert(id, tickets);
         Some(Proposal {
             id,
-            payload: builder.finish(wall_micros),
+            payload: builder.finish(timestamp()),
             commands,
         })
     }
@@ -150,7 +151,7 @@ mod tests {
             assert_eq!(proposals.push(Ticket(ticket as u64), command), Ok(()));
         }
         let mut sizes = Vec::new();
-        while let Some(proposal) = proposals.next(1) {
+        while let Some(proposal) = proposals.next(|| 1) {
             assert_eq!(proposals.take(proposal.id).len(), proposal.commands);
             let length = proposal.payload.len();
             let buffer = proposal.payload.try_into_mut();
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(taken, (1 << 20) / WAITING_OVERHEAD_BYTES);
         let refused = proposals.push(Ticket(0), Bytes::new());
         assert_eq!(refused, Err(ProposeError::Overloaded));
-        let _ = proposals.next(1);
+        let _ = proposals.next(|| 1);
         assert_eq!(proposals.push(Ticket(0), Bytes::new()), Ok(()));
     }
 }

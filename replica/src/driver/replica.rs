@@ -21,6 +21,7 @@ use super::reads::Reads;
 use super::refused_leader::RefusedLeader;
 use super::sends::Sends;
 use super::snapshotting::Snapshotting;
+use super::stamps::Stamps;
 use super::status::ReplicaStatus;
 
 /// A core, its state machine, and everything between them and the outside.
@@ -30,6 +31,7 @@ pub struct Replica {
     now: Now,
     outputs: Outputs,
     proposals: Proposals,
+    stamps: Stamps,
     sends: Sends,
     reads: Reads,
     state: AppliedState,
@@ -54,8 +56,10 @@ impl Replica {
             config.snapshot_log_bytes,
             snapshot.map(|meta| meta.index),
         );
+        let state = AppliedState::new(machine, snapshot);
         Self {
             id: config.id,
+            stamps: Stamps::new(config.tick_micros, state.timestamp_micros()),
             core,
             now: Now {
                 tick: Tick(0),
@@ -65,7 +69,7 @@ impl Replica {
             proposals: Proposals::new(config),
             sends: Sends::default(),
             reads: Reads::default(),
-            state: AppliedState::new(machine, snapshot),
+            state,
             snapshots,
             fetching: Fetching::default(),
             refused_leader: RefusedLeader::default(),
@@ -176,7 +180,12 @@ impl Replica {
     /// and one message to a peer of them. Whether there were any.
     fn propose(&mut self) -> bool {
         let mut any = false;
-        while let Some(batch) = self.proposals.next(self.now.wall_micros) {
+        let Now { tick, wall_micros } = self.now;
+        while let Some(batch) = self.proposals.next(|| {
+            let micros = self.stamps.next(wall_micros, tick);
+            self.counters.timestamps_limited += u64::from(micros < wall_micros);
+            micros
+        }) {
             any = true;
             self.counters.commands_proposed += batch.commands as u64;
             self.counters.batch_commands.observe(batch.commands);
@@ -276,7 +285,10 @@ impl Replica {
             tickets.unwrap_or_default(),
             &mut self.counters,
             &mut self.outputs,
-        )
+        )?;
+        self.stamps
+            .see(self.state.timestamp_micros(), self.now.tick);
+        Ok(())
     }
 
     fn serve_reads(&mut self) {
@@ -372,6 +384,8 @@ impl Replica {
     fn install(&mut self, meta: &SnapshotMeta) -> Result<(), ReplicaError> {
         let state = self.fetching.take(meta);
         self.state.restore(meta, &state)?;
+        self.stamps
+            .see(self.state.timestamp_micros(), self.now.tick);
         self.snapshots.installed(meta.index);
         self.counters.snapshots_installed += 1;
         self.serve_reads();
