@@ -4,7 +4,7 @@
 //! A peer may be broken, of another version, or not what it claims to be: such
 //! a message is refused before raft-rs sees it.
 
-use consensus::{Index, Membership, RefusalReason, ReplicaId};
+use consensus::{Index, Membership, RefusalReason, ReplicaId, SnapshotMeta};
 use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole};
 
@@ -99,6 +99,15 @@ pub(crate) fn check(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether an offered snapshot is one of this group, whose members do not change: others
+/// would decide what a quorum is.
+pub(crate) fn offer(membership: &Membership, offered: &SnapshotMeta) -> Result<(), RefusalReason> {
+    if offered.membership != *membership {
+        return impossible(format!("a snapshot at {} of other members", offered.index));
+    }
+    Ok(())
 }
 
 /// Raft 5.2: a term has one leader.

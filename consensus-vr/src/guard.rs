@@ -55,11 +55,13 @@ pub(crate) fn check(
             impossible(format!("a vote for view {} in view {at}", envelope.view))
         }
         Message::SnapshotOffer { snapshot, .. }
-            if snapshot.index.0 > NUMBER_MAX
-                || snapshot.term > envelope.view.term()
-                || !snapshot.membership.contains(id) =>
+            if snapshot.index.0 > NUMBER_MAX || snapshot.term > envelope.view.term() =>
         {
             impossible(format!("a snapshot at {}", snapshot.index))
+        }
+        // The members of a group do not change.
+        Message::SnapshotOffer { snapshot, .. } if snapshot.membership != *membership => {
+            impossible(format!("a snapshot at {} of other members", snapshot.index))
         }
         Message::PrepareOk { op, received, .. } if op > received => {
             impossible(format!("{op} is durable and {received} received"))

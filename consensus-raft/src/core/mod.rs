@@ -208,6 +208,9 @@ impl RaftCore {
         let kind = message::name(&decoded.message);
         guard::check(&self.raw.raft, self.membership(), from, &decoded.message)
             .map_err(refused(kind))?;
+        if let Some(offered) = &decoded.snapshot {
+            guard::offer(self.membership(), offered).map_err(refused(kind))?;
+        }
         if decoded.message.get_msg_type() == MessageType::MsgReadIndex {
             return self.receive_read_index(decoded.message);
         }

@@ -243,3 +243,24 @@ fn reads_of_peers_before_the_first_commit_of_a_term_leave_nothing_behind() {
     };
     assert!(sent.any(asks), "a quorum has to confirm it");
 }
+
+#[test]
+fn a_snapshot_of_other_members_is_refused() {
+    let mut replica = follower();
+    let meta = SnapshotMeta {
+        index: Index(50),
+        term: Term(TERM),
+        membership: Membership::new(2, [1, 2, 9].map(ReplicaId), []).unwrap(),
+    };
+    let mut offer = message(Kind::MsgSnapshot);
+    offer.set_snapshot(translate::to_raft_snapshot(&meta));
+    let input = Input::Receive {
+        from: ReplicaId(PEER),
+        message: message::encode(GROUP, offer, Some(&meta)).to_bytes(),
+    };
+    let refused = replica.step(replica.core().now, input);
+    assert!(matches!(refused, Err(StepError::Message(_))), "{refused:?}");
+    let fetches = std::iter::from_fn(|| replica.poll())
+        .filter(|effect| matches!(effect, Effect::FetchSnapshot { .. }));
+    assert_eq!(fetches.count(), 0);
+}

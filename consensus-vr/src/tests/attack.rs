@@ -218,10 +218,14 @@ fn numbers_that_overflow_are_refused() {
     assert_eq!(group.nodes[&id(backup)].reads, []);
     let membership = group.core(backup).context().membership().clone();
     let strangers = consensus::Membership::new(1, [id(primary), id(other)], []).unwrap();
+    // Installed, they would decide who leads and what a quorum is.
+    let invented = [id(primary), id(backup), consensus::ReplicaId(99)];
+    let invented = consensus::Membership::new(2, invented, []).unwrap();
     for (index, term, membership) in [
         (u64::MAX, 1, membership.clone()),
         (50, view.0 + 1, membership),
         (50, 1, strangers),
+        (50, 1, invented),
     ] {
         let snapshot = SnapshotMeta {
             index: Index(index),

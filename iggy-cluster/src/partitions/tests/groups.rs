@@ -1,6 +1,7 @@
 //! Members of groups, and pending commits of polls, at the owner of a partition.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use ::partitions::ConsumerKey;
 use adapters::metadata::{GroupChange, GroupOperation};
