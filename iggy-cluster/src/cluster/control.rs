@@ -9,6 +9,15 @@
 //! Nodes of version 0.1 use the same bytes: an intent is encoded as they encode a command
 //! whose placement the leader fills in. `effect` is 1 when the command may have taken
 //! effect, and 0 when it certainly has not.
+//!
+//! A session is opened by a request of another kind, with the newest session of the client
+//! that the node knew when the client logged in: one that arrives late must not replace a
+//! session that the client has opened since. A leader of version 0.1 refuses the kind, and
+//! gets the intent alone.
+//!
+//! ```text
+//! request: newest session u64 | the intent          answer: as above
+//! ```
 
 use adapters::metadata::{ErrorCode, Reply};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -16,6 +25,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::failure::Failure;
 
 pub(super) const SUBMIT: u8 = 1;
+pub(super) const REGISTER: u8 = 2;
 
 /// The answer of the leader.
 pub(super) fn encode(outcome: Result<(u64, Reply), Failure>) -> Bytes {

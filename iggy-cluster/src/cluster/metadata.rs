@@ -88,11 +88,12 @@ impl Metadata {
     pub(crate) async fn replicate(&self, intent: Intent) -> Result<(u64, Reply), Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut leadership = self.log.leadership();
+        let newest = self.newest_session(&intent);
         // Of all attempts: an earlier one may still take effect.
         let mut outcome = Failure::NotAccepted;
         loop {
             let leader = leadership.borrow_and_update().leader;
-            match self.attempt(leader, &intent, deadline).await {
+            match self.attempt(leader, &intent, newest, deadline).await {
                 // The session that could tell whether an attempt took effect is gone.
                 Ok((_, Reply::Refused(code::UNAUTHENTICATED)))
                     if outcome == Failure::OutcomeUnknown =>
@@ -115,18 +116,30 @@ impl Metadata {
         &self,
         leader: Option<ReplicaId>,
         intent: &Intent,
+        newest: Option<u64>,
         deadline: Instant,
     ) -> Result<(u64, Reply), Failure> {
         match leader {
-            Some(leader) if leader == self.me => self.propose(intent.clone(), deadline).await,
-            Some(leader) => self.forward(leader, intent).await,
+            Some(leader) if leader == self.me => {
+                self.propose(intent.clone(), newest, deadline).await
+            }
+            Some(leader) => self.forward(leader, intent, newest).await,
             None => Err(Failure::NotAccepted),
         }
     }
 
     /// Decides and proposes at this node, which leads or recently did. Its own disk may
     /// hang while it stays the leader.
-    async fn propose(&self, intent: Intent, deadline: Instant) -> Result<(u64, Reply), Failure> {
+    async fn propose(
+        &self,
+        intent: Intent,
+        newest: Option<u64>,
+        deadline: Instant,
+    ) -> Result<(u64, Reply), Failure> {
+        if newest.is_some_and(|newest| self.is_outdated(&intent, newest)) {
+            // The client repeats the login, if it still waits for it.
+            return Err(Failure::Refused(code::TRANSIENT_NOT_COMMITTED));
+        }
         let decision = self.decisions.decide(intent, &self.reader)?;
         let command = decision.command.encode();
         // A replica stops at a committed command that it cannot decode.
@@ -144,11 +157,62 @@ impl Metadata {
         }
     }
 
-    async fn forward(&self, leader: ReplicaId, intent: &Intent) -> Result<(u64, Reply), Failure> {
-        let parts = vec![intent.encode()];
-        let call = self
-            .links
-            .call(leader, control::SUBMIT, parts, FORWARD_TIMEOUT);
+    /// The newest session of the client that the intent logs in, as far as this node knows:
+    /// 0 for none. `None` for any other intent.
+    fn newest_session(&self, intent: &Intent) -> Option<u64> {
+        let Intent::Register { client, .. } = intent else {
+            return None;
+        };
+        let state = self.reader.read();
+        let known = state.sessions().get(*client);
+        Some(known.map_or(0, |known| known.session))
+    }
+
+    /// Whether the client has opened a session at another node since it logged in with this
+    /// intent. One at the same node is that of an earlier attempt.
+    fn is_outdated(&self, intent: &Intent, newest: u64) -> bool {
+        let Intent::Register {
+            client,
+            node,
+            registration,
+            ..
+        } = intent
+        else {
+            return false;
+        };
+        let state = self.reader.read();
+        let open = state.sessions().get(*client);
+        open.is_some_and(|open| {
+            open.session > newest && (open.node, open.registration) != (*node, *registration)
+        })
+    }
+
+    async fn forward(
+        &self,
+        leader: ReplicaId,
+        intent: &Intent,
+        newest: Option<u64>,
+    ) -> Result<(u64, Reply), Failure> {
+        let intent = intent.encode();
+        if let Some(newest) = newest {
+            let newest = Bytes::copy_from_slice(&newest.to_le_bytes());
+            let parts = vec![newest, intent.clone()];
+            match self.call(leader, control::REGISTER, parts).await {
+                // It is of version 0.1, and has not looked at it.
+                Err(Failure::Refused(code::TRANSIENT_NOT_ACCEPTED)) => {}
+                outcome => return outcome,
+            }
+        }
+        self.call(leader, control::SUBMIT, vec![intent]).await
+    }
+
+    async fn call(
+        &self,
+        leader: ReplicaId,
+        kind: u8,
+        parts: Vec<Bytes>,
+    ) -> Result<(u64, Reply), Failure> {
+        let call = self.links.call(leader, kind, parts, FORWARD_TIMEOUT);
         match call.await {
             Ok(answer) => control::decode(answer),
             Err(RpcError::NotSent) => Err(Failure::NotAccepted),
@@ -159,16 +223,26 @@ impl Metadata {
     /// Serves a request of the control lane.
     pub(crate) async fn serve_control(&self, kind: u8, payload: Bytes) -> RpcReply {
         let outcome = match kind {
-            control::SUBMIT => self.forwarded(payload).await,
+            control::SUBMIT => self.forwarded(payload, None).await,
+            control::REGISTER => match payload.split_first_chunk() {
+                Some((newest, intent)) => {
+                    let newest = Some(u64::from_le_bytes(*newest));
+                    self.forwarded(payload.slice_ref(intent), newest).await
+                }
+                None => Err(Failure::Refused(code::INVALID_COMMAND)),
+            },
             _ => Err(Failure::Refused(code::TRANSIENT_NOT_ACCEPTED)),
         };
         vec![control::encode(outcome)]
     }
 
     /// One attempt at this node, for an intent that another node forwards.
-    async fn forwarded(&self, intent: Bytes) -> Result<(u64, Reply), Failure> {
+    async fn forwarded(&self, intent: Bytes, newest: Option<u64>) -> Result<(u64, Reply), Failure> {
         match Intent::decode(&intent) {
-            Ok(intent) => self.propose(intent, Instant::now() + FORWARD_TIMEOUT).await,
+            Ok(intent) => {
+                let deadline = Instant::now() + FORWARD_TIMEOUT;
+                self.propose(intent, newest, deadline).await
+            }
             Err(_) => Err(Failure::Refused(code::INVALID_COMMAND)),
         }
     }
@@ -221,10 +295,10 @@ async fn changed_or_pause(
 
 #[cfg(test)]
 mod tests {
-    use adapters::metadata::Name;
+    use adapters::metadata::{Name, Proof};
 
     use super::*;
-    use crate::cluster::testing::{FakeLog, Fate};
+    use crate::cluster::testing::{FakeLog, Fate, ME};
 
     const TIMEOUT: Duration = Duration::from_millis(50);
 
@@ -233,6 +307,60 @@ mod tests {
             username: Name::new("iggy").unwrap(),
             password_hash: String::new(),
         }
+    }
+
+    /// The client has given up on the node, or the node has hung, and it is connected to
+    /// another one since.
+    #[tokio::test]
+    async fn a_login_that_arrives_late_does_not_replace_a_newer_session() {
+        const CLIENT: u128 = 7;
+        let (log, metadata) = FakeLog::start(TIMEOUT);
+        let session = || {
+            let state = metadata.reader.read();
+            let open = state.sessions().get(CLIENT);
+            open.map(|open| (open.session, open.node))
+        };
+        let other = ReplicaId(2);
+        let registration = log.register_node(other);
+        let login = |node, registration| Intent::Register {
+            client: CLIENT,
+            user_id: 0,
+            proof: Proof::Password(1),
+            node,
+            registration,
+        };
+        let forwarded = async |node, registration, newest: u64| {
+            let intent = login(node, registration).encode();
+            let payload = [&newest.to_le_bytes()[..], &intent].concat();
+            let mut answer = metadata
+                .serve_control(control::REGISTER, payload.into())
+                .await;
+            control::decode(answer.remove(0))
+        };
+        let first = log.register(CLIENT);
+        assert_eq!(session(), Some((first, ME)));
+        assert!(forwarded(other, registration, first).await.is_ok());
+        let second = session().unwrap();
+        assert_eq!(second.1, other);
+        // Of this node, when the client had no session, or its first.
+        for newest in [0, first] {
+            assert_eq!(
+                forwarded(ME, 1, newest).await,
+                Err(Failure::Refused(code::TRANSIENT_NOT_COMMITTED))
+            );
+        }
+        assert_eq!(session(), Some(second));
+        // Repeated at the same node, and after the client has seen the newer one.
+        assert!(forwarded(other, registration, first).await.is_ok());
+        let third = session().unwrap();
+        assert!(forwarded(ME, 1, third.0).await.is_ok());
+        assert_eq!(session().unwrap().1, ME);
+        // A leader of version 0.1 answers another kind like this.
+        let mut answer = metadata.serve_control(9, Bytes::new()).await;
+        assert_eq!(
+            control::decode(answer.remove(0)),
+            Err(Failure::Refused(code::TRANSIENT_NOT_ACCEPTED))
+        );
     }
 
     /// This node leads, and its own disk hangs.

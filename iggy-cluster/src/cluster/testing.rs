@@ -53,15 +53,7 @@ impl FakeLog {
             reads_stuck: AtomicBool::new(false),
             leadership: watch::Sender::new(leadership),
         });
-        log.apply(&Command::RegisterNode(NodeInfo {
-            node: ME,
-            name: "node-0".into(),
-            incarnation: 1,
-            host: "127.0.0.1".into(),
-            tcp_port: 8090,
-            admin: String::new(),
-            version: String::new(),
-        }));
+        log.register_node(ME);
         log.apply(&Command::BootstrapRoot {
             username: Name::new("iggy").unwrap(),
             password_hash: String::new(),
@@ -74,6 +66,23 @@ impl FakeLog {
             timeout,
         );
         (log, Arc::new(metadata))
+    }
+
+    /// Registers a node; returns its registration.
+    pub(crate) fn register_node(&self, node: ReplicaId) -> u64 {
+        let applied = self.apply(&Command::RegisterNode(NodeInfo {
+            node,
+            name: format!("node-{node}"),
+            incarnation: 1,
+            host: "127.0.0.1".into(),
+            tcp_port: 8090,
+            admin: String::new(),
+            version: String::new(),
+        }));
+        match Reply::decode(&applied.reply) {
+            Ok(Reply::NodeRegistered { registration }) => registration,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn apply(&self, command: &Command) -> Applied {
