@@ -30,8 +30,11 @@ pub struct Mutant {
 }
 
 /// Rules of shared code that only one backend comes to often enough.
-const OF_ONE_BACKEND: [(&str, Backend); 3] = [
+const OF_ONE_BACKEND: [(&str, Backend); 4] = [
     ("FrontDroppedAfterSync", Backend::Raft),
+    // The newest batch has the hard state: only a compaction that follows a start, and no
+    // write, drops it.
+    ("HardStateKept", Backend::Raft),
     // On Raft a transfer that failed mostly starts anew with a newer snapshot.
     ("ListedSnapshotRewritten", Backend::Vr),
     ("FetchedPieceRewritten", Backend::Vr),

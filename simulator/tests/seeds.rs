@@ -12,7 +12,7 @@ use simulator::{Backend, Plan, simulate};
 const CORPUS: &[(Backend, &str, &[u64])] = &[
     (Backend::Vr, "LaterViewFollowed", &[134, 5293, 10016]),
     (Backend::Raft, "ReadIndexContextUnique", &[180, 5154, 10018]),
-    (Backend::Vr, "FetchedPieceRewritten", &[0, 5029, 10100]),
+    (Backend::Vr, "FetchedPieceRewritten", &[0, 5029, 10056]),
     (Backend::Vr, "ListedSnapshotRewritten", &[88, 5015, 10030]),
 ];
 /// What it has found that other tests hold, on the seeds that showed it.
