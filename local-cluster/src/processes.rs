@@ -1,7 +1,8 @@
 //! The processes of one cluster: started, stopped, killed and observed.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -134,7 +135,12 @@ impl Processes {
             return Err(ProcessError::Running(node));
         }
         let data = self.data(node);
-        fs::create_dir_all(&data).map_err(ProcessError::io("cannot create", &data))?;
+        // As a node creates it: for its user only.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&data)
+            .map_err(ProcessError::io("cannot create", &data))?;
         let path = self.log_file(node);
         let log = OpenOptions::new().create(true).append(true).open(&path);
         let log = log.map_err(ProcessError::io("cannot write", &path))?;

@@ -21,7 +21,7 @@ use twox_hash::XxHash3_64;
 
 use crate::batch::BATCH_BYTES_MAX;
 use crate::error::{StorageError, failed};
-use crate::files::{Disk, Files, OsDisk, lock};
+use crate::files::{Disk, Files, OsDisk, create_dir, lock};
 use crate::key::PartitionKey;
 use crate::offsets::NewOffset;
 use crate::partition::{Ending, Partition, Shared, blocking};
@@ -510,7 +510,7 @@ fn names(dir: &Path) -> Result<Vec<String>, StorageError> {
 /// Makes a directory and those above it that are missing, durably.
 fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
     let missing = dir.ancestors().take_while(|dir| !dir.exists()).count();
-    fs::create_dir_all(dir).map_err(failed("create directory", dir))?;
+    create_dir(dir, true).map_err(failed("create directory", dir))?;
     for above in dir.ancestors().skip(1).take(missing) {
         // The parent of a relative path's first part has an empty name.
         let above = match above.as_os_str().is_empty() {

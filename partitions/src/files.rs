@@ -6,8 +6,9 @@
 //! failed write-back only to those file descriptors that were open.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,6 +18,17 @@ use crate::error::{StorageError, failed};
 /// A lock whose holder panicked still guards plain values.
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Messages are for those who may read them from the node: other users of the machine have
+/// no access to what is created here.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
+/// Creates a directory, and with `parents` those above it that are missing.
+pub(super) fn create_dir(dir: &Path, parents: bool) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(parents).mode(DIR_MODE).create(dir)
 }
 
 /// An open file.
@@ -58,6 +70,7 @@ impl Disk for OsDisk {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(FILE_MODE)
             .open(path)?;
         Ok(Arc::new(OsFile(file)))
     }

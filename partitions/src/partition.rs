@@ -5,7 +5,6 @@
 //! removed, callers that still use it receive an error, and its files' names are not
 //! used again: they may then belong to another generation.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -15,7 +14,7 @@ use tracing::{error, warn};
 
 use crate::append::Append;
 use crate::error::{StorageError, failed};
-use crate::files::{Files, lock};
+use crate::files::{Files, create_dir, lock};
 use crate::key::PartitionKey;
 use crate::log::Log;
 use crate::offsets::Offsets;
@@ -140,7 +139,7 @@ impl Partition {
             missing.push(dir);
         }
         for dir in missing.into_iter().rev() {
-            fs::create_dir(dir).map_err(failed("create directory", dir))?;
+            create_dir(dir, false).map_err(failed("create directory", dir))?;
             // Also when a later one fails.
             let above = dir.parent().map(Path::to_owned);
             lock(&self.log).unsynced_dirs.extend(above);

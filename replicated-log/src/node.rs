@@ -5,12 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{ReplicaId, StateMachine};
-use replica::disk::{Disk, RealDisk};
+use replica::disk::{Disk, RealDisk, open_to_others};
 use replica::open::{OpenError, Opened};
 use replica::superblock::SuperblockError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::warn;
 
 use crate::address::listen;
 use crate::admission::{self, Admission, ReplicaRegistry};
@@ -309,10 +310,18 @@ fn identity(config: &LogConfig, incarnation: u64) -> Identity {
 }
 
 fn real_disk(config: &LogConfig) -> Result<Arc<dyn Disk>, LogError> {
-    match RealDisk::new(&config.data) {
-        Ok(disk) => Ok(Arc::new(disk)),
-        Err(source) => Err(open_error(config, source)),
+    let disk = RealDisk::new(&config.data).map_err(|source| open_error(config, source))?;
+    // It keeps the permissions that it was created with.
+    let open = open_to_others(&config.data).map_err(|source| open_error(config, source))?;
+    if let Some(mode) = open {
+        let path = config.data.display();
+        warn!(
+            mode = format!("{mode:o}"),
+            "other users of this machine have access to the data directory, whose log and \
+             snapshots contain hashes of passwords; run: chmod -R go= {path}"
+        );
     }
+    Ok(Arc::new(disk))
 }
 
 fn open_error(config: &LogConfig, source: impl Into<OpenError>) -> LogError {

@@ -115,13 +115,19 @@ fn own(data: &Path, hosts: Vec<String>) -> Result<(PathBuf, PathBuf), TlsError> 
             source,
         })
     };
-    std::fs::create_dir_all(&dir).map_err(|source| TlsError::Store {
+    create_private(&dir).map_err(|source| TlsError::Store {
         path: dir.clone(),
         source,
     })?;
     store(&key, &made.signing_key.serialize_pem(), 0o600)?;
     store(&cert, &made.cert.pem(), 0o644)?;
     Ok((cert, key))
+}
+
+fn create_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(dir)
 }
 
 fn write_private(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
@@ -164,6 +170,8 @@ mod tests {
         let (cert, key) = own(data.path(), hosts()).unwrap();
         let mode = std::fs::metadata(&key).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let dir = std::fs::metadata(data.path().join(OWN_DIR)).unwrap();
+        assert_eq!(dir.permissions().mode() & 0o777, 0o700);
         let made = std::fs::read(&cert).unwrap();
         assert!(acceptor(&tls, data.path(), hosts()).unwrap().is_some());
         assert_eq!(std::fs::read(&cert).unwrap(), made);

@@ -27,6 +27,36 @@ async fn messages_come_back_in_order_also_after_a_restart() {
     }
 }
 
+/// Messages are for those who may read them from the node.
+#[tokio::test]
+async fn other_users_of_the_machine_have_no_access_to_what_is_stored() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::new();
+    let storage = dir.storage();
+    append(&storage, 0, 3, 1).await;
+    let stored = storage.store_offset(key(1), written(), consumer(1), 2);
+    stored.await.unwrap();
+    storage.shutdown().await.unwrap();
+    let in_dir = |path: PathBuf| {
+        let entries = fs::read_dir(path).unwrap();
+        entries.map(|it| it.unwrap().path()).collect::<Vec<_>>()
+    };
+    let mut found = in_dir(dir.dir.path().to_owned());
+    let mut files = 0;
+    while let Some(path) = found.pop() {
+        let metadata = fs::metadata(&path).unwrap();
+        let mode = metadata.permissions().mode() & 0o777;
+        if metadata.is_dir() {
+            assert_eq!(mode, 0o700, "{}", path.display());
+            found.extend(in_dir(path));
+        } else {
+            assert_eq!(mode, 0o600, "{}", path.display());
+            files += 1;
+        }
+    }
+    assert!(files > 1);
+}
+
 #[tokio::test]
 async fn beyond_the_end_there_is_nothing_and_no_error() {
     let dir = Dir::new();

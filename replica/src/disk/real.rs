@@ -1,15 +1,38 @@
 //! The disk of the machine.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::traits::{Disk, DiskError, DiskFile};
 
 const LOCK_FILE: &str = "lock";
+/// Log and snapshots contain hashes of passwords: only the user of the process reads them.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+/// The permissions of everyone but the owner.
+const OTHERS: u32 = 0o077;
+
+/// The permissions of a directory that other users of the machine may list, enter or
+/// change, as an octal mode of three digits; `None` when only its owner may.
+///
+/// # Errors
+/// The error of the operating system.
+pub fn open_to_others(dir: &Path) -> Result<Option<u32>, DiskError> {
+    let metadata = fs::metadata(dir)
+        .map_err(|error| DiskError::new("inspect", &dir.display().to_string(), error))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    Ok((mode & OTHERS != 0).then_some(mode))
+}
+
+/// Creates a directory and its parents, for the user of the process only.
+fn create_dirs(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(DIR_MODE).create(dir)
+}
 
 /// A directory of the machine's file system. Clones are the same disk; as long
 /// as one of them exists, no other process can open the directory.
@@ -22,7 +45,9 @@ pub struct RealDisk {
 
 impl RealDisk {
     /// Everything below `root`, which is created if it is missing, and
-    /// locked: two writers would destroy each other's log.
+    /// locked: two writers would destroy each other's log. What is created here can be
+    /// read by the user of the process only; [`open_to_others`] shows whether that is
+    /// also true of a directory that exists.
     ///
     /// # Errors
     /// The error of the operating system;
@@ -31,11 +56,12 @@ impl RealDisk {
         let root = root.into();
         let failed =
             |operation, source| DiskError::new(operation, &root.display().to_string(), source);
-        fs::create_dir_all(&root).map_err(|error| failed("create directory", error))?;
+        create_dirs(&root).map_err(|error| failed("create directory", error))?;
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(root.join(LOCK_FILE))
             .map_err(|error| failed("lock", error))?;
         lock.try_lock().map_err(|error| match error {
@@ -77,6 +103,7 @@ impl Disk for RealDisk {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(FILE_MODE)
             .open(&full)
             .map_err(failed("create"))?;
         if bytes > 0 {
@@ -104,7 +131,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, path: &str) -> Result<(), DiskError> {
-        fs::create_dir_all(self.path(path)).map_err(self.failed("create directory", path))?;
+        create_dirs(&self.path(path)).map_err(self.failed("create directory", path))?;
         let mut parent = Path::new(path);
         while let Some(above) = parent.parent() {
             self.sync_dir(&above.to_string_lossy())?;
@@ -212,6 +239,38 @@ mod tests {
         disk.remove("a/b/two").unwrap();
         disk.remove("a/b/two").unwrap();
         assert!(disk.list("a/b").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_created_is_of_no_use_to_other_users() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("new/data");
+        let disk = RealDisk::new(&root).unwrap();
+        disk.create_dir("a/b").unwrap();
+        disk.create("a/b/file", 10).unwrap();
+        for (path, expected) in [
+            ("..", DIR_MODE),
+            (".", DIR_MODE),
+            ("a", DIR_MODE),
+            ("a/b", DIR_MODE),
+            ("lock", FILE_MODE),
+            ("a/b/file", FILE_MODE),
+        ] {
+            let found = fs::metadata(root.join(path)).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, expected, "{path}");
+        }
+        assert_eq!(open_to_others(&root).unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_use_in_any_way_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o755, 0o750, 0o711, 0o701, 0o702] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(open_to_others(dir.path()).unwrap(), Some(mode), "{mode:o}");
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(open_to_others(dir.path()).unwrap(), None);
     }
 
     #[test]
