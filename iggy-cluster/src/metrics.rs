@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use replica::driver::ReplicaStatus;
 
+use crate::partitions::Refusing;
 use replicated_log::LogMetrics;
 use replicated_log::links::LinkCounters;
 
@@ -101,12 +103,27 @@ impl Metrics {
     }
 
     /// All metrics in the text format of Prometheus.
-    pub(crate) fn render(&self, status: &ReplicaStatus, links: &LinkCounters) -> String {
+    pub(crate) fn render(
+        &self,
+        status: &ReplicaStatus,
+        links: &LinkCounters,
+        refusing: &Refusing,
+    ) -> String {
         let mut out = String::new();
         let mut sampled = Registry::with_prefix("iggy_cluster");
         let uptime = Gauge::<i64>::default();
         uptime.set(i64::try_from(self.started.elapsed().as_secs()).unwrap_or(i64::MAX));
         sampled.register("uptime_seconds", "Seconds since the node started", uptime);
+        let partitions = Family::<[(&str, &str); 1], Gauge>::default();
+        for (reason, count) in refusing.by_reason() {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            partitions.get_or_create(&[("reason", reason)]).set(count);
+        }
+        sampled.register(
+            "partitions_refusing",
+            "Partitions of this node that refuse, by the reason",
+            partitions,
+        );
         self.log.register_status(&mut sampled, status, links);
         // Writing into a string cannot fail.
         let _ = encode(&mut out, &self.registry);

@@ -5,7 +5,7 @@
 //! first moved into `.removed`, which is atomic, and then deleted; what a crash
 //! left there is deleted at the next start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,8 @@ struct Inner {
     /// The highest generation that was removed since the start, for each stream, topic
     /// and partition id that had one: as many as ids were ever in use together.
     removed: Mutex<HashMap<[u32; 3], u64>>,
+    /// Why partitions could not be opened when they were last used.
+    unopened: Mutex<BTreeMap<PartitionKey, StorageError>>,
 }
 
 /// The slot stays locked while a partition is opened or ended, to the end, even when the
@@ -113,6 +115,7 @@ impl EmbeddedStorage {
                 shut: AtomicBool::new(false),
                 removals: AtomicU64::new(0),
                 removed: Mutex::default(),
+                unopened: Mutex::default(),
             }),
         })
     }
@@ -199,8 +202,12 @@ impl Inner {
                 return Err(StorageError::Removed);
             }
             let (dir, shared) = (self.dir(&key), Arc::clone(&self.shared));
-            let opened = blocking(move || open(slot, dir, key, options, shared));
-            if let Some(partition) = opened.await? {
+            let opened = blocking(move || open(slot, dir, key, options, shared)).await;
+            match &opened {
+                Ok(_) => lock(&self.unopened).remove(&key),
+                Err(error) => lock(&self.unopened).insert(key, error.clone()),
+            };
+            if let Some(partition) = opened? {
                 return Ok(partition);
             }
         }
@@ -240,6 +247,7 @@ impl Inner {
                     }
                 };
                 lock(&inner.slots).remove(&key);
+                lock(&inner.unopened).remove(&key);
                 return retired.and(moved);
             }
         });
@@ -484,6 +492,25 @@ impl PartitionStorage for EmbeddedStorage {
             result = result.and(closed.unwrap_or(Err(StorageError::Closed)));
         }
         result
+    }
+
+    fn refusing(&self) -> Vec<(PartitionKey, StorageError)> {
+        let mut refusing = lock(&self.inner.unopened).clone();
+        let slots: Vec<_> = {
+            let slots = lock(&self.inner.slots);
+            let slots = slots.iter();
+            slots.map(|(key, slot)| (*key, Arc::clone(slot))).collect()
+        };
+        for (key, slot) in slots {
+            // A slot that is locked is being opened or ended.
+            if let Ok(slot) = slot.try_read()
+                && let Slot::Open(partition) = &*slot
+                && let Some(error) = partition.failure()
+            {
+                refusing.insert(key, error.clone());
+            }
+        }
+        refusing.into_iter().collect()
     }
 
     async fn list(&self) -> Result<Vec<PartitionKey>, StorageError> {

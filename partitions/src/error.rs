@@ -48,6 +48,27 @@ pub enum StorageError {
         /// What is wrong.
         what: String,
     },
+    /// The log ends before messages that were acknowledged and cannot have been lost with
+    /// the machine.
+    #[error(
+        "{path} ends at offset {end}, though messages up to offset {last} were acknowledged: \
+         {what}; restore the partition's directory as it was when the node stopped; or, to \
+         accept the loss of these messages, delete the file {record}: new messages then get \
+         their offsets",
+        path = .path.display(),
+        last = .acknowledged.saturating_sub(1),
+        record = .path.join("acknowledged").display()
+    )]
+    Lost {
+        /// The partition's directory.
+        path: PathBuf,
+        /// The offset after the last message that is left.
+        end: u64,
+        /// The offset after the last message that has to be there.
+        acknowledged: u64,
+        /// What is wrong.
+        what: String,
+    },
     /// Written by another version.
     #[error(
         "{path} has format {found}, this program knows {known}; use the version that wrote it",

@@ -11,6 +11,7 @@
 //!
 //! The caller decides who owns a partition, and who may read it.
 
+mod acknowledged;
 mod append;
 mod batch;
 mod bytes_at;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
+use crate::acknowledged::{Acknowledged, Record};
 use crate::append::Append;
 use crate::error::{StorageError, failed};
 use crate::files::{Files, create_dir, lock};
@@ -43,6 +44,7 @@ pub(super) struct Partition {
     pub(super) appends: WorkQueue<Append>,
     pub(super) room: Arc<Semaphore>,
     pub(super) offsets: Offsets,
+    pub(super) acknowledged: Acknowledged,
     /// Locked during a sync, so that segments become durable in order.
     pub(super) syncing: Mutex<()>,
     pub(super) retired: AtomicBool,
@@ -66,6 +68,7 @@ impl Partition {
         shared: Arc<Shared>,
     ) -> Result<Self, StorageError> {
         let recovered = recover(&dir, &shared.files, &key, shared.boot)?;
+        let found = recovered.acknowledged;
         let mut log = Log::new(recovered);
         if dir.exists() {
             // The process that made them may have ended before it synced their names.
@@ -76,6 +79,12 @@ impl Partition {
             log.unsynced_dirs.reverse();
         }
         let offsets = Offsets::open(&dir, &shared.files, log.next_offset())?;
+        let now = Record {
+            next_offset: log.next_offset(),
+            synced_offset: log.synced_offset,
+            boot: shared.boot,
+        };
+        let acknowledged = Acknowledged::open(&dir, &shared.files, &key, &found, now)?;
         let partition = Self {
             key,
             dir,
@@ -83,6 +92,7 @@ impl Partition {
             appends: WorkQueue::new(),
             room: Arc::new(Semaphore::new(shared.queue_bytes_max)),
             offsets,
+            acknowledged,
             syncing: Mutex::default(),
             retired: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -202,7 +212,8 @@ impl Partition {
             }
             lock(&self.log).synced(&segment);
         }
-        self.offsets.sync()
+        self.offsets.sync()?;
+        self.acknowledged.sync()
     }
 
     /// Ends the use of the partition's files: afterwards nothing touches them.
@@ -225,6 +236,7 @@ impl Partition {
                 segment.file.release();
             }
             self.offsets.release();
+            self.acknowledged.release();
             synced
         })
         .await

@@ -7,8 +7,9 @@
 //! a later batch whose mark records that the damaged place was on the disk, or that
 //! it was in the memory of a machine that still runs.
 //!
-//! So a cut never removes what an acknowledgement promised, but a damaged *last*
-//! batch cannot be distinguished from an interrupted write, and is cut.
+//! What was acknowledged last has no batch after it. That it is there is proved by
+//! [`acknowledged`](crate::acknowledged): a cut never removes what an acknowledgement
+//! promised, and a log that is too short without any damage is refused alike.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use crate::acknowledged::Found;
 use crate::batch::{self, HEADER_BYTES};
 use crate::error::{StorageError, failed};
 use crate::files::{Files, ManagedFile};
@@ -35,6 +37,8 @@ pub(super) struct Recovered {
     pub(super) segments: Vec<Segment>,
     /// Messages below this offset are known to be on the disk.
     pub(super) synced_offset: u64,
+    /// What was acknowledged.
+    pub(super) acknowledged: Found,
 }
 
 /// Where a log is damaged.
@@ -44,6 +48,13 @@ struct Damage {
     /// Messages from this offset on cannot be read.
     offset: u64,
     what: String,
+}
+
+impl Damage {
+    fn describe(&self) -> String {
+        let (path, position) = (self.path.display(), self.position);
+        format!("{path} is damaged at byte {position}: {}", self.what)
+    }
 }
 
 struct Recovery<'a> {
@@ -63,20 +74,27 @@ pub(super) fn recover(
     boot: u64,
 ) -> Result<Recovered, StorageError> {
     let bases = segments_in(dir, files)?;
+    let acknowledged = Found::load(dir, files, key)?;
     let mut recovery = Recovery {
         dir,
         files,
         key,
         boot,
-        recovered: Recovered::default(),
+        recovered: Recovered {
+            acknowledged,
+            ..Recovered::default()
+        },
     };
     for (number, &base) in bases.iter().enumerate() {
         if let Some(damage) = recovery.open(base)? {
             recovery.judge(&damage, base, &bases[number + 1..])?;
+            recovery.check_reaches(damage.offset, &damage.describe())?;
             recovery.cut(&damage, base, &bases[number + 1..])?;
             break;
         }
     }
+    let end = recovery.end().map_or(0, |end| end.next_offset);
+    recovery.check_reaches(end, "the rest is missing")?;
     let mut recovered = recovery.recovered;
     for segment in &mut recovered.segments {
         if segment.end.next_offset <= recovered.synced_offset {
@@ -290,6 +308,21 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// An error when a log that ends at this offset lacks what an acknowledgement
+    /// promised.
+    fn check_reaches(&self, end: u64, what: &str) -> Result<(), StorageError> {
+        let acknowledged = self.recovered.acknowledged.promised(self.boot);
+        match end < acknowledged {
+            true => Err(StorageError::Lost {
+                path: self.dir.to_owned(),
+                end,
+                acknowledged,
+                what: what.to_owned(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// The position of the first valid batch header with such a mark.

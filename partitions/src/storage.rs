@@ -179,6 +179,15 @@ pub trait PartitionStorage: Send + Sync {
     /// The first error, after everything else has been closed.
     async fn shutdown(&self) -> Result<(), StorageError>;
 
+    /// The partitions that refuse, each with the error of a write: those that could not be
+    /// opened when they were last used, and those whose disk failed or is full. Those that
+    /// accept writes again, and those that have not been used since the start, are not
+    /// among them. For metrics; does not wait for the disk. Empty where a storage does not
+    /// implement it.
+    fn refusing(&self) -> Vec<(PartitionKey, StorageError)> {
+        Vec::new()
+    }
+
     /// Every partition that has files.
     ///
     /// # Errors

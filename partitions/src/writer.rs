@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use crate::acknowledged::Record;
 use crate::append::Append;
 use crate::batch::{self, HEADER_BYTES};
 use crate::error::StorageError;
@@ -109,6 +110,8 @@ impl Partition {
         let target = self.target(group)?;
         let durability = group.iter().map(|append| append.options.durability).max();
         let durability = durability.unwrap_or_default();
+        self.acknowledged
+            .ensure(self.record(target.end.next_offset, target.synced_offset))?;
         let (headers, appended) = self.stamp(&target, group);
         let mut parts = Vec::with_capacity(2 * group.len());
         for (header, append) in headers.iter().zip(group) {
@@ -124,10 +127,24 @@ impl Partition {
             self.take_back(&target);
             return Err(error);
         }
+        let next_offset = next_offset(&appended, &target);
+        // The batches stay when this fails: it may be recorded that they are there.
+        self.acknowledged.write(match durability {
+            Durability::Written => self.record(next_offset, target.synced_offset),
+            Durability::Synced => self.record(next_offset, next_offset),
+        })?;
         self.add(durability, group, &appended);
         self.seal_if_full(bytes_max(group));
         self.sync_if_due();
         Ok(appended)
+    }
+
+    fn record(&self, next_offset: u64, synced_offset: u64) -> Record {
+        Record {
+            next_offset,
+            synced_offset,
+            boot: self.shared.boot,
+        }
     }
 
     /// The last segment, or a new one when there is none or it is full.
@@ -254,6 +271,13 @@ impl Partition {
             warn!(%error, "part of a failed write may be in the file");
         }
     }
+}
+
+/// The offset after the last message of a group.
+fn next_offset(appended: &[Appended], target: &Target) -> u64 {
+    appended.last().map_or(target.end.next_offset, |last| {
+        last.base_offset + u64::from(last.messages)
+    })
 }
 
 /// The bytes with which a segment is full.

@@ -6,6 +6,7 @@ mod report;
 
 use std::sync::Arc;
 
+use ::partitions::PartitionStorage;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -17,11 +18,14 @@ use tracing::error;
 use crate::cluster::Metadata;
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
+use crate::partitions::Refusing;
 use replica::driver::ReplicaStatus;
 use replicated_log::links::LinkCounters;
 
 #[cfg(feature = "cli")]
 pub use client::{ReportError, cluster_report, is_ready, node_report};
+#[cfg(feature = "cli")]
+pub(crate) use report::PARTITIONS_REFUSING;
 pub use report::{ClusterReport, NodeReport};
 
 /// What the endpoint reports.
@@ -30,6 +34,7 @@ pub(crate) struct Admin {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) links: Arc<LinkCounters>,
+    pub(crate) storage: Arc<dyn PartitionStorage>,
     /// The incarnation of this process.
     pub(crate) incarnation: u64,
 }
@@ -90,7 +95,9 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     match admin.metadata.log.status().await {
         Some(status) => (
             [(header::CONTENT_TYPE, format)],
-            admin.metrics.render(&status, &admin.links),
+            admin
+                .metrics
+                .render(&status, &admin.links, &Refusing::of(&*admin.storage)),
         )
             .into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use crate::config::join_host_port;
+use crate::partitions::Refusing;
+
+/// The detail of a node with partitions that refuse: how many and why.
+pub(crate) const PARTITIONS_REFUSING: &str = "partitions_refusing";
 
 /// The state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,12 +39,13 @@ pub struct NodeReport {
     pub tcp: String,
     /// Its admin endpoint.
     pub admin: String,
-    /// Whether it replies, is registered, and knows a leader and follows it.
+    /// Whether it replies, is registered, knows a leader and follows it, and none of its
+    /// partitions refuses; another node's report has only the registration.
     pub healthy: bool,
     /// What it refuses of its leader, when it does: then it does not follow the log.
     #[serde(default)]
     pub refuses_leader: Option<String>,
-    /// State that only one of the backends has.
+    /// State that not every node has: of its backend, and `partitions_refusing`.
     #[serde(default)]
     pub detail: BTreeMap<String, String>,
 }
@@ -81,8 +86,9 @@ impl Admin {
                 report.commit = status.core.commit.0;
                 report.applied = status.applied.0;
                 report.refuses_leader = status.refuses_leader.as_ref().map(ToString::to_string);
-                report.healthy =
-                    live && status.core.leader.is_some() && report.refuses_leader.is_none();
+                let refusing = Refusing::of(&*self.storage).describe();
+                let follows = status.core.leader.is_some() && report.refuses_leader.is_none();
+                report.healthy = live && follows && refusing.is_none();
                 report.detail = status
                     .core
                     .detail
@@ -93,6 +99,8 @@ impl Admin {
                 let voters = status.core.membership.voters().iter();
                 let voters: Vec<_> = voters.map(|id| number(*id).to_string()).collect();
                 report.detail.insert("voters".into(), voters.join(","));
+                let refusing = refusing.map(|text| (PARTITIONS_REFUSING.to_owned(), text));
+                report.detail.extend(refusing);
             }
             report
         });

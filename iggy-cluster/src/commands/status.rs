@@ -6,7 +6,7 @@ use anyhow::Context;
 use comfy_table::{ContentArrangement, Table};
 
 use super::StatusArgs;
-use crate::admin::{ClusterReport, NodeReport, cluster_report};
+use crate::admin::{ClusterReport, NodeReport, PARTITIONS_REFUSING, cluster_report};
 
 /// The width of the table without `--wide`.
 const COLUMNS: u16 = 80;
@@ -51,9 +51,22 @@ fn text(report: &ClusterReport, wide: bool) -> String {
         })
         .collect();
     format!(
-        "cluster {cluster:?} on {backend}\n{leader}\n{}\n{refusals}",
-        table(report, wide)
+        "cluster {cluster:?} on {backend}\n{leader}\n{}\n{refusals}{}",
+        table(report, wide),
+        refusing(report)
     )
+}
+
+/// A line for each node with partitions that refuse.
+fn refusing(report: &ClusterReport) -> String {
+    let lines = report.nodes.iter().filter_map(|node| {
+        let reason = node.detail.get(PARTITIONS_REFUSING)?;
+        Some(format!(
+            "partitions of replica_id {} refuse: {reason}\n",
+            node.replica_id
+        ))
+    });
+    lines.collect()
 }
 
 fn table(report: &ClusterReport, wide: bool) -> Table {
@@ -155,6 +168,18 @@ mod tests {
             last,
             Some("replica_id 254 refuses its leader: AppendEntries of replica 1: it differs")
         );
+    }
+
+    #[test]
+    fn partitions_that_refuse_are_named_after_the_table() {
+        let mut report = report();
+        assert!(!text(&report, false).contains("refuse"));
+        report.nodes[2]
+            .detail
+            .insert(PARTITIONS_REFUSING.into(), "1 damaged; stream 1".into());
+        let text = text(&report, false);
+        let line = "partitions of replica_id 254 refuse: 1 damaged; stream 1\n";
+        assert!(text.ends_with(line), "{text}");
     }
 
     #[test]

@@ -241,6 +241,7 @@ impl Parts {
                 metadata: Arc::clone(metadata),
                 metrics: Arc::clone(&self.metrics),
                 links: Arc::clone(run.links.counters()),
+                storage: Arc::clone(&self.storage),
                 incarnation: run.incarnation,
             };
             tasks.spawn(admin::run(admin, listener));

@@ -525,6 +525,7 @@ pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
         StorageError::Removed => code::PARTITION_NOT_FOUND,
         StorageError::Closed => code::TRANSIENT_NOT_ACCEPTED,
         StorageError::Corrupt { .. }
+        | StorageError::Lost { .. }
         | StorageError::Version { .. }
         | StorageError::Io { .. }
         | StorageError::Failed { .. } => {

@@ -11,6 +11,7 @@ mod messages;
 mod pending_commits;
 mod place;
 mod readers;
+mod refusing;
 mod revocations;
 mod stats;
 
@@ -34,6 +35,7 @@ pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
 pub(crate) use pending_commits::PendingCommit;
 pub(crate) use place::Place;
 pub(crate) use readers::{Denied, Reader, Right, has_session};
+pub(crate) use refusing::Refusing;
 pub(crate) use revocations::run as complete_revocations;
 
 /// An owner that does not reply within this time counts as lost.

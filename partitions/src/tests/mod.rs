@@ -1,6 +1,7 @@
 //! Tests of the embedded storage through its trait, with batches from the
 //! client's own encoder, read by the client's own decoder.
 
+mod acknowledged;
 mod append_read;
 mod consumers;
 mod faults;
@@ -211,6 +212,11 @@ impl Dir {
             .collect();
         paths.sort();
         paths
+    }
+
+    /// The record of what was acknowledged.
+    fn acknowledged(&self) -> PathBuf {
+        self.partition(key(1)).join("acknowledged")
     }
 
     fn segments(&self) -> Vec<PathBuf> {

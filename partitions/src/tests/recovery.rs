@@ -32,7 +32,8 @@ async fn corrupt(storage: &EmbeddedStorage) -> (PathBuf, u64) {
     }
 }
 
-/// The file ends at every byte of the last batch, or is zero from there on.
+/// The process is killed while it writes: the file ends at every byte of the last batch, or
+/// is zero from there on.
 #[tokio::test]
 async fn a_torn_last_batch_is_dropped_at_every_byte() {
     for options in [written(), synced()] {
@@ -41,7 +42,9 @@ async fn a_torn_last_batch_is_dropped_at_every_byte() {
         append_with(&storage, options, 0, 3, 1).await;
         let path = dir.segments().remove(0);
         let whole_before = length(&path);
+        let acknowledged = fs::read(dir.acknowledged()).unwrap();
         append_with(&storage, options, 3, 2, 2).await;
+        let acknowledged_all = fs::read(dir.acknowledged()).unwrap();
         let content = fs::read(&path).unwrap();
         for end in whole_before as usize..content.len() {
             let mut zeroed = content.clone();
@@ -51,6 +54,7 @@ async fn a_torn_last_batch_is_dropped_at_every_byte() {
                     continue;
                 }
                 fs::write(&path, torn).unwrap();
+                fs::write(dir.acknowledged(), &acknowledged).unwrap();
                 let storage = dir.storage();
                 assert_eq!(read(&storage, ReadFrom::First, 10).await, all(3), "{end}");
                 append_with(&storage, options, 3, 1, 3).await;
@@ -58,6 +62,7 @@ async fn a_torn_last_batch_is_dropped_at_every_byte() {
             }
         }
         fs::write(&path, &content).unwrap();
+        fs::write(dir.acknowledged(), &acknowledged_all).unwrap();
         assert_eq!(read(&dir.storage(), ReadFrom::First, 10).await, all(5));
     }
 }
@@ -231,12 +236,14 @@ async fn a_hole_in_a_group_that_was_never_synced_is_no_corruption() {
         }
     }
     let first_group = length(&path);
+    let acknowledged = fs::read(dir.acknowledged()).unwrap();
     disk.release_syncs();
     for append in appends {
         append.await.unwrap();
     }
     assert_eq!(disk.count(Operation::Sync, ".log"), 3, "one for each group");
     damage(&path, first_group, &[0; 256]);
+    fs::write(dir.acknowledged(), acknowledged).unwrap();
     let storage = dir.storage_after_boot();
     assert_eq!(read(&storage, ReadFrom::First, 10).await, all(2));
 }
@@ -364,12 +371,14 @@ async fn stored_bytes_inside_a_payload_prove_nothing() {
     let path = dir.segments().remove(0);
     let stored = fs::read(&path).unwrap();
     let torn_at = length(&path);
+    let acknowledged = fs::read(dir.acknowledged()).unwrap();
     let payload = stored[HEADER as usize..].repeat(3);
     let sent = storage
         .append(key(1), written(), batch(&[payload]), 1)
         .await;
     sent.unwrap();
     damage(&path, torn_at, &[0; 64]);
+    fs::write(dir.acknowledged(), acknowledged).unwrap();
     assert_eq!(read(&dir.storage(), ReadFrom::First, 10).await, [0]);
 }
 
