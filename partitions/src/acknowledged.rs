@@ -8,7 +8,7 @@
 //! ```
 //! Before the batches of one write are acknowledged, one slot is overwritten, the two in
 //! turn: messages below `next offset` are acknowledged, or will be; those below `synced
-//! offset` were on the disk. The write is not synced. It survives the process, and in the
+//! offset` were on the disk. The write is not fsynced. It survives the process, and in the
 //! same run of the machine (`boot`) the log has to reach `next offset`. After the machine
 //! was stopped, the log has to reach `synced offset`: what is above it could be lost with
 //! the machine. The file itself may then be some writes old, as old as the last
@@ -183,13 +183,11 @@ impl Acknowledged {
         for at in [0, SLOT_EVERY_BYTES] {
             content[at..at + SLOT_BYTES].copy_from_slice(&encode(&now, &self.key));
         }
-        let disk = &self.files.disk;
         let tmp = self.path.with_extension("tmp");
-        let handle = disk.create(&tmp).map_err(failed("create", &tmp))?;
-        handle
-            .write(0, &mut [IoSlice::new(&content)])
-            .map_err(failed("write", &tmp))?;
-        disk.rename(&tmp, &self.path)
+        let handle = self.files.create(&tmp, &content)?;
+        self.files
+            .disk
+            .rename(&tmp, &self.path)
             .map_err(failed("rename", &tmp))?;
         state.file = Some(ManagedFile::created(self.path.clone(), &self.files, handle));
         Ok(())

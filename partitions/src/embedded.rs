@@ -98,7 +98,10 @@ impl EmbeddedStorage {
         boot: u64,
     ) -> Result<Self, StorageError> {
         let removed = root.join(REMOVED);
-        remove_all(&removed)?;
+        // On a full disk there may be no room to create it again.
+        for leftover in names(&removed)? {
+            remove_all(&removed.join(leftover))?;
+        }
         make_dirs(&*disk, &removed)?;
         let shared = Shared {
             root: root.clone(),
@@ -243,7 +246,7 @@ impl Inner {
                     Ending::Close => Ok(()),
                     Ending::Purge | Ending::Remove => {
                         let inner = Arc::clone(&inner);
-                        blocking(move || inner.move_away(&key)).await
+                        blocking(move || inner.move_away(&key, end)).await
                     }
                 };
                 lock(&inner.slots).remove(&key);
@@ -256,14 +259,22 @@ impl Inner {
 
     /// Moves a partition's directory away, and removes those above it that are then
     /// empty.
-    fn move_away(&self, key: &PartitionKey) -> Result<(), StorageError> {
+    fn move_away(&self, key: &PartitionKey, end: Ending) -> Result<(), StorageError> {
         let dir = self.dir(key);
         let number = self.removals.fetch_add(1, Ordering::Relaxed);
         let away = self.root.join(REMOVED).join(number.to_string());
         {
             let _none_is_created = lock(&self.shared.directories);
-            match fs::rename(&dir, &away) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            if !dir.exists() {
+                return Ok(());
+            }
+            match self.shared.files.disk.rename(&dir, &away) {
+                // A new name needs room. What is left after a crash is removed by the next
+                // start, because the partition is deleted.
+                Err(error) if end == Ending::Remove => {
+                    warn!(%error, "cannot move a removed partition away; deleting it in place");
+                    remove_all(&dir)?;
+                }
                 moved => moved.map_err(failed("move away", &dir))?,
             }
             for above in dir.ancestors().skip(1) {
@@ -505,9 +516,9 @@ impl PartitionStorage for EmbeddedStorage {
             // A slot that is locked is being opened or ended.
             if let Ok(slot) = slot.try_read()
                 && let Slot::Open(partition) = &*slot
-                && let Some(error) = partition.failure()
+                && let Some(error) = partition.refusal()
             {
-                refusing.insert(key, error.clone());
+                refusing.insert(key, error);
             }
         }
         refusing.into_iter().collect()
@@ -550,9 +561,14 @@ fn make_dirs(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-fn remove_all(dir: &Path) -> Result<(), StorageError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", dir)(error)),
+/// Removes a directory with what it contains, or a file.
+fn remove_all(path: &Path) -> Result<(), StorageError> {
+    let removed = match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }
 }

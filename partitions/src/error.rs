@@ -92,6 +92,21 @@ pub enum StorageError {
         /// The error of the operating system.
         source: Arc<io::Error>,
     },
+    /// The disk is full, or a quota is used up. The call had no effect; the next write tries
+    /// again.
+    #[error(
+        "the disk is full: cannot {operation} {path}: {source}; nothing was stored. Make room, \
+         or delete messages: writes are accepted again as soon as there is room",
+        path = .path.display()
+    )]
+    Full {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
     /// An earlier write or sync failed, so what the disk contains after the last
     /// acknowledgement is unknown. Reads still work.
     #[error(
@@ -119,6 +134,10 @@ impl StorageError {
         }
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
     /// The error of every write after this one.
     pub(super) fn lasting(&self) -> Self {
         match self {
@@ -135,7 +154,26 @@ pub(super) fn failed<'a>(
     operation: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> StorageError + 'a {
-    move |source| StorageError::Io {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full {
+            operation,
+            path: path.to_owned(),
+            source: Arc::new(source),
+        },
+        _ => io_error(operation, path, source),
+    }
+}
+
+/// The same for a sync: whatever the reason is, what the disk contains is then unknown.
+pub(super) fn sync_failed<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> StorageError + 'a {
+    move |source| io_error(operation, path, source)
+}
+
+fn io_error(operation: &'static str, path: &Path, source: io::Error) -> StorageError {
+    StorageError::Io {
         operation,
         path: path.to_owned(),
         source: Arc::new(source),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::error::{StorageError, failed};
+use crate::error::{StorageError, failed, sync_failed};
 
 /// A lock whose holder panicked still guards plain values.
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,6 +51,8 @@ pub(super) trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that may still be written.
+    fn room(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// The operating system's.
@@ -85,6 +87,11 @@ impl Disk for OsDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn room(&self, dir: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(dir)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
 
@@ -160,7 +167,7 @@ impl Files {
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
         self.disk
             .sync_dir(dir)
-            .map_err(failed("sync directory", dir))
+            .map_err(sync_failed("sync directory", dir))
     }
 
     /// A missing file is not an error.
@@ -170,6 +177,24 @@ impl Files {
                 Err(failed("remove", path)(error))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Creates a file with this content, and opens it. Neither is durable. A full disk must
+    /// not stay full because of a file that is not whole: it is removed.
+    pub(super) fn create(
+        &self,
+        path: &Path,
+        content: &[u8],
+    ) -> Result<Arc<dyn DiskFile>, StorageError> {
+        let handle = self.disk.create(path).map_err(failed("create", path))?;
+        match handle.write(0, &mut [IoSlice::new(content)]) {
+            Ok(()) => Ok(handle),
+            Err(error) => {
+                // Where that fails, the next attempt or the next start replaces it.
+                let _ = self.disk.remove(path);
+                Err(failed("write", path)(error))
+            }
         }
     }
 
@@ -320,7 +345,7 @@ impl ManagedFile {
             state.writes
         };
         let handle = self.handle()?;
-        handle.sync().map_err(failed("sync", &self.path))?;
+        handle.sync().map_err(sync_failed("sync", &self.path))?;
         lock(&self.state).synced = Some(writes);
         Ok(())
     }
@@ -353,7 +378,7 @@ impl ManagedFile {
         if state.writes > 0 && state.synced != Some(state.writes) {
             match handle.sync() {
                 Ok(()) => state.synced = Some(state.writes),
-                Err(error) => state.failed = Some(failed("sync", &self.path)(error)),
+                Err(error) => state.failed = Some(sync_failed("sync", &self.path)(error)),
             }
         }
         state.handle = None;

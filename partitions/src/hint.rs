@@ -11,7 +11,6 @@
 //! A valid one proves that the segment was on the disk up to its position, and
 //! all segments before it entirely: it is written after their sync.
 
-use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
 use crate::bytes_at::{u32_at, u64_at};
@@ -44,11 +43,7 @@ impl Hint {
     pub(super) fn store(&self, log: &Path, files: &Files) -> Result<(), StorageError> {
         let path = hint_path(log);
         let tmp = path.with_extension("idx.tmp");
-        files
-            .disk
-            .create(&tmp)
-            .and_then(|file| file.write(0, &mut [IoSlice::new(&self.encode())]))
-            .map_err(failed("write", &tmp))?;
+        files.create(&tmp, &self.encode())?;
         files
             .disk
             .rename(&tmp, &path)

@@ -71,6 +71,10 @@ impl Partition {
                 return;
             }
             let results = self.offsets.write(&group);
+            let mut refused = results.iter().flatten().filter_map(|it| it.as_ref().err());
+            if let Some(full) = refused.find(|error| error.is_full()) {
+                self.fills(full, 0);
+            }
             let results = results.unwrap_or_else(|error| {
                 self.fail(&error);
                 vec![Err(error.lasting()); group.len()]

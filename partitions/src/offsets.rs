@@ -14,6 +14,9 @@
 //! have cut, is set back to that end, also in the file and before anything is
 //! appended: the offset would be within the log again after that, and its consumer
 //! would miss what has been appended meanwhile.
+//!
+//! On a full disk, records are overwritten in place: consumers that have one make progress,
+//! and retention can remove what they have read.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -25,7 +28,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::bytes_at::{u32_at, u64_at};
-use crate::error::{StorageError, failed};
+use crate::error::{StorageError, failed, sync_failed};
 use crate::files::{Files, ManagedFile, lock};
 use crate::queue::WorkQueue;
 use crate::types::{ConsumerKey, Durability};
@@ -120,8 +123,24 @@ impl Offsets {
     pub(super) fn settle(&self) -> Result<(), StorageError> {
         if self.outdated.load(Ordering::SeqCst) {
             let mut file = lock(&self.file);
-            *file = self.rewrite()?;
+            match self.rewrite() {
+                Err(error) if error.is_full() => self.set_back_in_place(&file)?,
+                rewritten => *file = rewritten?,
+            }
         }
+        Ok(())
+    }
+
+    /// Overwrites each consumer's record with the offset that is stored now, durably.
+    fn set_back_in_place(&self, file: &OffsetsFile) -> Result<(), StorageError> {
+        if let Some(target) = &file.file {
+            for (consumer, at) in last_records(target, file.records)? {
+                let offset = self.get(consumer).unwrap_or(NONE);
+                target.write(at, &mut [IoSlice::new(&encode(consumer, offset))])?;
+            }
+            target.sync()?;
+        }
+        self.outdated.store(false, Ordering::SeqCst);
         Ok(())
     }
 
@@ -212,7 +231,13 @@ impl Offsets {
             results.push(Ok(()));
         }
         if !after.is_empty() {
-            self.write_records(&after, durability)?;
+            if let Some(full) = self.write_or_overwrite(&mut after, durability)? {
+                for (change, result) in group.iter().zip(&mut results) {
+                    if result.is_ok() && !after.contains_key(&change.consumer) {
+                        *result = Err(full.clone());
+                    }
+                }
+            }
             let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
             for (consumer, offset) in after {
                 match offset {
@@ -222,6 +247,36 @@ impl Offsets {
             }
         }
         Ok(results)
+    }
+
+    /// Writes changes. On a full disk, those without a record that can be overwritten are
+    /// removed from `changes`, and the error is returned.
+    fn write_or_overwrite(
+        &self,
+        changes: &mut BTreeMap<ConsumerKey, Option<u64>>,
+        durability: Durability,
+    ) -> Result<Option<StorageError>, StorageError> {
+        let full = match self.write_records(changes, durability) {
+            Err(error) if error.is_full() => error,
+            written => return written.map(|()| None),
+        };
+        let file = lock(&self.file);
+        let records = match &file.file {
+            Some(target) => last_records(target, file.records)?,
+            None => BTreeMap::new(),
+        };
+        changes.retain(|consumer, _| records.contains_key(consumer));
+        let Some(target) = &file.file else {
+            return Ok(Some(full));
+        };
+        for (consumer, offset) in &*changes {
+            let record = encode(*consumer, offset.unwrap_or(NONE));
+            target.write(records[consumer], &mut [IoSlice::new(&record)])?;
+        }
+        if durability == Durability::Synced {
+            target.sync()?;
+        }
+        Ok(Some(full))
     }
 
     fn write_records(
@@ -235,8 +290,12 @@ impl Offsets {
             stored.len() as u64
         };
         let long = file.records >= REWRITE_RECORDS_MIN && file.records > REWRITE_FACTOR * live;
-        if long || self.outdated.load(Ordering::SeqCst) || file.file.is_none() {
-            *file = self.rewrite()?;
+        if long || file.file.is_none() {
+            match self.rewrite() {
+                // A long file serves as well.
+                Err(error) if error.is_full() && file.file.is_some() => {}
+                rewritten => *file = rewritten?,
+            }
         }
         let Some(target) = &file.file else {
             return Ok(());
@@ -246,7 +305,13 @@ impl Offsets {
             records.extend_from_slice(&encode(*consumer, offset.unwrap_or(NONE)));
         }
         let at = HEADER_BYTES as u64 + file.records * RECORD_BYTES as u64;
-        target.write(at, &mut [IoSlice::new(&records)])?;
+        if let Err(error) = target.write(at, &mut [IoSlice::new(&records)]) {
+            // Nothing of it may be found by the next start.
+            return match error.is_full() && target.truncate(at).is_err() {
+                true => Err(error.lasting()),
+                false => Err(error),
+            };
+        }
         if durability == Durability::Synced {
             target.sync()?;
         }
@@ -264,13 +329,10 @@ impl Offsets {
             }
             stored.len() as u64
         };
-        let disk = &self.files.disk;
         let tmp = self.path.with_extension("tmp");
-        let handle = disk.create(&tmp).map_err(failed("create", &tmp))?;
-        handle
-            .write(0, &mut [IoSlice::new(&content)])
-            .and_then(|()| handle.sync())
-            .map_err(failed("write", &tmp))?;
+        let handle = self.files.create(&tmp, &content)?;
+        handle.sync().map_err(sync_failed("sync", &tmp))?;
+        let disk = &self.files.disk;
         disk.rename(&tmp, &self.path)
             .map_err(failed("rename", &tmp))?;
         if let Some(dir) = self.path.parent() {
@@ -314,6 +376,22 @@ fn check_header(path: &Path, content: &[u8]) -> Result<(), StorageError> {
         return damaged("its header is damaged");
     }
     Ok(())
+}
+
+/// Where each consumer's last record is. It may be overwritten: should the machine stop
+/// meanwhile and damage it, the consumer continues from the record before it.
+fn last_records(
+    file: &Arc<ManagedFile>,
+    records: u64,
+) -> Result<BTreeMap<ConsumerKey, u64>, StorageError> {
+    let bytes = usize::try_from(records).unwrap_or(usize::MAX);
+    let content = file.read(HEADER_BYTES as u64, bytes.saturating_mul(RECORD_BYTES))?;
+    let records = content.chunks_exact(RECORD_BYTES).enumerate();
+    let found = records.filter_map(|(number, record)| {
+        let (consumer, _) = decode(record)?;
+        Some((consumer, (HEADER_BYTES + number * RECORD_BYTES) as u64))
+    });
+    Ok(found.collect())
 }
 
 fn load(path: &Path, records: &[u8]) -> BTreeMap<ConsumerKey, u64> {

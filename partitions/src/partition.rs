@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::Semaphore;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::acknowledged::{Acknowledged, Record};
 use crate::append::Append;
@@ -22,6 +22,10 @@ use crate::offsets::Offsets;
 use crate::queue::WorkQueue;
 use crate::recovery::recover;
 use crate::types::{Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom};
+
+/// Beside its batches, a write may need a segment, a directory and the record of what is
+/// acknowledged: some blocks of the file system.
+const ROOM_FOR_FILES: u64 = 64 << 10;
 
 /// What all partitions of a storage share.
 pub(super) struct Shared {
@@ -49,6 +53,14 @@ pub(super) struct Partition {
     pub(super) syncing: Mutex<()>,
     pub(super) retired: AtomicBool,
     failed: OnceLock<StorageError>,
+    full: Mutex<Option<Full>>,
+}
+
+/// The disk was full when the partition was written last.
+struct Full {
+    error: StorageError,
+    /// The write needs so many bytes.
+    bytes: u64,
 }
 
 /// Why a partition ends in this process.
@@ -96,6 +108,7 @@ impl Partition {
             syncing: Mutex::default(),
             retired: AtomicBool::new(false),
             failed: OnceLock::new(),
+            full: Mutex::default(),
             shared,
         };
         if options.durability == Durability::Synced {
@@ -170,6 +183,43 @@ impl Partition {
             );
             self.refuse(&lasting);
         }
+    }
+
+    /// A write of so many bytes met a full disk, and had no effect.
+    pub(super) fn fills(&self, error: &StorageError, bytes: u64) {
+        let full = Full {
+            error: error.clone(),
+            bytes,
+        };
+        if lock(&self.full).replace(full).is_none() {
+            error!(partition = ?self.key, %error, "the partition accepts no writes for now");
+        }
+    }
+
+    /// A write succeeded.
+    pub(super) fn has_room(&self) {
+        if lock(&self.full).take().is_some() {
+            info!(partition = ?self.key, "there is room again: the partition accepts writes");
+        }
+    }
+
+    /// Why the partition accepts no writes. If it met a full disk, the room is checked
+    /// again.
+    pub(super) fn refusal(&self) -> Option<StorageError> {
+        if let Some(failure) = self.failure() {
+            return Some(failure.clone());
+        }
+        let (error, bytes) = {
+            let full = lock(&self.full);
+            let full = full.as_ref()?;
+            (full.error.clone(), full.bytes)
+        };
+        let room = self.shared.files.disk.room(&self.shared.root);
+        if room.is_ok_and(|room| room >= bytes.saturating_add(ROOM_FOR_FILES)) {
+            self.has_room();
+            return None;
+        }
+        Some(error)
     }
 
     pub(super) fn failure(&self) -> Option<&StorageError> {

@@ -5,11 +5,10 @@
 //! thinned when the segment is sealed, so that long logs cost little memory.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{StorageError, failed};
+use crate::error::StorageError;
 use crate::files::{Files, ManagedFile};
 use crate::format::{FILE_HEADER_BYTES, FileHeader};
 use crate::key::PartitionKey;
@@ -73,10 +72,7 @@ impl Segment {
             base_offset,
             salt,
         };
-        let handle = files.disk.create(&path).map_err(failed("create", &path))?;
-        handle
-            .write(0, &mut [IoSlice::new(&header.encode())])
-            .map_err(failed("write", &path))?;
+        let handle = files.create(&path, &header.encode())?;
         Ok(Self {
             file: ManagedFile::created(path, files, handle),
             base_offset,

@@ -92,8 +92,15 @@ impl Partition {
             }
             match self.write_group(&group) {
                 Ok(appended) => {
+                    self.has_room();
                     for (append, appended) in group.into_iter().zip(appended) {
                         append.finish(Ok(appended));
+                    }
+                }
+                Err(error) if error.is_full() => {
+                    self.fills(&error, group.iter().map(|it| it.batch.len() as u64).sum());
+                    for append in group {
+                        append.finish(Err(error.clone()));
                     }
                 }
                 Err(error) => {
@@ -123,15 +130,16 @@ impl Partition {
             Durability::Written => Ok(()),
             Durability::Synced => self.sync_written(&target.file),
         });
-        if let Err(error) = written {
-            self.take_back(&target);
-            return Err(error);
-        }
+        written.or_else(|error| self.take_back(&target, error))?;
         let next_offset = next_offset(&appended, &target);
-        // The batches stay when this fails: it may be recorded that they are there.
-        self.acknowledged.write(match durability {
+        let recorded = self.acknowledged.write(match durability {
             Durability::Written => self.record(next_offset, target.synced_offset),
             Durability::Synced => self.record(next_offset, next_offset),
+        });
+        recorded.or_else(|error| match error.is_full() {
+            true => self.take_back(&target, error),
+            // The batches stay: it may be recorded that they are there.
+            false => Err(error),
         })?;
         self.add(durability, group, &appended);
         self.seal_if_full(bytes_max(group));
@@ -263,12 +271,17 @@ impl Partition {
         file.sync()
     }
 
-    /// Removes what a failed write has left: it must not come back.
-    fn take_back(&self, target: &Target) {
+    /// Removes what a failed write has left: it must not come back. Returns the error; on a
+    /// full disk the partition continues if that succeeded.
+    fn take_back(&self, target: &Target, error: StorageError) -> Result<(), StorageError> {
         let file = &target.file;
         let cut = file.truncate(target.end.position);
-        if let Err(error) = cut.and_then(|()| file.sync()) {
-            warn!(%error, "part of a failed write may be in the file");
+        match cut.and_then(|()| file.sync()) {
+            Ok(()) => Err(error),
+            Err(left) => {
+                warn!(error = %left, "part of a failed write may be in the file");
+                Err(error.lasting())
+            }
         }
     }
 }

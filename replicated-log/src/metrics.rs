@@ -25,6 +25,7 @@ pub struct LogMetrics {
     pub(crate) batches_per_fsync: Histogram,
     wal_bytes: AtomicU64,
     wal_segments: AtomicU64,
+    wal_spares: AtomicU64,
     snapshot_bytes: AtomicU64,
     /// Messages of peers that wait for a round, and those dropped at a full inbox.
     inbox: AtomicU64,
@@ -40,6 +41,7 @@ impl Default for LogMetrics {
             batches_per_fsync: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
             wal_bytes: AtomicU64::new(0),
             wal_segments: AtomicU64::new(0),
+            wal_spares: AtomicU64::new(0),
             snapshot_bytes: AtomicU64::new(0),
             inbox: AtomicU64::new(0),
             inbox_dropped: AtomicU64::new(0),
@@ -52,6 +54,14 @@ impl LogMetrics {
         self.wal_bytes.store(size.bytes, Ordering::Relaxed);
         self.wal_segments
             .store(size.segments as u64, Ordering::Relaxed);
+        self.wal_spares.store(size.spares as u64, Ordering::Relaxed);
+    }
+
+    /// Whether room on the disk is reserved for the next segment of the log, or is being
+    /// reserved. Without it, the replica stops when the current segment is full.
+    #[must_use]
+    pub fn has_reserve(&self) -> bool {
+        self.wal_spares.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn set_snapshot_bytes(&self, bytes: u64) {
@@ -160,6 +170,11 @@ impl LogMetrics {
             "wal_segments",
             "Files of the write-ahead log in use",
             self.wal_segments.load(Ordering::Relaxed),
+        );
+        gauge(
+            "wal_spares",
+            "Files reserved for the write-ahead log to continue in; 0 on a full disk",
+            self.wal_spares.load(Ordering::Relaxed),
         );
         gauge(
             "commands_waiting",

@@ -5,18 +5,21 @@
 //! the disk is then unknown, and a second attempt could acknowledge what is not there.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use consensus::{Index, PersistBatch};
 use replica::wal::Wal;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::inbox::{Inbox, Message};
 use crate::metrics::LogMetrics;
 
 /// Batches that share one write at most.
 const BATCHES_PER_WRITE_MAX: usize = 256;
+
+/// Between two attempts of an idle thread to prepare a segment on a full disk.
+const RETRY: Duration = Duration::from_secs(5);
 
 pub(crate) enum WalJob {
     Write(PersistBatch),
@@ -30,7 +33,8 @@ pub(crate) fn run(
     metrics: &Arc<LogMetrics>,
 ) {
     let mut batches = Vec::new();
-    while let Some(first) = next_job(&mut wal, jobs) {
+    let mut reserve_missing = false;
+    while let Some(first) = next_job(&mut wal, jobs, metrics, &mut reserve_missing) {
         let mut compact = None;
         let mut next = Some(first);
         while let Some(job) = next {
@@ -60,8 +64,14 @@ pub(crate) fn run(
 }
 
 /// The next job. While there is none, a spare segment is prepared slice by slice, so that
-/// the next segment is ready when the current one is full.
-fn next_job(wal: &mut Wal, jobs: &mpsc::Receiver<WalJob>) -> Option<WalJob> {
+/// the next segment is ready when the current one is full. On a full disk that is tried
+/// again and again.
+fn next_job(
+    wal: &mut Wal,
+    jobs: &mpsc::Receiver<WalJob>,
+    metrics: &LogMetrics,
+    reserve_missing: &mut bool,
+) -> Option<WalJob> {
     loop {
         match jobs.try_recv() {
             Ok(job) => return Some(job),
@@ -69,12 +79,24 @@ fn next_job(wal: &mut Wal, jobs: &mpsc::Receiver<WalJob>) -> Option<WalJob> {
             Err(TryRecvError::Empty) => {}
         }
         match wal.prepare() {
-            Ok(true) => {}
-            Ok(false) => return jobs.recv().ok(),
+            Ok(true) => continue,
+            Ok(false) => {}
             Err(error) => {
-                warn!(%error, "cannot prepare the next segment of the write-ahead log; check the space on the disk");
-                return jobs.recv().ok();
+                if !std::mem::replace(reserve_missing, true) {
+                    warn!(%error, "cannot prepare the next segment of the write-ahead log, so the node stops when the current one is full; make room on the disk");
+                }
             }
+        }
+        metrics.set_wal(wal.size());
+        if wal.has_reserve() {
+            if std::mem::take(reserve_missing) {
+                info!("the next segment of the write-ahead log is prepared: there is room again");
+            }
+            return jobs.recv().ok();
+        }
+        match jobs.recv_timeout(RETRY) {
+            Err(RecvTimeoutError::Timeout) => wal.retry_prepare(),
+            next => return next.ok(),
         }
     }
 }

@@ -101,6 +101,10 @@ impl DiskFile for MeasuredFile {
         self.inner.write_at(offset, bytes)
     }
 
+    fn truncate(&self, bytes: u64) -> Result<(), DiskError> {
+        self.inner.truncate(bytes)
+    }
+
     fn sync(&self) -> Result<(), DiskError> {
         self.control.delay();
         if self.control.skip_syncs.load(Ordering::Relaxed) {

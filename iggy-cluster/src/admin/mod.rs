@@ -52,7 +52,8 @@ pub(crate) async fn run(admin: Admin, listener: TcpListener) {
     }
 }
 
-/// 200 when the node is ready, otherwise 503 and the reason.
+/// 200 when the node is ready and no partition refuses because the disk is full, otherwise
+/// 503 and the reason.
 async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let registered = {
         let state = admin.metadata.reader.read();
@@ -61,7 +62,10 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
             && state.user_by_id(0).is_some()
     };
     let status = admin.metadata.log.status().await;
-    match not_ready(registered, status.as_ref()) {
+    let full = || Refusing::of(&*admin.storage).full > 0;
+    let why = not_ready(registered, status.as_ref())
+        .or_else(|| full().then(|| "the disk is full".to_owned()));
+    match why {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
     }

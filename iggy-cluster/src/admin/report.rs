@@ -39,13 +39,15 @@ pub struct NodeReport {
     pub tcp: String,
     /// Its admin endpoint.
     pub admin: String,
-    /// Whether it replies, is registered, knows a leader and follows it, and none of its
-    /// partitions refuses; another node's report has only the registration.
+    /// Whether it replies, is registered, knows a leader and follows it, none of its
+    /// partitions refuses, and its log has room reserved; another node's report has only the
+    /// registration.
     pub healthy: bool,
     /// What it refuses of its leader, when it does: then it does not follow the log.
     #[serde(default)]
     pub refuses_leader: Option<String>,
-    /// State that not every node has: of its backend, and `partitions_refusing`.
+    /// State that not every node has: of its backend, `partitions_refusing`, and
+    /// `log_reserve` when it is missing.
     #[serde(default)]
     pub detail: BTreeMap<String, String>,
 }
@@ -87,8 +89,9 @@ impl Admin {
                 report.applied = status.applied.0;
                 report.refuses_leader = status.refuses_leader.as_ref().map(ToString::to_string);
                 let refusing = Refusing::of(&*self.storage).describe();
+                let reserve = self.metrics.log.has_reserve();
                 let follows = status.core.leader.is_some() && report.refuses_leader.is_none();
-                report.healthy = live && follows && refusing.is_none();
+                report.healthy = live && follows && refusing.is_none() && reserve;
                 report.detail = status
                     .core
                     .detail
@@ -101,6 +104,10 @@ impl Admin {
                 report.detail.insert("voters".into(), voters.join(","));
                 let refusing = refusing.map(|text| (PARTITIONS_REFUSING.to_owned(), text));
                 report.detail.extend(refusing);
+                if !reserve {
+                    let text = "missing: the disk is full, or was just now; make room";
+                    report.detail.insert("log_reserve".into(), text.into());
+                }
             }
             report
         });

@@ -524,6 +524,8 @@ pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
         StorageError::TooManyConsumers { .. } => code::TOO_MANY_CONSUMER_OFFSETS,
         StorageError::Removed => code::PARTITION_NOT_FOUND,
         StorageError::Closed => code::TRANSIENT_NOT_ACCEPTED,
+        // The storage logs that once.
+        StorageError::Full { .. } => code::IO_ERROR,
         StorageError::Corrupt { .. }
         | StorageError::Lost { .. }
         | StorageError::Version { .. }

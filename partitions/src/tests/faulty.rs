@@ -11,6 +11,7 @@ pub(super) enum Operation {
     Create,
     Write,
     Sync,
+    Truncate,
     SyncDir,
     Rename,
     Remove,
@@ -34,6 +35,9 @@ struct State {
     /// Which operation fails, on which kind of file, and how much of a write
     /// still gets through.
     failing: Option<(Operation, &'static str, usize)>,
+    /// Everything that needs room fails, on these files; so much of a write still gets
+    /// through.
+    full: Option<(&'static str, usize)>,
     /// Syncs wait.
     syncs_blocked: bool,
     waiting: usize,
@@ -50,8 +54,15 @@ impl FaultyDisk {
         lock(&self.state.state).failing = Some((operation, file, bytes));
     }
 
+    /// There is no more room, for these files. In place they can be overwritten.
+    pub(super) fn fill(&self, file: &'static str, bytes: usize) {
+        lock(&self.state.state).full = Some((file, bytes));
+    }
+
     pub(super) fn heal(&self) {
-        lock(&self.state.state).failing = None;
+        let mut state = lock(&self.state.state);
+        state.failing = None;
+        state.full = None;
     }
 
     pub(super) fn block_syncs(&self) {
@@ -115,6 +126,28 @@ impl Shared {
     }
 }
 
+/// As the operating system reports it.
+fn full() -> io::Error {
+    io::Error::from_raw_os_error(28)
+}
+
+impl Shared {
+    /// How much of what needs room is possible, if not all.
+    fn room(&self, path: &Path) -> Option<usize> {
+        let name = path.file_name().unwrap().to_string_lossy();
+        let full = lock(&self.state).full;
+        full.filter(|(file, _)| name.contains(file))
+            .map(|(_, bytes)| bytes)
+    }
+
+    fn check_room(&self, path: &Path) -> io::Result<()> {
+        match self.room(path) {
+            None => Ok(()),
+            Some(_) => Err(full()),
+        }
+    }
+}
+
 struct FaultyFile {
     file: Arc<dyn DiskFile>,
     path: std::path::PathBuf,
@@ -138,11 +171,13 @@ impl Disk for FaultyDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.state.check(Operation::Create, path)?;
+        self.state.check_room(path)?;
         Ok(self.wrap(path, OsDisk.create(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.state.check(Operation::Rename, to)?;
+        self.state.check_room(to)?;
         OsDisk.rename(from, to)
     }
 
@@ -154,6 +189,23 @@ impl Disk for FaultyDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.state.check(Operation::SyncDir, dir)?;
         OsDisk.sync_dir(dir)
+    }
+
+    fn room(&self, _dir: &Path) -> io::Result<u64> {
+        let full = lock(&self.state.state).full.is_some();
+        Ok(if full { 0 } else { u64::MAX })
+    }
+}
+
+fn total(parts: &[IoSlice<'_>]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+impl FaultyFile {
+    fn write_some(&self, position: u64, parts: &[IoSlice<'_>], bytes: usize) -> io::Result<()> {
+        let all: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+        let some = &all[..bytes.min(all.len())];
+        self.file.write(position, &mut [IoSlice::new(some)])
     }
 }
 
@@ -170,11 +222,15 @@ impl DiskFile for FaultyFile {
 
     fn write(&self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         match self.state.does(Operation::Write, &self.path) {
-            None => self.file.write(position, parts),
+            None => match self.state.room(&self.path) {
+                Some(bytes) if position + total(parts) > self.file.len()? => {
+                    self.write_some(position, parts, bytes)?;
+                    Err(full())
+                }
+                _ => self.file.write(position, parts),
+            },
             Some(bytes) => {
-                let all: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
-                let some = &all[..bytes.min(all.len())];
-                self.file.write(position, &mut [IoSlice::new(some)])?;
+                self.write_some(position, parts, bytes)?;
                 Err(io::Error::other("injected"))
             }
         }
@@ -186,6 +242,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.state.check(Operation::Truncate, &self.path)?;
         self.file.truncate(bytes)
     }
 }

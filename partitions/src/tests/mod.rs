@@ -6,6 +6,7 @@ mod append_read;
 mod consumers;
 mod faults;
 mod faulty;
+mod full;
 mod generations;
 mod model;
 mod recovery;

@@ -115,7 +115,11 @@ impl Disk for RealDisk {
                     io::ErrorKind::Unsupported => file.set_len(bytes),
                     _ => Err(error),
                 })
-                .map_err(failed("preallocate"))?;
+                .map_err(|error| {
+                    // What was reserved of it would keep a full disk full.
+                    let _ = fs::remove_file(&full);
+                    failed("preallocate")(error)
+                })?;
         }
         Ok(Box::new(RealFile { file, path: full }))
     }
@@ -210,6 +214,10 @@ impl DiskFile for RealFile {
         self.file
             .write_all_at(bytes, offset)
             .map_err(self.failed("write"))
+    }
+
+    fn truncate(&self, bytes: u64) -> Result<(), DiskError> {
+        self.file.set_len(bytes).map_err(self.failed("truncate"))
     }
 
     fn sync(&self) -> Result<(), DiskError> {

@@ -20,6 +20,15 @@ pub struct DiskError {
 }
 
 impl DiskError {
+    /// Whether the disk is full, or a quota is used up.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+
     pub(super) fn new(operation: &'static str, path: &str, source: io::Error) -> Self {
         Self {
             operation,
@@ -106,6 +115,12 @@ pub trait DiskFile: Send {
     /// # Errors
     /// The error of the operating system, among them a full disk.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+
+    /// Shortens the file to this many bytes, which makes room. A crash may undo it.
+    ///
+    /// # Errors
+    /// The error of the operating system.
+    fn truncate(&self, bytes: u64) -> Result<(), DiskError>;
 
     /// Makes all writes durable. After an error their state is unknown.
     ///

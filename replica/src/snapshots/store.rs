@@ -106,12 +106,30 @@ impl SnapshotStore {
         if !rule!(ListedSnapshotRewritten) {
             return Ok(());
         }
-        self.save(meta, state)
+        match self.save(meta, state) {
+            Err(SnapshotError::Disk(error)) if error.is_full() => {}
+            saved => return saved,
+        }
+        // On a full disk the same bytes are written where they are: whatever a crash leaves
+        // of that is what was there before.
+        let path = path(meta.index.0);
+        let file = self.disk.open(&path)?;
+        self.write_to(file.as_ref(), meta, state)?;
+        Ok(self.disk.sync_dir(DIR)?)
     }
 
     fn write(&self, path: &str, meta: &SnapshotMeta, state: &[u8]) -> Result<(), DiskError> {
-        let header = format::encode_header(meta, state);
         let file = self.disk.create(path, 0)?;
+        self.write_to(file.as_ref(), meta, state)
+    }
+
+    fn write_to(
+        &self,
+        file: &dyn DiskFile,
+        meta: &SnapshotMeta,
+        state: &[u8],
+    ) -> Result<(), DiskError> {
+        let header = format::encode_header(meta, state);
         file.write_at(0, &header)?;
         file.write_at(header.len() as u64, state)?;
         if !rule!(SnapshotSyncedBeforeName) {

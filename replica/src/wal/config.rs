@@ -4,7 +4,7 @@ use super::error::WalError;
 use super::segment::BLOCK_BYTES;
 
 /// Bounds of [`WalConfig::segment_bytes`].
-const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK_BYTES as u64;
+pub(super) const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK_BYTES as u64;
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// How the log is kept.

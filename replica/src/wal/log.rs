@@ -8,15 +8,19 @@ use consensus::rule;
 use consensus::{Index, PersistBatch};
 
 use super::active::Active;
-use super::config::WalConfig;
+use super::config::{SEGMENT_BYTES_MIN, WalConfig};
 use super::error::WalError;
 use super::record::{self, Body, Record};
 use super::recovered::RecoveredLog;
 use super::recovery;
-use super::segment::{self, FrameHeader, Sealed, SegmentHeader};
-use super::spares::Spares;
+use super::segment::{self, BLOCK_BYTES, FrameHeader, Sealed, SegmentHeader};
+use super::spares::{self, Spares};
 use super::stats::{WalSize, WalStats};
 use crate::disk::Disk;
+
+/// When no spare segment could be made, for instance because the disk is full, that is
+/// tried again after so many frames.
+const FRAMES_BEFORE_RETRY: u64 = 256;
 
 /// Bytes of a batch's hard state, at most.
 pub const HARD_STATE_BYTES_MAX: usize = 512;
@@ -60,7 +64,11 @@ impl Wal {
         let mut spares = found.spares;
         let mut next_number = found.next_number;
         while spares.is_short() {
-            spares.prepare(disk.as_ref(), &mut next_number)?;
+            match spares.prepare(disk.as_ref(), &mut next_number) {
+                // There are others, or unused room of the segments is cut off.
+                Err(error) if error.is_full() => break,
+                prepared => prepared?,
+            }
         }
         let header = SegmentHeader {
             number: next_number,
@@ -68,14 +76,22 @@ impl Wal {
             nonce: disk.nonce(),
             first_of_start: true,
         };
-        let active = spares.make_segment(disk.as_ref(), config.group, header)?;
+        let mut sealed = found.sealed;
+        let active = SegmentMaker {
+            disk: disk.as_ref(),
+            dir,
+            group: config.group,
+            spares: &mut spares,
+            sealed: &mut sealed,
+        }
+        .make(header, SEGMENT_BYTES_MIN)?;
         let log = found.log;
         let knows_last = log.reset.is_some() || !log.entries.is_empty();
         let mut wal = Self {
             disk,
             dir: dir.to_owned(),
             config,
-            sealed: found.sealed,
+            sealed,
             active,
             spares,
             next_number: next_number + 1,
@@ -153,15 +169,27 @@ impl Wal {
         Ok(self.spares.is_short())
     }
 
+    /// Whether room on the disk is reserved for the next segment, or none is to be reserved.
+    #[must_use]
+    pub fn has_reserve(&self) -> bool {
+        self.config.spares_max == 0 || self.spares.count() > 0
+    }
+
+    /// Makes [`prepare`](Self::prepare) try again after it has failed. That also happens
+    /// after some writes.
+    pub fn retry_prepare(&mut self) {
+        self.spares.retry();
+    }
+
     /// What the log occupies on disk.
     #[must_use]
     pub fn size(&self) -> WalSize {
-        let segments = self.sealed.len() + 1;
         let spares = self.spares.count();
+        let sealed: u64 = self.sealed.iter().map(|sealed| sealed.bytes).sum();
         WalSize {
-            segments,
+            segments: self.sealed.len() + 1,
             spares,
-            bytes: (segments + spares) as u64 * self.config.segment_bytes,
+            bytes: sealed + self.active.bytes + spares as u64 * self.config.segment_bytes,
         }
     }
 
@@ -211,10 +239,11 @@ impl Wal {
     fn append_records(&mut self, records: &[Record<'_>]) -> Result<(), WalError> {
         let mut rest = records;
         while !rest.is_empty() {
-            let room = self.config.segment_bytes - self.active.at;
+            let room = self.active.bytes.saturating_sub(self.active.at);
             let taken = segment::fitting(rest, room);
             if taken == 0 {
-                self.roll()?;
+                let next = rest.first().map_or(0, Record::bytes) + 2 * BLOCK_BYTES;
+                self.roll(next.next_multiple_of(BLOCK_BYTES) as u64)?;
                 continue;
             }
             let (now, later) = rest.split_at(taken);
@@ -236,6 +265,9 @@ impl Wal {
         self.stats.frames += 1;
         self.stats.records += records.len() as u64;
         self.stats.bytes += self.buffer.len() as u64;
+        if self.stats.frames.is_multiple_of(FRAMES_BEFORE_RETRY) {
+            self.spares.retry();
+        }
         for record in records {
             self.wrote(record);
         }
@@ -272,8 +304,9 @@ impl Wal {
     }
 
     /// Seals the active segment and opens the next. What is in the old one is
-    /// durable before the new one exists: a later segment vouches for it.
-    fn roll(&mut self) -> Result<(), WalError> {
+    /// durable before the new one exists: a later segment vouches for it. The next one
+    /// has at least so many bytes.
+    fn roll(&mut self, bytes_min: u64) -> Result<(), WalError> {
         if rule!(FullSegmentSynced) {
             self.sync_active()?;
         }
@@ -284,9 +317,14 @@ impl Wal {
             first_of_start: false,
         };
         self.next_number += 1;
-        let next = self
-            .spares
-            .make_segment(self.disk.as_ref(), self.config.group, header)?;
+        let next = SegmentMaker {
+            disk: self.disk.as_ref(),
+            dir: &self.dir,
+            group: self.config.group,
+            spares: &mut self.spares,
+            sealed: &mut self.sealed,
+        }
+        .make(header, bytes_min.max(SEGMENT_BYTES_MIN))?;
         let old = std::mem::replace(&mut self.active, next);
         self.sealed.push_back(old.sealed());
         Ok(())
@@ -316,9 +354,37 @@ impl Wal {
             self.sync_active()?;
         }
         for sealed in self.sealed.drain(..droppable) {
-            self.spares.retire(self.disk.as_ref(), sealed.number)?;
+            self.spares.retire(self.disk.as_ref(), &sealed)?;
         }
         self.disk.sync_dir(&self.dir)?;
         Ok(())
+    }
+}
+
+/// What the next segment is made of.
+struct SegmentMaker<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a str,
+    group: u128,
+    spares: &'a mut Spares,
+    sealed: &'a mut VecDeque<Sealed>,
+}
+
+impl SegmentMaker<'_> {
+    /// Makes the next segment. On a full disk without a spare, what other segments have not
+    /// used is cut off; if that is not enough, the segment is smaller, but not than
+    /// `bytes_min`.
+    fn make(self, header: SegmentHeader, bytes_min: u64) -> Result<Active, WalError> {
+        let made = self
+            .spares
+            .make_segment(self.disk, self.group, header, u64::MAX);
+        match made {
+            Err(WalError::Disk(error)) if error.is_full() => {
+                spares::cut_unused(self.disk, self.dir, self.sealed.iter_mut())?;
+                self.spares
+                    .make_segment(self.disk, self.group, header, bytes_min)
+            }
+            made => made,
+        }
     }
 }

@@ -184,6 +184,8 @@ impl Scan {
         self.sealed.push_back(Sealed {
             number: header.number,
             needed_for,
+            end: end.at as u64,
+            bytes: bytes.len() as u64,
         });
         Ok(end)
     }

@@ -118,6 +118,9 @@ pub(super) struct Sealed {
     pub(super) number: u64,
     /// Nothing in it is needed once the log up to here is not.
     pub(super) needed_for: Index,
+    /// Where its frames end, and how large the file is.
+    pub(super) end: u64,
+    pub(super) bytes: u64,
 }
 
 /// The sequence numbers in the header of a frame.

@@ -9,7 +9,7 @@ use consensus::rule;
 use super::active::Active;
 use super::config::WalConfig;
 use super::error::WalError;
-use super::segment::{self, SegmentHeader};
+use super::segment::{self, BLOCK_BYTES, Sealed, SegmentHeader};
 use crate::disk::{Disk, DiskError, DiskFile};
 
 /// Bytes of one slice of the work: about a millisecond, for which a batch that arrives
@@ -22,7 +22,7 @@ pub(super) struct Spares {
     kept_max: usize,
     ready: Vec<u64>,
     unready: Option<Unready>,
-    /// Making one failed; it is tried again when a segment is needed.
+    /// Making one failed; it is tried again when a segment is needed, or after a while.
     gave_up: bool,
 }
 
@@ -75,6 +75,11 @@ impl Spares {
         self.unready.is_some() || (self.kept_max > 0 && self.ready.is_empty() && !self.gave_up)
     }
 
+    /// Makes [`prepare`](Self::prepare) try again after a failure.
+    pub(super) fn retry(&mut self) {
+        self.gave_up = false;
+    }
+
     /// Does a slice of the work of making a spare. A new one is named by the next
     /// number.
     pub(super) fn prepare(
@@ -120,13 +125,15 @@ impl Spares {
         Ok(())
     }
 
-    /// Makes a segment out of a spare or a new file. Its header is durable before
+    /// Makes a segment out of a spare or a new file. A new one on a full disk may be
+    /// smaller, but not than `bytes_min`. Its header is durable before
     /// its name is, so every segment that is found has a header.
     pub(super) fn make_segment(
         &mut self,
         disk: &dyn Disk,
         group: u128,
         header: SegmentHeader,
+        bytes_min: u64,
     ) -> Result<Active, WalError> {
         self.gave_up = false;
         let (path, file) = if let Some(number) = self.ready.pop() {
@@ -138,7 +145,7 @@ impl Spares {
             (path, unready.file)
         } else {
             let path = segment::spare_path(&self.dir, header.number);
-            let file = disk.create(&path, self.segment_bytes)?;
+            let file = self.create(disk, &path, bytes_min)?;
             (path, file)
         };
         file.write_at(0, &header.encode(group))?;
@@ -149,17 +156,49 @@ impl Spares {
         if rule!(SegmentNameSynced) {
             disk.sync_dir(&self.dir)?;
         }
-        Ok(Active::new(header, file))
+        Ok(Active::new(header, file)?)
+    }
+
+    fn create(
+        &self,
+        disk: &dyn Disk,
+        path: &str,
+        bytes_min: u64,
+    ) -> Result<Box<dyn DiskFile>, DiskError> {
+        let block = BLOCK_BYTES as u64;
+        let mut bytes = self.segment_bytes;
+        loop {
+            match disk.create(path, bytes) {
+                Err(error) if error.is_full() && bytes / 2 / block * block >= bytes_min => {
+                    bytes = bytes / 2 / block * block;
+                }
+                created => return created,
+            }
+        }
     }
 
     /// Keeps a segment that is no longer needed, or removes it. Not yet durable.
-    pub(super) fn retire(&mut self, disk: &dyn Disk, number: u64) -> Result<(), DiskError> {
-        let path = segment::path(&self.dir, number);
-        if self.count() >= self.kept_max {
+    pub(super) fn retire(&mut self, disk: &dyn Disk, sealed: &Sealed) -> Result<(), DiskError> {
+        let path = segment::path(&self.dir, sealed.number);
+        if self.count() >= self.kept_max || sealed.bytes != self.segment_bytes {
             return disk.remove(&path);
         }
-        disk.rename(&path, &segment::spare_path(&self.dir, number))?;
-        self.ready.push(number);
+        disk.rename(&path, &segment::spare_path(&self.dir, sealed.number))?;
+        self.ready.push(sealed.number);
         Ok(())
     }
+}
+
+/// Cuts off what segments have reserved and not used, to make room on a full disk.
+pub(super) fn cut_unused<'a>(
+    disk: &dyn Disk,
+    dir: &str,
+    sealed: impl Iterator<Item = &'a mut Sealed>,
+) -> Result<(), DiskError> {
+    for sealed in sealed.filter(|sealed| sealed.end < sealed.bytes) {
+        let file = disk.open(&segment::path(dir, sealed.number))?;
+        file.truncate(sealed.end)?;
+        sealed.bytes = sealed.end;
+    }
+    Ok(())
 }

@@ -54,6 +54,13 @@ impl MemoryDisk {
         self.lock().full = full;
     }
 
+    /// From now on, all files together may have so many bytes more than now.
+    pub fn set_room(&self, bytes: u64) {
+        let mut state = self.lock();
+        let used: u64 = state.files.values().map(|it| it.current.len() as u64).sum();
+        state.limit = Some(used + bytes);
+    }
+
     /// Operations so far that were made to fail.
     #[must_use]
     pub fn failed(&self) -> u64 {
@@ -161,7 +168,7 @@ impl Disk for MemoryDisk {
         let mut state = self.lock();
         state.count("create", path)?;
         if bytes > 0 {
-            state.grow("create", path)?;
+            state.grow("create", path, bytes)?;
         }
         let file = state.next_file;
         state.next_file += 1;
@@ -277,12 +284,21 @@ impl DiskFile for MemoryFile {
             file.set_adrift(offset, bytes);
             return Err(error);
         }
-        if offset + bytes.len() as u64 > file.current.len() as u64 {
-            state.grow("write", &self.path)?;
+        let more = (offset + bytes.len() as u64).saturating_sub(file.current.len() as u64);
+        if more > 0 {
+            state.grow("write", &self.path, more)?;
         }
         let file = self.content(&mut state)?;
         file.unsynced.push((offset, bytes.to_vec()));
         put(&mut file.current, offset as usize, bytes);
+        Ok(())
+    }
+
+    fn truncate(&self, bytes: u64) -> Result<(), DiskError> {
+        let mut state = self.disk.lock();
+        state.count("truncate", &self.path)?;
+        let file = self.content(&mut state)?;
+        file.truncate(bytes as usize);
         Ok(())
     }
 

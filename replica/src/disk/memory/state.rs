@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) failed: u64,
     /// No file may grow.
     pub(super) full: bool,
+    /// All files together may have so many bytes.
+    pub(super) limit: Option<u64>,
     pub(super) syncs: u64,
     pub(super) writes: u64,
     pub(super) bytes_written: u64,
@@ -79,8 +81,19 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn grow(&mut self, operation: &'static str, path: &str) -> Result<(), DiskError> {
-        if self.full {
+    /// A file is about to grow by so many bytes.
+    pub(super) fn grow(
+        &mut self,
+        operation: &'static str,
+        path: &str,
+        by: u64,
+    ) -> Result<(), DiskError> {
+        let used = || self.files.values().map(|file| file.current.len() as u64);
+        if self.full
+            || self
+                .limit
+                .is_some_and(|limit| used().sum::<u64>() + by > limit)
+        {
             self.failed += 1;
             let source = io::Error::from(io::ErrorKind::StorageFull);
             return Err(DiskError::new(operation, path, source));
@@ -139,6 +152,18 @@ impl State {
 }
 
 impl Content {
+    /// Immediately on the medium: what is cut off has no meaning to its users.
+    pub(super) fn truncate(&mut self, bytes: usize) {
+        self.durable.truncate(bytes);
+        self.current.truncate(bytes);
+        for writes in [&mut self.unsynced, &mut self.adrift] {
+            for (offset, written) in writes.iter_mut() {
+                written.truncate(bytes.saturating_sub(*offset as usize));
+            }
+            writes.retain(|(_, written)| !written.is_empty());
+        }
+    }
+
     pub(super) fn crash(&mut self, survival: &mut impl Survival) {
         let adrift = std::mem::take(&mut self.adrift);
         let unsynced = std::mem::take(&mut self.unsynced);

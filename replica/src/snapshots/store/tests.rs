@@ -404,3 +404,22 @@ fn garbage_for_a_file_is_an_error_and_no_panic() {
         assert!(Header::decode("x", &bytes).is_err() || bytes.starts_with(header));
     }
 }
+
+/// A start stores its snapshot again before it relies on it.
+#[test]
+fn a_replica_starts_from_its_snapshot_on_a_full_disk() {
+    let disk = MemoryDisk::new();
+    store(&disk).save(&meta(5), &state(5)).unwrap();
+    disk.set_full(true);
+    for _ in 0..2 {
+        let store = store(&disk);
+        let base = store.base(&RecoveredLog::default()).unwrap();
+        assert_eq!(base.snapshot, Some((meta(5), state(5).into())));
+        assert!(disk.is_durable(&path(5)));
+        assert_eq!(disk.list(DIR).unwrap().len(), 1, "nothing is left behind");
+    }
+    disk.crash(&mut draws(1));
+    disk.set_full(false);
+    let base = store(&disk).base(&RecoveredLog::default()).unwrap();
+    assert_eq!(base.snapshot, Some((meta(5), state(5).into())));
+}

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod full;
 mod model;
 
 use std::sync::Arc;
