@@ -225,12 +225,14 @@ impl Log {
         trim: &Trim,
         needed_after: Option<u64>,
     ) -> Option<Segment> {
-        let (_, sealed) = self.segments.split_last()?;
+        let (last, sealed) = self.segments.split_last()?;
         let oldest = sealed.first()?;
         let last_offset = oldest.end.next_offset.saturating_sub(1);
         let needed = needed_after.is_some_and(|read| last_offset > read);
         let bytes: u64 = sealed.iter().map(|segment| segment.end.position).sum();
-        let too_large = trim.sealed_bytes_max.is_some_and(|max| bytes > max);
+        // However large, the newest batch stays: nothing could be read otherwise.
+        let is_newest = sealed.len() == 1 && last.end.next_offset == last.base_offset;
+        let too_large = trim.sealed_bytes_max.is_some_and(|max| bytes > max) && !is_newest;
         let time = oldest.end.timestamp;
         let expired = trim.not_after.is_some_and(|at| time > 0 && time <= at);
         let named = trim.through.is_some_and(|through| last_offset <= through);

@@ -105,7 +105,8 @@ pub struct Trim {
     pub segments_max: u32,
     /// Reason: its last offset is this one or lower.
     pub through: Option<u64>,
-    /// Reason: sealed segments occupy more bytes than this.
+    /// Reason: sealed segments occupy more bytes than this, and it is not the only one with
+    /// messages.
     pub sealed_bytes_max: Option<u64>,
     /// Reason: its newest batch arrived at this time or before, in microseconds
     /// since the Unix epoch.

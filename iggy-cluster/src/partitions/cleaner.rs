@@ -1,8 +1,8 @@
 //! Removes messages that a topic does not retain.
 //!
 //! Whole segments are removed, the oldest first: those whose newest message has expired,
-//! and those that make a partition larger than its share of the topic's maximum size. A
-//! segment that a consumer or a group has not read to its end stays, regardless of age and
+//! and those that make a partition larger than its share of the topic's maximum size, except
+//! for the newest message. A segment that a consumer or a group has not read to its end stays, regardless of age and
 //! size: an abandoned consumer keeps everything that it has not read.
 
 use std::sync::Arc;
@@ -19,9 +19,6 @@ use super::readers::group_of;
 
 /// The most segments of a partition that one pass removes.
 const SEGMENTS_PER_PASS: u32 = 16;
-/// A partition may always contain this much beside a segment: the largest frame.
-const ROOM_BYTES: u64 = 64 << 20;
-
 /// A partition with limited retention.
 struct Bounded {
     key: PartitionKey,
@@ -89,9 +86,12 @@ fn bounded(local: &LocalPartitions) -> Vec<Bounded> {
             let settings = TopicSettings::of(&topic.options);
             let finite = |value: u64| (value != u64::MAX).then_some(value);
             let expiry_micros = finite(settings.message_expiry_micros);
-            let share = finite(settings.max_topic_bytes)
-                .map(|bytes| share(bytes, topic.partitions.len() as u64, &settings));
-            if expiry_micros.is_none() && share.is_none() {
+            let options = settings.partition_options(topic.partitions.len());
+            // The rest of the share is for the segment that is written to.
+            let sealed_bytes_max = settings
+                .share(topic.partitions.len())
+                .map(|share| share.saturating_sub(options.segment_bytes_max));
+            if expiry_micros.is_none() && sealed_bytes_max.is_none() {
                 continue;
             }
             for key in topic.keys(stream.id) {
@@ -99,24 +99,15 @@ fn bounded(local: &LocalPartitions) -> Vec<Bounded> {
                 if owner == local.metadata.me {
                     found.push(Bounded {
                         key,
-                        options: settings.partitions,
+                        options,
                         expiry_micros,
-                        sealed_bytes_max: share,
+                        sealed_bytes_max,
                     });
                 }
             }
         }
     }
     found
-}
-
-/// The share of one of this many partitions in a topic's maximum size.
-fn share(topic_bytes: u64, partitions: u64, settings: &TopicSettings) -> u64 {
-    let least = settings
-        .partitions
-        .segment_bytes_max
-        .saturating_add(ROOM_BYTES);
-    (topic_bytes / partitions.max(1)).max(least)
 }
 
 impl LocalPartitions {

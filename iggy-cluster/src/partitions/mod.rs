@@ -92,7 +92,7 @@ impl Partitions {
         let key = topic.key(stream.id, id);
         let key = key.ok_or(Failure::Refused(code::PARTITION_NOT_FOUND))?;
         let owner = topic.partitions[id as usize].owner;
-        let options = TopicSettings::of(&topic.options).partitions;
+        let options = TopicSettings::of(&topic.options).partition_options(count);
         Ok(Place {
             key,
             owner,
@@ -111,7 +111,7 @@ impl Partitions {
         let key = topic.key(stream.id, partition)?;
         let owner = topic.partitions[partition as usize].owner;
         let group = topic.group(&target.group)?;
-        let options = TopicSettings::of(&topic.options).partitions;
+        let options = TopicSettings::of(&topic.options).partition_options(topic.partitions.len());
         let place = Place {
             key,
             owner,

@@ -22,7 +22,7 @@ impl Place {
         Some(Self {
             key: *key,
             owner,
-            options: TopicSettings::of(&topic.options).partitions,
+            options: TopicSettings::of(&topic.options).partition_options(topic.partitions.len()),
         })
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::cluster::testing::{FakeLog, ME};
 
 mod groups;
+mod size;
 
 const CLIENT: u128 = 7;
 
