@@ -28,10 +28,29 @@ pub fn open_to_others(dir: &Path) -> Result<Option<u32>, DiskError> {
     Ok((mode & OTHERS != 0).then_some(mode))
 }
 
-/// Creates a directory and its parents, for the user of the process only.
+/// Creates a directory and its parents, for the user of the process only, and durably.
 fn create_dirs(dir: &Path) -> io::Result<()> {
+    let missing = missing_dirs(dir);
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(DIR_MODE).create(dir)
+    builder.recursive(true).mode(DIR_MODE).create(dir)?;
+    for dir in missing {
+        File::open(parent_of(dir))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The directory and those above it, up to the first that exists.
+fn missing_dirs(dir: &Path) -> Vec<&Path> {
+    let named = dir.ancestors().filter(|dir| !dir.as_os_str().is_empty());
+    named.take_while(|dir| !dir.exists()).collect()
+}
+
+fn parent_of(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => Path::new("/"),
+    }
 }
 
 /// A directory of the machine's file system. Clones are the same disk; as long
@@ -268,6 +287,29 @@ mod tests {
             assert_eq!(found & 0o777, expected, "{path}");
         }
         assert_eq!(open_to_others(&root).unwrap(), None);
+    }
+
+    /// What is in a directory is lost with its name.
+    #[test]
+    fn the_names_of_all_new_directories_are_made_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b/c");
+        let parents = |dir: &Path| -> Vec<PathBuf> {
+            let missing = missing_dirs(dir).into_iter();
+            missing.map(|dir| parent_of(dir).to_owned()).collect()
+        };
+        let above = ["a/b", "a", ""].map(|path| dir.path().join(path));
+        assert_eq!(
+            parents(&root),
+            above.map(|path| path.components().collect::<PathBuf>())
+        );
+        create_dirs(&root).unwrap();
+        assert_eq!(parents(&root), [] as [PathBuf; 0]);
+        let relative = Path::new("no-such-directory/data");
+        assert_eq!(
+            parents(relative),
+            [PathBuf::from("no-such-directory"), PathBuf::from(".")]
+        );
     }
 
     #[test]
