@@ -124,6 +124,13 @@ impl Metrics {
             "Partitions of this node that refuse, by the reason",
             partitions,
         );
+        let damaged: Counter = Counter::default();
+        damaged.inc_by(refusing.damaged_offsets);
+        sampled.register(
+            "consumer_offsets_damaged",
+            "Damaged records of consumer offsets that were found",
+            damaged,
+        );
         self.log.register_status(&mut sampled, status, links);
         // Writing into a string cannot fail.
         let _ = encode(&mut out, &self.registry);

@@ -524,6 +524,14 @@ impl PartitionStorage for EmbeddedStorage {
         refusing.into_iter().collect()
     }
 
+    fn damaged_offsets(&self) -> u64 {
+        self.inner
+            .shared
+            .files
+            .damaged_offsets
+            .load(Ordering::Relaxed)
+    }
+
     async fn list(&self) -> Result<Vec<PartitionKey>, StorageError> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.list()).await

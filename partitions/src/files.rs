@@ -10,7 +10,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{StorageError, failed, sync_failed};
@@ -153,6 +153,8 @@ pub(super) struct Files {
     open_max: usize,
     /// Those that were opened, the longest ago first; some have been closed.
     opened: Mutex<VecDeque<Weak<ManagedFile>>>,
+    /// Damaged records of consumer offsets that were found since the start.
+    pub(super) damaged_offsets: AtomicU64,
 }
 
 impl Files {
@@ -161,6 +163,7 @@ impl Files {
             disk,
             open_max: open_max.max(1),
             opened: Mutex::default(),
+            damaged_offsets: AtomicU64::new(0),
         })
     }
 

@@ -103,7 +103,9 @@ impl Offsets {
             let records = &content[HEADER_BYTES..];
             file.records = (records.len() / RECORD_BYTES) as u64;
             file.file = Some(ManagedFile::at(path.clone(), files));
-            stored = load(&path, records);
+            let damaged;
+            (stored, damaged) = load(&path, records);
+            files.damaged_offsets.fetch_add(damaged, Ordering::Relaxed);
             set_back = limit(&path, &mut stored, next_offset);
         }
         let offsets = Self {
@@ -394,8 +396,10 @@ fn last_records(
     Ok(found.collect())
 }
 
-fn load(path: &Path, records: &[u8]) -> BTreeMap<ConsumerKey, u64> {
+/// The offsets, and how many records are damaged.
+fn load(path: &Path, records: &[u8]) -> (BTreeMap<ConsumerKey, u64>, u64) {
     let mut stored = BTreeMap::new();
+    let mut damaged = 0;
     for (number, record) in records.chunks_exact(RECORD_BYTES).enumerate() {
         match decode(record) {
             Some((consumer, NONE)) => {
@@ -404,15 +408,18 @@ fn load(path: &Path, records: &[u8]) -> BTreeMap<ConsumerKey, u64> {
             Some((consumer, offset)) => {
                 stored.insert(consumer, offset);
             }
-            None => warn!(
-                path = %path.display(),
-                position = HEADER_BYTES + number * RECORD_BYTES,
-                "a consumer offset is damaged; the consumer continues from the one it had \
-                 stored before"
-            ),
+            None => {
+                damaged += 1;
+                warn!(
+                    path = %path.display(),
+                    position = HEADER_BYTES + number * RECORD_BYTES,
+                    "a consumer offset is damaged; the consumer continues from the one it had \
+                     stored before"
+                );
+            }
         }
     }
-    stored
+    (stored, damaged)
 }
 
 /// Sets offsets beyond the end of the log back to it; whether there were any.

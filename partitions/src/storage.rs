@@ -188,6 +188,13 @@ pub trait PartitionStorage: Send + Sync {
         Vec::new()
     }
 
+    /// Damaged records of consumer offsets that were found since the start: each may have set
+    /// a consumer back to an offset that it had stored before. Zero where a storage does not
+    /// count them.
+    fn damaged_offsets(&self) -> u64 {
+        0
+    }
+
     /// Every partition that has files.
     ///
     /// # Errors

@@ -11,13 +11,18 @@ pub(crate) struct Refusing {
     pub(crate) full: u64,
     /// A write or an fsync failed.
     pub(crate) failed: u64,
+    /// Damaged records of consumer offsets that were found since the start.
+    pub(crate) damaged_offsets: u64,
     /// The reason of one of them.
     pub(crate) example: Option<String>,
 }
 
 impl Refusing {
     pub(crate) fn of(storage: &dyn PartitionStorage) -> Self {
-        Self::count(storage.refusing())
+        Self {
+            damaged_offsets: storage.damaged_offsets(),
+            ..Self::count(storage.refusing())
+        }
     }
 
     fn count(found: Vec<(PartitionKey, StorageError)>) -> Self {

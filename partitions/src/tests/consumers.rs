@@ -211,10 +211,13 @@ async fn a_damaged_record_takes_one_consumer_back_at_most() {
             differ += usize::from(after != before);
         }
         assert!(differ <= 1, "{at}");
+        assert_eq!(storage.damaged_offsets(), 1, "{at}");
     }
     for end in 16..content.len() {
         fs::write(&path, &content[..end]).unwrap();
         let storage = dir.storage();
+        // Cut off by a crash, at most.
+        assert_eq!(storage.damaged_offsets(), 0);
         assert!(stored(&storage, 1).await <= Some(5));
         store(&storage, 3, 7).await.unwrap();
         assert_eq!(stored(&dir.storage(), 3).await, Some(7), "{end}");
