@@ -7,30 +7,26 @@
 //! request; otherwise the node catches up with the log, and the function is evaluated
 //! again. A refusal is therefore never made from an old state.
 
-use std::time::Duration;
-
 use adapters::metadata::MetadataState;
 
 use crate::cluster::{Failure, Metadata};
 
-/// Evaluates `look`: by the local state, if it contains the position `seen`, or by one that
-/// has caught up with the log. A node that has known no leader for `leaderless_max` does not rely on its
-/// local state: it may have been fenced.
+/// Evaluates `look`: by the local state, if that contains the position `seen` and its lease
+/// has not ended, or by a state that has caught up with the log.
 ///
 /// # Errors
 /// The error of `look` by a state that has caught up, or the failure to catch up.
 pub(crate) async fn view<T>(
     metadata: &Metadata,
     seen: u64,
-    leaderless_max: Duration,
     look: impl Fn(&MetadataState) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let local = {
+    let local = metadata.is_current().then(|| {
         let state = metadata.reader.read();
         (state.applied() >= seen).then(|| look(&state))
-    };
-    match local {
-        Some(Ok(found)) if !metadata.is_leaderless_for(leaderless_max) => Ok(found),
+    });
+    match local.flatten() {
+        Some(Ok(found)) => Ok(found),
         _ => {
             metadata.barrier().await?;
             look(&metadata.reader.read())

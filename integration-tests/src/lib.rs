@@ -2,6 +2,7 @@
 
 pub mod fixture;
 mod garbage;
+mod pinned;
 pub mod readers;
 
 use std::ops::{Deref, DerefMut};
@@ -17,6 +18,7 @@ use local_cluster::{Processes, Program, free_node_ports, get};
 pub use garbage::Garbage;
 pub use iggy_cluster::config::Backend;
 pub use local_cluster::sibling;
+pub use pinned::PinnedClient;
 
 /// Declares two tests for each of these functions, which accept a [`Backend`]: one on Raft
 /// and one on VR.

@@ -6,7 +6,7 @@ use consensus::rule;
 
 use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo, Owners, Proof};
 use super::error::MetadataError;
-use super::events::MetadataEvent;
+use super::events::{MetadataEvent, OwnersAffected};
 use super::reply::{Reply, TopicInfo};
 use super::sessions::Admission;
 use super::state::{MetadataState, Node};
@@ -83,10 +83,20 @@ impl Apply<'_> {
             Err(error) => Reply::from(error).encode(),
             Ok(Admission::Repeat(reply)) => reply,
             Ok(Admission::Execute) => {
-                let reply = self
-                    .operation(client, operation)
-                    .unwrap_or_else(Reply::from);
-                let reply = reply.encode();
+                let owners = operation
+                    .affects_owners()
+                    .then(|| self.state.owners_affected(&operation));
+                let result = self.operation(client, operation);
+                if let (Some(owners), Ok(_)) = (owners, &result) {
+                    let affected = OwnersAffected {
+                        client,
+                        request,
+                        owners,
+                    };
+                    self.events
+                        .insert(0, MetadataEvent::OwnersAffected(affected));
+                }
+                let reply = result.unwrap_or_else(Reply::from).encode();
                 self.state
                     .sessions
                     .record(client, request, checksum, &reply);

@@ -1,5 +1,7 @@
 //! What applied commands mean for the node that hosts the replica.
 
+use std::collections::BTreeSet;
+
 use consensus::ReplicaId;
 use partitions::PartitionKey;
 
@@ -8,6 +10,8 @@ use partitions::PartitionKey;
 pub enum MetadataEvent {
     /// These generations of partitions are gone for good.
     PartitionsRemoved(Vec<PartitionKey>),
+    /// A client's request has changed how these nodes serve their partitions.
+    OwnersAffected(OwnersAffected),
     /// A node registered.
     NodeRegistered(ReplicaId),
     /// A node was fenced.
@@ -22,6 +26,17 @@ pub enum MetadataEvent {
     Restored,
 }
 
+/// A request that has removed or purged partitions, or changed the options of their topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnersAffected {
+    /// The client.
+    pub client: u128,
+    /// The number of the request in the client's session.
+    pub request: u64,
+    /// The owners of these partitions; none when there were no partitions.
+    pub owners: BTreeSet<ReplicaId>,
+}
+
 /// A group that is gone, and the partitions that may store offsets of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemovedGroup {
@@ -31,6 +46,6 @@ pub struct RemovedGroup {
     pub partitions: Vec<PartitionKey>,
 }
 
-/// Called with each change, in the order of the log. The next command is applied only
-/// when it returns.
+/// Called with each change, in the order of the log, before readers see the state with the
+/// change: it must not read the state. The next command is applied only when it returns.
 pub type Observer = Box<dyn FnMut(MetadataEvent) + Send>;

@@ -76,7 +76,7 @@ impl StateMachine for MetadataMachine {
         if std::mem::take(&mut state.memberships.revoking_changed) {
             events.push(MetadataEvent::Revoking);
         }
-        drop(state);
+        // Before readers see the state.
         for event in events {
             (self.observer)(event);
         }
@@ -95,7 +95,8 @@ impl StateMachine for MetadataMachine {
 
     fn restore(&mut self, encoded: &[u8]) -> Result<(), RestoreError> {
         let restored = snapshot::decode(encoded)?;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = restored;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        *state = restored;
         (self.observer)(MetadataEvent::Restored);
         Ok(())
     }

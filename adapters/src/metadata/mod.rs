@@ -45,7 +45,7 @@ pub use commands::{
 };
 pub use decide::decide;
 pub use error::MetadataError;
-pub use events::{MetadataEvent, Observer, RemovedGroup};
+pub use events::{MetadataEvent, Observer, OwnersAffected, RemovedGroup};
 pub use groups::{Group, Member, Revocation};
 pub use machine::{MetadataMachine, MetadataReader};
 pub use options::{OptionEntry, Options};

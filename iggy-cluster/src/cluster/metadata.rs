@@ -5,7 +5,7 @@
 //! safe. The leader decides it and proposes the command. A read waits until the local
 //! state contains everything that was acknowledged by any node.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adapters::metadata::{Command, Intent, MetadataReader, Reply, code};
@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::control;
 use super::decisions::Decisions;
 use super::failure::Failure;
+use super::lease::Lease;
 
 /// Between two attempts, unless the leader changes.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -32,7 +33,7 @@ pub(crate) struct Metadata {
     links: RequestLinks,
     decisions: Decisions,
     timeout: Duration,
-    leaderless_since: Mutex<Option<Instant>>,
+    lease: Lease,
 }
 
 impl Metadata {
@@ -42,6 +43,7 @@ impl Metadata {
         reader: MetadataReader,
         links: RequestLinks,
         timeout: Duration,
+        lease: Duration,
     ) -> Self {
         Self {
             me,
@@ -50,26 +52,35 @@ impl Metadata {
             links,
             decisions: Decisions::default(),
             timeout,
-            leaderless_since: Mutex::default(),
+            lease: Lease::new(lease),
         }
     }
 
-    /// Whether this node has known no leader for so long, counted from the first call that
-    /// found none: other nodes may have committed what it does not know.
-    pub(crate) fn is_leaderless_for(&self, bound: Duration) -> bool {
-        if self.leadership().leader.is_some() {
-            // Usually it is `None` already, so a call does not wait for another one.
-            let since = self.leaderless_since.try_lock();
-            if let Ok(mut since) = since {
-                *since = None;
-            }
-            return false;
+    /// Whether the local state contains everything that was acknowledged anywhere up to one
+    /// lease ago. To be called before the state is read.
+    pub(crate) fn is_current(&self) -> bool {
+        self.lease.is_valid(Instant::now())
+    }
+
+    /// The lease starts now.
+    #[cfg(test)]
+    pub(crate) fn renew(&self) {
+        self.lease.renew(Instant::now());
+    }
+
+    /// Longer than any node serves from a state without a change, once it is committed.
+    pub(crate) fn lease_over(&self) -> Duration {
+        self.lease.certainly_over()
+    }
+
+    /// Renews the lease before it ends, so that no request has to. Runs until the task is
+    /// aborted.
+    pub(crate) async fn keep_current(self: Arc<Self>) {
+        loop {
+            // Tried again in the next round, and by the next request.
+            let _ = self.barrier().await;
+            tokio::time::sleep(self.lease.renewal_interval()).await;
         }
-        let mut since = self
-            .leaderless_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        since.get_or_insert_with(Instant::now).elapsed() >= bound
     }
 
     /// The number of this node's registration, unless it is fenced.
@@ -254,10 +265,14 @@ impl Metadata {
         let mut leadership = self.log.leadership();
         loop {
             let leaderless = leadership.borrow_and_update().leader.is_none();
+            let started = Instant::now();
             // A confirmed read waits until this node has applied what it needs.
             let read = tokio::time::timeout_at(deadline.into(), self.log.read()).await;
             let failure = match read {
-                Ok(Ok(index)) => return Ok(index.0),
+                Ok(Ok(index)) => {
+                    self.lease.renew(started);
+                    return Ok(index.0);
+                }
                 Ok(Err(error)) => Failure::from(error),
                 Err(_) => Failure::OutcomeUnknown,
             };

@@ -4,6 +4,7 @@
 mod control;
 mod decisions;
 mod failure;
+mod lease;
 mod members;
 mod metadata;
 #[cfg(test)]

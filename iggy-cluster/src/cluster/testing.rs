@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adapters::metadata::{Command, MetadataMachine, Name, NodeInfo, Proof, Reply};
+use adapters::metadata::{Command, MetadataMachine, Name, NodeInfo, Observer, Proof, Reply};
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::{ApplyContext, Index, ProposeError, ReadError, ReplicaId, StateMachine, Term};
@@ -17,6 +17,9 @@ use replicated_log::links::RequestLinks;
 use replicated_log::{Leadership, ReplicatedLog, TransferError};
 
 pub(crate) const ME: ReplicaId = ReplicaId(1);
+
+/// Longer than any test.
+const LEASE: Duration = Duration::from_secs(24 * 3_600);
 
 /// The outcome of the next command.
 pub(crate) enum Fate {
@@ -35,13 +38,32 @@ pub(crate) struct FakeLog {
     /// Committed, and not yet applied at this node.
     unseen: Mutex<Vec<Command>>,
     reads_stuck: AtomicBool,
+    observer: Arc<Mutex<Option<Observer>>>,
     leadership: watch::Sender<Leadership>,
 }
 
 impl FakeLog {
-    /// The log, with this node and a root user in it, and the metadata above it.
+    /// The log, with this node and a root user in it, and the metadata above it. The lease
+    /// of the local state does not end.
     pub(crate) fn start(timeout: Duration) -> (Arc<Self>, Arc<Metadata>) {
-        let (machine, reader) = MetadataMachine::new(Box::new(drop));
+        Self::start_with_lease(timeout, LEASE)
+    }
+
+    /// The same with another lease; with none, every request catches up with the log.
+    pub(crate) fn start_with_lease(
+        timeout: Duration,
+        lease: Duration,
+    ) -> (Arc<Self>, Arc<Metadata>) {
+        let observer: Arc<Mutex<Option<Observer>>> = Arc::default();
+        let observe = {
+            let observer = Arc::clone(&observer);
+            Box::new(move |event| {
+                if let Some(observer) = &mut *observer.lock().unwrap() {
+                    observer(event);
+                }
+            })
+        };
+        let (machine, reader) = MetadataMachine::new(observe);
         let leadership = Leadership {
             term: Term(1),
             leader: Some(ME),
@@ -51,6 +73,7 @@ impl FakeLog {
             fates: Mutex::default(),
             unseen: Mutex::default(),
             reads_stuck: AtomicBool::new(false),
+            observer,
             leadership: watch::Sender::new(leadership),
         });
         log.register_node(ME);
@@ -64,7 +87,9 @@ impl FakeLog {
             reader,
             RequestLinks::default(),
             timeout,
+            lease,
         );
+        metadata.renew();
         (log, Arc::new(metadata))
     }
 
@@ -115,6 +140,11 @@ impl FakeLog {
 
     pub(crate) fn expect(&self, fate: Fate) {
         self.fates.lock().unwrap().push_back(fate);
+    }
+
+    /// Observes the commands that are applied from now on.
+    pub(crate) fn observe(&self, observer: Observer) {
+        *self.observer.lock().unwrap() = Some(observer);
     }
 
     /// Reads are never confirmed from now on.

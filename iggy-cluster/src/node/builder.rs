@@ -19,7 +19,7 @@ use crate::admin::{self, Admin};
 use crate::cluster::{Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
 use crate::metrics::Metrics;
-use crate::partitions::{self, LocalPartitions, Partitions};
+use crate::partitions::{self, Affected, LocalPartitions, Partitions};
 use crate::server::Server;
 
 /// A node that is not started yet.
@@ -78,7 +78,12 @@ impl NodeBuilder {
         };
         refuse_messages_alone(&config.storage.path)?;
         let (events, changes) = mpsc::unbounded_channel();
-        let observer = Box::new(move |event| drop(events.send(event)));
+        let affected = Arc::new(Affected::default());
+        let noting = Arc::clone(&affected);
+        let observer = Box::new(move |event| {
+            noting.note(&event);
+            drop(events.send(event));
+        });
         let (machine, reader) = MetadataMachine::new(observer);
         let metrics = Arc::new(Metrics::new());
         let opened = LogNode::builder(config.log(&section)?, Box::new(machine))
@@ -88,7 +93,14 @@ impl NodeBuilder {
             .await?;
         // Until here, clients that connect are refused rather than left waiting.
         let listeners = Listeners::bind(&config, &section).await?;
-        let parts = Parts::new(config, section, storage, reader, &opened, metrics)?;
+        let parts = Parts::new(
+            config,
+            section,
+            storage,
+            (reader, affected),
+            &opened,
+            metrics,
+        )?;
         let requests = Requests {
             metadata: Arc::clone(&parts.metadata),
             local: Arc::clone(&parts.local),
@@ -162,7 +174,7 @@ impl Parts {
         config: ClusterConfig,
         section: NodeSection,
         storage: Arc<dyn PartitionStorage>,
-        reader: MetadataReader,
+        (reader, affected): (MetadataReader, Arc<Affected>),
         opened: &OpenedNode,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
@@ -172,6 +184,7 @@ impl Parts {
             reader,
             opened.links().requests(Channel::Control),
             config.tcp.request_timeout.duration(),
+            config.cluster.fencing_timeout.duration(),
         ));
         let local = Arc::new(LocalPartitions::new(
             Arc::clone(&metadata),
@@ -181,6 +194,7 @@ impl Parts {
             Arc::clone(&metadata),
             Arc::clone(&local),
             opened.links().requests(Channel::Data),
+            affected,
         ));
         let server = Arc::new(Server::new(
             config.clone(),
@@ -211,6 +225,7 @@ impl Parts {
         } = self;
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&self.server).run(run.listeners.tcp));
+        tasks.spawn(Arc::clone(metadata).keep_current());
         tasks.spawn(partitions::complete_revocations(
             Arc::clone(local),
             config.consumer_group.rebalancing_timeout.duration(),

@@ -151,7 +151,7 @@ impl LocalPartitions {
     ) -> Result<DataReply, ErrorCode> {
         let current = self.metadata.barrier().await;
         current.map_err(|failure| failure.code())?;
-        let options = self.owned(key).await?;
+        let options = self.owned_now(key)?;
         let failed = |error: StorageError| refusal(&key, &error);
         let cleaned = self.forget_deleted_groups(key, options).await;
         cleaned.map_err(failed)?;

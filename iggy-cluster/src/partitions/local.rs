@@ -139,7 +139,8 @@ impl LocalPartitions {
     }
 
     /// The options of the partition of a request, if this node owns it and the reader may
-    /// do this. A refusal is final: this node catches up with the log before it.
+    /// do this. A refusal is final: this node catches up with the log before it, and so it
+    /// does when its lease has ended.
     async fn open(&self, request: &DataRequest) -> Result<PartitionOptions, Refusal> {
         let (key, reader) = match request {
             DataRequest::Poll(poll) => (poll.key, Some((poll.reader, Right::Read))),
@@ -161,8 +162,9 @@ impl LocalPartitions {
         key: PartitionKey,
         reader: Option<(Reader, Right)>,
     ) -> Result<PartitionOptions, Refusal> {
-        let by_local_state = self.judge(&self.metadata.reader.read(), &key, reader);
-        if let Ok(options) = by_local_state {
+        if self.metadata.is_current()
+            && let Ok(options) = self.judge(&self.metadata.reader.read(), &key, reader)
+        {
             return Ok(options);
         }
         let current = self.metadata.barrier().await;
@@ -175,6 +177,12 @@ impl LocalPartitions {
         self.open_for(key, None).await.map_err(Refusal::code)
     }
 
+    /// The same by the local state as it is.
+    pub(super) fn owned_now(&self, key: PartitionKey) -> Result<PartitionOptions, ErrorCode> {
+        let judged = self.judge(&self.metadata.reader.read(), &key, None);
+        judged.map_err(Refusal::code)
+    }
+
     fn judge(
         &self,
         state: &MetadataState,
@@ -182,7 +190,8 @@ impl LocalPartitions {
         reader: Option<(Reader, Right)>,
     ) -> Result<PartitionOptions, Refusal> {
         let place = Place::of(state, key).ok_or(Refusal::Code(code::PARTITION_NOT_FOUND))?;
-        if place.owner != self.metadata.me {
+        // A fenced node serves no partitions: changes are acknowledged without it.
+        if place.owner != self.metadata.me || !place.live {
             return Err(Refusal::Code(code::TRANSIENT_NOT_ACCEPTED));
         }
         if let Some((reader, right)) = reader {

@@ -83,6 +83,19 @@ pub(crate) enum DataReply {
 }
 
 impl DataRequest {
+    /// A request that an owner answers with *partition not found* once it has caught up with
+    /// the log. Nodes of version 0.1 do so too: they catch up before they remove segments,
+    /// and no partition has the generation zero.
+    pub(crate) fn barrier() -> Self {
+        let key = PartitionKey {
+            stream_id: 0,
+            topic_id: 0,
+            partition_id: 0,
+            generation: 0,
+        };
+        Self::Trim { key, through: 0 }
+    }
+
     pub(crate) fn is_read_only(&self) -> bool {
         match self {
             Self::Poll(poll) => !poll.auto_commit,

@@ -5,6 +5,7 @@
 //! others to their owners. An owner that cannot be reached is a transient error, never an
 //! empty reply.
 
+mod affected;
 mod cleaner;
 mod local;
 mod messages;
@@ -20,15 +21,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ::partitions::PartitionOptions;
 use adapters::metadata::{Identifier, MetadataError, MetadataState, PartitionKey, code};
-use adapters::wire::TopicSettings;
 use adapters::wire::{GroupTarget, Partitioning};
 use consensus::ReplicaId;
 
 use crate::cluster::{Failure, Metadata};
 use replicated_log::links::{RequestLinks, RpcError};
 
+pub(crate) use affected::Affected;
 pub(crate) use cleaner::run as clean_messages;
 pub(crate) use local::LocalPartitions;
 pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
@@ -49,6 +49,7 @@ pub(crate) struct Partitions {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) local: Arc<LocalPartitions>,
     links: RequestLinks,
+    affected: Arc<Affected>,
     /// The number of balanced sends so far, for a round robin.
     balanced: AtomicUsize,
     stats: stats::Cache,
@@ -59,11 +60,13 @@ impl Partitions {
         metadata: Arc<Metadata>,
         local: Arc<LocalPartitions>,
         links: RequestLinks,
+        affected: Arc<Affected>,
     ) -> Self {
         Self {
             metadata,
             local,
             links,
+            affected,
             balanced: AtomicUsize::new(0),
             stats: stats::Cache::default(),
         }
@@ -89,15 +92,8 @@ impl Partitions {
             }
             Partitioning::Key(key) => iggy_common::calculate_32(key) % count as u32,
         };
-        let key = topic.key(stream.id, id);
-        let key = key.ok_or(Failure::Refused(code::PARTITION_NOT_FOUND))?;
-        let owner = topic.partitions[id as usize].owner;
-        let options = TopicSettings::of(&topic.options).partition_options(count);
-        Ok(Place {
-            key,
-            owner,
-            options,
-        })
+        let place = Place::in_topic(state, stream.id, topic, id);
+        place.ok_or(Failure::Refused(code::PARTITION_NOT_FOUND))
     }
 
     /// The partition that a client names, and the id of a group of its topic, by this
@@ -108,15 +104,8 @@ impl Partitions {
         partition: u32,
     ) -> Option<(Place, u32)> {
         let (stream, topic) = state.topic(&target.stream, &target.topic).ok()?;
-        let key = topic.key(stream.id, partition)?;
-        let owner = topic.partitions[partition as usize].owner;
         let group = topic.group(&target.group)?;
-        let options = TopicSettings::of(&topic.options).partition_options(topic.partitions.len());
-        let place = Place {
-            key,
-            owner,
-            options,
-        };
+        let place = Place::in_topic(state, stream.id, topic, partition)?;
         Some((place, group.id))
     }
 
@@ -125,9 +114,12 @@ impl Partitions {
     pub(crate) async fn poll_here(
         &self,
         poll: Poll,
-        options: PartitionOptions,
+        place: Place,
     ) -> Result<(DataReply, Option<PendingCommit>), Failure> {
-        let polled = self.local.poll_judged(poll, options).await;
+        if !place.live {
+            return Err(Failure::NotAccepted);
+        }
+        let polled = self.local.poll_judged(poll, place.options).await;
         let (reply, commit) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
         Ok((reply.or_failure()?, commit))
     }
@@ -139,6 +131,9 @@ impl Partitions {
         place: Place,
         request: DataRequest,
     ) -> Result<DataReply, Failure> {
+        if !place.live {
+            return Err(Failure::NotAccepted);
+        }
         if place.owner == self.metadata.me {
             let reply = self.local.serve_judged(request, place.options).await;
             return reply.or_failure();
@@ -154,6 +149,23 @@ impl Partitions {
             Err(RpcError::Unknown) if read_only => Err(Failure::NotAccepted),
             Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),
         }
+    }
+
+    /// Waits until the owners of the partitions that a client's applied request changes serve
+    /// them accordingly. `index` is the position of its command.
+    ///
+    /// # Errors
+    /// When this node cannot catch up with the log: the outcome stays unknown.
+    pub(crate) async fn in_effect(
+        &self,
+        client: u128,
+        request: u64,
+        index: u64,
+    ) -> Result<(), Failure> {
+        let of = (client, request);
+        self.affected
+            .wait(&self.metadata, &self.links, of, index)
+            .await
     }
 
     /// The partitions of a group of which something served is not committed. Where an owner
@@ -244,4 +256,4 @@ impl DataReply {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

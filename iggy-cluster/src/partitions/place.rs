@@ -1,7 +1,7 @@
 //! Where a partition is, by one state of the metadata.
 
 use ::partitions::PartitionOptions;
-use adapters::metadata::{Identifier, MetadataState, PartitionKey};
+use adapters::metadata::{Identifier, MetadataState, PartitionKey, Topic};
 use adapters::wire::TopicSettings;
 use consensus::ReplicaId;
 
@@ -10,18 +10,32 @@ use consensus::ReplicaId;
 pub(crate) struct Place {
     pub(crate) key: PartitionKey,
     pub(crate) owner: ReplicaId,
+    /// Whether the owner is registered and not fenced.
+    pub(crate) live: bool,
     pub(crate) options: PartitionOptions,
 }
 
 impl Place {
     /// The partition with this key; `None` when the state does not contain it.
     pub(super) fn of(state: &MetadataState, key: &PartitionKey) -> Option<Self> {
-        let owner = state.partition(key)?.owner;
+        state.partition(key)?;
         let stream = state.stream(&Identifier::Id(key.stream_id))?;
         let topic = stream.topic(&Identifier::Id(key.topic_id))?;
+        Self::in_topic(state, stream.id, topic, key.partition_id)
+    }
+
+    /// The partition of a topic of this state.
+    pub(super) fn in_topic(
+        state: &MetadataState,
+        stream_id: u32,
+        topic: &Topic,
+        partition: u32,
+    ) -> Option<Self> {
+        let owner = topic.partitions.get(partition as usize)?.owner;
         Some(Self {
-            key: *key,
+            key: topic.key(stream_id, partition)?,
             owner,
+            live: state.is_live(owner),
             options: TopicSettings::of(&topic.options).partition_options(topic.partitions.len()),
         })
     }

@@ -166,6 +166,21 @@ impl<P> ClientOperation<P> {
         })
     }
 
+    /// Whether the change removes or purges partitions, or changes options by which their
+    /// owners serve them.
+    #[must_use]
+    pub fn affects_owners(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteStream { .. }
+                | Self::PurgeStream { .. }
+                | Self::UpdateTopic { .. }
+                | Self::DeleteTopic { .. }
+                | Self::PurgeTopic { .. }
+                | Self::DeletePartitions { .. }
+        )
+    }
+
     /// The partitions that the change creates.
     pub(super) fn new_partitions(&self) -> Option<&P> {
         match self {

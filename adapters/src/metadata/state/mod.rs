@@ -14,7 +14,7 @@ use std::sync::Arc;
 use consensus::ReplicaId;
 use partitions::PartitionKey;
 
-use super::commands::NodeInfo;
+use super::commands::{ClientOperation, NodeInfo};
 use super::error::MetadataError;
 use super::groups::{Group, Member};
 use super::sessions::Sessions;
@@ -122,6 +122,34 @@ impl MetadataState {
     #[must_use]
     pub fn node(&self, id: ReplicaId) -> Option<&Node> {
         self.nodes.get(&id)
+    }
+
+    /// Whether a node may speak for clients and serve its partitions.
+    #[must_use]
+    pub fn is_live(&self, id: ReplicaId) -> bool {
+        self.node(id).is_some_and(|node| node.live)
+    }
+
+    /// The owners of the partitions that a change [affects](ClientOperation::affects_owners).
+    pub(super) fn owners_affected<P>(&self, change: &ClientOperation<P>) -> BTreeSet<ReplicaId> {
+        let owners_of = |topic: &Arc<Topic>| -> BTreeSet<ReplicaId> {
+            let owners = topic.partitions.iter().map(|partition| partition.owner);
+            owners.collect()
+        };
+        match change {
+            ClientOperation::DeleteStream { stream } | ClientOperation::PurgeStream { stream } => {
+                let topics = self.stream(stream).into_iter().flat_map(|it| it.topics());
+                topics.flat_map(owners_of).collect()
+            }
+            ClientOperation::UpdateTopic { stream, topic, .. }
+            | ClientOperation::DeleteTopic { stream, topic }
+            | ClientOperation::PurgeTopic { stream, topic }
+            | ClientOperation::DeletePartitions { stream, topic, .. } => {
+                let topic = self.topic(stream, topic);
+                topic.map_or_else(|_| BTreeSet::new(), |(_, topic)| owners_of(topic))
+            }
+            _ => BTreeSet::new(),
+        }
     }
 
     /// A user by name.

@@ -6,9 +6,6 @@ use std::time::Instant;
 use ::partitions::ConsumerKey;
 use adapters::metadata::{GroupChange, GroupOperation};
 use adapters::wire::PollStart;
-use bytes::{Bytes, BytesMut};
-use iggy_binary_protocol::requests::messages::{RawMessage, SendMessagesEncoder};
-use iggy_binary_protocol::{WireIdentifier, WirePartitioning};
 
 use super::*;
 
@@ -96,21 +93,7 @@ impl Bench {
     }
 
     async fn append(&self, partition: u32) {
-        let payload = b"payload";
-        let messages: Vec<_> = (1..=10)
-            .map(|id| RawMessage {
-                id,
-                origin_timestamp: 1,
-                headers: None,
-                payload,
-            })
-            .collect();
-        let mut out = BytesMut::new();
-        let stream = WireIdentifier::Numeric(0);
-        let to = WirePartitioning::PartitionId(partition);
-        SendMessagesEncoder::encode(&mut out, &stream, &stream, &to, &messages).unwrap();
-        let metadata = u32::from_le_bytes(out[..4].try_into().unwrap()) as usize;
-        let batch: Bytes = out.freeze().slice(4 + metadata..);
+        let batch = batch(10);
         let key = self.key(partition);
         let appended = self.local.serve(DataRequest::Append { key, batch }).await;
         assert!(matches!(appended, DataReply::Appended(_)));

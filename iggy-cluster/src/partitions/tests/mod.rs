@@ -1,17 +1,40 @@
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
 use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options, Owners};
+use bytes::{Bytes, BytesMut};
+use iggy_binary_protocol::requests::messages::{RawMessage, SendMessagesEncoder};
+use iggy_binary_protocol::{WireIdentifier, WirePartitioning};
 use tempfile::TempDir;
 
 use super::*;
 use crate::cluster::testing::{FakeLog, ME};
 
 mod groups;
+mod lease;
 mod size;
 
 const CLIENT: u128 = 7;
 
 fn named(text: &str) -> Identifier {
     Identifier::Name(Name::new(text).unwrap())
+}
+
+/// A batch of this many messages.
+pub(crate) fn batch(messages: u128) -> Bytes {
+    let payload = b"payload";
+    let messages: Vec<_> = (1..=messages)
+        .map(|id| RawMessage {
+            id,
+            origin_timestamp: 1,
+            headers: None,
+            payload,
+        })
+        .collect();
+    let mut out = BytesMut::new();
+    let stream = WireIdentifier::Numeric(0);
+    let to = WirePartitioning::PartitionId(0);
+    SendMessagesEncoder::encode(&mut out, &stream, &stream, &to, &messages).unwrap();
+    let metadata = u32::from_le_bytes(out[..4].try_into().unwrap()) as usize;
+    out.freeze().slice(4 + metadata..)
 }
 
 /// Commands of one client.
@@ -39,6 +62,7 @@ async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
         Arc::clone(&metadata),
         Arc::new(local),
         RequestLinks::default(),
+        Arc::default(),
     );
     let create = || ClientOperation::CreateTopic {
         stream: named("s"),
@@ -67,9 +91,8 @@ async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
     }
     let here = metadata.applied();
     let (stream, topic, partition) = (named("s"), named("t"), Partitioning::Partition(0));
-    let leaderless_max = Duration::from_secs(5);
     let find = |seen| {
-        crate::view::view(&metadata, seen, leaderless_max, |state| {
+        crate::view::view(&metadata, seen, |state| {
             partitions.look_up(state, &stream, &topic, &partition)
         })
     };

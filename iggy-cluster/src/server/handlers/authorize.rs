@@ -3,8 +3,8 @@
 //! Reads and requests for messages are judged here, by the local state. A refusal is made
 //! only after that state has caught up with the log, so a new grant is never missed. A request
 //! that names a stream or a topic is judged by the state in which the name is looked up.
-//! A node that has known no leader for the fencing timeout does not rely on its local
-//! state. Changes of metadata are judged when they are applied; here they are only kept out
+//! A node that has not caught up for the fencing timeout does not rely on its local state.
+//! Changes of metadata are judged when they are applied; here they are only kept out
 //! of the log when they would certainly be refused.
 
 use adapters::metadata::{ClientOperation, MetadataState, PartitionCount, Rule, code};
@@ -34,9 +34,7 @@ impl Connection {
         &self,
         look: impl Fn(&MetadataState) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let metadata = &self.server.metadata;
-        let leaderless_max = self.server.config.cluster.fencing_timeout.duration();
-        view(metadata, self.watermark, leaderless_max, look).await
+        view(&self.server.metadata, self.watermark, look).await
     }
 
     /// Whether the connection's session exists and its user may do this, by this state.

@@ -49,6 +49,7 @@ impl Connection {
             return self.reply(header, Err(failure));
         }
         let open = self.open.take() == Some(header.request);
+        let affects_owners = operation.affects_owners();
         let intent = Intent::Client(ClientRequest {
             client: header.client,
             session: header.session,
@@ -69,6 +70,14 @@ impl Connection {
             }
         };
         self.watermark = self.watermark.max(index);
+        if affects_owners && answer == Answer::Done {
+            let partitions = &self.server.partitions;
+            let in_effect = partitions.in_effect(header.client, header.request, index);
+            if let Err(failure) = in_effect.await {
+                self.open = Some(header.request);
+                return self.reply(header, Err(failure));
+            }
+        }
         let body = match answer {
             Answer::Refused(code::UNAUTHENTICATED) => {
                 let reason = match open {

@@ -1,23 +1,30 @@
 //! Requests for messages and for consumers' offsets, of partitions on any node.
 
-use std::sync::Arc;
-
 use ::partitions::ConsumerKey;
-use adapters::metadata::{Identifier, MetadataState, Rule, code};
+use adapters::metadata::{Identifier, MetadataState, PartitionKey, Rule, code};
 use adapters::wire::v0_11::{self as wire, RequestHeader};
 use adapters::wire::{
     Consumer, GroupTarget, OffsetTarget, PartitionTarget, Partitioning, PollRequest, SendRequest,
 };
+use bytes::Bytes;
 
 use super::Body;
 use crate::cluster::Failure;
 use crate::partitions::{
-    DataReply, DataRequest, Denied, Partitions, Place, Poll, Reader, Right, has_session,
+    DataReply, DataRequest, Denied, Partitions, PendingCommit, Place, Poll, Reader, Right,
+    has_session,
 };
 use crate::server::connection::{Bound, Connection, Trimming};
 
 /// The member does not hold the partition.
 const FENCED: Failure = Failure::Refused(code::PARTITION_NOT_OWNED);
+
+/// The partition does not exist, at its owner or in a state.
+const NO_PARTITION: Failure = Failure::Refused(code::PARTITION_NOT_FOUND);
+
+/// How often a partition is looked up for one request, if it is purged or created again each
+/// time before its owner is reached. Then the client repeats the request.
+const LOOKUPS_MAX: usize = 3;
 
 /// The permission that a request needs for the topic that it names.
 type TopicRule = fn(u32, u32) -> Rule;
@@ -40,18 +47,28 @@ fn group_target(target: &OffsetTarget, group: &Identifier) -> GroupTarget {
 }
 
 impl Connection {
-    /// The partition that a permitted request names, by one state.
-    async fn place(
+    /// Looks a partition up for an attempt to have its owner serve a request. If the owner does
+    /// not know that partition, the state in which it was looked up was old: the next attempt
+    /// catches up with the log first. So *partition not found* is answered only by a state
+    /// that has caught up.
+    async fn find<T>(
         &self,
-        stream: &Identifier,
-        topic: &Identifier,
-        partition: &Partitioning,
-        rule: TopicRule,
-    ) -> Result<Place, Failure> {
-        self.view(|state| self.place_in(state, stream, topic, partition, rule))
-            .await
+        attempt: &mut usize,
+        look: impl Fn(&MetadataState) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let metadata = &self.server.metadata;
+        *attempt += 1;
+        match *attempt {
+            1 => self.view(look).await,
+            2..=LOOKUPS_MAX => {
+                metadata.barrier().await?;
+                look(&metadata.reader.read())
+            }
+            _ => Err(Failure::NotAccepted),
+        }
     }
 
+    /// The partition that a permitted request names, by this state.
     fn place_in(
         &self,
         state: &MetadataState,
@@ -132,33 +149,43 @@ impl Connection {
             partitioning,
             batch,
         } = send;
-        let partitions = &self.server.partitions;
-        let place = self
-            .place(&stream, &topic, &partitioning, Rule::Send)
-            .await?;
         let bytes = batch.len() as u64;
-        let request = DataRequest::Append {
-            key: place.key,
-            batch,
-        };
-        match partitions.call(place, request).await? {
-            DataReply::Appended(appended) => {
-                let metrics = &self.server.metrics;
-                metrics.messages_in.inc_by(u64::from(appended.messages));
-                metrics.message_bytes_in.inc_by(bytes);
-                Ok(vec![wire::sent(&place.key, appended)])
+        let mut attempt = 0;
+        let (key, appended) = loop {
+            let look = |state: &MetadataState| {
+                self.place_in(state, &stream, &topic, &partitioning, Rule::Send)
+            };
+            let place = self.find(&mut attempt, look).await?;
+            let request = DataRequest::Append {
+                key: place.key,
+                batch: batch.clone(),
+            };
+            match self.server.partitions.call(place, request).await {
+                Err(NO_PARTITION) => {}
+                Ok(DataReply::Appended(appended)) => break (place.key, appended),
+                Ok(_) => return Err(Failure::OutcomeUnknown),
+                Err(failure) => return Err(failure),
             }
-            _ => Err(Failure::OutcomeUnknown),
-        }
+        };
+        let metrics = &self.server.metrics;
+        metrics.messages_in.inc_by(u64::from(appended.messages));
+        metrics.message_bytes_in.inc_by(bytes);
+        Ok(vec![wire::sent(&key, appended)])
     }
 
     pub(super) async fn poll(&mut self, poll: PollRequest) -> Body {
-        let found = self.view(|state| self.find_for(state, &poll.target, Right::Read));
-        match found.await {
-            Ok((place, reader)) => self.poll_at(place, reader, poll).await,
-            Err(FENCED) => Ok(wire::fenced()),
-            Err(failure) => Err(failure),
-        }
+        let mut attempt = 0;
+        let polled = loop {
+            let look = |state: &MetadataState| self.find_for(state, &poll.target, Right::Read);
+            match self.find(&mut attempt, look).await {
+                Ok((place, reader)) => match self.poll_at(place, reader, &poll).await {
+                    Err(NO_PARTITION) => {}
+                    polled => break polled,
+                },
+                Err(failure) => break Err(failure),
+            }
+        };
+        self.polled(polled)
     }
 
     /// Another node has routed the client here, because this node owns the partition. The
@@ -167,25 +194,37 @@ impl Connection {
         let attached = self
             .attached
             .ok_or(Failure::Refused(code::UNAUTHENTICATED))?;
-        let found = self.view(|state| {
-            self.may(state, None)?;
-            if !has_session(state, attached.client, attached.session) {
-                return Ok(None);
+        let mut attempt = 0;
+        let polled = loop {
+            let look = |state: &MetadataState| {
+                self.may(state, None)?;
+                if !has_session(state, attached.client, attached.session) {
+                    return Ok(None);
+                }
+                self.find_for(state, &poll.target, Right::Read).map(Some)
+            };
+            match self.find(&mut attempt, look).await {
+                Ok(None) => break Err(Failure::Refused(code::STALE_CLIENT)),
+                Ok(Some((place, _))) if place.owner != self.server.metadata.me => {
+                    break Err(Failure::NotAccepted);
+                }
+                Ok(Some((place, reader))) => match self.poll_at(place, reader, &poll).await {
+                    Err(NO_PARTITION) => {}
+                    polled => break polled,
+                },
+                Err(failure) => break Err(elsewhere(failure)),
             }
-            self.find_for(state, &poll.target, Right::Read).map(Some)
-        });
-        match found.await {
-            Ok(None) => Err(Failure::Refused(code::STALE_CLIENT)),
-            Ok(Some((place, _))) if place.owner != self.server.metadata.me => {
-                Err(Failure::NotAccepted)
-            }
-            Ok(Some((place, reader))) => self.poll_at(place, reader, poll).await,
-            Err(FENCED) => Ok(wire::fenced()),
-            Err(failure) => Err(elsewhere(failure)),
-        }
+        };
+        self.polled(polled)
     }
 
-    async fn poll_at(&mut self, place: Place, reader: Reader, poll: PollRequest) -> Body {
+    /// The body of a poll, and what it commits once the messages are delivered.
+    async fn poll_at(
+        &self,
+        place: Place,
+        reader: Reader,
+        poll: &PollRequest,
+    ) -> Result<(Vec<Bytes>, Option<PendingCommit>), Failure> {
         let request = Poll {
             key: place.key,
             reader,
@@ -194,21 +233,34 @@ impl Connection {
             auto_commit: poll.auto_commit,
         };
         let partitions = &self.server.partitions;
-        let reply = if place.owner == self.server.metadata.me {
-            let (reply, commit) = partitions.poll_here(request, place.options).await?;
-            self.pending_commit = commit;
-            reply
+        let (reply, commit) = if place.owner == self.server.metadata.me {
+            partitions.poll_here(request, place).await?
         } else {
-            partitions.call(place, DataRequest::Poll(request)).await?
+            let reply = partitions.call(place, DataRequest::Poll(request)).await?;
+            (reply, None)
         };
         match reply {
             DataReply::Polled(polled) => {
                 let metrics = &self.server.metrics;
                 metrics.messages_out.inc_by(u64::from(polled.messages));
-                Ok(wire::polled(place.key.partition_id, polled))
+                Ok((wire::polled(place.key.partition_id, polled), commit))
             }
-            DataReply::Fenced => Ok(wire::fenced()),
+            DataReply::Fenced => Err(FENCED),
             _ => Err(Failure::NotAccepted),
+        }
+    }
+
+    fn polled(
+        &mut self,
+        polled: Result<(Vec<Bytes>, Option<PendingCommit>), Failure>,
+    ) -> Body {
+        match polled {
+            Ok((body, commit)) => {
+                self.pending_commit = commit;
+                Ok(body)
+            }
+            Err(FENCED) => Ok(wire::fenced()),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -241,28 +293,34 @@ impl Connection {
     }
 
     pub(super) async fn store_offset(&self, target: &OffsetTarget, offset: u64) -> Body {
-        let (place, reader) = self
-            .view(|state| self.find_for(state, target, Right::Store))
-            .await?;
-        let request = DataRequest::StoreOffset {
-            key: place.key,
+        let store = |key, reader| DataRequest::StoreOffset {
+            key,
             reader,
             offset,
         };
-        self.server.partitions.call(place, request).await?;
-        Ok(Vec::new())
+        self.change_offset(target, store).await
     }
 
     pub(super) async fn delete_offset(&self, target: &OffsetTarget) -> Body {
-        let (place, reader) = self
-            .view(|state| self.find_for(state, target, Right::Store))
-            .await?;
-        let request = DataRequest::DeleteOffset {
-            key: place.key,
-            reader,
-        };
-        self.server.partitions.call(place, request).await?;
-        Ok(Vec::new())
+        let delete = |key, reader| DataRequest::DeleteOffset { key, reader };
+        self.change_offset(target, delete).await
+    }
+
+    async fn change_offset(
+        &self,
+        target: &OffsetTarget,
+        change: impl Fn(PartitionKey, Reader) -> DataRequest,
+    ) -> Body {
+        let mut attempt = 0;
+        loop {
+            let look = |state: &MetadataState| self.find_for(state, target, Right::Store);
+            let (place, reader) = self.find(&mut attempt, look).await?;
+            let request = change(place.key, reader);
+            match self.server.partitions.call(place, request).await {
+                Err(NO_PARTITION) => {}
+                changed => return changed.map(|_| Vec::new()),
+            }
+        }
     }
 
     /// Removes the oldest segments. The offset through which to remove is determined once,
@@ -274,17 +332,29 @@ impl Connection {
         count: u32,
     ) -> Body {
         let partition = Partitioning::Partition(target.partition);
-        let partitions = Arc::clone(&self.server.partitions);
-        let place = self
-            .place(&target.stream, &target.topic, &partition, Rule::ManageTopic)
-            .await?;
-        let key = place.key;
-        let requested = Trimming {
-            session: header.session,
-            request: header.request,
-            key,
-            count,
-        };
+        let mut attempt = 0;
+        loop {
+            let look = |state: &MetadataState| {
+                let (stream, topic) = (&target.stream, &target.topic);
+                self.place_in(state, stream, topic, &partition, Rule::ManageTopic)
+            };
+            let place = self.find(&mut attempt, look).await?;
+            let requested = Trimming {
+                session: header.session,
+                request: header.request,
+                key: place.key,
+                count,
+            };
+            match self.trim(place, requested).await {
+                Err(NO_PARTITION) => {}
+                trimmed => return trimmed.map(|()| Vec::new()),
+            }
+        }
+    }
+
+    async fn trim(&mut self, place: Place, requested: Trimming) -> Result<(), Failure> {
+        let partitions = &self.server.partitions;
+        let Trimming { key, count, .. } = requested;
         let through = match self.trimming {
             Some((before, through)) if before == requested => through,
             _ => match partitions
@@ -300,41 +370,46 @@ impl Connection {
             let request = DataRequest::Trim { key, through };
             partitions.call(place, request).await?;
         }
-        Ok(Vec::new())
+        Ok(())
     }
 
     pub(super) async fn offset(&self, target: &OffsetTarget) -> Body {
         let partition = Partitioning::Partition(target.partition);
-        let found = self.view(|state| {
-            let (stream, topic) = (&target.stream, &target.topic);
-            let place = self.place_in(state, stream, topic, &partition, Rule::Poll)?;
-            let consumer = match &target.consumer {
-                Consumer::Single(id) => Reader::Single(*id).key(),
-                // Permission to poll a topic includes the offsets of its groups.
-                Consumer::Group(group) => {
-                    let group = group_target(target, group);
-                    let found = Partitions::look_up_group(state, &group, target.partition);
-                    let (_, id) = found.ok_or(FENCED)?;
-                    ConsumerKey { group: true, id }
-                }
+        let mut attempt = 0;
+        loop {
+            let look = |state: &MetadataState| {
+                let (stream, topic) = (&target.stream, &target.topic);
+                let place = self.place_in(state, stream, topic, &partition, Rule::Poll)?;
+                let consumer = match &target.consumer {
+                    Consumer::Single(id) => Reader::Single(*id).key(),
+                    // Permission to poll a topic includes the offsets of its groups.
+                    Consumer::Group(group) => {
+                        let group = group_target(target, group);
+                        let found = Partitions::look_up_group(state, &group, target.partition);
+                        let (_, id) = found.ok_or(FENCED)?;
+                        ConsumerKey { group: true, id }
+                    }
+                };
+                Ok((place, consumer))
             };
-            Ok((place, consumer))
-        });
-        let (place, consumer) = match found.await {
-            // The group does not exist.
-            Err(FENCED) => return Ok(Vec::new()),
-            found => found?,
-        };
-        let request = DataRequest::Offset {
-            key: place.key,
-            consumer,
-        };
-        match self.server.partitions.call(place, request).await? {
-            DataReply::Offset { stored, current } => Ok(stored
-                .map(|stored| wire::offset(target.partition, current, stored))
-                .into_iter()
-                .collect()),
-            _ => Err(Failure::NotAccepted),
+            let (place, consumer) = match self.find(&mut attempt, look).await {
+                // The group does not exist.
+                Err(FENCED) => return Ok(Vec::new()),
+                found => found?,
+            };
+            let request = DataRequest::Offset {
+                key: place.key,
+                consumer,
+            };
+            match self.server.partitions.call(place, request).await {
+                Err(NO_PARTITION) => {}
+                Ok(DataReply::Offset { stored, current }) => {
+                    let offset = stored.map(|it| wire::offset(target.partition, current, it));
+                    return Ok(offset.into_iter().collect());
+                }
+                Ok(_) => return Err(Failure::NotAccepted),
+                Err(failure) => return Err(failure),
+            }
         }
     }
 }

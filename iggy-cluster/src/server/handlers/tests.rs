@@ -11,30 +11,42 @@ use tempfile::TempDir;
 use super::super::Server;
 use super::super::connection::Bound;
 use super::*;
+use crate::cluster::Metadata;
 use crate::cluster::testing::{FakeLog, Fate, ME};
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
-use crate::partitions::{LocalPartitions, Partitions};
+use crate::partitions::{Affected, LocalPartitions, Partitions};
+
+mod owners;
 
 const CLIENT: u128 = 7;
 
 struct Bench {
     log: Arc<FakeLog>,
     connection: Connection,
+    storage: Arc<EmbeddedStorage>,
     _data: TempDir,
 }
 
 impl Bench {
     /// A connection with a session, on a node with this request timeout.
     fn new(timeout: Duration) -> Self {
+        Self::with(FakeLog::start(timeout))
+    }
+
+    fn with((log, metadata): (Arc<FakeLog>, Arc<Metadata>)) -> Self {
         let data = TempDir::new().unwrap();
-        let (log, metadata) = FakeLog::start(timeout);
         let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
-        let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
+        let storage = Arc::new(storage.unwrap());
+        let local = LocalPartitions::new(Arc::clone(&metadata), Arc::clone(&storage) as _);
+        let affected = Arc::new(Affected::default());
+        let noting = Arc::clone(&affected);
+        log.observe(Box::new(move |event| noting.note(&event)));
         let partitions = Partitions::new(
             Arc::clone(&metadata),
             Arc::new(local),
             replicated_log::links::RequestLinks::default(),
+            affected,
         );
         let server = Server::new(
             ClusterConfig::default(),
@@ -53,6 +65,7 @@ impl Bench {
         Self {
             log,
             connection,
+            storage,
             _data: data,
         }
     }

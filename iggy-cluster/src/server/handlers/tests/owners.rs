@@ -1,0 +1,143 @@
+//! Owners of partitions that do not know yet what was acknowledged, or know it first.
+
+use ::partitions::{PartitionKey, PartitionOptions, PartitionStorage};
+use adapters::wire::TopicSettings;
+use consensus::ReplicaId;
+use tokio::time::Instant;
+
+use super::*;
+use crate::partitions::tests::batch;
+
+const OTHER: ReplicaId = ReplicaId(2);
+
+fn named(text: &str) -> Identifier {
+    Identifier::Name(Name::new(text).unwrap())
+}
+
+fn options() -> PartitionOptions {
+    TopicSettings::of(&Options::default()).partitions
+}
+
+fn purge<P>() -> ClientOperation<P> {
+    ClientOperation::PurgeTopic {
+        stream: named("s"),
+        topic: named("t"),
+    }
+}
+
+impl Bench {
+    /// Creates a topic whose partitions have these owners.
+    fn create_topic(&self, owners: Vec<ReplicaId>) {
+        let create_stream = ClientOperation::CreateStream {
+            name: Name::new("s").unwrap(),
+            options: Options::default(),
+        };
+        self.log.apply(&self.by_root(1, create_stream));
+        let create_topic = ClientOperation::CreateTopic {
+            stream: named("s"),
+            name: Name::new("t").unwrap(),
+            options: Options::default(),
+            partitions: Owners(owners),
+        };
+        self.log.apply(&self.by_root(2, create_topic));
+    }
+
+    fn key(&self) -> PartitionKey {
+        let state = self.connection.server.metadata.reader.read();
+        let (stream, topic) = state.topic(&named("s"), &named("t")).unwrap();
+        topic.key(stream.id, 0).unwrap()
+    }
+
+    fn fence_other(&self) {
+        let registration = {
+            let state = self.connection.server.metadata.reader.read();
+            state.node(OTHER).unwrap().registration
+        };
+        self.log.apply(&Command::FenceNode {
+            node: OTHER,
+            registration,
+        });
+    }
+
+    /// Purges the topic; returns how long the answer takes.
+    async fn purged_after(&mut self, request: u64) -> Duration {
+        let header = RequestHeader {
+            request,
+            ..self.header()
+        };
+        let started = Instant::now();
+        let Outcome::Reply(reply) = self.connection.change(&header, purge()).await else {
+            panic!("no reply");
+        };
+        let done = Reply::ok(&header, self.connection.watermark, Vec::new());
+        assert_eq!(reply.joined(), done.joined());
+        started.elapsed()
+    }
+}
+
+/// With this lease a test has to wait for its end.
+const LEASE: Duration = Duration::from_millis(20);
+
+impl Bench {
+    fn with_lease(lease: Duration) -> Self {
+        Self::with(FakeLog::start_with_lease(Duration::from_secs(5), lease))
+    }
+}
+
+/// A send that follows the answer would be stored in the former generation by an owner that
+/// has not applied the purge, and deleted.
+#[tokio::test]
+async fn a_purge_is_answered_when_no_owner_may_serve_without_it() {
+    let mut bench = Bench::with_lease(LEASE);
+    let lease_over = bench.connection.server.metadata.lease_over();
+    assert!(lease_over > LEASE);
+    bench.log.register_node(OTHER);
+    bench.create_topic(vec![ME, OTHER]);
+    assert!(bench.purged_after(3).await >= lease_over);
+    // The owner may have renewed its lease before it was fenced.
+    bench.fence_other();
+    assert!(bench.purged_after(4).await >= lease_over);
+}
+
+/// The owner has confirmed nothing to the node that applied the request the first time.
+#[tokio::test]
+async fn a_repeated_purge_waits_for_the_owners_again() {
+    let mut bench = Bench::with_lease(LEASE);
+    let lease_over = bench.connection.server.metadata.lease_over();
+    bench.log.register_node(OTHER);
+    bench.create_topic(vec![OTHER]);
+    let started = Instant::now();
+    bench.log.apply(&bench.by_root(3, purge()));
+    bench.purged_after(3).await;
+    assert!(started.elapsed() >= lease_over);
+}
+
+/// The lease does not end within a test.
+#[tokio::test]
+async fn a_change_that_affects_no_other_owner_waits_for_none() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    bench.log.register_node(OTHER);
+    bench.create_topic(vec![ME]);
+    bench.purged_after(3).await;
+}
+
+/// The owner has applied the purge, the node that looks the partition up has not.
+#[tokio::test]
+async fn a_send_to_a_partition_that_was_purged_meanwhile_reaches_it() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    bench.create_topic(vec![ME]);
+    let former = bench.key();
+    bench.storage.remove(former).await.unwrap();
+    bench.log.commit_unseen(bench.by_root(3, purge()));
+    let send = Request::Send(SendRequest {
+        stream: named("s"),
+        topic: named("t"),
+        partitioning: Partitioning::Partition(0),
+        batch: batch(1),
+    });
+    bench.ask(send).await.unwrap();
+    let key = bench.key();
+    assert_ne!(key.generation, former.generation);
+    let stats = bench.storage.stats(key, options()).await.unwrap();
+    assert_eq!(stats.messages, 1);
+}
