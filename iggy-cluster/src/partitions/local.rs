@@ -356,7 +356,7 @@ impl LocalPartitions {
             PollStart::Next => {
                 let stored = self.storage.offset(key, options, consumer).await;
                 let stored = stored.map_err(failed)?;
-                match self.pending.latest(key, consumer, stored) {
+                match self.pending.latest(key, consumer, reader.client(), stored) {
                     Some(offset) => ReadFrom::Offset(offset + 1),
                     None => ReadFrom::First,
                 }
@@ -405,7 +405,7 @@ impl LocalPartitions {
             offset,
         } = commit;
         let consumer = reader.key();
-        let pending = self.pending.latest(key, consumer, None);
+        let pending = self.pending.latest(key, consumer, reader.client(), None);
         let judged = {
             let state = self.metadata.reader.read();
             let exists = reader.exists(&state, &key);
@@ -416,7 +416,8 @@ impl LocalPartitions {
             self.pending.remove(&commit);
             return Ok(());
         };
-        // Also for a member that has left: the next one has been served what comes after it.
+        // Also for a member that has lost the partition: the messages have arrived. The next
+        // one may have been served them again.
         let options = match judged {
             Ok(options) => options,
             Err(_) => self.owned(key).await?,
@@ -426,6 +427,15 @@ impl LocalPartitions {
         self.pending.remove(&commit);
         self.offset_changed(reader);
         committed
+    }
+
+    /// The client whose pending commits count: that of the member that holds the partition.
+    fn holder(&self, key: PartitionKey, consumer: ConsumerKey) -> u128 {
+        let state = self.metadata.reader.read();
+        let group = consumer.group.then(|| group_of(&key, consumer.id));
+        let found = group.and_then(|group| state.group(&group));
+        let holder = found.and_then(|(_, group)| group.holder(key.partition_id));
+        holder.unwrap_or(0)
     }
 
     async fn offset(
@@ -438,8 +448,9 @@ impl LocalPartitions {
         let stored = self.storage.offset(key, options, consumer).await;
         let stats = self.storage.stats(key, options).await;
         let stored = stored.map_err(failed)?;
+        let client = self.holder(key, consumer);
         Ok(DataReply::Offset {
-            stored: self.pending.latest(key, consumer, stored),
+            stored: self.pending.latest(key, consumer, client, stored),
             current: stats.map_err(failed)?.current_offset(),
         })
     }

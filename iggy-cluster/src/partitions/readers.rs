@@ -67,6 +67,14 @@ impl Reader {
         }
     }
 
+    /// The client of a member; zero for a consumer that is not in a group.
+    pub(crate) fn client(self) -> u128 {
+        match self {
+            Self::Single(_) => 0,
+            Self::Member { client, .. } => client,
+        }
+    }
+
     /// Whether the partition and the group that its offset belongs to exist.
     pub(super) fn exists(self, state: &MetadataState, key: &PartitionKey) -> bool {
         state.partition(key).is_some()

@@ -302,6 +302,32 @@ async fn an_offset_that_a_consumer_sets_replaces_a_pending_commit() {
     assert_eq!(bench.stored(1).await, None);
 }
 
+/// The reply to the former holder's poll may be lost with its connection.
+#[tokio::test]
+async fn the_next_holder_is_served_what_the_former_one_has_not_committed() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    bench.join(OTHER, &[]);
+    let (_, commit) = bench.poll(CLIENT, 0, 4, true).await;
+    bench.change(CLIENT, GroupChange::Leave(named("g")));
+    assert_eq!(bench.stored(0).await, None);
+    assert_eq!(bench.polled(OTHER, 0, 4).await, (Some(3), 4));
+    bench.local.drop_commit(&commit.unwrap());
+    assert_eq!(bench.polled(OTHER, 0, 4).await, (Some(3), 4));
+}
+
+#[tokio::test]
+async fn what_arrives_at_a_member_that_has_left_is_committed() {
+    let mut bench = Bench::new().await;
+    bench.join(CLIENT, &[]);
+    bench.join(OTHER, &[]);
+    let (_, commit) = bench.poll(CLIENT, 0, 4, true).await;
+    bench.change(CLIENT, GroupChange::Leave(named("g")));
+    bench.local.delivered(commit.unwrap()).await;
+    assert_eq!(bench.stored(0).await, Some(3));
+    assert_eq!(bench.polled(OTHER, 0, 4).await, (Some(7), 4));
+}
+
 #[tokio::test]
 async fn of_two_polls_the_later_one_counts() {
     let mut bench = Bench::new().await;
