@@ -308,7 +308,8 @@ impl LocalPartitions {
             .map_err(|error| refusal(&key, &error))
     }
 
-    /// Polls for a client of another node: what it commits is committed immediately.
+    /// Polls for a client of another node, of version 0.1: what it commits is committed
+    /// immediately. Later versions commit with a request of its own.
     async fn poll_and_commit(
         &self,
         poll: Poll,

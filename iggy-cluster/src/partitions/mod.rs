@@ -7,6 +7,7 @@
 
 mod affected;
 mod cleaner;
+mod deliveries;
 mod local;
 mod messages;
 mod pending_commits;
@@ -30,9 +31,9 @@ use replicated_log::links::{RequestLinks, RpcError};
 
 pub(crate) use affected::Affected;
 pub(crate) use cleaner::run as clean_messages;
+pub(crate) use deliveries::Delivery;
 pub(crate) use local::LocalPartitions;
 pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
-pub(crate) use pending_commits::PendingCommit;
 pub(crate) use place::Place;
 pub(crate) use readers::{Denied, Reader, Right, has_session};
 pub(crate) use refusing::Refusing;
@@ -107,21 +108,6 @@ impl Partitions {
         let group = topic.group(&target.group)?;
         let place = Place::in_topic(state, stream.id, topic, partition)?;
         Some((place, group.id))
-    }
-
-    /// Polls a partition of this node, with its options of the state by which the poll was
-    /// judged. Returns also what to commit once the messages are delivered.
-    pub(crate) async fn poll_here(
-        &self,
-        poll: Poll,
-        place: Place,
-    ) -> Result<(DataReply, Option<PendingCommit>), Failure> {
-        if !place.live {
-            return Err(Failure::NotAccepted);
-        }
-        let polled = self.local.poll_judged(poll, place.options).await;
-        let (reply, commit) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
-        Ok((reply.or_failure()?, commit))
     }
 
     /// Has the owner serve a request. If this node is the owner, the request must have been

@@ -17,7 +17,7 @@ use tokio::time::error::Elapsed;
 use tracing::debug;
 
 use super::Server;
-use crate::partitions::{PendingCommit, has_session};
+use crate::partitions::{Delivery, has_session};
 
 /// For a header and a short body; longer bodies are read directly. Small, because every
 /// idle connection has one.
@@ -64,7 +64,7 @@ pub(super) struct Connection {
     /// The last metadata position that this client has seen. It never decreases.
     pub(super) watermark: u64,
     /// What the last poll commits once its messages are delivered.
-    pub(super) pending_commit: Option<PendingCommit>,
+    pub(super) pending_commit: Option<Delivery>,
     /// The token that the current request creates.
     pub(super) new_token: Option<(TokenHash, SecretString)>,
     pub(super) address: SocketAddr,
@@ -119,7 +119,7 @@ impl Connection {
             debug!(client = self.id, %error, "a connection ended");
         }
         if let Some(commit) = self.pending_commit.take() {
-            self.server.partitions.local.drop_commit(&commit);
+            self.server.partitions.drop_commit(&commit);
         }
         self.server.clients.remove(self.id);
         self.close_session();
@@ -186,16 +186,16 @@ impl Connection {
     /// for a moment has received its last reply.
     async fn settle(
         &self,
-        commit: PendingCommit,
+        commit: Delivery,
         read: Result<io::Result<usize>, Elapsed>,
     ) -> Option<io::Result<usize>> {
-        let local = &self.server.partitions.local;
+        let partitions = &self.server.partitions;
         match &read {
             // A TLS connection without a close_notify was still closed in order.
             Ok(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                local.drop_commit(&commit);
+                partitions.drop_commit(&commit);
             }
-            _ => local.delivered(commit).await,
+            _ => partitions.delivered(commit).await,
         }
         read.ok()
     }

@@ -7,6 +7,7 @@ use ::partitions::ConsumerKey;
 use adapters::metadata::{GroupChange, GroupOperation};
 use adapters::wire::PollStart;
 
+use super::super::pending_commits::PendingCommit;
 use super::*;
 
 const OTHER: u128 = 8;

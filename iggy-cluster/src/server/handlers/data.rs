@@ -11,8 +11,7 @@ use bytes::Bytes;
 use super::Body;
 use crate::cluster::Failure;
 use crate::partitions::{
-    DataReply, DataRequest, Denied, Partitions, PendingCommit, Place, Poll, Reader, Right,
-    has_session,
+    DataReply, DataRequest, Delivery, Denied, Partitions, Place, Poll, Reader, Right, has_session,
 };
 use crate::server::connection::{Bound, Connection, Trimming};
 
@@ -224,7 +223,7 @@ impl Connection {
         place: Place,
         reader: Reader,
         poll: &PollRequest,
-    ) -> Result<(Vec<Bytes>, Option<PendingCommit>), Failure> {
+    ) -> Result<(Vec<Bytes>, Option<Delivery>), Failure> {
         let request = Poll {
             key: place.key,
             reader,
@@ -232,13 +231,7 @@ impl Connection {
             count: poll.count,
             auto_commit: poll.auto_commit,
         };
-        let partitions = &self.server.partitions;
-        let (reply, commit) = if place.owner == self.server.metadata.me {
-            partitions.poll_here(request, place).await?
-        } else {
-            let reply = partitions.call(place, DataRequest::Poll(request)).await?;
-            (reply, None)
-        };
+        let (reply, commit) = self.server.partitions.poll(place, request).await?;
         match reply {
             DataReply::Polled(polled) => {
                 let metrics = &self.server.metrics;
@@ -250,10 +243,7 @@ impl Connection {
         }
     }
 
-    fn polled(
-        &mut self,
-        polled: Result<(Vec<Bytes>, Option<PendingCommit>), Failure>,
-    ) -> Body {
+    fn polled(&mut self, polled: Result<(Vec<Bytes>, Option<Delivery>), Failure>) -> Body {
         match polled {
             Ok((body, commit)) => {
                 self.pending_commit = commit;

@@ -1,0 +1,113 @@
+//! Polls, and the offsets that they commit once their messages are delivered.
+//!
+//! If the owner of a partition is another node, that node cannot know when the messages have
+//! arrived at the client. So the poll is forwarded without its commit, and the node of the
+//! client stores the offset when they have.
+
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::messages::{DataReply, DataRequest, Poll};
+use super::pending_commits::PendingCommit;
+use super::place::Place;
+use super::readers::Reader;
+use super::{Failure, Partitions};
+
+/// A commit at another node that takes longer is given up: the client's next request waits
+/// for it. The messages are perhaps served again.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a poll commits when its messages are delivered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Delivery {
+    /// Of a partition of this node.
+    Here(PendingCommit),
+    /// Of a partition of another node.
+    Elsewhere {
+        place: Place,
+        reader: Reader,
+        offset: u64,
+    },
+}
+
+impl Partitions {
+    /// Polls a partition. If this node owns it, the poll must have been judged by the state
+    /// that `place` is from. Returns also what to commit once the messages are delivered.
+    pub(crate) async fn poll(
+        &self,
+        place: Place,
+        poll: Poll,
+    ) -> Result<(DataReply, Option<Delivery>), Failure> {
+        if !place.live {
+            return Err(Failure::NotAccepted);
+        }
+        if place.owner == self.metadata.me {
+            let polled = self.local.poll_judged(poll, place.options).await;
+            let (reply, commit) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
+            return Ok((reply.or_failure()?, commit.map(Delivery::Here)));
+        }
+        let forwarded = Poll {
+            auto_commit: false,
+            ..poll
+        };
+        let reply = self.call(place, DataRequest::Poll(forwarded)).await?;
+        let last = match &reply {
+            DataReply::Polled(polled) if poll.auto_commit => polled.last_offset,
+            _ => None,
+        };
+        let delivery = last.map(|offset| Delivery::Elsewhere {
+            place,
+            reader: poll.reader,
+            offset,
+        });
+        Ok((reply, delivery))
+    }
+
+    /// Stores the offset of a poll whose messages are delivered.
+    pub(crate) async fn delivered(&self, delivery: Delivery) {
+        match delivery {
+            Delivery::Here(commit) => self.local.delivered(commit).await,
+            Delivery::Elsewhere {
+                place,
+                reader,
+                offset,
+            } => {
+                let commit = self.commit_at(place, reader, offset);
+                // Without the commit, the messages are served again.
+                match tokio::time::timeout(COMMIT_TIMEOUT, commit).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure)) => {
+                        debug!(key = ?place.key, %failure, "the commit of a poll failed");
+                    }
+                    Err(_) => debug!(key = ?place.key, "the commit of a poll takes too long"),
+                }
+            }
+        }
+    }
+
+    /// Drops the commit of a poll whose messages may not have been delivered.
+    pub(crate) fn drop_commit(&self, delivery: &Delivery) {
+        if let Delivery::Here(commit) = delivery {
+            self.local.drop_commit(commit);
+        }
+    }
+
+    /// Advances a consumer's offset at another node: a poll never sets it back.
+    async fn commit_at(&self, place: Place, reader: Reader, offset: u64) -> Result<(), Failure> {
+        let key = place.key;
+        let consumer = reader.key();
+        let found = self.call(place, DataRequest::Offset { key, consumer });
+        if let DataReply::Offset { stored, .. } = found.await?
+            && stored.is_none_or(|stored| stored < offset)
+        {
+            let store = DataRequest::StoreOffset {
+                key,
+                reader,
+                offset,
+            };
+            self.call(place, store).await?;
+        }
+        Ok(())
+    }
+}
