@@ -278,6 +278,41 @@ async fn a_group_reads_everything_while_nodes_die(backend: Backend) {
     assert_eq!((received.distinct, received.missing), (stored, 0));
 }
 
+/// A member polls its partitions in turn: one whose owner stays down must not stop the others.
+async fn a_member_reads_on_while_one_owner_is_down(backend: Backend) {
+    const MESSAGES: u32 = 100;
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let admin = cluster.client(0).await.unwrap();
+    // Partitions are placed on the nodes in turn.
+    readers::create_topic(&admin, PARTITIONS).await.unwrap();
+    let group = Readers::start(&cluster, &[0]).await.unwrap();
+    for partition in 0..PARTITIONS {
+        readers::produce(&admin, partition, 1, MESSAGES)
+            .await
+            .unwrap();
+    }
+    let mut expected = u64::from(PARTITIONS * MESSAGES);
+    group.have_received(expected).await.unwrap();
+    let victim = (cluster.leader().await.unwrap() + 1) % 3;
+    cluster.kill(victim).unwrap();
+    for partition in (0..PARTITIONS).filter(|partition| partition % 3 != u32::from(victim)) {
+        readers::produce(&admin, partition, 1, MESSAGES)
+            .await
+            .unwrap();
+        expected += u64::from(MESSAGES);
+    }
+    group.have_received(expected).await.unwrap();
+    cluster.start(victim).unwrap();
+    for partition in 0..PARTITIONS {
+        readers::produce(&admin, partition, 1, MESSAGES)
+            .await
+            .unwrap();
+        expected += u64::from(MESSAGES);
+    }
+    let received = group.have_received(expected).await.unwrap();
+    assert_eq!(received.missing, 0, "{received:?}");
+}
+
 /// No other member could read the partitions of a silent member. Clients without a group may
 /// be silent.
 async fn a_silent_member_is_removed(backend: Backend) {
@@ -308,6 +343,7 @@ async fn a_silent_member_is_removed(backend: Backend) {
 
 on_each_backend! {
     a_group_reads_everything_while_nodes_die
+    a_member_reads_on_while_one_owner_is_down
     a_silent_member_is_removed
     members_share_the_partitions
     what_is_not_committed_stays_with_its_reader

@@ -89,7 +89,10 @@ impl Partitions {
             Partitioning::Partition(id) => *id,
             _ if count == 0 => return Err(Failure::Refused(code::INVALID_IDENTIFIER)),
             Partitioning::Balanced => {
-                (self.balanced.fetch_add(1, Ordering::Relaxed) % count) as u32
+                let first = self.balanced.fetch_add(1, Ordering::Relaxed) % count;
+                let is_available = |id: &usize| state.is_live(topic.partitions[*id].owner);
+                let mut in_turn = (first..count).chain(0..first);
+                in_turn.find(is_available).unwrap_or(first) as u32
             }
             Partitioning::Key(key) => iggy_common::calculate_32(key) % count as u32,
         };

@@ -128,12 +128,12 @@ pub fn created_group(id: u32, partitions: u32, name: &Name) -> Bytes {
     .to_bytes()
 }
 
-/// The partitions that a member may read.
+/// The partitions that a member may read, of those that are available.
 #[must_use]
-pub fn assignment(group: &Group, member: &Member) -> Bytes {
+pub fn assignment(group: &Group, member: &Member, is_available: impl Fn(u32) -> bool) -> Bytes {
     SyncConsumerGroupResponse {
         generation: group.generation,
-        partitions: member.readable().collect(),
+        partitions: member.readable().filter(|id| is_available(*id)).collect(),
     }
     .to_bytes()
 }

@@ -37,6 +37,10 @@ fn elsewhere(failure: Failure) -> Failure {
     }
 }
 
+fn is_group_read(reader: Reader, right: Right) -> bool {
+    right == Right::Read && matches!(reader, Reader::Member { .. })
+}
+
 fn group_target(target: &OffsetTarget, group: &Identifier) -> GroupTarget {
     GroupTarget {
         stream: target.stream.clone(),
@@ -119,7 +123,8 @@ impl Connection {
     }
 
     /// The same. If this node owns the partition, the reader must have the right to it;
-    /// another owner judges that itself.
+    /// another owner judges that itself. A member does not read a partition whose owner is
+    /// down: it requests its assignment, which leaves the partition out.
     fn find_for(
         &self,
         state: &MetadataState,
@@ -127,6 +132,9 @@ impl Connection {
         right: Right,
     ) -> Result<(Place, Reader), Failure> {
         let (place, reader) = self.find_in(state, target)?;
+        if !place.live && is_group_read(reader, right) {
+            return Err(FENCED);
+        }
         if place.owner == self.server.metadata.me {
             reader
                 .check(state, &place.key, right)
@@ -267,12 +275,13 @@ impl Connection {
             let denied = |denied: Denied| Failure::Refused(denied.code());
             reader.check(state, &place.key, right).map_err(denied)?;
             let owner = server.node_view(state, place.owner, leader, self.address.ip());
-            Ok((owner, state.applied()))
+            match owner.healthy {
+                true => Ok((owner, state.applied())),
+                false if is_group_read(reader, right) => Err(FENCED),
+                false => Err(Failure::NotAccepted),
+            }
         });
         let (owner, applied) = found.await.map_err(elsewhere)?;
-        if !owner.healthy {
-            return Err(Failure::NotAccepted);
-        }
         let session = self.bound.map_or(0, |bound| bound.session);
         Ok(vec![wire::routing(
             header.client,

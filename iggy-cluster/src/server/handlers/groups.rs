@@ -54,8 +54,9 @@ impl Connection {
         Ok(vec![wire::groups(topic)])
     }
 
-    /// The partitions that this client may read as a member; an empty body when it is not a
-    /// member.
+    /// The partitions that this client may read as a member, without those whose owners are
+    /// down: a stock client would wait for them, and read no others meanwhile. It requests
+    /// its assignment with each heartbeat. An empty body when it is not a member.
     pub(super) async fn sync_group(&self, target: &GroupTarget) -> Body {
         self.server.metadata.barrier().await?;
         let Some(bound) = self.bound else {
@@ -63,10 +64,14 @@ impl Connection {
         };
         let state = self.server.metadata.reader.read();
         let topic = state.topic(&target.stream, &target.topic).ok();
-        let group = topic.and_then(|(_, topic)| topic.group(&target.group));
-        let assignment = group.and_then(|group| {
+        let assignment = topic.and_then(|(_, topic)| {
+            let group = topic.group(&target.group)?;
             let member = group.member(bound.client)?;
-            Some(wire::assignment(group, member))
+            let is_available = |partition: u32| {
+                let partition = topic.partitions.get(partition as usize);
+                partition.is_some_and(|partition| state.is_live(partition.owner))
+            };
+            Some(wire::assignment(group, member, is_available))
         });
         Ok(assignment.into_iter().collect())
     }

@@ -1,8 +1,11 @@
 //! Owners of partitions that do not know yet what was acknowledged, or know it first.
 
 use ::partitions::{PartitionKey, PartitionOptions, PartitionStorage};
-use adapters::wire::TopicSettings;
+use adapters::metadata::{GroupChange, GroupOperation};
+use adapters::wire::{GroupTarget, TopicSettings};
 use consensus::ReplicaId;
+use iggy_binary_protocol::WireDecode;
+use iggy_binary_protocol::responses::consumer_groups::SyncConsumerGroupResponse;
 use tokio::time::Instant;
 
 use super::*;
@@ -57,6 +60,37 @@ impl Bench {
             node: OTHER,
             registration,
         });
+    }
+
+    /// The client becomes the only member of a group.
+    fn join(&self) {
+        let changes = [
+            GroupChange::Create(Name::new("g").unwrap()),
+            GroupChange::Join {
+                group: named("g"),
+                busy: Default::default(),
+            },
+        ];
+        for (request, change) in (3..).zip(changes) {
+            let operation = ClientOperation::Group(GroupOperation {
+                stream: named("s"),
+                topic: named("t"),
+                change,
+            });
+            self.log.apply(&self.by_root(request, operation));
+        }
+    }
+
+    /// The partitions that the client polls as a member.
+    async fn assignment(&mut self) -> Vec<u32> {
+        let target = GroupTarget {
+            stream: named("s"),
+            topic: named("t"),
+            group: named("g"),
+        };
+        let body = self.ask(Request::SyncGroup(target)).await.unwrap().concat();
+        let (synced, _) = SyncConsumerGroupResponse::decode(&body).unwrap();
+        synced.partitions
     }
 
     /// Purges the topic; returns how long the answer takes.
@@ -140,4 +174,69 @@ async fn a_send_to_a_partition_that_was_purged_meanwhile_reaches_it() {
     assert_ne!(key.generation, former.generation);
     let stats = bench.storage.stats(key, options()).await.unwrap();
     assert_eq!(stats.messages, 1);
+}
+
+fn target(consumer: Consumer, partition: u32) -> OffsetTarget {
+    OffsetTarget {
+        stream: named("s"),
+        topic: named("t"),
+        partition,
+        consumer,
+    }
+}
+
+fn poll(target: OffsetTarget) -> Request {
+    Request::Poll(PollRequest {
+        target,
+        start: PollStart::Next,
+        count: 1,
+        auto_commit: true,
+    })
+}
+
+/// A stock client polls its partitions in turn, and waits for each.
+#[tokio::test]
+async fn a_member_is_not_assigned_a_partition_whose_owner_is_down() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    bench.log.register_node(OTHER);
+    bench.create_topic(vec![ME, OTHER]);
+    bench.join();
+    assert_eq!(bench.assignment().await, [0, 1]);
+    bench.fence_other();
+    assert_eq!(bench.assignment().await, [0]);
+    let member = |partition| target(Consumer::Group(named("g")), partition);
+    // The client requests its assignment.
+    assert_eq!(bench.ask(poll(member(1))).await, Ok(wire::fenced()));
+    let not_owned = Failure::Refused(code::PARTITION_NOT_OWNED);
+    let routing = bench.ask(Request::PollRouting(member(1))).await;
+    assert_eq!(routing, Err(not_owned));
+    assert_ne!(bench.ask(poll(member(0))).await, Ok(wire::fenced()));
+    // Offsets and consumers without a group wait for the owner.
+    for request in [
+        Request::OffsetRouting(member(1)),
+        poll(target(Consumer::Single(1), 1)),
+    ] {
+        assert_eq!(bench.ask(request).await, Err(Failure::NotAccepted));
+    }
+    bench.log.register_node(OTHER);
+    assert_eq!(bench.assignment().await, [0, 1]);
+}
+
+#[tokio::test]
+async fn balanced_sends_skip_partitions_whose_owner_is_down() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    bench.log.register_node(OTHER);
+    bench.create_topic(vec![ME, OTHER]);
+    bench.fence_other();
+    for _ in 0..4 {
+        let send = Request::Send(SendRequest {
+            stream: named("s"),
+            topic: named("t"),
+            partitioning: Partitioning::Balanced,
+            batch: batch(1),
+        });
+        bench.ask(send).await.unwrap();
+    }
+    let stats = bench.storage.stats(bench.key(), options()).await;
+    assert_eq!(stats.unwrap().messages, 4);
 }
