@@ -224,6 +224,30 @@ proptest! {
         }
     }
 
+    /// Iggy's server reassigns everything when a member leaves or partitions are added. Here
+    /// only what has no holder is assigned, immediately, and no member waits for another.
+    #[test]
+    fn nothing_waits_when_a_member_leaves_or_partitions_are_added(
+        members in 1u128..8,
+        partitions in 0u32..40,
+        leaver in 1u128..8,
+        added in 1u32..40,
+    ) {
+        let mut group = group();
+        for client in 1..=members {
+            group.join(client, partitions, &BTreeSet::new(), at(1));
+        }
+        let mut before = readers(&group);
+        before.retain(|_, client| *client != leaver);
+        group.leave(leaver, partitions, at(2));
+        group.resize(partitions + added, at(3));
+        prop_assert_eq!(group.revocations().count(), 0);
+        let after = readers(&group);
+        prop_assert!(before.iter().all(|(id, client)| after[id] == *client));
+        let expected = if group.members.is_empty() { 0 } else { partitions + added };
+        prop_assert_eq!(after.len() as u32, expected);
+    }
+
     /// A member that stays keeps its fair share: a join moves no more than it must.
     #[test]
     fn a_join_moves_only_the_share_of_the_new_member(members in 1u128..8, partitions in 0u32..40) {

@@ -197,6 +197,22 @@ impl Bench {
     }
 }
 
+/// Stock clients log in again, which is refused with *invalid credentials*.
+#[tokio::test]
+async fn a_session_of_a_deleted_user_is_unauthenticated() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    bench.as_bob();
+    assert!(bench.ask(Request::Me).await.is_ok());
+    let delete = ClientOperation::User(UserOperation::Delete {
+        user: Identifier::Name(Name::new("bob").unwrap()),
+    });
+    bench.log.commit_unseen(bench.by_root(2, delete));
+    let caught_up = bench.connection.server.metadata.barrier().await;
+    caught_up.unwrap();
+    let refused = bench.ask(Request::Me).await;
+    assert_eq!(refused, Err(Failure::Refused(code::UNAUTHENTICATED)));
+}
+
 /// A name that exists only in a newer state is judged by the permissions in that state.
 #[tokio::test]
 async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
