@@ -115,8 +115,6 @@ pub enum Request {
     JoinGroup(GroupTarget),
     /// The partitions that the client reads as a member of a group.
     SyncGroup(GroupTarget),
-    /// A command of the protocol that is not served.
-    Unserved,
 }
 
 /// The user that a client logs in as.

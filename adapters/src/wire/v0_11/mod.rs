@@ -26,7 +26,7 @@ pub use options::{
 };
 pub use reply::{Eviction, Reply, SERVER_VERSION};
 pub use request::decode;
-pub use resources::{created_stream, created_topic, stream, streams, topic, topics};
+pub use resources::{created_stream, created_topic, no_topics, stream, streams, topic, topics};
 pub use system::{client, clients, describe_options, login, stats};
 pub use users::{created_token, created_user, tokens, user, users};
 

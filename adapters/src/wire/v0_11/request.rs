@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use iggy_binary_protocol::codes::*;
+use iggy_binary_protocol::consensus::Operation;
 use iggy_binary_protocol::primitives::consumer::KIND_CONSUMER_GROUP;
 use iggy_binary_protocol::requests::consumer_offsets::{
     DeleteConsumerOffsetRequest, GetConsumerOffsetRequest, StoreConsumerOffsetRequest,
@@ -24,7 +25,9 @@ use iggy_binary_protocol::requests::topics::{
 };
 use iggy_binary_protocol::requests::users::{LoginRegisterRequest, LoginRegisterWithPatRequest};
 use iggy_binary_protocol::version::ClientVersionInfo;
-use iggy_binary_protocol::{WireConsumer, WireDecode, WireIdentifier, WirePartitioning};
+use iggy_binary_protocol::{
+    WireConsumer, WireDecode, WireIdentifier, WirePartitioning, lookup_command,
+};
 use iggy_common::calculate_32;
 use secrecy::ExposeSecret;
 
@@ -47,6 +50,7 @@ use crate::wire::request::{
 /// Iggy's code when the body does not decode, or breaks a rule that needs no
 /// state to check.
 pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
+    check_command(header)?;
     Ok(match header.code {
         PING_CODE => Request::Ping,
         GET_STATS_CODE => Request::Stats,
@@ -136,10 +140,23 @@ pub fn decode(header: &RequestHeader, body: &Bytes) -> Result<Request> {
             Some(operation) => Request::Change(operation),
             None => match groups::decode(header.code, body)? {
                 Some(request) => request,
-                None => users::decode(header.code, body)?.unwrap_or(Request::Unserved),
+                None => users::decode(header.code, body)?.ok_or(code::FEATURE_UNAVAILABLE)?,
             },
         },
     })
+}
+
+/// A frame without a replicated operation names its command. The session in such a frame was
+/// not compared with the connection's, so it may not name a replicated command.
+fn check_command(header: &RequestHeader) -> Result<()> {
+    if header.operation != Operation::NonReplicated {
+        return Ok(());
+    }
+    match lookup_command(header.code) {
+        Some(command) if command.is_replicated() => Err(code::FEATURE_UNAVAILABLE),
+        Some(_) => Ok(()),
+        None => Err(code::INVALID_COMMAND),
+    }
 }
 
 fn change(command: u32, body: &[u8]) -> Result<Option<ClientOperation<PartitionCount>>> {

@@ -70,6 +70,12 @@ pub fn topics(stream: &Stream, stats: StatsOf<'_>) -> Bytes {
     .to_bytes()
 }
 
+/// The topics of a stream that does not exist.
+#[must_use]
+pub fn no_topics() -> Bytes {
+    GetTopicsResponse { topics: Vec::new() }.to_bytes()
+}
+
 /// A stream that was just created.
 #[must_use]
 pub fn created_stream(id: u32, created_at: u64, name: &Name, options: &Options) -> Bytes {

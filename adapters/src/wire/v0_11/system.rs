@@ -10,6 +10,7 @@ use iggy_binary_protocol::responses::system::{
 use iggy_binary_protocol::responses::users::LoginRegisterResponse;
 use iggy_binary_protocol::version::IGGY_PROTOCOL_VERSION;
 use iggy_binary_protocol::{WireEncode, WireOptions};
+use iggy_common::SemanticVersion;
 
 use super::fields::wire_text;
 use super::groups;
@@ -136,6 +137,12 @@ fn topic_options() -> Vec<OptionDescriptor> {
         .collect()
 }
 
+/// The version as one number, three decimal digits for each part, as Iggy's server states it.
+fn server_semver() -> Option<u32> {
+    let version = SemanticVersion::parse_const(SERVER_VERSION);
+    version.get_numeric_version().ok()
+}
+
 /// Figures of the whole cluster, and of the machine that answers.
 #[must_use]
 pub fn stats(state: &MetadataState, system: SystemStats, stats: StatsOf<'_>) -> Bytes {
@@ -177,7 +184,7 @@ pub fn stats(state: &MetadataState, system: SystemStats, stats: StatsOf<'_>) -> 
         os_version: system.os_version,
         kernel_version: system.kernel_version,
         iggy_server_version: SERVER_VERSION.to_owned(),
-        iggy_server_semver: None,
+        iggy_server_semver: server_semver(),
         cache_metrics: Vec::new(),
         threads_count: system.threads,
         free_disk_space: system.free_disk_bytes,

@@ -134,6 +134,23 @@ fn every_command_is_served_or_refused_by_code() {
     }
 }
 
+/// The codes of Iggy's server: 5 for replicated commands in a frame that is not replicated,
+/// and for the flush that it does not have either; 3 for what no version of it knows.
+#[test]
+fn commands_that_are_not_served_are_refused_as_on_the_server() {
+    let read = |code| decoded(Operation::NonReplicated, code, b"").err();
+    let replicated = COMMAND_TABLE
+        .iter()
+        .filter(|command| command.is_replicated());
+    let unavailable = replicated.map(|command| command.code).chain([102]);
+    for code in unavailable {
+        assert_eq!(read(code), Some(code::FEATURE_UNAVAILABLE), "{code}");
+    }
+    for code in [0, 2, 99, 206, 404, 9_999, u32::MAX] {
+        assert_eq!(read(code), Some(code::INVALID_COMMAND), "{code}");
+    }
+}
+
 #[test]
 fn logins_are_distinguished_by_their_shape() {
     let version_info = ClientVersionInfo {

@@ -49,12 +49,6 @@ impl Connection {
             Request::Logout if self.bound.is_none() => self.logout(header).await,
             _ if !self.is_bound(header) => self.not_bound(header),
             Request::Logout => self.logout(header).await,
-            // The session in such a header was not compared with the connection's.
-            Request::Change(_) | Request::ChangeUser(_) | Request::JoinGroup(_)
-                if header.operation == Operation::NonReplicated =>
-            {
-                Outcome::Reply(Reply::denied(header, self.watermark, code::INVALID_COMMAND))
-            }
             Request::Change(operation) => match self.check_change(&operation) {
                 Ok(()) => self.change(header, operation).await,
                 Err(failure) => self.reply(header, Err(failure)),
@@ -150,7 +144,6 @@ impl Connection {
             Request::Group(target) => self.group(&target).await,
             Request::Groups { stream, topic } => self.groups(&stream, &topic).await,
             Request::SyncGroup(target) => self.sync_group(&target).await,
-            Request::Unserved => Err(Failure::Refused(code::FEATURE_UNAVAILABLE)),
             Request::Ping
             | Request::Login { .. }
             | Request::LegacyLogin

@@ -305,7 +305,7 @@ async fn a_change_is_not_made_in_the_name_of_another_session() {
     let Outcome::Reply(reply) = bench.connection.handle(&header, body).await else {
         panic!("no reply");
     };
-    let denied = Reply::denied(&header, 0, code::INVALID_COMMAND);
+    let denied = Reply::denied(&header, 0, code::FEATURE_UNAVAILABLE);
     assert_eq!(reply.joined(), denied.joined());
     let metadata = &bench.connection.server.metadata;
     assert_eq!(metadata.reader.read().streams().count(), 1);

@@ -1,10 +1,9 @@
 //! Requests for metadata and for the sizes of partitions.
 
-use adapters::metadata::{Identifier, MetadataError, PartitionKey, Rule};
+use adapters::metadata::{Identifier, PartitionKey, Rule};
 use adapters::wire::v0_11::{self as wire};
 
 use super::Body;
-use crate::cluster::Failure;
 use crate::server::connection::Connection;
 
 impl Connection {
@@ -68,7 +67,10 @@ impl Connection {
             self.may(&state, found.as_ref().map(|it| Rule::ListTopics(it.id)))?;
             found
         };
-        let stream = found.ok_or(Failure::Refused(MetadataError::StreamNotFound.code()))?;
+        // As on Iggy's server, a stream that does not exist has no topics.
+        let Some(stream) = found else {
+            return Ok(vec![wire::no_topics()]);
+        };
         let keys = stream.topics().flat_map(|topic| topic.keys(stream.id));
         let stats = self.server.partitions.stats_of(keys.collect()).await;
         let of = |key: &PartitionKey| stats.get(key).copied().unwrap_or_default();
