@@ -121,6 +121,7 @@ mod pending;
 mod refusals;
 mod storage;
 mod threads;
+mod throttle;
 mod units;
 mod wal_thread;
 
@@ -134,6 +135,7 @@ pub use node::{EmptyDisk, LogNode, LogNodeBuilder, OpenedNode};
 pub use outcome::{Outcome, Outcomes};
 pub use peers::{PeerAddress, Peers};
 pub use storage::is_empty;
+pub use throttle::Throttle;
 pub use units::{HumanDuration, HumanSize};
 
 // What the interface of this crate is made of, so that a program needs no other crate.

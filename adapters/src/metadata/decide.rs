@@ -3,10 +3,23 @@
 use std::collections::BTreeMap;
 
 use consensus::ReplicaId;
+use thiserror::Error;
 
 use super::commands::{Command, Intent, Owners, PartitionCount};
 use super::machine::MetadataReader;
 use super::placement::{PlacementError, place};
+
+/// Why the leader proposes nothing for an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DecisionError {
+    /// The partitions that it creates cannot be placed.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The client's id has a session of another user, which the login would end: clients
+    /// choose their ids themselves. Iggy's server refuses it too.
+    #[error("the client's id has a session of another user; log in with another id")]
+    ClientOfAnotherUser,
+}
 
 /// The command that the leader proposes for an intent: all decisions that replicas must
 /// not make for themselves are made here, and nowhere else.
@@ -16,13 +29,25 @@ use super::placement::{PlacementError, place};
 /// is read only when there is something to decide.
 ///
 /// # Errors
-/// When the intent creates partitions and no node can own them.
+/// When the intent creates partitions and no node can own them, or is a login with the id of
+/// a client of another user.
 pub fn decide(
     intent: Intent,
     reader: &MetadataReader,
     in_flight: &BTreeMap<ReplicaId, u64>,
-) -> Result<Command, PlacementError> {
+) -> Result<Command, DecisionError> {
+    if let Intent::Register {
+        client, user_id, ..
+    } = &intent
+    {
+        let state = reader.read();
+        let former = state.sessions().get(*client);
+        if former.is_some_and(|former| former.user_id != *user_id) {
+            return Err(DecisionError::ClientOfAnotherUser);
+        }
+    }
     intent.decide_partitions(|PartitionCount(count)| {
-        place(&reader.read(), in_flight, count).map(Owners)
+        let owners = place(&reader.read(), in_flight, count)?;
+        Ok(Owners(owners))
     })
 }

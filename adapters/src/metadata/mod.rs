@@ -43,7 +43,7 @@ pub use commands::{
     ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Intent, MetadataCommand,
     NewPartitions, NodeInfo, Owners, PartitionCount, Proof, UserOperation,
 };
-pub use decide::decide;
+pub use decide::{DecisionError, decide};
 pub use error::MetadataError;
 pub use events::{MetadataEvent, Observer, OwnersAffected, RemovedGroup};
 pub use groups::{Group, Member, Revocation};

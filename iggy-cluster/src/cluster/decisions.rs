@@ -1,26 +1,37 @@
 //! Commands that this node has decided as the leader, and that are not applied yet.
 //!
-//! The partitions that they create are not in the state: without counting them,
-//! concurrent commands would all be placed on the node that owned the fewest before.
+//! Their effects are not in the state. Without counting the partitions that they create,
+//! concurrent commands would all be placed on the node that owned the fewest before; and
+//! without their logins, two users could log in with the same client id concurrently.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adapters::metadata::{Command, Intent, MetadataReader, PlacementError, decide};
-use consensus::ReplicaId;
+use adapters::metadata::{Command, Intent, MetadataCommand, MetadataReader, decide};
+use consensus::{ReplicaId, Term};
 
-/// New partitions of each node whose commands are in flight.
-type InFlight = Arc<Mutex<BTreeMap<ReplicaId, u64>>>;
+use super::failure::Failure;
+
+/// What is in flight.
+#[derive(Default)]
+struct InFlight {
+    /// New partitions of each node.
+    partitions: BTreeMap<ReplicaId, u64>,
+    /// The user of the logins of a client's id, and their number.
+    logins: BTreeMap<u128, (u32, u64)>,
+}
 
 #[derive(Default)]
 pub(super) struct Decisions {
-    in_flight: InFlight,
+    in_flight: Arc<Mutex<InFlight>>,
+    /// The last term in which the state contained all that was decided in earlier ones.
+    caught_up: Mutex<Option<Term>>,
 }
 
 /// A decided command. It is in flight until this is dropped.
 pub(super) struct Decision {
     pub(super) command: Command,
-    in_flight: InFlight,
+    in_flight: Arc<Mutex<InFlight>>,
 }
 
 impl Decisions {
@@ -29,34 +40,74 @@ impl Decisions {
         &self,
         intent: Intent,
         reader: &MetadataReader,
-    ) -> Result<Decision, PlacementError> {
+    ) -> Result<Decision, Failure> {
         let mut in_flight = lock(&self.in_flight);
-        let command = decide(intent, reader, &in_flight)?;
+        let login = login_of(&intent);
+        if let Some((client, user_id)) = login
+            && let Some((other, _)) = in_flight.logins.get(&client)
+            && *other != user_id
+        {
+            // It is repeated when the state has the outcome of that login.
+            return Err(Failure::NotAccepted);
+        }
+        let command = decide(intent, reader, &in_flight.partitions)?;
         for owner in command.owners() {
-            *in_flight.entry(*owner).or_insert(0) += 1;
+            *in_flight.partitions.entry(*owner).or_insert(0) += 1;
+        }
+        if let Some((client, user_id)) = login {
+            in_flight.logins.entry(client).or_insert((user_id, 0)).1 += 1;
         }
         Ok(Decision {
             command,
             in_flight: Arc::clone(&self.in_flight),
         })
     }
+
+    /// Whether the state has contained all decisions of earlier terms in this one.
+    pub(super) fn is_caught_up(&self, term: Term) -> bool {
+        *lock(&self.caught_up) == Some(term)
+    }
+
+    /// The state contains all decisions of terms before this one.
+    pub(super) fn caught_up(&self, term: Term) {
+        *lock(&self.caught_up) = Some(term);
+    }
 }
 
 impl Drop for Decision {
     fn drop(&mut self) {
         let owners = self.command.owners();
-        if owners.is_empty() {
+        let login = login_of(&self.command);
+        if owners.is_empty() && login.is_none() {
             return;
         }
         let mut in_flight = lock(&self.in_flight);
         for owner in owners {
-            if let Some(count) = in_flight.get_mut(owner) {
+            if let Some(count) = in_flight.partitions.get_mut(owner) {
                 *count = count.saturating_sub(1);
+            }
+        }
+        if let Some((client, _)) = login
+            && let Some((_, count)) = in_flight.logins.get_mut(&client)
+        {
+            *count -= 1;
+            if *count == 0 {
+                in_flight.logins.remove(&client);
             }
         }
     }
 }
 
-fn lock(in_flight: &InFlight) -> MutexGuard<'_, BTreeMap<ReplicaId, u64>> {
-    in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+/// The client's id and the user of a login.
+fn login_of<P>(command: &MetadataCommand<P>) -> Option<(u128, u32)> {
+    match command {
+        MetadataCommand::Register {
+            client, user_id, ..
+        } => Some((*client, *user_id)),
+        _ => None,
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! Why a node could not serve a command or a read.
 
-use adapters::metadata::{ErrorCode, MetadataError, PlacementError, code};
+use adapters::metadata::{DecisionError, ErrorCode, MetadataError, PlacementError, code};
 use consensus::{ProposeError, ReadError};
 
 /// The contract's errors, as far as clients can tell them apart by Iggy's codes.
@@ -48,10 +48,11 @@ impl From<ReadError> for Failure {
 }
 
 /// A node may register at any time.
-impl From<PlacementError> for Failure {
-    fn from(error: PlacementError) -> Self {
+impl From<DecisionError> for Failure {
+    fn from(error: DecisionError) -> Self {
         match error {
-            PlacementError::NoLiveNode => Self::NotAccepted,
+            DecisionError::Placement(PlacementError::NoLiveNode) => Self::NotAccepted,
+            DecisionError::ClientOfAnotherUser => Self::Refused(code::UNAUTHENTICATED),
         }
     }
 }

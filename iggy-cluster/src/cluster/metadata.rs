@@ -147,6 +147,9 @@ impl Metadata {
         newest: Option<u64>,
         deadline: Instant,
     ) -> Result<(u64, Reply), Failure> {
+        if matches!(intent, Intent::Register { .. }) {
+            self.catch_up_once(deadline).await?;
+        }
         if newest.is_some_and(|newest| self.is_outdated(&intent, newest)) {
             // The client repeats the login, if it still waits for it.
             return Err(Failure::Refused(code::TRANSIENT_NOT_COMMITTED));
@@ -166,6 +169,22 @@ impl Metadata {
             // It was applied: repeating it yields the same.
             Err(_) => Err(Failure::Refused(code::TRANSIENT_NOT_COMMITTED)),
         }
+    }
+
+    /// Waits, once per term, until the state contains what former leaders have decided: whether
+    /// a client's id has a session of another user must not be decided without it.
+    async fn catch_up_once(&self, deadline: Instant) -> Result<(), Failure> {
+        let term = self.leadership().term;
+        if self.decisions.is_caught_up(term) {
+            return Ok(());
+        }
+        let read = tokio::time::timeout_at(deadline.into(), self.log.read()).await;
+        if !matches!(read, Ok(Ok(_))) || self.leadership().term != term {
+            // Nothing was proposed.
+            return Err(Failure::NotAccepted);
+        }
+        self.decisions.caught_up(term);
+        Ok(())
     }
 
     /// The newest session of the client that the intent logs in, as far as this node knows:
@@ -322,6 +341,47 @@ mod tests {
             username: Name::new("iggy").unwrap(),
             password_hash: String::new(),
         }
+    }
+
+    fn login(client: u128, user_id: u32) -> Intent {
+        Intent::Register {
+            client,
+            user_id,
+            proof: Proof::Password(1),
+            node: ME,
+            registration: 1,
+        }
+    }
+
+    const OF_ANOTHER_USER: Result<(u64, Reply), Failure> =
+        Err(Failure::Refused(code::UNAUTHENTICATED));
+
+    /// A login that a former leader has proposed may not be applied yet.
+    #[tokio::test]
+    async fn a_new_leader_does_not_end_a_session_that_it_has_not_applied() {
+        let (log, metadata) = FakeLog::start(Duration::from_secs(5));
+        log.commit_unseen(Command::decode(&login(7, 0).encode()).unwrap());
+        assert_eq!(metadata.replicate(login(7, 1)).await, OF_ANOTHER_USER);
+        let state = metadata.reader.read();
+        assert_eq!(state.sessions().get(7).unwrap().user_id, 0);
+    }
+
+    /// Of two users who log in with one id concurrently, the second is refused.
+    #[tokio::test]
+    async fn a_login_in_flight_reserves_its_client_id() {
+        let (_, metadata) = FakeLog::start(Duration::from_secs(5));
+        let decide = |user_id| {
+            metadata
+                .decisions
+                .decide(login(7, user_id), &metadata.reader)
+        };
+        let first = decide(0).unwrap();
+        let again = decide(0).unwrap();
+        for decided in [first, again] {
+            assert_eq!(decide(1).err(), Some(Failure::NotAccepted));
+            drop(decided);
+        }
+        assert!(decide(1).is_ok());
     }
 
     /// The client has given up on the node, or the node has hung, and it is connected to

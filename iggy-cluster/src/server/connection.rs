@@ -13,6 +13,7 @@ use adapters::wire::v0_11::{
 use bytes::{Bytes, BytesMut};
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
 use tracing::debug;
 
@@ -126,19 +127,16 @@ impl Connection {
     }
 
     /// Ends the session of a client that has disconnected. No other connection may use it.
-    pub(super) fn close_session(&mut self) {
+    /// Returns the session, and the task that ends it.
+    pub(super) fn close_session(&mut self) -> Option<(Bound, JoinHandle<()>)> {
         self.open = None;
         self.attached = None;
         self.trimming = None;
         self.unbound_since = Instant::now();
-        let Some(Bound {
-            client, session, ..
-        }) = self.bound.take()
-        else {
-            return;
-        };
+        let bound = self.bound.take()?;
         let server = Arc::clone(&self.server);
-        tokio::spawn(async move { server.end_session(client, session).await });
+        let ending = async move { server.end_session(bound.client, bound.session).await };
+        Some((bound, tokio::spawn(ending)))
     }
 
     /// Waits for a frame. Clients may be silent between frames, but not within one. Members

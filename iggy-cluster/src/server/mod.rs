@@ -11,12 +11,13 @@ mod system;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use adapters::metadata::{Intent, MetadataState};
 use adapters::wire::NodeView;
 use consensus::ReplicaId;
+use replicated_log::Throttle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
@@ -47,6 +48,8 @@ pub(crate) struct Server {
     pub(crate) system: system::System,
     tls: Option<TlsAcceptor>,
     archiving: Mutex<()>,
+    /// Of logins with the id of another user's client.
+    refused_ids: std::sync::Mutex<Throttle>,
     addresses: Arc<Addresses>,
 }
 
@@ -68,6 +71,7 @@ impl Server {
             credentials: Credentials::new(),
             metrics,
             archiving: Mutex::default(),
+            refused_ids: std::sync::Mutex::default(),
             addresses: Arc::default(),
         })
     }
@@ -154,6 +158,21 @@ impl Server {
                 return;
             }
             tokio::time::sleep(END_SESSION_PAUSE).await;
+        }
+    }
+
+    /// Logs that a user's login was refused because of the client's id.
+    fn log_client_of_another(&self, user_id: u32) {
+        let refused = self.refused_ids.lock();
+        let due = refused
+            .unwrap_or_else(PoisonError::into_inner)
+            .due(Instant::now());
+        if let Some(suppressed) = due {
+            warn!(
+                user_id,
+                suppressed,
+                "refused a login, because the client's id has a session of another user"
+            );
         }
     }
 

@@ -70,3 +70,33 @@ fn a_login_with_outdated_credentials_opens_no_session() {
         assert_eq!(reply, refused(42));
     }
 }
+
+/// Clients choose their ids themselves: an id does not end the session of another user.
+#[test]
+fn a_login_with_the_id_of_another_users_client_is_not_proposed() {
+    let mut bench = Bench::new();
+    bench.client(ClientOperation::User(UserOperation::Create {
+        name: name("alice"),
+        password_hash: "hash".into(),
+        active: true,
+        permissions: None,
+    }));
+    let login = |client, user_id| Intent::Register {
+        client,
+        user_id,
+        proof: Proof::Password(1),
+        node: ReplicaId(1),
+        registration: 1,
+    };
+    let nothing = BTreeMap::new();
+    let other = decide(login(CLIENT, 1), &bench.reader, &nothing);
+    assert_eq!(other, Err(DecisionError::ClientOfAnotherUser));
+    // The same user may replace its session, and an id is free when its session has ended.
+    assert!(decide(login(CLIENT, 0), &bench.reader, &nothing).is_ok());
+    assert!(decide(login(8, 1), &bench.reader, &nothing).is_ok());
+    bench.apply(&Command::Unregister {
+        client: CLIENT,
+        session: bench.session,
+    });
+    assert!(decide(login(CLIENT, 1), &bench.reader, &nothing).is_ok());
+}

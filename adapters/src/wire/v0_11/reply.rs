@@ -122,6 +122,8 @@ pub enum Eviction {
     UserInactive,
     /// The client was silent for too long.
     StaleClient,
+    /// The client's id has a session of another user.
+    ClientOfAnotherUser,
     /// The client speaks another version.
     IncompatibleProtocol,
     /// The login does not decode.
@@ -138,6 +140,7 @@ impl Eviction {
             Self::InvalidToken => EvictionReason::InvalidToken,
             Self::UserInactive => EvictionReason::UserInactive,
             Self::StaleClient => EvictionReason::StaleClient,
+            Self::ClientOfAnotherUser => EvictionReason::SessionError,
             Self::IncompatibleProtocol => EvictionReason::IncompatibleProtocol,
             Self::MalformedLogin => EvictionReason::MalformedLogin,
         };

@@ -6,7 +6,7 @@ use adapters::metadata::{Intent, Proof, Reply as Answer, code};
 use adapters::wire::Credentials;
 use adapters::wire::v0_11::{self as wire, Eviction, RequestHeader, is_protocol_compatible};
 
-use super::Body;
+use super::{Body, LEADER_WAIT};
 use crate::cluster::Failure;
 use crate::server::connection::{Bound, Connection, Outcome};
 
@@ -21,7 +21,7 @@ impl Connection {
         if !is_protocol_compatible(version) {
             return evict(Eviction::IncompatibleProtocol);
         }
-        self.close_session();
+        let mut former = self.close_session();
         let metadata = Arc::clone(&self.server.metadata);
         let registration = metadata.registration();
         // Until this node is registered, it cannot own sessions and may not know the users
@@ -44,6 +44,14 @@ impl Connection {
                 }
                 Err(failure) => return self.reply(header, Err(failure)),
             };
+            // With the same id, another user can log in once that session has ended.
+            if let Some((bound, ending)) = former.take()
+                && bound.client == header.client
+                && bound.user_id != verified.user_id
+                && tokio::time::timeout(LEADER_WAIT, ending).await.is_err()
+            {
+                return self.reply(header, Err(Failure::NotAccepted));
+            }
             let intent = Intent::Register {
                 client: header.client,
                 user_id: verified.user_id,
@@ -76,6 +84,11 @@ impl Connection {
                         Proof::Password(_) => Eviction::InvalidCredentials,
                         Proof::Token(_) => Eviction::InvalidToken,
                     });
+                }
+                Err(Failure::Refused(code::UNAUTHENTICATED)) => {
+                    self.server.metrics.logins_refused.inc();
+                    self.server.log_client_of_another(verified.user_id);
+                    return evict(Eviction::ClientOfAnotherUser);
                 }
                 // Fenced in the meantime: it will register again.
                 Ok(_) => return self.reply(header, Err(Failure::OutcomeUnknown)),

@@ -5,7 +5,9 @@ use adapters::metadata::{
     ClientOperation, ClientRequest, Command, ErrorCode, Identifier, Name, Options, Owners, Proof,
     Reply as Answer, UserOperation,
 };
-use adapters::wire::{Consumer, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest};
+use adapters::wire::{
+    Consumer, Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest,
+};
 use tempfile::TempDir;
 
 use super::super::Server;
@@ -16,6 +18,7 @@ use crate::cluster::testing::{FakeLog, Fate, ME};
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use crate::partitions::{Affected, LocalPartitions, Partitions};
+use crate::password::hash_password;
 
 mod owners;
 
@@ -309,4 +312,47 @@ async fn a_change_is_not_made_in_the_name_of_another_session() {
     assert_eq!(reply.joined(), denied.joined());
     let metadata = &bench.connection.server.metadata;
     assert_eq!(metadata.reader.read().streams().count(), 1);
+}
+
+/// An id ends a session of its own user only.
+#[tokio::test]
+async fn a_login_with_the_id_of_another_users_client_is_refused() {
+    let mut bench = Bench::new(Duration::from_secs(5));
+    let hash = hash_password("a password", &[7; 16]).unwrap();
+    let create = ClientOperation::User(UserOperation::Create {
+        name: Name::new("bob").unwrap(),
+        password_hash: hash,
+        active: true,
+        permissions: None,
+    });
+    bench.log.apply(&bench.by_root(1, create));
+    let victim = bench.connection.bound.take().unwrap();
+    let credentials = || Credentials::Password {
+        username: "bob".into(),
+        password: "a password".into(),
+    };
+    let header = RequestHeader {
+        operation: Operation::Register,
+        session: 0,
+        request: 0,
+        body_bytes: 0,
+        client: CLIENT,
+        checksum: 0,
+        code: 0,
+    };
+    let version = wire::IGGY_PROTOCOL_VERSION;
+    let login = bench.connection.login(&header, version, credentials());
+    let Outcome::Evict(refused) = login.await else {
+        panic!("bob has the session of root's client");
+    };
+    assert_eq!(refused, Eviction::ClientOfAnotherUser.encode(CLIENT));
+    assert!(bench.connection.bound.is_none());
+    let metadata = Arc::clone(&bench.connection.server.metadata);
+    let found = metadata.reader.read().sessions().get(CLIENT).cloned();
+    assert_eq!(found.unwrap().session, victim.session);
+    // On the connection of that session, its id is free once it has ended.
+    bench.connection.bound = Some(victim);
+    let login = bench.connection.login(&header, version, credentials());
+    assert!(matches!(login.await, Outcome::Reply(_)));
+    assert_eq!(bench.connection.bound.unwrap().user_id, 1);
 }
