@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::metadata::{Proof, TokenHash};
@@ -35,6 +35,8 @@ const REMEMBERED_MAX: usize = 10_000;
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a token before base64, the same as on Iggy's server.
 const TOKEN_BYTES: usize = 50;
+/// The hash of a password that no user has, with the parameters of all others.
+const UNUSED_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// A user whose credentials are correct.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,9 @@ pub(crate) struct Credentials {
     /// Limits concurrent slow checks.
     places: Semaphore,
     failed_logins: FailedLogins,
+    /// Slow checks of passwords so far.
+    #[cfg(test)]
+    checks: std::sync::atomic::AtomicUsize,
 }
 
 /// The credentials of a user in the local state.
@@ -79,6 +84,8 @@ impl Credentials {
             checking: Mutex::default(),
             places: Semaphore::new(places),
             failed_logins: FailedLogins::default(),
+            #[cfg(test)]
+            checks: std::sync::atomic::AtomicUsize::default(),
         }
     }
 
@@ -106,15 +113,14 @@ impl Credentials {
         from: IpAddr,
     ) -> Result<Result<Verified, Eviction>, Failure> {
         if let Some(known) = known(metadata, username)
-            && known.active
             && self.remembers(&known, password)
         {
-            return Ok(verdict(&known));
+            return Ok(Ok(verified(&known)));
         }
         let _turn = self.turn(from).await?;
         let version = known(metadata, username).map(|known| known.version);
         let mut right = self.check(metadata, username, password).await;
-        if !right.as_ref().is_some_and(|known| known.active) {
+        if right.is_none() {
             metadata.barrier().await?;
             let now = known(metadata, username).map(|known| known.version);
             // If nothing has changed, the check would only fail again.
@@ -123,7 +129,7 @@ impl Credentials {
             }
         }
         match right {
-            Some(known) => Ok(verdict(&known)),
+            Some(known) => Ok(Ok(verified(&known))),
             None => {
                 self.login_failed(from).await;
                 Ok(Err(Eviction::InvalidCredentials))
@@ -131,7 +137,7 @@ impl Credentials {
         }
     }
 
-    /// The user, when the password is right.
+    /// The user, when the password is right and the user may log in.
     async fn check(
         &self,
         metadata: &Metadata,
@@ -162,14 +168,16 @@ impl Credentials {
     ) -> Option<Known> {
         let Some(known) = known(metadata, username) else {
             // As slow as for a user that exists, so that the time does not reveal which do.
-            self.matches(password.clone(), unused_hash().clone()).await;
+            self.matches(password.clone(), UNUSED_HASH.to_owned()).await;
             return None;
         };
         if self.remembers(&known, password) {
             return Some(known);
         }
+        // Also the right password of an inactive user, which is never remembered: neither the
+        // time nor the number of failed logins reveals that it is right.
         let right = self.matches(password.clone(), known.hash.clone()).await;
-        right.then(|| {
+        (right && known.active).then(|| {
             self.remember(&known, password);
             known
         })
@@ -208,6 +216,9 @@ impl Credentials {
         let Ok(_place) = self.places.acquire().await else {
             return false;
         };
+        #[cfg(test)]
+        self.checks
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tokio::task::spawn_blocking(move || verify_password(password.expose_secret(), &hash))
             .await
             .unwrap_or(false)
@@ -264,6 +275,9 @@ impl Credentials {
     }
 
     fn remembers(&self, known: &Known, password: &SecretString) -> bool {
+        if !known.active {
+            return false;
+        }
         let digest = self.digest(known, password);
         let remembered = lock(&self.remembered);
         let found = remembered.get(&(known.user_id, known.version));
@@ -292,14 +306,10 @@ fn known(metadata: &Metadata, username: &str) -> Option<Known> {
     })
 }
 
-/// An inactive user is refused in the same way as a wrong password.
-fn verdict(known: &Known) -> Result<Verified, Eviction> {
-    match known.active {
-        true => Ok(Verified {
-            user_id: known.user_id,
-            proof: Proof::Password(known.version),
-        }),
-        false => Err(Eviction::InvalidCredentials),
+fn verified(known: &Known) -> Verified {
+    Verified {
+        user_id: known.user_id,
+        proof: Proof::Password(known.version),
     }
 }
 
@@ -319,12 +329,6 @@ fn token_verdict(metadata: &Metadata, hash: &TokenHash) -> Option<Result<Verifie
     })
 }
 
-/// The hash of a password that no user has.
-fn unused_hash() -> &'static String {
-    static HASH: OnceLock<String> = OnceLock::new();
-    HASH.get_or_init(|| hash_password("unused", &[0; 16]).unwrap_or_default())
-}
-
 fn now_micros() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -335,3 +339,6 @@ fn now_micros() -> u64 {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
