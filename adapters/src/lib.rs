@@ -15,6 +15,9 @@
 mod codec;
 mod error_code;
 pub mod metadata;
+mod printable;
 #[doc(hidden)]
 pub mod rules;
 pub mod wire;
+
+pub use printable::Printable;

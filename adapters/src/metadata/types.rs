@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::codec::{Malformed, Reader, Result, Writer};
+use crate::printable::Printable;
 
 /// A name has at most this many bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -42,9 +43,11 @@ impl Name {
     }
 }
 
+/// With control characters escaped: a client chooses the name, and a log or a terminal
+/// shows it.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        Printable(&self.0).fmt(f)
     }
 }
 
@@ -112,4 +115,20 @@ pub type TokenHash = [u8; 32];
 pub(crate) fn read_token_hash(reader: &mut Reader<'_>) -> Result<TokenHash> {
     let bytes = reader.take(32)?;
     bytes.try_into().map_err(|_| Malformed("a short hash"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Iggy's server accepts them too, so they are stored and returned unchanged.
+    #[test]
+    fn control_characters_of_a_name_are_kept_and_not_displayed() {
+        let text = "a\u{1b}[2J\nb\u{7f}\u{9b}ü \"";
+        let name = Name::new(text).unwrap();
+        assert_eq!(name.as_str(), text);
+        let shown = "a\\u{1b}[2J\\nb\\u{7f}\\u{9b}ü \"";
+        assert_eq!(name.to_string(), shown);
+        assert_eq!(Identifier::Name(name).to_string(), shown);
+    }
 }

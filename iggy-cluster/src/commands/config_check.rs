@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use adapters::Printable;
+
 use crate::config::{self, NodeSection};
 
 pub(super) fn run(file: &Path) -> anyhow::Result<()> {
@@ -22,6 +24,7 @@ pub(super) fn run(file: &Path) -> anyhow::Result<()> {
         let NodeSection {
             name, replica_id, ..
         } = node;
+        let name = Printable(name);
         let (client, replica) = (node.client_address(), node.replica_address());
         writeln!(
             out,

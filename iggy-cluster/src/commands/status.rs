@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use adapters::Printable;
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table};
 
@@ -32,9 +33,10 @@ fn text(report: &ClusterReport, wide: bool) -> String {
         .nodes
         .first()
         .map_or("", |node| node.backend.as_str());
+    let backend = Printable(backend);
     let name = |id: u8| {
         let node = report.nodes.iter().find(|node| node.replica_id == id);
-        node.map_or_else(String::new, |node| format!(" ({})", node.name))
+        node.map_or_else(String::new, |node| format!(" ({})", Printable(&node.name)))
     };
     let leader = match report.leader {
         Some(id) => format!("leader: replica_id {id}{}", name(id)),
@@ -102,8 +104,8 @@ fn row(node: &NodeReport, wide: bool) -> Vec<String> {
     };
     let mut row = vec![
         node.replica_id.to_string(),
-        node.name.clone(),
-        node.role.clone(),
+        Printable(&node.name).to_string(),
+        Printable(&node.role).to_string(),
         number(node.term),
         number(node.commit),
         number(node.lag),
@@ -113,8 +115,8 @@ fn row(node: &NodeReport, wide: bool) -> Vec<String> {
         row.extend([
             number(node.applied),
             node.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-            node.tcp.clone(),
-            node.admin.clone(),
+            Printable(&node.tcp).to_string(),
+            Printable(&node.admin).to_string(),
         ]);
     }
     row
@@ -156,6 +158,29 @@ mod tests {
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(80), "{text}");
         assert!(text.contains("leader: replica_id 1 (iggy-1."), "{text}");
+    }
+
+    /// The report may come from something else than a node.
+    #[test]
+    fn control_characters_of_a_report_do_not_reach_the_terminal() {
+        let mut report = report();
+        report.cluster = "a\u{1b}[2J".into();
+        for node in &mut report.nodes {
+            for field in [
+                &mut node.name,
+                &mut node.role,
+                &mut node.backend,
+                &mut node.tcp,
+                &mut node.admin,
+            ] {
+                *field = "b\u{1b}]0;c\u{7}\r".into();
+            }
+        }
+        for wide in [false, true] {
+            let text = text(&report, wide);
+            let raw = text.chars().find(|c| c.is_control() && *c != '\n');
+            assert_eq!(raw, None, "{text:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Cursor, Write as _};
 use std::path::Path;
 
+use adapters::Printable;
 use adapters::metadata::code;
 use adapters::wire::ArchiveSection;
 use bytes::Bytes;
@@ -91,7 +92,8 @@ fn filesystem(data: &Path) -> String {
                 Ok(metadata) if metadata.is_dir() => dirs.push(path),
                 Ok(metadata) if files < FILES_MAX => {
                     files += 1;
-                    let _ = writeln!(text, "{:>14} {}", metadata.len(), path.display());
+                    let path = path.to_string_lossy();
+                    let _ = writeln!(text, "{:>14} {}", metadata.len(), Printable(&path));
                 }
                 Ok(_) | Err(_) => {}
             }
@@ -126,6 +128,7 @@ fn processes() -> String {
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .and_then(|rest| rest.split_whitespace().next())
             .unwrap_or("0");
+        let command = Printable(&command);
         let _ = writeln!(text, "{pid:>8} {resident:>10} {command}");
     }
     text
@@ -168,11 +171,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("below")).unwrap();
         fs::write(dir.path().join("below/file"), [0; 77]).unwrap();
+        fs::write(dir.path().join("clear\u{1b}[2J"), []).unwrap();
         let text = filesystem(dir.path());
         assert!(
             text.contains("77 ") && text.contains("below/file"),
             "{text}"
         );
+        assert!(text.contains("clear\\u{1b}[2J"), "{text}");
         let me = std::process::id().to_string();
         let listed = processes();
         assert!(listed.lines().any(|line| line.trim().starts_with(&me)));

@@ -101,7 +101,8 @@ pub(super) async fn present(
     let code = reply.try_get_u8().map_err(cut)?;
     let incarnation = reply.try_get_u64_le().map_err(cut)?;
     if code != ACCEPTED {
-        let text = String::from_utf8_lossy(&reply).into_owned();
+        // It is logged: it must not look like another line.
+        let text = String::from_utf8_lossy(&reply).replace(char::is_control, "?");
         return Err(HandshakeError::Refused(text));
     }
     Ok(incarnation)
@@ -224,5 +225,23 @@ mod tests {
             let text = near.unwrap_err().to_string();
             assert!(text.contains(why), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_text_of_a_refusal_is_one_line_without_control_characters() {
+        let (mut near, mut far) = tokio::io::duplex(4096);
+        let identity = identity("c", 1);
+        let refusal = async {
+            frame::read(&mut far, FRAME_BYTES_MAX).await.unwrap();
+            let incarnation = [0; 8];
+            let text = b"a\x1b[2J\nERROR b";
+            let written = frame::write(&mut far, &[&[REFUSED], &incarnation, text]).await;
+            written.unwrap();
+            far.flush().await.unwrap();
+        };
+        let present = present(&mut near, &identity, ReplicaId(2), Channel::Data);
+        let (refused, ()) = tokio::join!(present, refusal);
+        let text = refused.unwrap_err().to_string();
+        assert_eq!(text, "refused by the peer: a?[2J?ERROR b");
     }
 }
