@@ -50,7 +50,9 @@ impl Connection {
     }
 
     /// Refuses a change that would certainly be refused when it is applied. One that may
-    /// have been executed is not refused: its first reply is still valid.
+    /// have been executed is not refused: its first reply is still valid. Neither is one whose
+    /// session has ended, for instance because its user was deleted: a user that does not exist
+    /// has no permission, but the reason is that there is no session.
     pub(super) async fn authorize_change(
         &self,
         header: &RequestHeader,
@@ -59,19 +61,21 @@ impl Connection {
         let Some(bound) = self.bound else {
             return Ok(());
         };
+        // `None` without a session.
         let check = || {
             let state = self.server.metadata.reader.read();
             let session = state.sessions().get(bound.client);
-            let executed = session.is_some_and(|found| found.last_request >= header.request);
-            executed || state.allows_change(bound.user_id, operation)
+            let session = session.filter(|found| found.session == bound.session)?;
+            let executed = session.last_request >= header.request;
+            Some(executed || state.allows_change(bound.user_id, operation))
         };
-        if check() {
+        if check() == Some(true) {
             return Ok(());
         }
         self.server.metadata.barrier().await?;
         match check() {
-            true => Ok(()),
-            false => Err(Failure::Refused(code::UNAUTHORIZED)),
+            Some(false) => Err(Failure::Refused(code::UNAUTHORIZED)),
+            _ => Ok(()),
         }
     }
 }
