@@ -31,6 +31,8 @@ pub(crate) struct Metrics {
     pub(crate) messages_out: Counter,
     /// Of clients, from the complete frame to the reply.
     pub(crate) request_seconds: Histogram,
+    /// Partitions, once for each pass of retention and each request to delete segments.
+    pub(crate) retention_blocked: Counter,
     /// Metrics of the replicated log.
     pub(crate) log: Arc<LogMetrics>,
 }
@@ -46,6 +48,7 @@ impl Metrics {
             messages_in: Counter::default(),
             message_bytes_in: Counter::default(),
             messages_out: Counter::default(),
+            retention_blocked: Counter::default(),
             request_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
             log: Arc::default(),
             registry: Registry::default(),
@@ -86,6 +89,11 @@ impl Metrics {
                 "messages_polled",
                 "Messages sent to clients",
                 &metrics.messages_out,
+            ),
+            (
+                "retention_blocked",
+                "Passes of retention and requests that kept old segments of a partition for a consumer",
+                &metrics.retention_blocked,
             ),
         ] {
             registry.register(name, help, counter.clone());

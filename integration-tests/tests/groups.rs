@@ -242,6 +242,60 @@ async fn what_is_not_committed_stays_with_its_reader(backend: Backend) {
     assert_eq!(refused.unwrap_err().as_code(), 5009);
 }
 
+/// A user who may manage the topic sets a group back, through any node, without joining it,
+/// while the group has no members. A user who may only poll does not.
+async fn an_administrator_sets_a_group_back(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let admin = cluster.client(0).await.unwrap();
+    readers::create_topic(&admin, PARTITIONS).await.unwrap();
+    let (s, t, g) = (&named("s"), &named("t"), &named("g"));
+    admin.create_consumer_group(s, t, "g").await.unwrap();
+    let may_poll = Permissions {
+        global: GlobalPermissions {
+            poll_messages: true,
+            ..GlobalPermissions::default()
+        },
+        streams: None,
+    };
+    admin
+        .create_user("reader", "a password", UserStatus::Active, Some(may_poll))
+        .await
+        .unwrap();
+    let group = Consumer::group(named("g"));
+    for node in 0..3 {
+        let root = cluster.client(node).await.unwrap();
+        let address = cluster.tcp(node);
+        let reader =
+            IggyClient::from_connection_string(&format!("iggy://reader:a password@{address}"))
+                .unwrap();
+        reader.connect().await.unwrap();
+        for partition in (0..PARTITIONS).map(Some) {
+            send(&admin, partition.unwrap(), 0, 10).await;
+            root.store_consumer_offset(&group, s, t, partition, 5)
+                .await
+                .unwrap();
+            let stored = root.get_consumer_offset(&group, s, t, partition).await;
+            assert_eq!(stored.unwrap().unwrap().stored_offset, 5);
+            let refused = reader.store_consumer_offset(&group, s, t, partition, 0);
+            assert_eq!(refused.await.unwrap_err().as_code(), 5009);
+            root.delete_consumer_offset(&group, s, t, partition)
+                .await
+                .unwrap();
+            let deleted = root.get_consumer_offset(&group, s, t, partition).await;
+            assert!(deleted.unwrap().is_none());
+        }
+    }
+    // A member stores its own offsets, and nothing else does.
+    let member = cluster.client(1).await.unwrap();
+    member.join_consumer_group(s, t, g).await.unwrap();
+    let refused = admin.store_consumer_offset(&group, s, t, Some(0), 0).await;
+    assert_eq!(refused.unwrap_err().as_code(), 5009);
+    member
+        .store_consumer_offset(&group, s, t, Some(0), 1)
+        .await
+        .unwrap();
+}
+
 /// Stock consumers whose nodes die and return, and a member that joins late.
 async fn a_group_reads_everything_while_nodes_die(backend: Backend) {
     const MESSAGES: u32 = 1_000;
@@ -342,6 +396,7 @@ async fn a_silent_member_is_removed(backend: Backend) {
 }
 
 on_each_backend! {
+    an_administrator_sets_a_group_back
     a_group_reads_everything_while_nodes_die
     a_member_reads_on_while_one_owner_is_down
     a_silent_member_is_removed

@@ -27,7 +27,7 @@ use crate::offsets::NewOffset;
 use crate::partition::{Ending, Partition, Shared, blocking};
 use crate::storage::PartitionStorage;
 use crate::types::{
-    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim,
+    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim, Trimmed,
 };
 
 const REMOVED: &str = ".removed";
@@ -437,7 +437,7 @@ impl PartitionStorage for EmbeddedStorage {
         key: PartitionKey,
         options: PartitionOptions,
         trim: Trim,
-    ) -> Result<u32, StorageError> {
+    ) -> Result<Trimmed, StorageError> {
         self.with(key, options, |partition| async move {
             partition.trim(trim).await
         })

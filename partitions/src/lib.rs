@@ -45,5 +45,5 @@ pub use offsets::CONSUMERS_MAX;
 pub use storage::PartitionStorage;
 pub use types::{
     Appended, ConsumerKey, Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom,
-    Trim,
+    Trim, Trimmed,
 };

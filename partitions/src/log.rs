@@ -220,13 +220,13 @@ impl Log {
 
     /// Removes the oldest segment from the list, when it may be removed. Consumers need
     /// what follows `needed_after`.
-    pub(super) fn take_oldest(
-        &mut self,
-        trim: &Trim,
-        needed_after: Option<u64>,
-    ) -> Option<Segment> {
-        let (last, sealed) = self.segments.split_last()?;
-        let oldest = sealed.first()?;
+    pub(super) fn take_oldest(&mut self, trim: &Trim, needed_after: Option<u64>) -> Oldest {
+        let Some((last, sealed)) = self.segments.split_last() else {
+            return Oldest::Kept;
+        };
+        let Some(oldest) = sealed.first() else {
+            return Oldest::Kept;
+        };
         let last_offset = oldest.end.next_offset.saturating_sub(1);
         let needed = needed_after.is_some_and(|read| last_offset > read);
         let bytes: u64 = sealed.iter().map(|segment| segment.end.position).sum();
@@ -236,7 +236,20 @@ impl Log {
         let time = oldest.end.timestamp;
         let expired = trim.not_after.is_some_and(|at| time > 0 && time <= at);
         let named = trim.through.is_some_and(|through| last_offset <= through);
-        let reason = named || too_large || expired;
-        (reason && !needed).then(|| self.segments.remove(0))
+        match named || too_large || expired {
+            true if needed => Oldest::Needed,
+            true => Oldest::Taken(self.segments.remove(0)),
+            false => Oldest::Kept,
+        }
     }
+}
+
+/// What becomes of the oldest segment.
+pub(super) enum Oldest {
+    /// It is removed from the list.
+    Taken(Segment),
+    /// There is a reason to remove it, and a consumer has not read it to its end.
+    Needed,
+    /// There is no reason to remove it.
+    Kept,
 }

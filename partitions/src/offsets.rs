@@ -168,10 +168,11 @@ impl Offsets {
         [stored.len() - groups, groups]
     }
 
-    /// The lowest that is stored: no consumer needs what is before it.
-    pub(super) fn lowest(&self) -> Option<u64> {
+    /// The lowest that is stored, and whose it is: no consumer needs what is before it.
+    pub(super) fn lowest(&self) -> Option<(ConsumerKey, u64)> {
         let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        stored.values().min().copied()
+        let lowest = stored.iter().min_by_key(|(_, offset)| **offset);
+        lowest.map(|(consumer, offset)| (*consumer, *offset))
     }
 
     pub(super) fn shut(&self, error: &StorageError) {

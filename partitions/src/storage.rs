@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::error::StorageError;
 use crate::key::PartitionKey;
 use crate::types::{
-    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim,
+    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim, Trimmed,
 };
 
 /// Where a node keeps its partitions.
@@ -122,8 +122,8 @@ pub trait PartitionStorage: Send + Sync {
         count: u32,
     ) -> Result<Option<u64>, StorageError>;
 
-    /// Removes the oldest segments that may be removed; returns how many were.
-    /// The last one always stays, and offsets continue.
+    /// Removes the oldest segments that may be removed; returns how many were, and for which
+    /// consumer more were kept. The last one always stays, and offsets continue.
     ///
     /// # Errors
     /// When the disk fails; the partition then accepts no writes until it is closed and
@@ -133,7 +133,7 @@ pub trait PartitionStorage: Send + Sync {
         key: PartitionKey,
         options: PartitionOptions,
         trim: Trim,
-    ) -> Result<u32, StorageError>;
+    ) -> Result<Trimmed, StorageError>;
 
     /// The partition's sizes.
     ///

@@ -14,19 +14,20 @@ use tracing::warn;
 use crate::error::StorageError;
 use crate::files::lock;
 use crate::hint::hint_path;
+use crate::log::Oldest;
 use crate::partition::{Partition, blocking};
-use crate::types::Trim;
+use crate::types::{Trim, Trimmed};
 
 impl Partition {
-    /// Removes segments; returns how many.
-    pub(super) async fn trim(self: &Arc<Self>, trim: Trim) -> Result<u32, StorageError> {
+    /// Removes segments.
+    pub(super) async fn trim(self: &Arc<Self>, trim: Trim) -> Result<Trimmed, StorageError> {
         let partition = Arc::clone(self);
         blocking(move || partition.trim_now(trim)).await
     }
 
-    fn trim_now(&self, trim: Trim) -> Result<u32, StorageError> {
-        let mut removed = 0;
-        while removed < trim.segments_max {
+    fn trim_now(&self, trim: Trim) -> Result<Trimmed, StorageError> {
+        let mut trimmed = Trimmed::default();
+        while trimmed.segments < trim.segments_max {
             // A sync works on the list of segments that it has read.
             let _no_sync_runs = lock(&self.syncing);
             if self.retired.load(Ordering::SeqCst) {
@@ -36,19 +37,24 @@ impl Partition {
             if let Some(failure) = self.failure() {
                 return Err(failure.clone());
             }
-            let needed_after = self.offsets.lowest();
+            let lowest = self.offsets.lowest();
+            let needed_after = lowest.map(|(_, offset)| offset);
             // Readers no longer find the segment when its file is removed.
-            let segment = lock(&self.log).take_oldest(&trim, needed_after);
-            let Some(segment) = segment else {
-                break;
+            let segment = match lock(&self.log).take_oldest(&trim, needed_after) {
+                Oldest::Taken(segment) => segment,
+                Oldest::Needed => {
+                    trimmed.kept_for = lowest;
+                    break;
+                }
+                Oldest::Kept => break,
             };
             self.remove_file(&segment.file.path).inspect_err(|error| {
                 // Part of it may be removed: what is there is known after a reopening.
                 self.fail(error);
             })?;
-            removed += 1;
+            trimmed.segments += 1;
         }
-        Ok(removed)
+        Ok(trimmed)
     }
 
     fn remove_file(&self, path: &Path) -> Result<(), StorageError> {

@@ -112,3 +112,13 @@ pub struct Trim {
     /// since the Unix epoch.
     pub not_after: Option<u64>,
 }
+
+/// What [`trim`](crate::PartitionStorage::trim) has removed, and why not more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Segments that were removed.
+    pub segments: u32,
+    /// A reason to remove the oldest segment that is left applies, and this consumer has not
+    /// read it to its end: of several the one with the lowest offset.
+    pub kept_for: Option<(ConsumerKey, u64)>,
+}

@@ -7,7 +7,8 @@ mod report;
 use std::sync::Arc;
 
 use ::partitions::PartitionStorage;
-use axum::extract::State;
+use adapters::metadata::{Identifier, Name};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -18,7 +19,7 @@ use tracing::error;
 use crate::cluster::Metadata;
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
-use crate::partitions::Refusing;
+use crate::partitions::{LocalPartitions, Refusing};
 use replica::driver::ReplicaStatus;
 use replicated_log::links::LinkCounters;
 
@@ -32,6 +33,7 @@ pub use report::{ClusterReport, NodeReport};
 pub(crate) struct Admin {
     pub(crate) config: ClusterConfig,
     pub(crate) metadata: Arc<Metadata>,
+    pub(crate) local: Arc<LocalPartitions>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) links: Arc<LinkCounters>,
     pub(crate) storage: Arc<dyn PartitionStorage>,
@@ -46,6 +48,7 @@ pub(crate) async fn run(admin: Admin, listener: TcpListener) {
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
+        .route("/offsets/{stream}/{topic}", get(offsets))
         .with_state(Arc::new(admin));
     if let Err(failure) = axum::serve(listener, app).await {
         error!(%failure, "the admin endpoint has stopped");
@@ -91,6 +94,28 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     match admin.metadata.log.status().await {
         Some(status) => Json(admin.report(&status)).into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// The consumer offsets that are stored in this node's partitions of a topic. Stream and topic
+/// are named by name or by id.
+async fn offsets(
+    State(admin): State<Arc<Admin>>,
+    Path((stream, topic)): Path<(String, String)>,
+) -> impl IntoResponse {
+    let (Some(stream), Some(topic)) = (identifier(&stream), identifier(&topic)) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match admin.local.stored_offsets(&stream, &topic).await {
+        Some(listed) => Json(listed).into_response(),
+        None => (StatusCode::NOT_FOUND, "this topic does not exist\n").into_response(),
+    }
+}
+
+fn identifier(text: &str) -> Option<Identifier> {
+    match text.parse() {
+        Ok(id) => Some(Identifier::Id(id)),
+        Err(_) => Name::new(text).ok().map(Identifier::Name),
     }
 }
 

@@ -186,10 +186,9 @@ impl Parts {
             config.tcp.request_timeout.duration(),
             config.cluster.fencing_timeout.duration(),
         ));
-        let local = Arc::new(LocalPartitions::new(
-            Arc::clone(&metadata),
-            Arc::clone(&storage),
-        ));
+        let mut local = LocalPartitions::new(Arc::clone(&metadata), Arc::clone(&storage));
+        local.retention_blocked = metrics.retention_blocked.clone();
+        let local = Arc::new(local);
         let partitions = Arc::new(Partitions::new(
             Arc::clone(&metadata),
             Arc::clone(&local),
@@ -254,6 +253,7 @@ impl Parts {
             let admin = Admin {
                 config: config.clone(),
                 metadata: Arc::clone(metadata),
+                local: Arc::clone(local),
                 metrics: Arc::clone(&self.metrics),
                 links: Arc::clone(run.links.counters()),
                 storage: Arc::clone(&self.storage),

@@ -2,20 +2,22 @@
 //!
 //! Whole segments are removed, the oldest first: those whose newest message has expired,
 //! and those that make a partition larger than its share of the topic's maximum size, except
-//! for the newest message. A segment that a consumer or a group has not read to its end stays, regardless of age and
-//! size: an abandoned consumer keeps everything that it has not read.
+//! for the newest message. A segment that a consumer or a group has not read to its end
+//! stays, regardless of age and size: an abandoned consumer keeps everything that it has not
+//! read. It is named in the log, and each pass and each request that keeps segments for a
+//! consumer is counted.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use ::partitions::{ConsumerKey, PartitionOptions, StorageError, Trim};
-use adapters::metadata::{ErrorCode, PartitionKey};
+use ::partitions::{ConsumerKey, PartitionOptions, StorageError, Trim, Trimmed};
+use adapters::metadata::{ErrorCode, Identifier, PartitionKey};
 use adapters::wire::TopicSettings;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use super::local::{LocalPartitions, now_micros, refusal};
 use super::messages::DataReply;
-use super::readers::group_of;
+use super::readers::{group_of, name_of};
 
 /// The most segments of a partition that one pass removes.
 const SEGMENTS_PER_PASS: u32 = 16;
@@ -43,6 +45,7 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
         return false;
     }
     let mut more = false;
+    let mut kept = Vec::new();
     for bounded in bounded(local) {
         let Bounded {
             key,
@@ -61,20 +64,34 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
             local.storage.trim(key, options, trim).await
         };
         match trimmed.await {
-            Ok(0) => {}
-            Ok(segments) => {
-                debug!(
-                    ?key,
-                    segments, "removed segments that the topic does not retain"
-                );
+            Ok(Trimmed { segments, kept_for }) => {
+                if segments > 0 {
+                    debug!(
+                        ?key,
+                        segments, "removed segments that the topic does not retain"
+                    );
+                }
                 more |= segments == SEGMENTS_PER_PASS;
+                kept.extend(kept_for.map(|(consumer, offset)| Kept {
+                    key,
+                    consumer,
+                    offset,
+                }));
             }
             // Purged or deleted in the meantime.
             Err(StorageError::Closed | StorageError::Removed) => {}
             Err(error) => error!(?key, %error, "cannot remove old messages"),
         }
     }
+    local.report_kept(&kept);
     more
+}
+
+/// A partition of which segments are kept for a consumer.
+struct Kept {
+    key: PartitionKey,
+    consumer: ConsumerKey,
+    offset: u64,
 }
 
 /// The partitions of this node with limited retention.
@@ -111,6 +128,43 @@ fn bounded(local: &LocalPartitions) -> Vec<Bounded> {
 }
 
 impl LocalPartitions {
+    /// Counts partitions of which segments are kept for a consumer, and names one of them in
+    /// the log, at a bounded rate.
+    fn report_kept(&self, kept: &[Kept]) {
+        self.retention_blocked.inc_by(kept.len() as u64);
+        let Some(Kept {
+            key,
+            consumer,
+            offset,
+        }) = kept.first()
+        else {
+            return;
+        };
+        let throttle = self.blocked_logged.lock();
+        let due = throttle
+            .unwrap_or_else(PoisonError::into_inner)
+            .due(Instant::now());
+        let Some(suppressed) = due else {
+            return;
+        };
+        let state = self.metadata.reader.read();
+        let stream = state.stream(&Identifier::Id(key.stream_id));
+        let topic = stream.and_then(|stream| stream.topic(&Identifier::Id(key.topic_id)));
+        let (Some(stream), Some(topic)) = (stream, topic) else {
+            return;
+        };
+        warn!(
+            stream = %stream.name,
+            topic = %topic.name,
+            partition = key.partition_id,
+            consumer = name_of(&state, key, *consumer),
+            offset,
+            partitions = kept.len(),
+            suppressed,
+            "kept old segments for a consumer that has not read them; if it does not return, delete its offset"
+        );
+    }
+
     /// Removes the offsets of deleted groups, which would retain segments for no consumer.
     async fn forget_deleted_groups(
         &self,
@@ -161,6 +215,14 @@ impl LocalPartitions {
             ..Trim::default()
         };
         let trimmed = self.storage.trim(key, options, trim).await;
-        trimmed.map(|_| DataReply::Done).map_err(failed)
+        let Trimmed { kept_for, .. } = trimmed.map_err(failed)?;
+        if let Some((consumer, offset)) = kept_for {
+            self.report_kept(&[Kept {
+                key,
+                consumer,
+                offset,
+            }]);
+        }
+        Ok(DataReply::Done)
     }
 }

@@ -1,6 +1,6 @@
 //! The partitions that this node owns.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::partitions::{
@@ -9,6 +9,8 @@ use ::partitions::{
 use adapters::metadata::{ErrorCode, MetadataState, PartitionKey, RemovedGroup, code};
 use adapters::wire::PollStart;
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use replicated_log::Throttle;
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
@@ -29,6 +31,10 @@ pub(crate) struct LocalPartitions {
     pending: PendingCommits,
     /// Notified when the revocation of a partition may be complete.
     pub(crate) revocations: Notify,
+    /// How often segments of a partition were kept for a consumer that has not read them,
+    /// although its topic does not retain them or their removal was requested.
+    pub(crate) retention_blocked: Counter,
+    pub(super) blocked_logged: Mutex<Throttle>,
 }
 
 /// Why a request is refused.
@@ -65,6 +71,8 @@ impl LocalPartitions {
             served: Served::default(),
             pending: PendingCommits::default(),
             revocations: Notify::new(),
+            retention_blocked: Counter::default(),
+            blocked_logged: Mutex::default(),
         }
     }
 
@@ -212,9 +220,7 @@ impl LocalPartitions {
     }
 
     fn offset_changed(&self, reader: Reader) {
-        if matches!(reader, Reader::Member { .. })
-            && self.metadata.reader.read().revoking_groups().len() > 0
-        {
+        if reader.key().group && self.metadata.reader.read().revoking_groups().len() > 0 {
             self.revocations.notify_one();
         }
     }

@@ -373,26 +373,38 @@ fn get_keys(bytes: &mut Bytes) -> Option<Vec<PartitionKey>> {
     Some(keys)
 }
 
+/// A node of 0.1 takes an administrator for a member without a session, and refuses it: no
+/// client has this id.
+const ADMINISTRATOR: (u128, u64) = (0, 0);
+
 fn put_reader(out: &mut BytesMut, reader: Reader) {
     put_consumer(out, reader.key());
-    if let Reader::Member {
-        client, session, ..
-    } = reader
-    {
-        out.put_u128_le(client);
-        out.put_u64_le(session);
-    }
+    let (client, session) = match reader {
+        Reader::Single(_) => return,
+        Reader::Member {
+            client, session, ..
+        } => (client, session),
+        Reader::Administrator { .. } => ADMINISTRATOR,
+    };
+    out.put_u128_le(client);
+    out.put_u64_le(session);
 }
 
 fn get_reader(bytes: &mut Bytes) -> Option<Reader> {
     let key = get_consumer(bytes)?;
     Some(match key.group {
         false => Reader::Single(key.id),
-        true => Reader::Member {
-            group: key.id,
-            client: bytes.try_get_u128_le().ok()?,
-            session: bytes.try_get_u64_le().ok()?,
-        },
+        true => {
+            let group = key.id;
+            match (bytes.try_get_u128_le().ok()?, bytes.try_get_u64_le().ok()?) {
+                ADMINISTRATOR => Reader::Administrator { group },
+                (client, session) => Reader::Member {
+                    group,
+                    client,
+                    session,
+                },
+            }
+        }
     })
 }
 

@@ -16,6 +16,7 @@ mod readers;
 mod refusing;
 mod revocations;
 mod stats;
+mod stored_offsets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -25,6 +25,12 @@ pub(crate) enum Reader {
         /// Its session.
         session: u64,
     },
+    /// A client that may manage the topic, and that changes the offset of a group without
+    /// members. The node that it is connected to has judged its permission.
+    Administrator {
+        /// The group.
+        group: u32,
+    },
 }
 
 /// What a member may be permitted to do.
@@ -60,7 +66,7 @@ impl Reader {
     pub(crate) fn key(self) -> ConsumerKey {
         match self {
             Self::Single(id) => ConsumerKey { group: false, id },
-            Self::Member { group, .. } => ConsumerKey {
+            Self::Member { group, .. } | Self::Administrator { group } => ConsumerKey {
                 group: true,
                 id: group,
             },
@@ -80,7 +86,9 @@ impl Reader {
         state.partition(key).is_some()
             && match self {
                 Self::Single(_) => true,
-                Self::Member { group, .. } => state.group(&group_of(key, group)).is_some(),
+                Self::Member { group, .. } | Self::Administrator { group } => {
+                    state.group(&group_of(key, group)).is_some()
+                }
             }
     }
 
@@ -94,13 +102,23 @@ impl Reader {
         key: &PartitionKey,
         right: Right,
     ) -> Result<(), Denied> {
-        let Self::Member {
-            group,
-            client,
-            session,
-        } = self
-        else {
-            return Ok(());
+        let (group, client, session) = match self {
+            Self::Single(_) => return Ok(()),
+            Self::Member {
+                group,
+                client,
+                session,
+            } => (group, client, session),
+            Self::Administrator { group } => {
+                let exists = state.partition(key).is_some();
+                let inactive = state
+                    .group(&group_of(key, group))
+                    .is_some_and(|(_, group)| group.members().next().is_none());
+                return match exists && inactive && right == Right::Store {
+                    true => Ok(()),
+                    false => Err(Denied::Fenced),
+                };
+            }
         };
         if !has_session(state, client, session) {
             return Err(Denied::Stale);
@@ -131,6 +149,18 @@ pub(super) fn group_of(key: &PartitionKey, group_id: u32) -> GroupKey {
         stream_id: key.stream_id,
         topic_id: key.topic_id,
         group_id,
+    }
+}
+
+/// A consumer as people know it: the name of its group, or its id. Of an individual consumer
+/// only the id is stored; that of a named one is a hash of its name.
+pub(super) fn name_of(state: &MetadataState, key: &PartitionKey, consumer: ConsumerKey) -> String {
+    if !consumer.group {
+        return format!("consumer {}", consumer.id);
+    }
+    match state.group(&group_of(key, consumer.id)) {
+        Some((_, group)) => format!("group {}", group.name),
+        None => format!("group {}, which is deleted", consumer.id),
     }
 }
 

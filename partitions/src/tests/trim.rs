@@ -26,7 +26,8 @@ fn storage_at(dir: &std::path::Path) -> EmbeddedStorage {
 }
 
 async fn trim(storage: &EmbeddedStorage, trim: Trim) -> u32 {
-    storage.trim(key(1), written(), trim).await.unwrap()
+    let trimmed = storage.trim(key(1), written(), trim).await.unwrap();
+    trimmed.segments
 }
 
 async fn stats(storage: &EmbeddedStorage) -> PartitionStats {
@@ -146,9 +147,33 @@ async fn a_segment_that_a_consumer_has_not_read_stays() {
         stats(&other).await.first_offset
     };
     read_to(next_segment - 2).await;
-    assert_eq!(trim(&storage, one).await, 0);
+    // Another one has read more, and a group less than the segment: the lowest is named.
+    let other = ConsumerKey {
+        group: false,
+        id: 1,
+    };
+    let group = ConsumerKey { group: true, id: 0 };
+    for (consumer, offset) in [(other, next_segment), (group, next_segment - 3)] {
+        let stored = storage.store_offset(key(1), written(), consumer, offset);
+        stored.await.unwrap();
+    }
+    let kept = |consumer, offset| Trimmed {
+        segments: 0,
+        kept_for: Some((consumer, offset)),
+    };
+    let trimmed = async || storage.trim(key(1), written(), one).await.unwrap();
+    assert_eq!(trimmed().await, kept(group, next_segment - 3));
+    let deleted = storage.delete_offset(key(1), written(), group);
+    deleted.await.unwrap();
+    assert_eq!(trimmed().await, kept(reader, next_segment - 2));
     read_to(next_segment - 1).await;
-    assert_eq!(trim(&storage, one).await, 1);
+    let removed = Trimmed {
+        segments: 1,
+        kept_for: None,
+    };
+    assert_eq!(trimmed().await, removed);
+    // There is no reason to remove the next one, so it is not kept for a consumer.
+    assert_eq!(trimmed().await, Trimmed::default());
 }
 
 #[tokio::test]

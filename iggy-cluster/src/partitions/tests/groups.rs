@@ -354,3 +354,111 @@ async fn offsets_of_a_deleted_group_are_removed() {
     bench.local.remove_group(removed).await;
     assert_eq!(bench.stored(0).await, None);
 }
+
+/// An administrator changes the offset of a group while the group has no members, and only
+/// then: members would store theirs over it.
+#[tokio::test]
+async fn an_administrator_sets_the_offset_of_a_group_without_members() {
+    let mut bench = Bench::new().await;
+    let administrator = Reader::Administrator { group: 0 };
+    let key = bench.key(0);
+    let set = |offset| DataRequest::StoreOffset {
+        key,
+        reader: administrator,
+        offset,
+    };
+    let local = Arc::clone(&bench.local);
+    let serve = async |request: DataRequest| local.serve(request).await;
+    assert!(matches!(serve(set(4)).await, DataReply::Done));
+    assert_eq!(bench.stored(0).await, Some(4));
+    // Not to read, and not for a group that does not exist.
+    let poll = Poll {
+        key,
+        reader: administrator,
+        start: PollStart::Next,
+        count: 1,
+        auto_commit: false,
+    };
+    assert!(matches!(
+        serve(DataRequest::Poll(poll)).await,
+        DataReply::Fenced
+    ));
+    let deleted = |group| DataRequest::DeleteOffset {
+        key,
+        reader: Reader::Administrator { group },
+    };
+    let refused = DataReply::Refused(code::PARTITION_NOT_OWNED);
+    assert_eq!(serve(deleted(9)).await.encode(), refused.clone().encode());
+    assert!(matches!(serve(deleted(0)).await, DataReply::Done));
+    assert_eq!(bench.stored(0).await, None);
+    bench.join(CLIENT, &[]);
+    let late = bench.local.serve(set(5)).await;
+    assert_eq!(late.encode(), refused.encode());
+    assert_eq!(bench.polled(CLIENT, 0, 5).await, (Some(4), 5));
+}
+
+/// An owner of version 0.1 reads an administrator as a member without a session, which it
+/// refuses as stale.
+#[test]
+fn administrators_are_encoded_as_a_member_that_no_client_can_be() {
+    let key = PartitionKey {
+        stream_id: 1,
+        topic_id: 2,
+        partition_id: 3,
+        generation: 4,
+    };
+    let request = |reader| DataRequest::StoreOffset {
+        key,
+        reader,
+        offset: 5,
+    };
+    let member = Reader::Member {
+        group: 6,
+        client: 0,
+        session: 0,
+    };
+    let administrator = Reader::Administrator { group: 6 };
+    let bytes = request(administrator).encode().concat();
+    assert_eq!(bytes, request(member).encode().concat());
+    match DataRequest::decode(bytes.into()) {
+        Some(DataRequest::StoreOffset { reader, .. }) => assert_eq!(reader, administrator),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What keeps messages is listed with the lowest offset first.
+#[tokio::test]
+async fn stored_offsets_are_listed_with_the_names_of_groups() {
+    let bench = Bench::new().await;
+    for (reader, offset) in [
+        (Reader::Single(5), 7),
+        (Reader::Administrator { group: 0 }, 3),
+        (Reader::Single(9), 1),
+    ] {
+        let request = DataRequest::StoreOffset {
+            key: bench.key(2),
+            reader,
+            offset,
+        };
+        let stored = bench.local.serve(request).await;
+        assert!(matches!(stored, DataReply::Done), "{stored:?}");
+    }
+    let listed = bench.local.stored_offsets(&named("s"), &named("t")).await;
+    let listed = serde_json::to_value(listed.unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "partitions": [{
+            "partition": 2,
+            "first_offset": 0,
+            "next_offset": 10,
+            "offsets": [
+                { "kind": "consumer", "id": 9, "offset": 1 },
+                { "kind": "group", "id": 0, "name": "g", "offset": 3 },
+                { "kind": "consumer", "id": 5, "offset": 7 },
+            ],
+        }],
+        "truncated": false,
+    });
+    assert_eq!(listed, expected);
+    let missing = bench.local.stored_offsets(&named("s"), &named("u")).await;
+    assert!(missing.is_none());
+}

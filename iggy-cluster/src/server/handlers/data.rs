@@ -89,10 +89,15 @@ impl Connection {
     }
 
     /// The partition, and the consumer that reads it, by this state.
+    ///
+    /// As on Iggy's server, permission to poll a topic is sufficient to change the offset of
+    /// any consumer that is not in a group. The offset of a group changes by its members; when
+    /// it has none, by clients that may manage the topic.
     fn find_in(
         &self,
         state: &MetadataState,
         target: &OffsetTarget,
+        right: Right,
     ) -> Result<(Place, Reader), Failure> {
         match &target.consumer {
             Consumer::Single(id) => {
@@ -109,6 +114,13 @@ impl Connection {
                 let (place, group) = found.ok_or(FENCED)?;
                 let rule = Rule::Poll(place.key.stream_id, place.key.topic_id);
                 self.may(state, Some(rule))?;
+                let administrator = Reader::Administrator { group };
+                let manage = Rule::ManageTopic(place.key.stream_id, place.key.topic_id);
+                if administrator.check(state, &place.key, right).is_ok()
+                    && self.may(state, Some(manage)).is_ok()
+                {
+                    return Ok((place, administrator));
+                }
                 let Bound {
                     client, session, ..
                 } = self.reading_session()?;
@@ -131,7 +143,7 @@ impl Connection {
         target: &OffsetTarget,
         right: Right,
     ) -> Result<(Place, Reader), Failure> {
-        let (place, reader) = self.find_in(state, target)?;
+        let (place, reader) = self.find_in(state, target, right)?;
         if !place.live && is_group_read(reader, right) {
             return Err(FENCED);
         }
@@ -271,7 +283,7 @@ impl Connection {
         let server = &self.server;
         let leader = server.metadata.leadership().leader;
         let found = self.view(|state| {
-            let (place, reader) = self.find_in(state, target)?;
+            let (place, reader) = self.find_in(state, target, right)?;
             let denied = |denied: Denied| Failure::Refused(denied.code());
             reader.check(state, &place.key, right).map_err(denied)?;
             let owner = server.node_view(state, place.owner, leader, self.address.ip());
