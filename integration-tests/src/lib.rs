@@ -3,6 +3,7 @@
 pub mod fixture;
 mod garbage;
 mod pinned;
+mod raw;
 pub mod readers;
 
 use std::ops::{Deref, DerefMut};
@@ -19,6 +20,7 @@ pub use garbage::Garbage;
 pub use iggy_cluster::config::Backend;
 pub use local_cluster::sibling;
 pub use pinned::PinnedClient;
+pub use raw::{Answer, RawClient};
 
 /// Declares two tests for each of these functions, which accept a [`Backend`]: one on Raft
 /// and one on VR.

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
+use iggy_binary_protocol::COMMAND_TABLE;
 use iggy_cluster::config;
 use integration_tests::{Backend, Cluster};
 use serde_json::Value;
@@ -173,4 +174,64 @@ async fn every_metric_is_documented_with_its_type() {
     };
     let wrong: Vec<_> = documented.iter().chain(&served).filter(differ).collect();
     assert!(wrong.is_empty(), "documented or served alone: {wrong:#?}");
+}
+
+/// The numbers in a text such as `20, 21` or `33 to 37`.
+fn numbers(text: &str) -> Vec<u32> {
+    let parts = text.split(',').map(str::trim);
+    let ranges = parts.filter_map(|part| {
+        let (first, last) = part.split_once(" to ").unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
+#[test]
+fn every_command_of_the_protocol_is_in_the_table_of_commands() {
+    let text = read("docs/reference/compatibility.md");
+    let table = text.split("## Commands").nth(1).unwrap();
+    let table = table.split("## ").next().unwrap();
+    let cells = table.lines().filter_map(|line| line.split('|').nth(2));
+    let mut documented: Vec<u32> = cells.flat_map(numbers).collect();
+    documented.sort_unstable();
+    let mut known: Vec<_> = COMMAND_TABLE.iter().map(|command| command.code).collect();
+    known.sort_unstable();
+    assert_eq!(documented, known);
+}
+
+/// A name in backticks that stands for a test is one.
+#[test]
+fn the_tests_that_compatibility_names_exist() {
+    let text = prose(&read("docs/reference/compatibility.md"));
+    // Options of topics are in a table.
+    let text = text.lines().filter(|line| !line.starts_with("| `"));
+    let text = text.collect::<Vec<_>>().join("\n");
+    let names = text.split('`').skip(1).step_by(2);
+    let tests = names.filter(|name| name.matches('_').count() >= 3);
+    let mut sources = String::new();
+    for dir in [
+        "integration-tests/tests",
+        "iggy-cluster/src",
+        "adapters/src",
+        "partitions/src",
+    ] {
+        sources_below(&root().join(dir), &mut sources);
+    }
+    let mut count = 0;
+    for name in tests {
+        assert!(sources.contains(&format!("fn {name}(")), "no test {name}");
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+}
+
+fn sources_below(dir: &Path, sources: &mut String) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources_below(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
 }

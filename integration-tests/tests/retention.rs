@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use iggy::prelude::*;
 use integration_tests::{Backend, Cluster, PATIENCE, on_each_backend};
+use local_cluster::get;
+use serde_json::Value;
 
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -163,6 +165,72 @@ async fn segments_are_deleted_on_request(backend: Backend) {
     );
 }
 
+/// As on Iggy's server, the message that fills a segment seals it: what was sent can be
+/// deleted completely, without another message after it.
+async fn a_segment_is_deleted_with_the_message_that_filled_it(backend: Backend) {
+    let cluster = cluster(backend).await;
+    let client = cluster.client(0).await.unwrap();
+    topic(&client, "t", None).await;
+    let per_segment = SEGMENT_BYTES.div_ceil(MESSAGE_BYTES as u64) as usize;
+    send(&client, "t", 2 * per_segment).await;
+    let (s, t) = (&named("s"), &named("t"));
+    client.delete_segments(s, t, 0, 1).await.unwrap();
+    assert_eq!(first_offset(&client, "t").await, per_segment as u64);
+    client.delete_segments(s, t, 0, 1).await.unwrap();
+    let topic = client.get_topic(s, t).await.unwrap().unwrap();
+    assert_eq!(topic.messages_count, 0);
+    assert_eq!(topic.partitions[0].segments_count, 1);
+    // Offsets continue.
+    send(&client, "t", 1).await;
+    assert_eq!(first_offset(&client, "t").await, 2 * per_segment as u64);
+}
+
+/// A deletion that a consumer prevents succeeds as on Iggy's server. It is counted, the log
+/// names the consumer, and an administrator finds and removes its offset.
+async fn a_consumer_that_keeps_segments_is_named_and_can_be_removed(backend: Backend) {
+    let cluster = cluster(backend).await;
+    let client = cluster.client(0).await.unwrap();
+    topic(&client, "t", None).await;
+    // Three segments, and one message in the next.
+    send(&client, "t", 13).await;
+    let (s, t) = (&named("s"), &named("t"));
+    let made_up = Consumer::new(named("made-up"));
+    client
+        .store_consumer_offset(&made_up, s, t, Some(0), 0)
+        .await
+        .unwrap();
+    client.delete_segments(s, t, 0, 1_000).await.unwrap();
+    assert_eq!(first_offset(&client, "t").await, 0);
+    let mut listed = Vec::new();
+    for node in 0..3 {
+        let offsets = get(&cluster.admin(node), "/offsets/s/t").await.unwrap();
+        let offsets: Value = serde_json::from_slice(&offsets).unwrap();
+        let blocked = cluster.counter(node, "retention_blocked").await.unwrap();
+        let Some(partition) = offsets["partitions"].get(0) else {
+            assert_eq!(blocked, 0, "node {node} does not own the partition");
+            continue;
+        };
+        let id = partition["offsets"][0]["id"].as_u64().unwrap() as u32;
+        assert_eq!(blocked, 1);
+        let log = cluster.last_lines(node);
+        assert!(log.contains(&format!("consumer {id}")), "{log}");
+        listed.push(id);
+    }
+    let [id] = listed[..] else {
+        panic!("listed on several nodes: {listed:?}");
+    };
+    // The number means the same consumer as the name.
+    let by_number = Consumer::new(Identifier::numeric(id).unwrap());
+    client
+        .delete_consumer_offset(&by_number, s, t, Some(0))
+        .await
+        .unwrap();
+    client.delete_segments(s, t, 0, 1_000).await.unwrap();
+    assert_ne!(first_offset(&client, "t").await, 0);
+    let missing = get(&cluster.admin(0), "/offsets/s/none").await;
+    assert!(missing.is_err(), "404");
+}
+
 async fn the_archive_describes_this_node(backend: Backend) {
     let cluster = cluster(backend).await;
     let client = cluster.client(0).await.unwrap();
@@ -171,6 +239,8 @@ async fn the_archive_describes_this_node(backend: Backend) {
         .await
         .unwrap();
     let mut archive = zip::ZipArchive::new(Cursor::new(archive.0)).unwrap();
+    let stored = archive.by_index(0).unwrap().compression();
+    assert_eq!(stored, zip::CompressionMethod::Stored);
     let mut text = |name: &str| {
         let file = archive.by_name(name).unwrap();
         std::io::read_to_string(file).unwrap()
@@ -188,5 +258,7 @@ async fn the_archive_describes_this_node(backend: Backend) {
 on_each_backend! {
     expired_messages_are_removed_when_every_consumer_has_read_them
     segments_are_deleted_on_request
+    a_segment_is_deleted_with_the_message_that_filled_it
+    a_consumer_that_keeps_segments_is_named_and_can_be_removed
     the_archive_describes_this_node
 }
