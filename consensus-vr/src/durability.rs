@@ -21,6 +21,8 @@ pub(crate) struct Durability {
     state_changed: bool,
     /// Batches in flight, and up to which op the present log is durable with them.
     writes: VecDeque<(PersistId, Index)>,
+    /// When the first of them became the first.
+    waiting_since: u64,
     durable: Index,
 }
 
@@ -50,6 +52,14 @@ impl Durability {
     /// What a message that reveals the present state has to wait for.
     pub(crate) fn pending(&self) -> Option<PersistId> {
         (self.last > self.persisted).then_some(self.last)
+    }
+
+    /// For how long the oldest batch in flight has been the oldest.
+    pub(crate) fn waits_for(&self, now: u64) -> u64 {
+        match self.writes.is_empty() {
+            true => 0,
+            false => now.saturating_sub(self.waiting_since),
+        }
     }
 
     /// The log has new content from this op on.
@@ -85,9 +95,12 @@ impl Durability {
     }
 
     /// The next batch, when anything has changed.
-    pub(crate) fn flush(&mut self, log: &Log, hard_state: Bytes) -> Option<PersistBatch> {
+    pub(crate) fn flush(&mut self, now: u64, log: &Log, hard_state: Bytes) -> Option<PersistBatch> {
         if !self.is_dirty() {
             return None;
+        }
+        if self.writes.is_empty() {
+            self.waiting_since = now;
         }
         let id = self.next_batch();
         self.last = id;
@@ -103,8 +116,9 @@ impl Durability {
     }
 
     /// These batches are durable. Whether the durable log has grown.
-    pub(crate) fn persisted(&mut self, id: PersistId) -> bool {
+    pub(crate) fn persisted(&mut self, now: u64, id: PersistId) -> bool {
         self.persisted = self.persisted.max(id);
+        self.waiting_since = now;
         let before = self.durable;
         while let Some((batch, through)) = self.writes.front()
             && *batch <= id
@@ -131,18 +145,36 @@ mod tests {
             let op = log.prepare(View(1), EntryKind::Command, body);
             durability.wrote(op);
         }
-        let old = durability.flush(&log, Bytes::new()).unwrap();
+        let old = durability.flush(0, &log, Bytes::new()).unwrap();
         assert_eq!(old.entries.len(), 3);
         log.truncate_from(Index(2));
         durability.wrote(log.prepare(View(2), EntryKind::Command, b"x"));
-        let new = durability.flush(&log, Bytes::new()).unwrap();
+        let new = durability.flush(0, &log, Bytes::new()).unwrap();
         assert_eq!(new.entries[0].index, Index(2));
-        assert!(durability.persisted(old.id));
+        assert!(durability.persisted(0, old.id));
         assert_eq!(durability.durable(), Index(1));
         assert!(!durability.is_durable(new.id));
-        assert!(durability.persisted(new.id));
+        assert!(durability.persisted(0, new.id));
         assert_eq!(durability.durable(), Index(2));
         assert_eq!(durability.pending(), None);
-        assert!(durability.flush(&log, Bytes::new()).is_none());
+        assert!(durability.flush(0, &log, Bytes::new()).is_none());
+    }
+
+    #[test]
+    fn the_oldest_batch_waits_from_when_it_became_the_oldest() {
+        let mut log = Log::new(Index::ZERO, Term(0), None);
+        let mut durability = Durability::new(Index::ZERO);
+        let mut write = |durability: &mut Durability, now| {
+            durability.wrote(log.prepare(View(1), EntryKind::Command, b"a"));
+            durability.flush(now, &log, Bytes::new()).unwrap().id
+        };
+        assert_eq!(durability.waits_for(50), 0);
+        let first = write(&mut durability, 10);
+        let second = write(&mut durability, 12);
+        assert_eq!(durability.waits_for(15), 5);
+        durability.persisted(20, first);
+        assert_eq!(durability.waits_for(25), 5);
+        durability.persisted(30, second);
+        assert_eq!(durability.waits_for(90), 0);
     }
 }

@@ -41,6 +41,11 @@ impl Journal {
         self.durability.next_batch()
     }
 
+    /// For how long the oldest batch that is not durable has been the oldest.
+    pub(crate) fn waits_for(&self, now: u64) -> u64 {
+        self.durability.waits_for(now)
+    }
+
     /// The last batch that is not durable yet.
     pub(crate) fn pending(&self) -> Option<PersistId> {
         self.durability.pending()
@@ -107,12 +112,12 @@ impl Journal {
     }
 
     /// The next batch, when anything has changed.
-    pub(crate) fn flush(&mut self, hard_state: Bytes) -> Option<PersistBatch> {
-        self.durability.flush(&self.log, hard_state)
+    pub(crate) fn flush(&mut self, now: u64, hard_state: Bytes) -> Option<PersistBatch> {
+        self.durability.flush(now, &self.log, hard_state)
     }
 
     /// These batches are durable. Whether the durable log has grown.
-    pub(crate) fn persisted(&mut self, batch: PersistId) -> bool {
-        self.durability.persisted(batch)
+    pub(crate) fn persisted(&mut self, now: u64, batch: PersistId) -> bool {
+        self.durability.persisted(now, batch)
     }
 }

@@ -28,7 +28,18 @@ pub struct CoreConfig {
     pub limits: Limits,
 }
 
+/// A replica whose oldest batch does not become durable for so many election timeouts
+/// counts its disk as stalled.
+pub const DISK_STALL_ELECTION_TIMEOUTS: u64 = 10;
+
 impl CoreConfig {
+    /// How long a batch may be the oldest that is not durable before the disk counts as
+    /// stalled, in ticks.
+    #[must_use]
+    pub fn disk_stall_ticks(&self) -> u64 {
+        DISK_STALL_ELECTION_TIMEOUTS.saturating_mul(self.election_ticks)
+    }
+
     /// Whether a core can be built from it.
     ///
     /// # Errors

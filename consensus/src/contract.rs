@@ -22,6 +22,10 @@ use crate::{
 /// 3. **Order.** [`Effect::Commit`] returns entries gap-free, each once per core,
 ///    and only those that are durable on this replica.
 /// 4. **Leader.** At most one leader per term commits.
+///    A leader of several voters stops leading when its disk stalls: when a batch remains
+///    the oldest that is not durable for
+///    [`DISK_STALL_ELECTION_TIMEOUTS`](crate::DISK_STALL_ELECTION_TIMEOUTS). A replica
+///    whose disk stalls starts no election.
 /// 5. **Reads.** [`Effect::ReadReady`] comes only after a quorum confirmed the
 ///    leadership after the read arrived, and an entry of the leader's own term
 ///    is committed. A read that cannot be confirmed is rejected.

@@ -29,7 +29,7 @@ pub mod conformance;
 pub mod testing;
 
 pub use batch::{Batch, BatchBuilder, BatchError};
-pub use config::{CoreConfig, Limits, RecoverError, Recovered};
+pub use config::{CoreConfig, DISK_STALL_ELECTION_TIMEOUTS, Limits, RecoverError, Recovered};
 pub use contract::{
     Committed, Consensus, Effect, Input, PeerProgress, PeerState, PersistBatch, ProposeError,
     ReadError, RefusalReason, RefusedMessage, Role, Status, StepError,

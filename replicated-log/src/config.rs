@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use consensus::{Limits, Membership, MembershipError, ReplicaId};
+use consensus::{DISK_STALL_ELECTION_TIMEOUTS, Limits, Membership, MembershipError, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use crate::peers::Peers;
@@ -163,6 +163,13 @@ impl ConsensusSettings {
     #[must_use]
     pub fn election_ticks(&self) -> u64 {
         self.ticks(self.election_timeout)
+    }
+
+    /// For how long the disk may make nothing durable before this replica does not lead.
+    #[must_use]
+    pub fn disk_stall(&self) -> Duration {
+        let timeouts = u32::try_from(DISK_STALL_ELECTION_TIMEOUTS).unwrap_or(u32::MAX);
+        self.election_timeout.duration().saturating_mul(timeouts)
     }
 
     /// The bounds of the core that follow from these settings.

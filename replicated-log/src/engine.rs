@@ -15,8 +15,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use consensus::Tick;
 use replica::driver::{Event, FileJob, Now, Output, Replica};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::disk_watch::DiskWatch;
 use crate::error::{FatalError, TransferError};
 use crate::exclusive::Rounds;
 use crate::handle::Leadership;
@@ -46,6 +47,7 @@ pub(crate) struct Engine {
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) pending: PendingReplies,
     pub(crate) started: Instant,
+    pub(crate) disk: DiskWatch,
     pub(crate) refusals: Refusals,
     pub(crate) metrics: Arc<LogMetrics>,
 }
@@ -53,6 +55,11 @@ pub(crate) struct Engine {
 impl Rounds for Engine {
     fn round(&mut self) -> Option<Result<(), FatalError>> {
         let now = self.now();
+        if self.disk.hangs(Instant::now()) {
+            warn!(
+                "the write-ahead log has made nothing durable for ten election timeouts: this replica does not lead until its disk returns; check the disk"
+            );
+        }
         self.replica.handle(now, Event::Tick);
         for _ in 0..MESSAGES_PER_ROUND_MAX {
             let Some(message) = self.inbox.next_message() else {
@@ -125,7 +132,12 @@ impl Engine {
         let event = match message {
             Message::Peer(from, message) => Event::Receive { from, message },
             Message::Unreachable(peer) => Event::Unreachable(peer),
-            Message::Persisted(id) => Event::Persisted(id),
+            Message::Persisted(id) => {
+                if self.disk.persisted(Instant::now(), id) {
+                    info!("the disk of the write-ahead log has returned");
+                }
+                Event::Persisted(id)
+            }
             Message::File(event) => Event::File(event),
             Message::Read(reply) => Event::ReadIndex(self.pending.add_read(reply)),
             Message::Transfer(to, reply) => Event::TransferLeadership {
@@ -156,7 +168,10 @@ impl Engine {
     fn carry_out(&mut self, now: Instant, output: Output) {
         match output {
             // A thread that has ended has posted why.
-            Output::Persist(batch) => drop(self.wal.send(WalJob::Write(batch))),
+            Output::Persist(batch) => {
+                self.disk.wrote(now, batch.id);
+                drop(self.wal.send(WalJob::Write(batch)));
+            }
             Output::Compact(through) => drop(self.wal.send(WalJob::Compact(through))),
             Output::File(job) => drop(self.files.send(job)),
             Output::Send {

@@ -106,6 +106,7 @@
 mod address;
 mod admission;
 mod config;
+mod disk_watch;
 mod engine;
 mod error;
 mod exclusive;

@@ -287,7 +287,7 @@ fn start_replica(
     metrics: &Arc<LogMetrics>,
 ) -> Result<LogNode, LogError> {
     let incarnation = opened.incarnation;
-    let replica = ReplicaThreads::start(opened, config.settings.tick(), metrics, |inbox| {
+    let replica = ReplicaThreads::start(opened, &config.settings, metrics, |inbox| {
         links.connect(Arc::new(inbox.clone()));
     })?;
     let mut tasks = JoinSet::new();

@@ -2,12 +2,14 @@
 //! write-ahead log, one reads and writes snapshots.
 
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use replica::driver::FileEvent;
 use replica::open::Opened;
 use tokio::sync::{oneshot, watch};
 
+use crate::config::ConsensusSettings;
+use crate::disk_watch::DiskWatch;
 use crate::engine::Engine;
 use crate::error::{FatalError, LogError, LogThread};
 use crate::handle::{Leadership, LogHandle};
@@ -30,7 +32,7 @@ impl ReplicaThreads {
     /// sends its first message.
     pub(crate) fn start(
         opened: Opened,
-        tick: Duration,
+        settings: &ConsensusSettings,
         metrics: &Arc<LogMetrics>,
         connect: impl FnOnce(&Inbox),
     ) -> Result<Self, LogError> {
@@ -44,7 +46,8 @@ impl ReplicaThreads {
         let (ended, result) = oneshot::channel();
         let engine = Engine {
             replica: opened.replica,
-            tick,
+            tick: settings.tick(),
+            disk: DiskWatch::new(settings.disk_stall()),
             inbox: receiver,
             wal: wal_jobs,
             files: file_jobs,

@@ -49,6 +49,9 @@ pub struct RaftCore {
     heartbeat_ticks: u64,
     election_ticks: u64,
     now: Tick,
+    /// Ticks that count: fewer than have passed, after the driver was delayed.
+    clock: u64,
+    disk_stall_ticks: u64,
     effects: VecDeque<Effect>,
     elections_started: u64,
     leader: (Term, Option<ReplicaId>),
@@ -56,6 +59,8 @@ pub struct RaftCore {
     /// Numbers of the `Ready`s that are not durable yet, each with the batch that
     /// it wrote.
     unpersisted: VecDeque<(u64, Option<PersistId>)>,
+    /// When the oldest batch that is not durable became the oldest, in counted ticks.
+    waiting_since: u64,
     /// Term and vote as last written, and the batch that wrote them.
     vote: (u64, u64),
     vote_batch: PersistId,
@@ -94,10 +99,13 @@ impl RaftCore {
             heartbeat_ticks: config.heartbeat_ticks,
             election_ticks: config.election_ticks,
             now: Tick(0),
+            clock: 0,
+            disk_stall_ticks: config.disk_stall_ticks(),
             effects: VecDeque::new(),
             elections_started: 0,
             last_persist: PersistId(0),
             unpersisted: VecDeque::new(),
+            waiting_since: 0,
             vote,
             vote_batch: PersistId(0),
             delivered: applied,
@@ -130,8 +138,13 @@ impl RaftCore {
         let elapsed = now.0.saturating_sub(self.now.0);
         self.now = self.now.max(now);
         for _ in 0..elapsed.min(self.heartbeat_ticks) {
+            self.clock += 1;
             if self.is_leader() {
                 self.raw.tick();
+                self.cede_if_disk_stalls();
+                continue;
+            }
+            if self.disk_stalls() {
                 continue;
             }
             let raft = &mut self.raw.raft;
@@ -155,6 +168,23 @@ impl RaftCore {
             if progress.is_some_and(|p| p.state == ProgressState::Snapshot) {
                 self.raw.report_snapshot(peer.0, SnapshotStatus::Failure);
             }
+        }
+    }
+
+    /// Whether the disk has made nothing durable for so long that this replica is not to
+    /// lead. Its election timer stands still then.
+    fn disk_stalls(&self) -> bool {
+        let waits = self.unpersisted.iter().any(|(_, batch)| batch.is_some());
+        waits && self.clock - self.waiting_since >= self.disk_stall_ticks
+    }
+
+    /// A leader without a disk can deliver nothing, and so answers nothing, while its
+    /// heartbeats keep the others from electing. It steps down as one without a quorum.
+    fn cede_if_disk_stalls(&mut self) {
+        if self.disk_stalls() && self.membership().quorum() > 1 {
+            let raft = &mut self.raw.raft;
+            let term = raft.term;
+            raft.become_follower(term, raft::INVALID_ID);
         }
     }
 
@@ -210,6 +240,10 @@ impl RaftCore {
             .map_err(refused(kind))?;
         if let Some(offered) = &decoded.snapshot {
             guard::offer(self.membership(), offered).map_err(refused(kind))?;
+        }
+        if decoded.message.get_msg_type() == MessageType::MsgTimeoutNow && self.disk_stalls() {
+            // It could not store a vote for itself.
+            return Ok(());
         }
         if decoded.message.get_msg_type() == MessageType::MsgReadIndex {
             return self.receive_read_index(decoded.message);
@@ -347,6 +381,7 @@ impl RaftCore {
             }
             number = Some(*ready);
             self.unpersisted.pop_front();
+            self.waiting_since = self.clock;
         }
         if let Some(number) = number {
             self.raw.on_persist_ready(number);

@@ -108,6 +108,9 @@ impl RaftCore {
         let commit = raft.raft_log.committed.min(raft.raft_log.persisted);
         let id = PersistId(self.last_persist.0 + 1);
         self.last_persist = id;
+        if self.unpersisted.iter().all(|(_, batch)| batch.is_none()) {
+            self.waiting_since = self.clock;
+        }
         if vote != self.vote {
             self.vote = vote;
             self.vote_batch = id;

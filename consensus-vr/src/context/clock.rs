@@ -10,6 +10,7 @@ pub(crate) struct Clock {
     now: u64,
     heartbeat_ticks: u64,
     election_ticks: u64,
+    disk_stall_ticks: u64,
 }
 
 impl Clock {
@@ -19,6 +20,7 @@ impl Clock {
             now: 0,
             heartbeat_ticks: config.heartbeat_ticks,
             election_ticks: config.election_ticks,
+            disk_stall_ticks: config.disk_stall_ticks(),
         }
     }
 
@@ -55,5 +57,9 @@ impl Clock {
 
     pub(crate) fn election_ticks(&self) -> u64 {
         self.election_ticks
+    }
+
+    pub(crate) fn disk_stall_ticks(&self) -> u64 {
+        self.disk_stall_ticks
     }
 }

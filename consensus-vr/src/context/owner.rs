@@ -125,7 +125,8 @@ impl CoreContext {
 
     /// These batches are durable. Whether the durable log has grown.
     pub(crate) fn persisted(&mut self, batch: PersistId) -> bool {
-        self.journal.persisted(batch)
+        let now = self.clock.now();
+        self.journal.persisted(now, batch)
     }
 }
 
@@ -258,7 +259,8 @@ impl CoreContext {
             commit: self.commit(),
             anchors: self.anchors(),
         };
-        if let Some(batch) = self.journal.flush(hard_state.encode()) {
+        let now = self.clock.now();
+        if let Some(batch) = self.journal.flush(now, hard_state.encode()) {
             self.outbox.push(Effect::Persist(batch));
         }
     }

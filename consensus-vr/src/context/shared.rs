@@ -104,6 +104,12 @@ impl Context {
         self.journal.durable()
     }
 
+    /// Whether the disk has made nothing durable for so long that this replica is not to
+    /// lead.
+    pub(crate) fn disk_stalls(&self) -> bool {
+        self.journal.waits_for(self.clock.now()) >= self.clock.disk_stall_ticks()
+    }
+
     pub(crate) fn commit(&self) -> Index {
         self.progress.commit()
     }

@@ -114,6 +114,12 @@ impl Handler for Backup {
 
     fn seek_view(&mut self, context: &mut Context) -> Next {
         context.votes.settle(&context.clock);
+        let has_led = self.last_contact.is_none() && context.has_durably_joined();
+        if context.disk_stalls() && !has_led {
+            // It could not make another view durable. A primary that has ceded votes, so
+            // that the others elect.
+            return Next::Stay;
+        }
         Next::elect(context.seek_view(self.patience_ends(context), false))
     }
 

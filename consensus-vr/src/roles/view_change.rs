@@ -123,6 +123,10 @@ impl Handler for ViewChange {
     }
 
     fn seek_view(&mut self, context: &mut Context) -> Next {
+        if context.disk_stalls() {
+            // It could not make another view durable.
+            return Next::Stay;
+        }
         Next::elect(context.seek_view(self.patience_ends(context), true))
     }
 

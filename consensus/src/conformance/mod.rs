@@ -30,6 +30,9 @@ macro_rules! conformance_suite {
             a_lost_log_is_refused
             lost_duplicated_delayed_and_reordered_messages_do_no_harm
             a_partitioned_leader_is_replaced_and_rejoins
+            a_leader_whose_disk_stalls_is_replaced_and_rejoins
+            a_replica_whose_disk_stalls_starts_no_election
+            a_single_node_outlasts_a_stalled_disk
             a_returning_replica_does_not_disturb_a_healthy_leader
             messages_of_an_earlier_incarnation_do_no_harm
             a_lagging_replica_catches_up_by_log

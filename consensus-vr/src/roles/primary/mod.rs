@@ -9,6 +9,8 @@
 //! A primary that receives nothing from a quorum for an election timeout cedes: it
 //! answers open proposals as unknown, sends nothing more, and votes for the next view. In
 //! the paper it continues; here no replica may claim to lead when a quorum may have left.
+//! It cedes as well when its disk stalls: it can deliver nothing, and so answers nothing,
+//! while its beats keep the others from electing.
 
 mod peers;
 mod read_rounds;
@@ -179,6 +181,9 @@ impl Handler for Primary {
         let voters = self.peers.voters(context);
         let active = voters.filter(|peer| peer.is_active(context)).count();
         if active + 1 < context.membership().quorum() && rule!(PrimaryCedesWithoutQuorum) {
+            return Next::Cede;
+        }
+        if context.disk_stalls() && context.membership().quorum() > 1 {
             return Next::Cede;
         }
         if !self.has_ceded() {

@@ -7,6 +7,7 @@ mod lagging;
 mod network;
 mod normal;
 mod reads;
+mod stalls;
 
 pub use bounds::*;
 pub use crashes::*;
@@ -14,3 +15,4 @@ pub use lagging::*;
 pub use network::*;
 pub use normal::*;
 pub use reads::*;
+pub use stalls::*;
