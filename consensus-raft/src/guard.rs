@@ -60,8 +60,8 @@ pub(crate) fn check(
         MessageType::MsgHeartbeat => {
             one_leader(raft, message)?;
             if message.term >= raft.term && message.commit > raft.raft_log.last_index() {
-                return impossible(format!(
-                    "the leader counts {} as durable here, the log ends at {}",
+                return diverged(format!(
+                    "this replica has acknowledged {} to replica {from}, and its log ends at {}",
                     message.commit,
                     raft.raft_log.last_index()
                 ));
@@ -136,6 +136,13 @@ fn append(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), RefusalReas
         return impossible(format!("entries after entry {index} of term {term}"));
     }
     let log = &raft.raft_log;
+    let differs = |index: u64, term: u64| {
+        let own = log.term(index).unwrap_or(0);
+        message.term >= raft.term && index <= log.committed && own != 0 && own != term
+    };
+    if differs(index, term) {
+        return committed_differs(raft, message, index);
+    }
     for entry in &message.entries {
         let in_order = entry.term >= term.max(1) && entry.term <= message.term;
         if entry.index != index + 1 || !in_order {
@@ -145,14 +152,24 @@ fn append(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), RefusalReas
             ));
         }
         (index, term) = (entry.index, entry.term);
-        if message.term >= raft.term
-            && index <= log.committed
-            && log.term(index).is_ok_and(|own| own != 0 && own != term)
-        {
-            return impossible(format!("entry {index} differs from the committed one"));
+        if differs(index, term) {
+            return committed_differs(raft, message, index);
         }
     }
     Ok(())
+}
+
+fn committed_differs(
+    raft: &Raft<RaftStorage>,
+    message: &Message,
+    index: u64,
+) -> Result<(), RefusalReason> {
+    diverged(format!(
+        "replica {}, which leads term {}, has another entry {index} than is committed here up to {}",
+        ReplicaId(message.from),
+        message.term,
+        raft.raft_log.committed
+    ))
 }
 
 fn snapshot(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), RefusalReason> {
@@ -184,6 +201,10 @@ fn acknowledgement(raft: &Raft<RaftStorage>, message: &Message) -> Result<(), Re
         ));
     }
     Ok(())
+}
+
+fn diverged(what: String) -> Result<(), RefusalReason> {
+    Err(RefusalReason::Diverged(what))
 }
 
 fn impossible(what: String) -> Result<(), RefusalReason> {

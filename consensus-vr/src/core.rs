@@ -11,7 +11,7 @@
 use bytes::Bytes;
 use consensus::rule;
 use consensus::{
-    Consensus, CoreConfig, Effect, Input, PersistId, ProposalId, ProposeError, RecoverError,
+    Consensus, CoreConfig, Effect, Index, Input, PersistId, ProposalId, ProposeError, RecoverError,
     Recovered, RefusalReason, RefusedMessage, ReplicaId, SnapshotMeta, Status, StepError, Tick,
 };
 
@@ -45,7 +45,8 @@ impl VrCore {
 /// The role in which a replica restarts.
 fn recovered_role(context: &Context) -> Role {
     if context.log_view() < context.view() {
-        Role::ViewChange(ViewChange::new(0))
+        // A snapshot of this view may be part of what is committed here.
+        Role::ViewChange(ViewChange::new(0, Index::ZERO))
     } else if !context.is_primary() {
         Role::Backup(Backup::new(0))
     } else if rule!(PrimaryStepsDownAtRestart) {
@@ -83,7 +84,7 @@ impl VrCore {
 
     fn follow(&mut self, view: View) -> Next {
         self.context.enter(view);
-        let change = ViewChange::new(self.context.clock.now());
+        let change = ViewChange::new(self.context.clock.now(), self.context.commit());
         change.request_start_view(&mut self.context);
         self.role = Role::ViewChange(change);
         Next::Stay
@@ -91,7 +92,7 @@ impl VrCore {
 
     fn elect(&mut self, view: View) -> Next {
         self.context.enter(view);
-        let mut change = ViewChange::new(self.context.clock.now());
+        let mut change = ViewChange::new(self.context.clock.now(), self.context.commit());
         let next = change.send_log(&mut self.context);
         self.role = Role::ViewChange(change);
         next
@@ -198,6 +199,7 @@ impl VrCore {
             | Message::RequestPrepares { .. }
             | Message::Prepares { .. }
             | Message::SnapshotOffer { .. }
+            | Message::Missing { .. }
             | Message::ReadRequest { .. } => (view == current).then_some(Next::Stay),
         }
     }
@@ -326,6 +328,12 @@ impl VrCore {
 
     pub(crate) fn role(&self) -> &Role {
         &self.role
+    }
+
+    /// As if this replica had committed all of its log by itself.
+    pub(crate) fn commit_alone(&mut self) {
+        let last = self.context.log().last();
+        self.context.commit_up_to(last);
     }
 
     /// As if the driver's time had been this when the replica started.

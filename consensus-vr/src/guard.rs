@@ -84,6 +84,7 @@ fn sender(
             | Message::Commit { .. }
             | Message::StartView { .. }
             | Message::ReadReply { .. }
+            | Message::Missing { .. }
     );
     if by_primary && envelope.from != primary {
         return impossible(format!(

@@ -3,6 +3,10 @@
 //! ```text
 //! version u8 | group u128 | kind u8 | from u64 | to u64 | view u64 | fields of the kind
 //! ```
+//! Version 2 has kinds that version 0.1 of the program does not know. They are sent only to
+//! replicas that have shown that they know them: a primary by the numbers of its beats
+//! ([`FIRST_BEAT`]), a backup by a message of version 2.
+//!
 //! Integers are little-endian; [`wire`] has entries and snapshots. Whether a message can
 //! be true is decided elsewhere.
 
@@ -13,12 +17,18 @@ use consensus::{Entry, Index, Parts, PartsWriter, RefusalReason, ReplicaId, Snap
 use crate::ids::{Checksum, Head, Header, View};
 
 const VERSION: u8 = 1;
+/// Of the kinds from [`FIRST_KIND_OF_2`] on.
+const VERSION_2: u8 = 2;
+const FIRST_KIND_OF_2: u8 = 13;
 const FIXED_BYTES: usize = 1 + 16 + 1 + 8 + 8 + 8;
 const HEADER_BYTES: usize = 8 + 16 + 1;
 const PRESENT: u8 = 1;
 const NACK: u8 = 2;
 /// Headers in one message at most: as many ops may be uncommitted.
 pub(crate) const HEADERS_MAX: usize = 1 << 16;
+/// A primary that knows version 2 counts its beats from here. One of version 0.1 counts
+/// from zero, and does not come so far.
+pub(crate) const FIRST_BEAT: u64 = 1 << 40;
 /// Views and ops beyond this do not occur; sums of them do not overflow.
 pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
@@ -45,6 +55,9 @@ pub(crate) enum Message {
         op: Index,
         received: Index,
         beat: u64,
+        /// That of `op`, when the primary knows version 2 and the sender knows it: with it
+        /// the acknowledgement is for one log.
+        checksum: Option<Checksum>,
     },
     /// The primary is alive (VRR 4.1). Beats are counted, so that an answer tells after
     /// which of them it was sent.
@@ -90,6 +103,10 @@ pub(crate) enum Message {
         round: u64,
         commit: Index,
     },
+    /// The primary has had an acknowledgement of `op`, and then one of less.
+    Missing {
+        op: Index,
+    },
 }
 
 /// The log of a replica that has entered a view (VRR 4.2).
@@ -118,9 +135,10 @@ impl Envelope {
     pub(crate) fn encode(&self, group: u128) -> Parts {
         let mut out = PartsWriter::with_capacity(FIXED_BYTES + self.message.bytes());
         let fields = out.fields();
-        fields.put_u8(VERSION);
+        let kind = self.message.kind();
+        fields.put_u8(version_of(kind));
         fields.put_u128_le(group);
-        fields.put_u8(self.message.kind());
+        fields.put_u8(kind);
         fields.put_u64_le(self.from.0);
         fields.put_u64_le(self.to.0);
         fields.put_u64_le(self.view.0);
@@ -130,15 +148,20 @@ impl Envelope {
 
     pub(crate) fn decode(group: u128, mut bytes: Bytes) -> Result<Self, RefusalReason> {
         let version = bytes.try_get_u8().map_err(cut)?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_2 {
             return Err(malformed(format!(
-                "format {version}, this program knows {VERSION}"
+                "format {version}, this program knows {VERSION} and {VERSION_2}"
             )));
         }
         if bytes.try_get_u128_le().map_err(cut)? != group {
             return Err(RefusalReason::WrongGroup);
         }
         let kind = bytes.try_get_u8().map_err(cut)?;
+        if version != version_of(kind) {
+            return Err(malformed(format!(
+                "message kind {kind} of format {version}"
+            )));
+        }
         let from = ReplicaId(bytes.try_get_u64_le().map_err(cut)?);
         let to = ReplicaId(bytes.try_get_u64_le().map_err(cut)?);
         let view = View(number(&mut bytes)?);
@@ -152,6 +175,13 @@ impl Envelope {
             view,
             message,
         })
+    }
+}
+
+fn version_of(kind: u8) -> u8 {
+    match kind < FIRST_KIND_OF_2 {
+        true => VERSION,
+        false => VERSION_2,
     }
 }
 
@@ -170,13 +200,14 @@ impl Message {
             Self::SnapshotOffer { .. } => "SnapshotOffer",
             Self::ReadRequest { .. } => "ReadRequest",
             Self::ReadReply { .. } => "ReadReply",
+            Self::Missing { .. } => "Missing",
         }
     }
 
     fn kind(&self) -> u8 {
         match self {
             Self::Prepare { .. } => 1,
-            Self::PrepareOk { .. } => 2,
+            Self::PrepareOk { checksum: None, .. } => 2,
             Self::Commit { .. } => 3,
             Self::StartViewChange { .. } => 4,
             Self::DoViewChange(_) => 5,
@@ -187,6 +218,8 @@ impl Message {
             Self::SnapshotOffer { .. } => 10,
             Self::ReadRequest { .. } => 11,
             Self::ReadReply { .. } => 12,
+            Self::PrepareOk { .. } => 13,
+            Self::Missing { .. } => 14,
         }
     }
 
@@ -208,10 +241,18 @@ impl Message {
                 fields.put_u64_le(commit.0);
                 wire::put_entries(out, entries);
             }
-            Self::PrepareOk { op, received, beat } => {
+            Self::PrepareOk {
+                op,
+                received,
+                beat,
+                checksum,
+            } => {
                 fields.put_u64_le(op.0);
                 fields.put_u64_le(received.0);
                 fields.put_u64_le(*beat);
+                if let Some(checksum) = checksum {
+                    fields.put_u128_le(checksum.0);
+                }
             }
             Self::Commit { commit, beat } => {
                 fields.put_u64_le(commit.0);
@@ -233,7 +274,9 @@ impl Message {
                 put_head(fields, head);
                 wire::put_entries(out, entries);
             }
-            Self::RequestStartView { op } | Self::RequestPrepares { op } => fields.put_u64_le(op.0),
+            Self::RequestStartView { op } | Self::RequestPrepares { op } | Self::Missing { op } => {
+                fields.put_u64_le(op.0);
+            }
             Self::Prepares { entries } => wire::put_entries(out, entries),
             Self::SnapshotOffer { snapshot, checksum } => {
                 wire::put_snapshot(fields, snapshot);
@@ -265,6 +308,7 @@ impl Message {
                 op: op(bytes)?,
                 received: op(bytes)?,
                 beat: bytes.try_get_u64_le().map_err(cut)?,
+                checksum: None,
             },
             3 => Self::Commit {
                 commit: op(bytes)?,
@@ -308,6 +352,13 @@ impl Message {
                 round: bytes.try_get_u64_le().map_err(cut)?,
                 commit: op(bytes)?,
             },
+            13 => Self::PrepareOk {
+                op: op(bytes)?,
+                received: op(bytes)?,
+                beat: bytes.try_get_u64_le().map_err(cut)?,
+                checksum: Some(Checksum(bytes.try_get_u128_le().map_err(cut)?)),
+            },
+            14 => Self::Missing { op: op(bytes)? },
             _ => return Err(malformed(format!("message kind {kind}"))),
         })
     }
@@ -417,7 +468,15 @@ mod tests {
                 op: Index(8),
                 received: Index(9),
                 beat: 4,
+                checksum: None,
             },
+            Message::PrepareOk {
+                op: Index(8),
+                received: Index(9),
+                beat: FIRST_BEAT,
+                checksum: Some(Checksum(5)),
+            },
+            Message::Missing { op: Index(4) },
             Message::Commit {
                 commit: Index(8),
                 beat: 5,
@@ -479,7 +538,7 @@ mod tests {
             let decoded = Envelope::decode(9, encoded(message.clone())).unwrap();
             assert_eq!(decoded.message, message);
         }
-        assert_eq!(kinds.len(), 12);
+        assert_eq!(kinds.len(), 14);
     }
 
     #[test]
@@ -496,6 +555,17 @@ mod tests {
                     let _ = Envelope::decode(9, changed.into());
                 }
             }
+        }
+    }
+
+    /// What version 0.1 of the program knows is of version 1, and nothing else is.
+    #[test]
+    fn each_kind_is_of_one_version() {
+        for message in messages() {
+            let mut bytes = encoded(message.clone()).to_vec();
+            assert_eq!(bytes[0], if message.kind() <= 12 { 1 } else { 2 });
+            bytes[0] = 3 - bytes[0];
+            assert!(Envelope::decode(9, bytes.into()).is_err());
         }
     }
 

@@ -33,7 +33,9 @@ use crate::{
 ///    [`Effect::Commit`], or by [`Effect::ProposalRejected`].
 /// 7. **Bounds.** Nothing grows beyond [`Limits`](crate::Limits).
 /// 8. **Peers are not trusted.** A message that does not decode or cannot be
-///    true is a [`StepError`], never a panic.
+///    true is a [`StepError`], never a panic. Where a leader's message shows that this
+///    replica's own log is wrong, the reason is [`RefusalReason::Diverged`], and the driver
+///    stops the replica.
 /// 9. **Restart.** It can be rebuilt from what is durable at any crash point.
 pub trait Consensus: Send {
     /// Handles one input. `now` never goes back; effects are returned by
@@ -276,6 +278,10 @@ pub enum RefusalReason {
     /// The message decodes and cannot be true.
     #[error("it cannot be true: {0}")]
     Impossible(String),
+    /// The message of a leader shows that this replica has lost what it has acknowledged,
+    /// or has committed something else: it must stop.
+    #[error("the log here is not that of the cluster: {0}")]
+    Diverged(String),
 }
 
 impl RefusalReason {
@@ -287,6 +293,7 @@ impl RefusalReason {
             Self::WrongGroup => "wrong_group",
             Self::UnknownPeer => "unknown_peer",
             Self::Impossible(_) => "impossible",
+            Self::Diverged(_) => "diverged",
         }
     }
 }

@@ -264,3 +264,41 @@ fn a_snapshot_of_other_members_is_refused() {
         .filter(|effect| matches!(effect, Effect::FetchSnapshot { .. }));
     assert_eq!(fetches.count(), 0);
 }
+
+#[track_caller]
+fn shows_divergence(mut replica: Replica<RaftCore>, message: Message, why: &str) {
+    match receive(&mut replica, message) {
+        Err(StepError::Message(RefusedMessage {
+            reason: RefusalReason::Diverged(text),
+            ..
+        })) => assert!(text.contains(why), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_leader_with_another_entry_where_this_replica_has_committed_shows_divergence() {
+    let why = "has another entry 3 than is committed here up to 3";
+    let mut append = message(Kind::MsgAppend);
+    (append.index, append.log_term) = (2, TERM);
+    append.set_entries(vec![entry(3, TERM + 1)].into());
+    append.term = TERM + 1;
+    shows_divergence(follower(), append.clone(), why);
+    // Also where the entry is only the one before those that are sent.
+    (append.index, append.log_term) = (3, TERM + 1);
+    append.set_entries(vec![entry(4, TERM + 1)].into());
+    shows_divergence(follower(), append.clone(), why);
+    // An earlier leader shows nothing.
+    (append.term, append.log_term) = (TERM - 1, TERM - 1);
+    append.set_entries(vec![entry(4, TERM - 1)].into());
+    let mut replica = follower();
+    receive(&mut replica, append).unwrap();
+}
+
+#[test]
+fn a_leader_that_counts_on_more_than_is_here_shows_divergence() {
+    let mut heartbeat = message(Kind::MsgHeartbeat);
+    heartbeat.commit = 9;
+    let why = "has acknowledged 9 to replica 0, and its log ends at 3";
+    shows_divergence(follower(), heartbeat, why);
+}

@@ -12,7 +12,7 @@ use super::state_transfer::{self, Transfer};
 use crate::context::{Context, Snapshot};
 use crate::ids::View;
 use crate::log;
-use crate::message::Message;
+use crate::message::{FIRST_BEAT, Message};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Backup {
@@ -97,6 +97,7 @@ impl Handler for Backup {
                 let meta = snapshot;
                 state_transfer::receive_offer(context, from, Snapshot { meta, checksum });
             }
+            Message::Missing { op } => return state_transfer::check_missing(context, from, op),
             // E5: the log is of this view already, and has acknowledged ops of it, perhaps
             // more than this message knows of.
             Message::StartView { .. } => {}
@@ -157,7 +158,17 @@ impl Handler for Backup {
             received
         };
         let beat = self.beat;
-        context.send(context.primary(), Message::PrepareOk { op, received, beat });
+        // Before the first beat, what is here has just been checked against the primary's
+        // log: it was fetched to join the view, or continues a prepare.
+        let knows = beat >= FIRST_BEAT;
+        let checksum = context.log().checksum(op).filter(|_| knows);
+        let answer = Message::PrepareOk {
+            op,
+            received,
+            beat,
+            checksum,
+        };
+        context.send(context.primary(), answer);
     }
 }
 
@@ -214,8 +225,9 @@ impl Backup {
 /// The entries that this log does not have, checked against the chain.
 fn new_entries<'a>(context: &Context, entries: &'a [Entry]) -> Result<&'a [Entry], RefusalReason> {
     let impossible = |op: Index| {
-        Err(RefusalReason::Impossible(format!(
-            "entry {op} differs from the one of this view that is here"
+        Err(RefusalReason::Diverged(format!(
+            "entry {op} of view {} differs from the one here, and a view has one log",
+            context.view()
         )))
     };
     let log = context.log();

@@ -110,6 +110,16 @@ impl CatchUp {
                 Some(before) => log::follows(&entry, before),
                 None => context.log().connects(&entry),
             };
+            let committed = self.suffix.is_empty() && entry.index.prev() <= context.commit();
+            if !connects && committed && self.choice.is_none() {
+                return Err(RefusalReason::Diverged(format!(
+                    "entry {} of view {}, of which replica {} is the primary, does not continue what is committed here up to {}",
+                    entry.index,
+                    context.view(),
+                    context.primary(),
+                    context.commit()
+                )));
+            }
             if !connects {
                 return Err(RefusalReason::Impossible(format!(
                     "entry {} does not continue the log of view {}",

@@ -5,8 +5,9 @@
 //! last op needs no snapshot, and one that differs from it there or ends before it has
 //! nothing after it that may be committed.
 
-use consensus::{Index, ReplicaId};
+use consensus::{Index, RefusalReason, ReplicaId};
 
+use super::handler::Next;
 use crate::context::{Context, Snapshot};
 use crate::message::Message;
 
@@ -23,6 +24,21 @@ pub(super) fn send_log(context: &mut Context, to: ReplicaId, op: Index) {
     let bytes_max = context.limits().message_bytes_max;
     let entries = context.log().slice(op, bytes_max);
     context.send_durable(to, Message::Prepares { entries });
+}
+
+/// The primary has had an acknowledgement of this op from here.
+pub(super) fn check_missing(
+    context: &Context,
+    from: ReplicaId,
+    op: Index,
+) -> Result<Next, RefusalReason> {
+    let last = context.log().last();
+    match op > last {
+        true => Err(RefusalReason::Diverged(format!(
+            "this replica has acknowledged {op} to replica {from}, and its log ends at {last}"
+        ))),
+        false => Ok(Next::Stay),
+    }
 }
 
 /// Offers the newest snapshot to a replica whose log ends before the first op here.

@@ -29,16 +29,19 @@ pub(crate) struct ViewChange {
     /// When anything last happened.
     since: u64,
     requested_at: u64,
+    /// What was committed here when the view was entered: every later view has it.
+    inherited: Index,
     /// At the view's primary: the logs of the replicas.
     logs: Logs,
     catch_up: Option<CatchUp>,
 }
 
 impl ViewChange {
-    pub(crate) fn new(now: u64) -> Self {
+    pub(crate) fn new(now: u64, inherited: Index) -> Self {
         Self {
             since: now,
             requested_at: now,
+            inherited,
             ..Self::default()
         }
     }
@@ -95,6 +98,7 @@ impl Handler for ViewChange {
                 let meta = snapshot;
                 self.on_snapshot_offer(context, from, Snapshot { meta, checksum })
             }
+            Message::Missing { op } => state_transfer::check_missing(context, from, op),
             // For a primary.
             Message::PrepareOk { .. }
             | Message::RequestStartView { .. }
@@ -229,6 +233,14 @@ impl ViewChange {
         entries: Vec<Entry>,
     ) -> Result<Next, RefusalReason> {
         let Target { head, commit } = target;
+        if head.op < self.inherited {
+            return Err(RefusalReason::Diverged(format!(
+                "view {} has started with {} ops, and {} are committed here",
+                context.view(),
+                head.op,
+                self.inherited
+            )));
+        }
         if commit > head.op || head.op < context.commit() {
             return Err(RefusalReason::Impossible(format!(
                 "a view of {} ops, {commit} of them committed; {} are committed here",

@@ -1,6 +1,7 @@
 //! The protocol, message by message.
 
 mod attack;
+mod divergence;
 mod harness;
 mod normal;
 mod paper;

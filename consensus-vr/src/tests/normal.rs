@@ -195,6 +195,7 @@ fn a_read_waits_for_an_op_of_the_view() {
         op: Index::ZERO,
         received: Index::ZERO,
         beat: leading.beat(),
+        checksum: None,
     };
     group.say(follower, next, view.0, answer);
     assert!(commit < core_first_op(&group, next));

@@ -56,7 +56,7 @@ const REFUSED_PAIRS_MAX: usize = 1024;
 /// Messages of peers that were refused, by peer and reason.
 ///
 /// Bounded: a peer is one that the link authenticated, and there are
-/// four [reasons](consensus::RefusalReason::label). Beyond 1,024 pairs of both, messages
+/// five [reasons](consensus::RefusalReason::label). Beyond 1,024 pairs of both, messages
 /// of further pairs count in [`total`](Self::total) only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MessagesRefused {

@@ -1,6 +1,6 @@
 //! Why a replica must stop.
 
-use consensus::{BatchError, Index, RestoreError, UnknownCommand};
+use consensus::{BatchError, Index, RefusedMessage, RestoreError, UnknownCommand};
 use thiserror::Error;
 
 /// Committed data that this replica cannot apply. It must stop: applying anything else
@@ -26,6 +26,11 @@ pub enum ReplicaError {
         /// What is unknown.
         source: UnknownCommand,
     },
+    /// A leader's message shows that this replica's log is not that of the cluster.
+    #[error(
+        "{0}; this replica stops, and its data directory is kept as it is: it is an older copy, lacks what was lost, or was written by another cluster of the same name; see \"The disk is lost\" in the operations guide"
+    )]
+    Diverged(RefusedMessage),
     /// A fetched snapshot does not decode.
     #[error("the snapshot at {index} does not decode: {source}")]
     Snapshot {

@@ -39,6 +39,8 @@ pub struct Replica {
     fetching: Fetching,
     refused_leader: RefusedLeader,
     counters: Counters,
+    /// What shows that the log here is not that of the cluster.
+    diverged: Option<RefusedMessage>,
 }
 
 impl Replica {
@@ -74,6 +76,7 @@ impl Replica {
             fetching: Fetching::default(),
             refused_leader: RefusedLeader::default(),
             counters: Counters::default(),
+            diverged: None,
         }
     }
 
@@ -114,8 +117,12 @@ impl Replica {
     /// Proposes the commands that wait, and turns the core's effects into outputs.
     ///
     /// # Errors
-    /// When committed data does not decode: the replica must stop.
+    /// When committed data does not decode, or the log here is not that of the cluster: the
+    /// replica must stop.
     pub fn flush(&mut self) -> Result<(), ReplicaError> {
+        if let Some(diverged) = self.diverged.take() {
+            return Err(ReplicaError::Diverged(diverged));
+        }
         self.drain_core()?;
         while self.propose() {
             self.drain_core()?;
@@ -170,6 +177,9 @@ impl Replica {
                 self.counters.messages_refused.count(message);
                 let leader = self.core.status().leader;
                 self.refused_leader.refused(message, leader, self.now.tick);
+                if matches!(message.reason, RefusalReason::Diverged(_)) {
+                    self.diverged = Some(message.clone());
+                }
             }
             StepError::Request(_) => self.counters.requests_refused += 1,
         }

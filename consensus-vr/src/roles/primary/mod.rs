@@ -22,7 +22,7 @@ use consensus::{
     StepError,
 };
 
-use self::peers::Peers;
+use self::peers::{Acknowledgement, Peers};
 use self::read_rounds::{Origin, ReadRounds};
 use super::choose::{Logs, agreement};
 use super::handler::{Handler, Next};
@@ -30,7 +30,7 @@ use super::state_transfer;
 use crate::context::Context;
 use crate::ids::View;
 use crate::log::LINK_BYTES;
-use crate::message::{DoViewChange, HEADERS_MAX, Message};
+use crate::message::{DoViewChange, FIRST_BEAT, HEADERS_MAX, Message};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Primary {
@@ -85,7 +85,7 @@ impl Primary {
             peers: Peers::new(context.others(), now),
             first_op,
             uncommitted_bytes,
-            beat: 0,
+            beat: FIRST_BEAT,
             next_beat_at: now,
             beat_due: true,
             read_rounds: ReadRounds::default(),
@@ -149,8 +149,19 @@ impl Handler for Primary {
         message: Message,
     ) -> Result<Next, RefusalReason> {
         match message {
-            Message::PrepareOk { op, received, beat } => {
-                self.on_prepare_ok(context, from, op, received, beat)?;
+            Message::PrepareOk {
+                op,
+                received,
+                beat,
+                checksum,
+            } => {
+                let ack = Acknowledgement {
+                    op,
+                    received,
+                    beat,
+                    checksum,
+                };
+                self.on_prepare_ok(context, from, &ack)?;
             }
             Message::DoViewChange(log) => self.on_do_view_change(context, from, &log),
             Message::RequestStartView { op } => self.on_request_start_view(context, from, op),
@@ -160,7 +171,10 @@ impl Handler for Primary {
                 self.start_read_round(context, origin, round);
             }
             // From a primary, of which a view has one.
-            Message::Prepare { .. } | Message::Commit { .. } | Message::StartView { .. } => {}
+            Message::Prepare { .. }
+            | Message::Commit { .. }
+            | Message::StartView { .. }
+            | Message::Missing { .. } => {}
             // For a replica that lacks a part of the log.
             Message::Prepares { .. } | Message::SnapshotOffer { .. } => {}
             // For the core.
@@ -307,23 +321,50 @@ impl Primary {
         &mut self,
         context: &mut Context,
         from: ReplicaId,
-        op: Index,
-        received: Index,
-        beat: u64,
+        ack: &Acknowledgement,
     ) -> Result<(), RefusalReason> {
         let last = context.log().last();
+        let Acknowledgement {
+            op, received, beat, ..
+        } = *ack;
         if received > last || beat > self.beat {
+            self.show_log(context, from, last);
             return Err(RefusalReason::Impossible(format!(
                 "op {received} and beat {beat} are acknowledged, the last are {last} and {}",
                 self.beat
             )));
         }
-        if let Some(peer) = self.peers.get_mut(from) {
-            peer.on_prepare_ok(op, received, beat, context.clock.now());
-            self.count_acknowledgements(context);
-            self.answer_reads(context);
+        let own = context.log().checksum(op);
+        if ack.checksum.is_some() && own.is_some() && own != ack.checksum {
+            self.show_log(context, from, op);
+            return Err(RefusalReason::Impossible(format!(
+                "another op {op} is acknowledged than that of this view"
+            )));
         }
+        let Some(peer) = self.peers.get_mut(from) else {
+            return Ok(());
+        };
+        if let Some(matched) = peer.forgotten(ack) {
+            context.send_joined(from, Message::Missing { op: matched });
+            return Err(RefusalReason::Impossible(format!(
+                "op {op} is acknowledged after op {matched}: the replica has lost what was durable there"
+            )));
+        }
+        peer.on_prepare_ok(ack, self.beat, context.clock.now());
+        self.count_acknowledgements(context);
+        self.answer_reads(context);
         Ok(())
+    }
+
+    /// Sends the op that a peer has acknowledged with other content, or the last one where
+    /// it has more: the peer compares, and stops where its log differs.
+    fn show_log(&self, context: &mut Context, to: ReplicaId, op: Index) {
+        if self.has_ceded() {
+            return;
+        }
+        let commit = context.commit();
+        let entries = context.log().get(op).cloned().into_iter().collect();
+        context.send_joined(to, Message::Prepare { commit, entries });
     }
 
     /// Commits what is durable at a quorum. Ops of earlier views count like those of this

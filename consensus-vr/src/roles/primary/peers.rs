@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use consensus::{Index, PeerProgress, PeerState, ReplicaId, rule};
 
 use crate::context::Context;
+use crate::ids::Checksum;
 use crate::message::Message;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,10 +63,20 @@ impl Peers {
     }
 }
 
+/// A `PrepareOk`.
+pub(super) struct Acknowledgement {
+    pub(super) op: Index,
+    pub(super) received: Index,
+    pub(super) beat: u64,
+    pub(super) checksum: Option<Checksum>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
     /// Durable there.
     matched: Index,
+    /// The last beat that had been sent when that was last found.
+    matched_at: u64,
     /// In its log.
     received: Index,
     feed: Feed,
@@ -94,6 +105,7 @@ impl Peer {
     fn new(now: u64) -> Self {
         Self {
             matched: Index::ZERO,
+            matched_at: 0,
             received: Index::ZERO,
             feed: Feed::Joining,
             in_flight: VecDeque::new(),
@@ -123,9 +135,23 @@ impl Peer {
         matches!(self.feed, Feed::Streaming(_))
     }
 
-    pub(super) fn on_prepare_ok(&mut self, op: Index, received: Index, beat: u64, now: u64) {
+    /// What was durable there and is not any more, as the answer to a beat that left after
+    /// that was acknowledged shows. Only of a peer that knows version 2.
+    pub(super) fn forgotten(&self, ack: &Acknowledgement) -> Option<Index> {
+        let later = ack.beat > self.matched_at && ack.checksum.is_some();
+        (later && ack.op < self.matched).then_some(self.matched)
+    }
+
+    /// `sent` is the last beat that was sent.
+    pub(super) fn on_prepare_ok(&mut self, ack: &Acknowledgement, sent: u64, now: u64) {
+        let Acknowledgement {
+            op, received, beat, ..
+        } = *ack;
         self.last_contact = now;
-        self.matched = self.matched.max(op);
+        if op > self.matched {
+            self.matched = op;
+            self.matched_at = sent;
+        }
         self.received = received;
         self.beat = self.beat.max(beat);
         while self.in_flight.front().is_some_and(|last| *last <= op) {

@@ -254,6 +254,32 @@ fn a_replica_that_refuses_its_leader_states_what_it_refuses() {
     assert_eq!(statuses, [Some(refused), None, None]);
 }
 
+/// The replica must not continue with a log that is not that of the cluster.
+#[test]
+fn a_replica_that_has_diverged_stops() {
+    let refused = RefusedMessage {
+        from: ReplicaId(2),
+        kind: "Prepare",
+        reason: RefusalReason::Diverged("entry 7 differs".into()),
+    };
+    let core = Script {
+        refuse: Some(refused.into()),
+        ..Script::new([])
+    };
+    let config = ReplicaConfig::new(ReplicaId(1));
+    let mut replica = replica(&config, core, Restored::default());
+    let message = PeerMessage::Consensus(Bytes::from_static(b"core").into()).encode();
+    let event = Event::Receive {
+        from: ReplicaId(2),
+        message: message.to_bytes(),
+    };
+    replica.handle(moment(1), event);
+    // It is logged like any other.
+    assert!(matches!(replica.poll(), Some(Output::Refused(_))));
+    let text = replica.flush().unwrap_err().to_string();
+    assert!(text.starts_with("Prepare of replica 1: the log here is not that of the cluster: entry 7 differs; this replica stops"), "{text}");
+}
+
 /// A request that the core refuses is no message of a peer.
 #[test]
 fn a_refused_request_is_counted_apart_and_a_transfer_has_its_own_result() {
