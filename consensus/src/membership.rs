@@ -1,5 +1,7 @@
 //! The replicas of a group.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use crate::ReplicaId;
@@ -102,10 +104,41 @@ impl Membership {
         self.voters.iter().chain(&self.learners).copied()
     }
 
+    /// Whether these are the same replicas with the same rights. The order of voters
+    /// counts, because a backend's leader may follow it; the epoch does not.
+    #[must_use]
+    pub fn has_replicas_of(&self, other: &Self) -> bool {
+        let sorted = |membership: &Self| {
+            let mut learners = membership.learners.clone();
+            learners.sort_unstable();
+            learners
+        };
+        self.voters == other.voters && sorted(self) == sorted(other)
+    }
+
     /// How many voters are a majority.
     #[must_use]
     pub fn quorum(&self) -> usize {
         self.voters.len() / 2 + 1
+    }
+}
+
+/// The ids as in the configuration: `0, 1, 2`, or `0, 1, 2 and learners 3, 4`.
+impl fmt::Display for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, ids: &[ReplicaId]| {
+            for (at, id) in ids.iter().enumerate() {
+                let separator = if at > 0 { ", " } else { "" };
+                write!(f, "{separator}{id}")?;
+            }
+            Ok(())
+        };
+        list(f, &self.voters)?;
+        if !self.learners.is_empty() {
+            f.write_str(" and learners ")?;
+            list(f, &self.learners)?;
+        }
+        Ok(())
     }
 }
 
@@ -137,5 +170,28 @@ mod tests {
             let membership = Membership::new(1, (1..=voters).map(ReplicaId), []).unwrap();
             assert_eq!(membership.quorum(), quorum);
         }
+    }
+
+    #[test]
+    fn the_same_replicas_have_the_same_rights() {
+        let of = |voters: &[u64], learners: &[u64]| {
+            let ids = |ids: &[u64]| ids.iter().map(|id| ReplicaId(*id)).collect::<Vec<_>>();
+            Membership::new(1, ids(voters), ids(learners)).unwrap()
+        };
+        let three = of(&[1, 2, 3], &[5, 4]);
+        let later = Membership {
+            epoch: 2,
+            ..of(&[1, 2, 3], &[4, 5])
+        };
+        assert!(three.has_replicas_of(&later));
+        for other in [
+            of(&[1, 2], &[4, 5]),
+            of(&[2, 1, 3], &[4, 5]),
+            of(&[1, 2, 3], &[4]),
+        ] {
+            assert!(!three.has_replicas_of(&other), "{other}");
+        }
+        assert_eq!(three.to_string(), "0, 1, 2 and learners 4, 3");
+        assert_eq!(of(&[1], &[]).to_string(), "0");
     }
 }

@@ -78,8 +78,14 @@ pub fn open(
     mut machine: Box<dyn StateMachine>,
     build: impl FnOnce(u64, Recovered) -> Result<Box<dyn Consensus>, RecoverError>,
 ) -> Result<Opened, OpenError> {
-    superblock::check(disk.as_ref(), &config.identity)?;
+    let known = superblock::check(disk.as_ref(), &config.identity)?;
     let (mut wal, log) = Wal::open(Arc::clone(disk), "wal", config.wal)?;
+    if known.membership.is_none() {
+        // The configuration is adopted, unless a snapshot contradicts it.
+        let base = SnapshotStore::open(Arc::clone(disk))?.base(&log)?;
+        let recorded = base.snapshot.as_ref().map(|(meta, _)| &meta.membership);
+        superblock::check_members(recorded, &config.identity)?;
+    }
     let block = superblock::start_incarnation(disk.as_ref(), &config.identity)?;
     let store = SnapshotStore::open(Arc::clone(disk))?;
     let base = store.base(&log)?;
@@ -160,6 +166,7 @@ mod tests {
             replica: ReplicaId(1),
             incarnation: 0,
             backend: "vr".into(),
+            membership: None,
         }
     }
 
@@ -240,5 +247,44 @@ mod tests {
         append(&disk, &[(4, 2)]);
         let indexes = found(&disk).entries.into_iter().map(|entry| entry.index.0);
         assert_eq!(indexes.collect::<Vec<_>>(), [4]);
+    }
+
+    /// The disk of version 0.1 records its replicas in snapshots only.
+    #[test]
+    fn a_snapshot_vouches_for_the_replicas_of_a_disk_without_a_list() {
+        let memory = MemoryDisk::new();
+        superblock::format(&memory, &identity()).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(memory);
+        let members = |voters| Membership::new(1, (1..=voters).map(ReplicaId), []).unwrap();
+        append(&disk, &[(1, 1)]);
+        let meta = SnapshotMeta {
+            index: Index(1),
+            term: Term(1),
+            membership: members(3),
+        };
+        let store = SnapshotStore::open(Arc::clone(&disk)).unwrap();
+        store.save(&meta, b"state").unwrap();
+        let start = |voters| {
+            let config = OpenConfig {
+                identity: Superblock {
+                    membership: Some(members(voters)),
+                    ..identity()
+                },
+                wal: WalConfig::new(GROUP),
+                replica: ReplicaConfig::new(ReplicaId(1)),
+            };
+            let build = |_, _| Err(RecoverError::Config("that is all".into()));
+            open(&disk, config, Box::new(Nothing), build).err()
+        };
+        let refused = start(1);
+        assert!(
+            matches!(
+                refused,
+                Some(OpenError::Superblock(SuperblockError::Members { .. }))
+            ),
+            "{refused:?}"
+        );
+        // Nothing was adopted.
+        assert!(matches!(start(3), Some(OpenError::Recover(_))));
     }
 }

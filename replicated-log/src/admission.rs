@@ -20,7 +20,7 @@
 //!   commit, and be elected later with the vote, while this replica, started empty, commits
 //!   with the others what the elected one has never seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::handle::ReplicatedLog;
-use crate::links::{AdmissionService, DiskHistory, Target, request_disk_history};
+use crate::links::{AdmissionService, DiskHistory, HandshakeError, Target, request_disk_history};
 
 /// Between two requests to one peer; grows up to the longer one.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -50,6 +50,13 @@ pub trait ReplicaRegistry: Send + Sync {
     /// Whether the local state records this replica as one that has run.
     fn is_registered(&self, replica: ReplicaId) -> bool;
 
+    /// The incarnation with which the local state records this replica: one that connects
+    /// with a lower one is refused, because its disk is not the one that it has had. By
+    /// default incarnations are not compared.
+    fn registered_incarnation(&self, _replica: ReplicaId) -> Option<u64> {
+        None
+    }
+
     /// Commits a command that changes nothing and waits until it is applied here. `false`
     /// when that failed. Called before a replica whose disk is empty may start.
     async fn commit_noop(&self) -> bool;
@@ -64,12 +71,21 @@ enum Verdict {
     Wait(Vec<ReplicaId>),
 }
 
-/// Consults the peers until the verdict is clear. The error is the peer that knows this
-/// replica. Ends as well when an operator has formatted the disk meanwhile.
+/// Why a replica whose disk is empty may not start.
+#[derive(Debug)]
+pub(crate) enum NotAdmitted {
+    /// This peer knows that it has run.
+    HasRun(ReplicaId),
+    /// A peer belongs to a cluster with other replicas.
+    Members(HandshakeError),
+}
+
+/// Consults the peers until the verdict is clear. Ends as well when an operator has
+/// formatted the disk meanwhile.
 pub(crate) async fn admit(
     voters: Vec<Target>,
     is_formatted: impl Fn() -> bool,
-) -> Result<(), ReplicaId> {
+) -> Result<(), NotAdmitted> {
     let mut replies: BTreeMap<_, _> = voters.iter().map(|peer| (peer.replica, None)).collect();
     let (sender, mut received) = mpsc::channel(voters.len().max(1));
     // The requests end when this function returns.
@@ -82,11 +98,14 @@ pub(crate) async fn admit(
     loop {
         let missing = match decide(&replies) {
             Verdict::Start => return Ok(()),
-            Verdict::Refuse(peer) => return Err(peer),
+            Verdict::Refuse(peer) => return Err(NotAdmitted::HasRun(peer)),
             Verdict::Wait(missing) => missing,
         };
         tokio::select! {
-            Some((peer, history)) = received.recv() => note(&mut replies, peer, history),
+            Some((peer, reply)) = received.recv() => match reply {
+                Ok(history) => note(&mut replies, peer, history),
+                Err(error) => return Err(NotAdmitted::Members(error)),
+            },
             _ = reminder.tick() => {
                 if is_formatted() {
                     return Ok(());
@@ -101,14 +120,45 @@ pub(crate) async fn admit(
     }
 }
 
+/// Consults the peers once, before an operator formats the disk. Returns those that have
+/// not confirmed that this replica has never run: they cannot be reached, or do not know.
+pub(crate) async fn check_format(voters: Vec<Target>) -> Result<Vec<ReplicaId>, NotAdmitted> {
+    let mut unconfirmed: BTreeSet<_> = voters.iter().map(|peer| peer.replica).collect();
+    let mut tasks = JoinSet::new();
+    for target in voters {
+        tasks.spawn(async move { (target.replica, request(&target).await) });
+    }
+    while let Some(replied) = tasks.join_next().await {
+        let Ok((peer, reply)) = replied else {
+            continue;
+        };
+        match reply.map_err(NotAdmitted::Members)? {
+            Some(DiskHistory::HasRun) => return Err(NotAdmitted::HasRun(peer)),
+            Some(DiskHistory::PeerIsEmpty | DiskHistory::NeverRan) => {
+                unconfirmed.remove(&peer);
+            }
+            Some(DiskHistory::Undecided) | None => {}
+        }
+    }
+    Ok(unconfirmed.into_iter().collect())
+}
+
+/// One request, in bounded time.
+async fn request(target: &Target) -> Result<Option<DiskHistory>, HandshakeError> {
+    let reply = tokio::time::timeout(REPLY_TIMEOUT, request_disk_history(target)).await;
+    reply.unwrap_or(Ok(None))
+}
+
+/// A peer, and what it has replied.
+type Reply = (ReplicaId, Result<DiskHistory, HandshakeError>);
+
 /// Requests the history of this replica from one peer, until the receiver of the replies is
 /// dropped.
-async fn repeat_request(target: Target, replies: mpsc::Sender<(ReplicaId, DiskHistory)>) {
+async fn repeat_request(target: Target, replies: mpsc::Sender<Reply>) {
     let mut pause = PAUSE;
     loop {
-        let reply = tokio::time::timeout(REPLY_TIMEOUT, request_disk_history(&target)).await;
-        if let Ok(Some(history)) = reply
-            && replies.send((target.replica, history)).await.is_err()
+        if let Some(reply) = request(&target).await.transpose()
+            && replies.send((target.replica, reply)).await.is_err()
         {
             return;
         }

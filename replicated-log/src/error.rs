@@ -30,6 +30,25 @@ pub enum LogError {
         /// The peer that knows this replica.
         peer: ReplicaId,
     },
+    /// The data directory was initialized and not started yet, and a peer knows that this
+    /// replica has run.
+    #[error(
+        "{path} was initialized anew, but replica {peer} knows this replica as one that has run: its disk is lost, and with it what it has acknowledged; remove this directory, and restore the former one as it was when the node stopped, but no older backup; the other nodes stay available without this one"
+    )]
+    Reformatted {
+        /// The directory.
+        path: PathBuf,
+        /// The peer that knows this replica.
+        peer: ReplicaId,
+    },
+    /// A peer belongs to a cluster with other replicas.
+    #[error("{path} is new, and this replica does not fit into the cluster: {reason}")]
+    OtherMembers {
+        /// The directory.
+        path: PathBuf,
+        /// Both lists, and what to do.
+        reason: String,
+    },
     /// An address is in use, or not one of this machine.
     #[error(
         "cannot listen on {address} for {purpose}: {source}; check that no other node is running, and that the address is one of this machine"
@@ -86,7 +105,7 @@ impl fmt::Display for LogThread {
 /// Why a replica that was running had to stop. It stops rather than acknowledge what it
 /// cannot keep.
 #[derive(Debug, Error)]
-#[error("the {thread} thread failed: {cause}")]
+#[error("{}", describe(*.thread, .cause))]
 pub struct FatalError {
     /// The thread that failed.
     pub thread: LogThread,
@@ -95,7 +114,32 @@ pub struct FatalError {
     pub cause: FatalCause,
 }
 
+fn describe(thread: LogThread, cause: &FatalCause) -> String {
+    match cause {
+        FatalCause::Outdated { .. } | FatalCause::Replica(ReplicaError::Diverged(_)) => {
+            cause.to_string()
+        }
+        _ => format!("the {thread} thread failed: {cause}"),
+    }
+}
+
+fn advise(error: &ReplicaError) -> String {
+    match error {
+        ReplicaError::Diverged(_) => error.to_string(),
+        ReplicaError::Entry { .. } | ReplicaError::Snapshot { .. } => format!(
+            "{error}; start the version of the program that runs on the other nodes, on the same directory"
+        ),
+    }
+}
+
 impl FatalError {
+    pub(crate) fn outdated(peer: ReplicaId, reason: String) -> Self {
+        Self {
+            thread: LogThread::Consensus,
+            cause: FatalCause::Outdated { peer, reason },
+        }
+    }
+
     pub(crate) fn panic(thread: LogThread) -> Self {
         Self {
             thread,
@@ -125,14 +169,20 @@ impl From<WalError> for FatalError {
 /// The cause of a [`FatalError`].
 #[derive(Debug, Error)]
 pub enum FatalCause {
-    /// What was committed cannot be applied here.
-    #[error(
-        "{0}; start the version of the program that runs on the other nodes, on the same directory"
-    )]
+    /// What was committed cannot be applied here, or is not what is committed elsewhere.
+    #[error("{}", advise(.0))]
     Replica(ReplicaError),
     /// The write-ahead log cannot be written, so nothing more can become durable.
     #[error("{0}; check the disk, then restart the node: it recovers what is durable")]
     Wal(WalError),
+    /// The cluster has recorded a later start of this replica than its disk.
+    #[error("replica {peer} refuses this one: {reason}; the data directory is kept as it is")]
+    Outdated {
+        /// The peer.
+        peer: ReplicaId,
+        /// What it replied, and what to do.
+        reason: String,
+    },
     /// A panic, whose message is on standard error.
     #[error("it panicked; keep the message and the backtrace for a report, then restart the node")]
     Panic,

@@ -113,6 +113,7 @@ mod exclusive;
 mod handle;
 mod inbox;
 pub mod links;
+mod log_limit;
 mod metrics;
 mod node;
 mod outcome;

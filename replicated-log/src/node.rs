@@ -7,18 +7,19 @@ use bytes::Bytes;
 use consensus::{ReplicaId, StateMachine};
 use replica::disk::{Disk, RealDisk, open_to_others};
 use replica::open::{OpenError, Opened};
-use replica::superblock::SuperblockError;
+use replica::superblock::{self, SuperblockError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::address::listen;
-use crate::admission::{self, Admission, ReplicaRegistry};
+use crate::admission::{self, Admission, NotAdmitted, ReplicaRegistry};
 use crate::config::LogConfig;
 use crate::error::{FatalError, LogError};
 use crate::handle::LogHandle;
-use crate::links::{Channel, Identity, Links, RpcHandler, RpcReply, Services};
+use crate::inbox::{Inbox, Message};
+use crate::links::{Channel, Identity, Links, Outdated, RpcHandler, RpcReply, Services};
 use crate::metrics::LogMetrics;
 use crate::peers::Peers;
 use crate::storage;
@@ -128,7 +129,9 @@ impl LogNodeBuilder {
             EmptyDisk::Refuse => {}
             EmptyDisk::Format => format_if_empty(&config, disk.as_ref())?,
             EmptyDisk::AskPeers => {
-                admit_if_empty(&config, disk.as_ref(), &listener, &watched).await?;
+                if !admit_if_empty(&config, disk.as_ref(), &listener, &watched).await? {
+                    check_if_unchecked(&config, disk.as_ref(), &watched).await?;
+                }
             }
         }
         let opened = storage::open(&config, &disk, self.machine)
@@ -188,6 +191,11 @@ impl OpenedNode {
     #[must_use]
     pub fn serve(self) -> LogNode {
         let mut node = self.node;
+        if let Some(registry) = &self.registry {
+            let registry = Arc::clone(registry);
+            node.links
+                .fence(move |replica| registry.registered_incarnation(replica));
+        }
         let inbox = node.log().inbox.clone();
         let services = Services {
             one_way: Box::new(move |from, message| inbox.peer(from, message)),
@@ -238,7 +246,33 @@ impl LogNode {
     /// # Errors
     /// When the disk holds a replica already, or cannot be written.
     pub fn format(config: &LogConfig, disk: &dyn Disk) -> Result<(), LogError> {
-        storage::format(config, disk).map_err(|source| open_error(config, source))
+        storage::format(config, disk)
+            .and_then(|()| Ok(superblock::skip_peer_check(disk)?))
+            .map_err(|source| open_error(config, source))
+    }
+
+    /// The same, after asking the peers that can be reached whether this replica has run; the
+    /// first start with [`EmptyDisk::AskPeers`] asks them again. Returns those that have not confirmed that it has never run, because they cannot be
+    /// reached or cannot know.
+    ///
+    /// # Errors
+    /// When a peer knows this replica or belongs to a cluster with other replicas, the disk
+    /// holds a replica already, or it cannot be written.
+    pub async fn format_unless_known(
+        config: &LogConfig,
+        disk: &dyn Disk,
+    ) -> Result<Vec<ReplicaId>, LogError> {
+        if !storage::is_empty(disk).map_err(|source| open_error(config, source))? {
+            return Err(open_error(config, SuperblockError::Formatted));
+        }
+        let (_peers, watched) = watch::channel(config.peers.clone());
+        let links = Links::new(identity(config, 0), watched);
+        let voters = links.voters(&config.membership);
+        let unconfirmed = admission::check_format(voters)
+            .await
+            .map_err(|why| not_admitted(config, why))?;
+        storage::format(config, disk).map_err(|source| open_error(config, source))?;
+        Ok(unconfirmed)
     }
 
     /// The log.
@@ -292,6 +326,7 @@ fn start_replica(
     })?;
     let mut tasks = JoinSet::new();
     tasks.spawn(links.clone().follow_peers());
+    tasks.spawn(stop_when_outdated(links.clone(), replica.log.inbox.clone()));
     Ok(LogNode {
         replica,
         links,
@@ -301,11 +336,19 @@ fn start_replica(
     })
 }
 
+/// A replica that has forgotten what it has acknowledged must not take part: it stops.
+async fn stop_when_outdated(links: Links, inbox: Inbox) {
+    let Outdated { peer, reason } = links.outdated().await;
+    let error = FatalError::outdated(peer, reason);
+    inbox.post_and_wake(Message::Fatal(Box::new(error)));
+}
+
 fn identity(config: &LogConfig, incarnation: u64) -> Identity {
     Identity {
         cluster: config.cluster.clone(),
         replica: config.me,
         incarnation,
+        membership: Some(config.membership.clone()),
     }
 }
 
@@ -331,6 +374,17 @@ fn open_error(config: &LogConfig, source: impl Into<OpenError>) -> LogError {
     }
 }
 
+fn not_admitted(config: &LogConfig, why: NotAdmitted) -> LogError {
+    let path = config.data.clone();
+    match why {
+        NotAdmitted::HasRun(peer) => LogError::DiskLost { path, peer },
+        NotAdmitted::Members(error) => {
+            let reason = error.to_string();
+            LogError::OtherMembers { path, reason }
+        }
+    }
+}
+
 fn format_if_empty(config: &LogConfig, disk: &dyn Disk) -> Result<(), LogError> {
     let is_empty = storage::is_empty(disk).map_err(|source| open_error(config, source))?;
     match is_empty {
@@ -339,15 +393,16 @@ fn format_if_empty(config: &LogConfig, disk: &dyn Disk) -> Result<(), LogError> 
     }
 }
 
-/// Formats an empty disk when the peers confirm that this replica has never run.
+/// Formats an empty disk when the peers confirm that this replica has never run. Whether it
+/// was empty.
 async fn admit_if_empty(
     config: &LogConfig,
     disk: &dyn Disk,
     listener: &Arc<TcpListener>,
     peers: &watch::Receiver<Peers>,
-) -> Result<(), LogError> {
+) -> Result<bool, LogError> {
     if !storage::is_empty(disk).map_err(|source| open_error(config, source))? {
-        return Ok(());
+        return Ok(false);
     }
     let links = Links::new(identity(config, 0), peers.clone());
     let mut replying = JoinSet::new();
@@ -355,15 +410,33 @@ async fn admit_if_empty(
     let is_formatted = || storage::is_empty(disk).is_ok_and(|is_empty| !is_empty);
     admission::admit(links.voters(&config.membership), is_formatted)
         .await
-        .map_err(|peer| LogError::DiskLost {
-            path: config.data.clone(),
-            peer,
-        })?;
+        .map_err(|why| not_admitted(config, why))?;
     replying.shutdown().await;
     match storage::format(config, disk) {
         // An operator has formatted it meanwhile.
-        Ok(()) | Err(SuperblockError::Formatted) => Ok(()),
+        Ok(()) | Err(SuperblockError::Formatted) => Ok(true),
         Err(source) => Err(open_error(config, source)),
+    }
+}
+
+/// The first start on a disk that an operator has formatted: the peers that can be reached
+/// may know that this replica has run on another one.
+async fn check_if_unchecked(
+    config: &LogConfig,
+    disk: &dyn Disk,
+    peers: &watch::Receiver<Peers>,
+) -> Result<(), LogError> {
+    if !superblock::is_unchecked(disk).map_err(|source| open_error(config, source))? {
+        return Ok(());
+    }
+    let links = Links::new(identity(config, 0), peers.clone());
+    match admission::check_format(links.voters(&config.membership)).await {
+        Ok(_) => Ok(()),
+        Err(NotAdmitted::HasRun(peer)) => Err(LogError::Reformatted {
+            path: config.data.clone(),
+            peer,
+        }),
+        Err(why) => Err(not_admitted(config, why)),
     }
 }
 

@@ -72,6 +72,7 @@ fn identity(config: &LogConfig) -> Superblock {
         replica: config.me,
         incarnation: 0,
         backend: config.settings.backend.name().to_owned(),
+        membership: Some(config.membership.clone()),
     }
 }
 

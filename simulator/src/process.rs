@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use adapters::metadata::MetadataReader;
 use consensus::{
-    Consensus, CoreConfig, Index, Membership, PersistBatch, PersistId, RecoverError, Recovered,
-    ReplicaId, Tick,
+    Consensus, CoreConfig, Index, Membership, MembershipError, PersistBatch, PersistId,
+    RecoverError, Recovered, ReplicaId, Tick,
 };
 use consensus_raft::RaftCore;
 use consensus_vr::VrCore;
@@ -189,6 +189,7 @@ impl Process {
             replica: self.id,
             incarnation: 0,
             backend: plan.backend.name().into(),
+            membership: membership(plan).ok(),
         }
     }
 
@@ -275,21 +276,25 @@ impl From<Lost> for StartError {
     }
 }
 
+fn membership(plan: &Plan) -> Result<Membership, MembershipError> {
+    let voters = (1..=plan.voters).map(ReplicaId);
+    Membership::new(
+        1,
+        voters,
+        (plan.voters + 1..=plan.replicas()).map(ReplicaId),
+    )
+}
+
 fn build(
     plan: &Plan,
     id: ReplicaId,
     incarnation: u64,
     recovered: Recovered,
 ) -> Result<Box<dyn Consensus>, RecoverError> {
-    let membership = Membership::new(
-        1,
-        (1..=plan.voters).map(ReplicaId),
-        (plan.voters + 1..=plan.replicas()).map(ReplicaId),
-    );
     let config = CoreConfig {
         id,
         group: GROUP,
-        membership: membership.map_err(|error| RecoverError::Config(error.to_string()))?,
+        membership: membership(plan).map_err(|error| RecoverError::Config(error.to_string()))?,
         heartbeat_ticks: HEARTBEAT_TICKS,
         election_ticks: ELECTION_TICKS,
         seed: plan.seed ^ id.0.rotate_left(48) ^ incarnation.rotate_left(24),

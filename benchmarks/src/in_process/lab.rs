@@ -118,6 +118,7 @@ impl Lab {
             replica,
             incarnation: 0,
             backend: self.settings.backend.name().into(),
+            membership: None,
         }
     }
 

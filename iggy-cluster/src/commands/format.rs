@@ -2,23 +2,37 @@
 
 use std::io::Write;
 
-use super::NodeArgs;
+use super::FormatArgs;
 use crate::Node;
 use crate::config;
 
-pub(super) fn run(args: &NodeArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: &FormatArgs) -> anyhow::Result<()> {
+    let node = &args.node;
     let loaded = config::load(
-        args.config.as_deref(),
+        node.config.as_deref(),
         config::environment(),
-        Some(args.replica_id),
+        Some(node.replica_id),
     )?;
-    Node::format(&loaded.config, args.replica_id)?;
+    let unconfirmed = match args.skip_peer_check {
+        true => {
+            Node::format(&loaded.config, node.replica_id)?;
+            Vec::new()
+        }
+        false => Node::format_unless_known(&loaded.config, node.replica_id).await?,
+    };
+    let mut out = std::io::stdout().lock();
     writeln!(
-        std::io::stdout(),
+        out,
         "{} is initialized for replica_id {} of cluster {:?}; `iggy-cluster serve` starts it",
         loaded.config.storage.path.display(),
-        args.replica_id,
+        node.replica_id,
         loaded.config.cluster.name
     )?;
+    if !unconfirmed.is_empty() {
+        writeln!(
+            out,
+            "not confirmed that it has never run by replica_id {unconfirmed:?}: unreachable, or without a leader; if it has run, do not start it, and remove the directory again"
+        )?;
+    }
     Ok(())
 }

@@ -32,9 +32,9 @@ pub struct Cli {
 enum Command {
     /// Run one node of a cluster
     Serve(NodeArgs),
-    /// Initialize the data directory of a node that has never run, without asking the
+    /// Initialize the data directory of a node that has never run, without waiting for the
     /// other nodes
-    Format(NodeArgs),
+    Format(FormatArgs),
     /// Run a whole cluster on this machine, for development
     Dev(DevArgs),
     /// Show the state of the nodes of a running cluster
@@ -50,10 +50,21 @@ enum Command {
     Config(ConfigCommand),
 }
 
+/// Arguments of `format`.
+#[derive(Debug, Args)]
+struct FormatArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Do not ask the other nodes whether this one has run: you know that it has not, and
+    /// what answers at their addresses is not this cluster
+    #[arg(long)]
+    skip_peer_check: bool,
+}
+
 /// Arguments of `format` and `serve`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Every node of a cluster has the same file and its own replica_id:\n  iggy-cluster serve --config cluster.toml --replica-id 0\n\nA node with an empty data directory asks the other nodes whether it has run before.\nIn a new cluster it waits until all voters are reachable; `format` initializes the\ndirectory without them.\n\nIGGY_<SECTION>_<KEY> overrides a key of the file. IGGY_ROOT_USERNAME and\nIGGY_ROOT_PASSWORD are the root user of a new cluster."
+    after_help = "Every node of a cluster has the same file and its own replica_id:\n  iggy-cluster serve --config cluster.toml --replica-id 0\n\nA node with an empty data directory asks the other nodes whether it has run before.\nIn a new cluster it waits until all voters are reachable; `format` initializes the\ndirectory with those that it reaches.\n\nIGGY_<SECTION>_<KEY> overrides a key of the file. IGGY_ROOT_USERNAME and\nIGGY_ROOT_PASSWORD are the root user of a new cluster."
 )]
 struct NodeArgs {
     /// The configuration file [default: $IGGY_CONFIG_PATH]
@@ -135,7 +146,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         allow_huge_pages(allowed);
     }
     match cli.command {
-        Command::Format(args) => format::run(&args),
+        Command::Format(args) => runtime()?.block_on(format::run(&args)),
         Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
         Command::Dev(args) => runtime()?.block_on(dev::run(&args)),
         #[cfg(feature = "bench")]

@@ -18,6 +18,11 @@ impl ReplicaRegistry for Registered {
         self.0.reader.read().node(replica).is_some()
     }
 
+    fn registered_incarnation(&self, replica: ReplicaId) -> Option<u64> {
+        let state = self.0.reader.read();
+        state.node(replica).map(|node| node.info.incarnation)
+    }
+
     async fn commit_noop(&self) -> bool {
         self.0.replicate(Intent::Noop).await.is_ok() && self.0.barrier().await.is_ok()
     }

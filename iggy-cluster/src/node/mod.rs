@@ -89,6 +89,27 @@ impl Node {
         Ok(LogNode::format(&config.log(section)?, &disk)?)
     }
 
+    /// The same, after asking the other nodes that can be reached whether this one has run.
+    /// Returns the `replica_id`s of those that have not confirmed that it has never run:
+    /// they cannot be reached, or cannot know.
+    ///
+    /// # Errors
+    /// The errors of [`Self::format`], and when another node knows this one, or has another
+    /// list of nodes.
+    pub async fn format_unless_known(
+        config: &ClusterConfig,
+        replica_id: u8,
+    ) -> Result<Vec<u64>, StartError> {
+        let section = config
+            .node(replica_id)
+            .ok_or(StartError::UnknownReplica(replica_id))?;
+        let path = &config.storage.path;
+        let disk = RealDisk::new(path).map_err(|error| open_error(path, error))?;
+        let log = config.log(section)?;
+        let unconfirmed = LogNode::format_unless_known(&log, &disk).await?;
+        Ok(unconfirmed.iter().map(|peer| peer.number()).collect())
+    }
+
     /// The replicated log.
     #[must_use]
     pub fn log(&self) -> &Arc<dyn ReplicatedLog> {

@@ -1,5 +1,6 @@
 //! Why a disk is not this replica's.
 
+use consensus::Membership;
 use thiserror::Error;
 
 use crate::disk::DiskError;
@@ -47,6 +48,16 @@ pub enum SuperblockError {
         found: u16,
         /// The format of this version.
         known: u16,
+    },
+    /// The replicas of the group on the disk and in the configuration differ.
+    #[error(
+        "this data directory belongs to a cluster of the replicas {found}, but the configuration lists {configured}; the list cannot change once the cluster has run: with another one, two majorities need not overlap, and acknowledged changes may be lost; give this node the list of the others (addresses may differ), or point [storage] path to its own directory"
+    )]
+    Members {
+        /// The replicas of the disk.
+        found: Membership,
+        /// The replicas of the configuration.
+        configured: Membership,
     },
     /// Another replica's disk.
     #[error(

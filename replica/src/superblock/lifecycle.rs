@@ -2,15 +2,17 @@
 
 use std::io;
 
-use consensus::rule;
+use consensus::{Membership, rule};
 
 use super::error::SuperblockError;
 use super::slots::{
-    FIRST_SEQUENCE, NAME_BYTES_MAX, PATH, SLOT_BYTES, Superblock, encode, read, slot_of,
+    CRC_AT, FIRST_SEQUENCE, NAME_BYTES_MAX, PATH, SLOT_BYTES, Superblock, bytes, encode, read,
+    slot_of,
 };
 use crate::disk::{Disk, DiskError};
 
 const TMP_PATH: &str = "meta/superblock.tmp";
+const SKIP_PEER_CHECK_PATH: &str = "meta/skip-peer-check";
 /// A log here shows that the replica has been started before.
 const LOG_DIR: &str = "wal";
 const SNAPSHOT_DIR: &str = "snapshots";
@@ -43,6 +45,32 @@ pub fn format(disk: &dyn Disk, identity: &Superblock) -> Result<(), SuperblockEr
     Ok(())
 }
 
+/// Notes on a formatted disk that its replica may start without asking the others whether
+/// it has run.
+///
+/// # Errors
+/// When the disk fails.
+pub fn skip_peer_check(disk: &dyn Disk) -> Result<(), DiskError> {
+    disk.create(SKIP_PEER_CHECK_PATH, 0)?.sync()?;
+    disk.sync_dir("meta")
+}
+
+/// Whether the replica has never been started on its formatted disk, and is to ask the
+/// others whether it has run on another one.
+///
+/// # Errors
+/// When the disk fails, or cannot be read.
+pub fn is_unchecked(disk: &dyn Disk) -> Result<bool, SuperblockError> {
+    let names = names(disk, "meta")?;
+    let contains = |path: &str| names.iter().any(|name| path.ends_with(&format!("/{name}")));
+    if !contains(PATH) || contains(SKIP_PEER_CHECK_PATH) {
+        return Ok(false);
+    }
+    let slots = read(disk)?;
+    let newest = slots.newest.map(|(block, _)| block.incarnation);
+    Ok(newest == Some(0) && !slots.damaged)
+}
+
 /// Whether the disk belongs to a replica.
 ///
 /// # Errors
@@ -53,17 +81,37 @@ pub fn exists(disk: &dyn Disk) -> Result<bool, DiskError> {
 
 /// Checks that a disk is this replica's and contains what it must contain, and changes
 /// nothing. The log has to be there from the first start on, so a start creates it
-/// before [`start_incarnation`].
+/// before [`start_incarnation`]. Returns what the superblock records.
 ///
 /// # Errors
 /// When the disk fails, is empty, has lost its log, or belongs to another replica.
-pub fn check(disk: &dyn Disk, identity: &Superblock) -> Result<(), SuperblockError> {
+pub fn check(disk: &dyn Disk, identity: &Superblock) -> Result<Superblock, SuperblockError> {
     let (found, _, slots_damaged) = inspect(disk, identity)?;
     let started = found.incarnation > 0 || slots_damaged;
     if started && !has_log(disk)? {
         return Err(SuperblockError::LogLost);
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Checks the replicas that a disk records, in its superblock or in a snapshot, against
+/// those of the configuration.
+///
+/// # Errors
+/// When they differ.
+pub fn check_members(
+    found: Option<&Membership>,
+    identity: &Superblock,
+) -> Result<(), SuperblockError> {
+    match (found, &identity.membership) {
+        (Some(found), Some(configured)) if !found.has_replicas_of(configured) => {
+            Err(SuperblockError::Members {
+                found: found.clone(),
+                configured: configured.clone(),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The newest slot with its sequence, and whether another is damaged.
@@ -99,6 +147,7 @@ pub fn start_incarnation(
 ) -> Result<Superblock, SuperblockError> {
     let (found, newest, damaged) = inspect(disk, identity)?;
     let mut next = identity.clone();
+    next.membership = next.membership.or_else(|| found.membership.clone());
     next.incarnation = found.incarnation + 1 + u64::from(damaged);
     let sequence = newest + 1;
     let file = disk.open(PATH)?;
@@ -131,6 +180,12 @@ fn check_names(identity: &Superblock) -> Result<(), SuperblockError> {
             let max = NAME_BYTES_MAX;
             return Err(SuperblockError::TooLong { what, bytes, max });
         }
+    }
+    let bytes = bytes(identity);
+    if bytes > CRC_AT {
+        let what = "cluster's name and list of replicas";
+        let max = CRC_AT;
+        return Err(SuperblockError::TooLong { what, bytes, max });
     }
     Ok(())
 }
@@ -177,7 +232,7 @@ fn check_identity(found: &Superblock, identity: &Superblock) -> Result<(), Super
     if found.backend != identity.backend {
         return mismatch("consensus backend", &found.backend, &identity.backend);
     }
-    Ok(())
+    check_members(found.membership.as_ref(), identity)
 }
 
 #[cfg(test)]

@@ -7,8 +7,12 @@
 //! ```text
 //! slot (4 KiB): magic 8 | version u16 | sequence u64 | group u128 | replica u64
 //!               | incarnation u64 | cluster length u16 | cluster
-//!               | backend length u16 | backend | zeros | crc32c of all before
+//!               | backend length u16 | backend | voters u16 | their ids u64 each
+//!               | learners u16 | their ids u64 each | zeros | crc32c of all before
 //! ```
+//!
+//! Version 0.1 wrote zeros in place of the lists, and reads a slot with them as one
+//! without. A disk without lists adopts those of the configuration when it is started.
 //!
 //! An incarnation is never used twice, not even when a slot is damaged: the one
 //! that may have been in it is skipped.
@@ -18,5 +22,8 @@ mod lifecycle;
 mod slots;
 
 pub use error::SuperblockError;
-pub use lifecycle::{check, exists, format, has_data, start_incarnation};
+pub use lifecycle::{
+    check, check_members, exists, format, has_data, is_unchecked, skip_peer_check,
+    start_incarnation,
+};
 pub use slots::Superblock;

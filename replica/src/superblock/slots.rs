@@ -1,7 +1,7 @@
 //! The two slots as bytes.
 
 use bytes::{Buf, BufMut};
-use consensus::ReplicaId;
+use consensus::{Membership, ReplicaId};
 use crc32c::crc32c;
 
 use super::error::SuperblockError;
@@ -15,6 +15,9 @@ const MAGIC: &[u8; 8] = b"IGGYSUP\n";
 const VERSION: u16 = 1;
 pub(super) const SLOT_BYTES: usize = 4096;
 pub(super) const CRC_AT: usize = SLOT_BYTES - 4;
+/// Magic, version, sequence, group, replica, incarnation, and the lengths of two names and
+/// two lists.
+const FIXED_BYTES: usize = 8 + 2 + 8 + 16 + 8 + 8 + 4 * 2;
 /// The cluster's name and the backend's have at most so many bytes.
 pub(super) const NAME_BYTES_MAX: usize = 1024;
 
@@ -31,6 +34,9 @@ pub struct Superblock {
     pub incarnation: u64,
     /// The consensus backend that wrote the log. At most 1,024 bytes.
     pub backend: String,
+    /// The replicas of the group. `None` on a disk that version 0.1 wrote last, which did
+    /// not record them.
+    pub membership: Option<Membership>,
 }
 
 /// What the two slots contain.
@@ -78,6 +84,14 @@ pub(super) fn encode(block: &Superblock, sequence: u64) -> Vec<u8> {
         out.put_u16_le(text.len() as u16);
         out.put_slice(text.as_bytes());
     }
+    if let Some(membership) = &block.membership {
+        for ids in [membership.voters(), membership.learners()] {
+            out.put_u16_le(ids.len() as u16);
+            for id in ids {
+                out.put_u64_le(id.0);
+            }
+        }
+    }
     out.resize(CRC_AT, 0);
     let crc = crc32c(&out);
     out.put_u32_le(crc);
@@ -116,14 +130,37 @@ fn decode_body(mut rest: &[u8]) -> Option<(Superblock, u64)> {
         rest = after;
         String::from_utf8(text.to_vec()).ok()
     };
+    let (cluster, backend) = (text()?, text()?);
+    let mut ids = || {
+        let count = rest.try_get_u16_le().ok()?;
+        (0..count)
+            .map(|_| rest.try_get_u64_le().ok().map(ReplicaId))
+            .collect::<Option<Vec<_>>>()
+    };
+    let (voters, learners) = (ids()?, ids()?);
+    // Zeros where version 0.1 wrote nothing.
+    let membership = match voters.is_empty() {
+        true => None,
+        false => Some(Membership::new(1, voters, learners).ok()?),
+    };
     let block = Superblock {
         group,
-        cluster: text()?,
+        cluster,
         replica,
         incarnation,
-        backend: text()?,
+        backend,
+        membership,
     };
     Some((block, sequence))
+}
+
+/// Bytes of a slot with these names and replicas before its checksum.
+pub(super) fn bytes(block: &Superblock) -> usize {
+    let ids = block
+        .membership
+        .as_ref()
+        .map_or(0, |membership| membership.members().count());
+    FIXED_BYTES + block.cluster.len() + block.backend.len() + ids * 8
 }
 
 /// The start of the slot that is written with this sequence number.

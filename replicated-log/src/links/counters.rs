@@ -1,6 +1,16 @@
 //! Counts of all links of a node.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use consensus::ReplicaId;
+
+use crate::log_limit::LogLimit;
+
+/// Peer, kind and reason. A connection that was refused before it was known whose it is has
+/// no peer.
+type Refusal = (Option<ReplicaId>, &'static str, &'static str);
 
 /// Counts of all links of a node since its start.
 #[derive(Debug, Default)]
@@ -15,10 +25,23 @@ pub struct LinkCounters {
     pub refused: AtomicU64,
     /// Connections that were established to peers.
     pub connected: AtomicU64,
+    refusals: Mutex<LogLimit<Refusal>>,
 }
 
 impl LinkCounters {
     pub(super) fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Counts a refusal. When it is to be logged, how many of the same were not.
+    pub(super) fn refuse(
+        &self,
+        peer: Option<ReplicaId>,
+        kind: &'static str,
+        reason: &'static str,
+    ) -> Option<u64> {
+        Self::add(&self.refused, 1);
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.due(Instant::now(), (peer, kind, reason))
     }
 }

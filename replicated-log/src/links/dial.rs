@@ -7,8 +7,9 @@ use tracing::{debug, warn};
 
 use super::channel::Channel;
 use super::counters::LinkCounters;
+use super::handshake::{self, HandshakeError};
+use super::socket;
 use super::target::Target;
-use super::{handshake, socket};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -35,29 +36,55 @@ impl Backoff {
 
 /// One attempt: connects and performs the handshake.
 pub(super) async fn connect(target: &Target, channel: Channel) -> Option<TcpStream> {
+    attempt(target, channel).await.ok()
+}
+
+/// One attempt. The error is `None` when there is no connection.
+pub(super) async fn attempt(
+    target: &Target,
+    channel: Channel,
+) -> Result<TcpStream, Option<HandshakeError>> {
     let connected =
         tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&target.address)).await;
     let mut stream = match connected {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             debug!(peer = %target.replica, address = target.address, %error, "cannot connect");
-            return None;
+            return Err(None);
         }
         Err(_) => {
             debug!(peer = %target.replica, address = target.address, "connecting timed out");
-            return None;
+            return Err(None);
         }
     };
     socket::prepare(&stream, Some(channel));
-    match handshake::present(&mut stream, &target.identity, target.replica, channel).await {
-        Ok(_) => {
+    match present(&mut stream, target, channel).await {
+        Ok(()) => {
             LinkCounters::add(&target.counters.connected, 1);
-            Some(stream)
+            Ok(stream)
         }
         Err(error) => {
-            LinkCounters::add(&target.counters.refused, 1);
-            warn!(peer = %target.replica, address = target.address, ?channel, %error, "the handshake with a peer failed");
-            None
+            let peer = Some(target.replica);
+            if let Some(suppressed) = target.counters.refuse(peer, "handshake", error.label()) {
+                warn!(peer = %target.replica, address = target.address, ?channel, %error, suppressed, "the handshake with a peer failed");
+            }
+            if let HandshakeError::OutdatedHere(reason) = &error {
+                target.fence.note(target.replica, reason.clone());
+            }
+            Err(Some(error))
         }
     }
+}
+
+async fn present(
+    stream: &mut TcpStream,
+    target: &Target,
+    channel: Channel,
+) -> Result<(), HandshakeError> {
+    let peer = target.replica;
+    let incarnation = handshake::present(stream, &target.identity, peer, channel).await?;
+    if channel == Channel::DiskHistory {
+        return Ok(());
+    }
+    handshake::check_incarnation(peer, incarnation, target.fence.registered(peer))
 }

@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::channel::Channel;
+use super::handshake::HandshakeError;
 use super::target::Target;
 use super::{dial, frame};
 
@@ -46,8 +47,20 @@ pub(crate) trait AdmissionService: Send + Sync {
 
 /// Requests the history of this node from a peer. `None` when the peer cannot be reached or
 /// does not reply.
-pub(crate) async fn request(target: &Target) -> Option<DiskHistory> {
-    let mut stream = dial::connect(target, Channel::DiskHistory).await?;
+///
+/// # Errors
+/// When the peer belongs to a cluster with other replicas.
+pub(crate) async fn request(target: &Target) -> Result<Option<DiskHistory>, HandshakeError> {
+    match dial::attempt(target, Channel::DiskHistory).await {
+        Ok(stream) => Ok(read(stream).await),
+        Err(Some(error @ (HandshakeError::Members { .. } | HandshakeError::NotListed { .. }))) => {
+            Err(error)
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+async fn read(mut stream: TcpStream) -> Option<DiskHistory> {
     let reply = frame::read(&mut stream, 1).await.ok()??;
     DiskHistory::from_wire(*reply.first()?)
 }

@@ -1,6 +1,7 @@
 //! The receiving end of all channels.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::activity::PeerActivity;
 use super::channel::Channel;
 use super::counters::LinkCounters;
 use super::disk_history::{AdmissionService, DiskHistory};
+use super::fence::Fence;
 use super::handshake::Peer;
 use super::rpc::RpcHandler;
 use super::target::{Identity, LinkLimits};
@@ -46,6 +48,7 @@ pub(crate) struct PeerListener {
     pub(super) limits: LinkLimits,
     pub(super) counters: Arc<LinkCounters>,
     pub(super) activity: Arc<PeerActivity>,
+    pub(super) fence: Arc<Fence>,
 }
 
 /// A connection of a known peer.
@@ -97,7 +100,8 @@ impl PeerListener {
     ) -> Option<Connection> {
         socket::prepare(&stream, None);
         let is_peer = |id| self.peers.borrow().contains(id);
-        match handshake::receive(&mut stream, &self.identity, is_peer).await {
+        let registered = |id| self.fence.registered(id);
+        match handshake::receive(&mut stream, &self.identity, is_peer, registered).await {
             Ok(peer) => {
                 socket::prepare(&stream, Some(peer.channel));
                 debug!(peer = %peer.replica, channel = ?peer.channel, "a peer connected");
@@ -108,8 +112,9 @@ impl PeerListener {
                 })
             }
             Err(error) => {
-                LinkCounters::add(&self.counters.refused, 1);
-                warn!(%address, %error, "refused a connection to the replica port");
+                if let Some(suppressed) = self.counters.refuse(None, "connection", error.label()) {
+                    warn!(%address, %error, suppressed, "refused a connection to the replica port");
+                }
                 None
             }
         }
@@ -178,9 +183,14 @@ impl PeerListener {
                     tokio::task::consume_budget().await;
                 }
                 Ok(None) => return,
+                Err(error) if error.kind() == ErrorKind::InvalidData => {
+                    if let Some(suppressed) = self.counters.refuse(Some(from), "message", "frame") {
+                        warn!(peer = %from, %error, suppressed, "refused a message of a peer, and closed the connection");
+                    }
+                    return;
+                }
                 Err(error) => {
-                    LinkCounters::add(&self.counters.refused, 1);
-                    debug!(peer = %from, %error, "a message could not be read");
+                    debug!(peer = %from, %error, "the connection of a peer broke");
                     return;
                 }
             }

@@ -3,7 +3,8 @@
 //! Each node dials every other node once per [`Channel`], so that consensus messages never
 //! wait for large transfers. A channel carries either one-way messages, which may be lost,
 //! or requests with replies. A connection starts with a handshake that names the cluster,
-//! the sender and the receiver; a node of another cluster is refused.
+//! the sender and the receiver; a node of another cluster, with another list of replicas,
+//! or with an incarnation that is out of date, is refused.
 //!
 //! Bounds: every queue is bounded in messages and bytes. A full queue of one-way messages
 //! drops (the protocols repeat them), a full queue of requests refuses. A broken connection
@@ -16,6 +17,7 @@ mod channel;
 mod counters;
 mod dial;
 mod disk_history;
+mod fence;
 mod frame;
 mod handshake;
 mod listener;
@@ -34,6 +36,8 @@ pub use requests::RequestLinks;
 pub use rpc::{RpcError, RpcHandler, RpcReply};
 
 pub(crate) use disk_history::{AdmissionService, DiskHistory, request as request_disk_history};
+pub(crate) use fence::Outdated;
+pub(crate) use handshake::HandshakeError;
 pub(crate) use listener::Services;
 pub(crate) use one_way::OneWayLink;
 pub(crate) use pool::{OneWayLinks, OneWaySender};

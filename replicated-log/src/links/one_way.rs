@@ -282,6 +282,7 @@ mod tests {
             cluster: "c".into(),
             replica: ReplicaId(replica),
             incarnation: 1,
+            membership: None,
         }
     }
 
@@ -292,6 +293,7 @@ mod tests {
             identity: Arc::new(identity(1)),
             limits,
             counters: Arc::default(),
+            fence: Arc::default(),
         }
     }
 
@@ -320,7 +322,7 @@ mod tests {
 
         async fn accept(&self) -> BufReader<TcpStream> {
             let (mut stream, _) = self.listener.accept().await.unwrap();
-            let peer = handshake::receive(&mut stream, &identity(2), |_| true).await;
+            let peer = handshake::receive(&mut stream, &identity(2), |_| true, |_| None).await;
             assert_eq!(peer.unwrap().channel, Channel::Consensus);
             BufReader::new(stream)
         }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::activity::PeerActivity;
 use super::channel::Channel;
 use super::counters::LinkCounters;
+use super::fence::{Fence, Outdated};
 use super::listener::{PeerListener, Services};
 use super::one_way::OneWayLink;
 use super::requests::RequestLinks;
@@ -48,6 +49,7 @@ struct Pool {
     limits: LinkLimits,
     counters: Arc<LinkCounters>,
     activity: Arc<PeerActivity>,
+    fence: Arc<Fence>,
     peers: watch::Receiver<Peers>,
     open: Mutex<Open>,
 }
@@ -69,6 +71,7 @@ impl Links {
             limits: LinkLimits::default(),
             counters: Arc::default(),
             activity: Arc::default(),
+            fence: Arc::default(),
             peers,
             open: Mutex::default(),
         };
@@ -120,6 +123,20 @@ impl Links {
         &self.0.identity
     }
 
+    /// Refuses peers with a lower incarnation than the one that this returns. The first call
+    /// counts.
+    pub(crate) fn fence(
+        &self,
+        registered: impl Fn(ReplicaId) -> Option<u64> + Send + Sync + 'static,
+    ) {
+        self.0.fence.set(Box::new(registered));
+    }
+
+    /// Waits until a peer refuses this node because its disk is out of date.
+    pub(crate) async fn outdated(&self) -> Outdated {
+        self.0.fence.outdated().await
+    }
+
     /// Opens the links on which `sender` sends.
     pub(crate) fn connect(&self, sender: Arc<dyn OneWaySender>) {
         let mut open = self.0.open();
@@ -160,6 +177,7 @@ impl Links {
             limits: self.0.limits,
             counters: Arc::clone(&self.0.counters),
             activity: Arc::clone(&self.0.activity),
+            fence: Arc::clone(&self.0.fence),
         }
     }
 }
@@ -176,6 +194,7 @@ impl Pool {
             identity: Arc::clone(&self.identity),
             limits: self.limits,
             counters: Arc::clone(&self.counters),
+            fence: Arc::clone(&self.fence),
         })
     }
 

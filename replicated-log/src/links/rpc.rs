@@ -16,7 +16,7 @@ use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::channel::Channel;
 use super::counters::LinkCounters;
@@ -248,14 +248,21 @@ pub(super) async fn serve(
         let mut frame = match frame::read(&mut reader, limits.frame_bytes_max).await {
             Ok(Some(frame)) => frame,
             Ok(None) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                if let Some(suppressed) = counters.refuse(Some(from), "request", "frame") {
+                    warn!(peer = %from, ?channel, %error, suppressed, "refused a request of a peer, and closed the connection");
+                }
+                break;
+            }
             Err(error) => {
-                LinkCounters::add(&counters.refused, 1);
-                debug!(peer = %from, %error, "a request could not be read");
+                debug!(peer = %from, %error, "the connection of a peer broke");
                 break;
             }
         };
         let (Ok(id), Ok(kind)) = (frame.try_get_u64_le(), frame.try_get_u8()) else {
-            LinkCounters::add(&counters.refused, 1);
+            if let Some(suppressed) = counters.refuse(Some(from), "request", "truncated") {
+                warn!(peer = %from, ?channel, suppressed, "refused a request of a peer that is shorter than its header, and closed the connection");
+            }
             break;
         };
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use consensus::ReplicaId;
+use consensus::{Membership, ReplicaId};
 
 use super::counters::LinkCounters;
+use super::fence::Fence;
 
 /// The identity that this node presents to its peers.
 #[derive(Clone, Debug)]
@@ -15,6 +16,9 @@ pub(crate) struct Identity {
     pub(crate) replica: ReplicaId,
     /// Rises with every start of the node.
     pub(crate) incarnation: u64,
+    /// The replicas of its configuration; a peer with others is refused. `None` for a node
+    /// that does not compare them.
+    pub(crate) membership: Option<Membership>,
 }
 
 /// Bounds of the links.
@@ -52,4 +56,5 @@ pub(crate) struct Target {
     pub(crate) identity: Arc<Identity>,
     pub(crate) limits: LinkLimits,
     pub(crate) counters: Arc<LinkCounters>,
+    pub(crate) fence: Arc<Fence>,
 }

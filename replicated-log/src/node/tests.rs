@@ -1,7 +1,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use consensus::{ApplyContext, FrozenState, ProposeError, RestoreError, UnknownCommand};
+use consensus::{
+    ApplyContext, FrozenState, Membership, ProposeError, RestoreError, UnknownCommand,
+};
 use replica::disk::MemoryDisk;
 
 use super::*;
@@ -248,4 +250,77 @@ async fn metrics_number_the_leader_as_the_configuration_does() {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains(line), "{text}");
     }
+}
+
+/// Its disk was formatted again, or is an older copy.
+#[tokio::test]
+async fn a_replica_whose_incarnation_is_out_of_date_stops() {
+    struct StartedTwice;
+
+    #[async_trait]
+    impl ReplicaRegistry for StartedTwice {
+        fn is_registered(&self, _replica: ReplicaId) -> bool {
+            true
+        }
+
+        fn registered_incarnation(&self, _replica: ReplicaId) -> Option<u64> {
+            Some(2)
+        }
+
+        async fn commit_noop(&self) -> bool {
+            false
+        }
+    }
+
+    for backend in [Backend::Raft, Backend::Vr] {
+        let mut builders = builders(backend, 2).await;
+        let (again, first) = (builders.pop().unwrap(), builders.pop().unwrap());
+        let first = first.registry(Arc::new(StartedTwice));
+        let first = first.empty_disk(EmptyDisk::Format).start().await.unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let again = again.disk(Arc::clone(&disk)).empty_disk(EmptyDisk::Format);
+        let mut again = again.start().await.unwrap();
+        let stopped = tokio::time::timeout(TIMEOUT, again.stopped())
+            .await
+            .unwrap();
+        let error = stopped.unwrap_err();
+        assert!(
+            matches!(error.cause, FatalCause::Outdated { .. }),
+            "{error}"
+        );
+        let text = error.to_string();
+        let why = "presents incarnation 1, but has run as incarnation 2";
+        assert!(text.contains(why), "{text}");
+        first.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_replica_with_another_list_does_not_start_on_its_disk_or_join_with_a_new_one() {
+    let mut builders = builders(Backend::Vr, 2).await;
+    let (mut other, first) = (builders.pop().unwrap(), builders.pop().unwrap());
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let first = first.disk(Arc::clone(&disk)).empty_disk(EmptyDisk::Format);
+    let config = first.config.clone();
+    let first = first.start().await.unwrap();
+    let replica = ReplicaId::from_number(9);
+    let third = |config: &mut LogConfig| {
+        let address = "127.0.0.1:1".to_owned();
+        config.peers.insert(PeerAddress { replica, address });
+        config.membership = Membership::new(1, config.peers.replicas(), []).unwrap();
+    };
+    third(&mut other.config);
+    let refused = other.empty_disk(EmptyDisk::AskPeers).start().await;
+    let text = refused.map(drop).unwrap_err().to_string();
+    let lists = "is configured with the replicas 0, 1, this node with 0, 1, 9;";
+    assert!(text.contains(lists), "{text}");
+    first.stop().await.unwrap();
+    let mut changed = config;
+    third(&mut changed);
+    let again = LogNode::builder(changed, Box::<Count>::default()).disk(disk);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let text = again.listener(listener).start().await.map(drop);
+    let text = text.unwrap_err().to_string();
+    let lists = "a cluster of the replicas 0, 1, but the configuration lists 0, 1, 9;";
+    assert!(text.contains(lists), "{text}");
 }

@@ -12,7 +12,12 @@ fn identity() -> Superblock {
         replica: ReplicaId(1),
         incarnation: 0,
         backend: "raft".into(),
+        membership: Some(members(3)),
     }
+}
+
+fn members(voters: u64) -> Membership {
+    Membership::new(1, (1..=voters).map(ReplicaId), []).unwrap()
 }
 
 fn formatted() -> MemoryDisk {
@@ -266,4 +271,73 @@ fn a_disk_of_another_replica_is_refused_by_name() {
         let error = start_incarnation(&disk, other).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
+}
+
+#[test]
+fn a_start_with_another_list_of_replicas_is_refused_and_changes_nothing() {
+    let disk = formatted();
+    start_incarnation(&disk, &identity()).unwrap();
+    let before = content(&disk);
+    for voters in [1, 2, 4] {
+        let mut other = identity();
+        other.membership = Some(members(voters));
+        for refused in [
+            check(&disk, &other).unwrap_err(),
+            start_incarnation(&disk, &other).unwrap_err(),
+        ] {
+            let text = refused.to_string();
+            assert!(text.contains("of the replicas 0, 1, 2, but"), "{text}");
+            let lists = format!("lists {};", members(voters));
+            assert!(text.contains(&lists), "{text}");
+        }
+    }
+    assert_eq!(content(&disk), before);
+}
+
+/// As version 0.1 has written it.
+#[test]
+fn a_disk_without_a_list_adopts_that_of_its_first_start() {
+    let disk = MemoryDisk::new();
+    let old = Superblock {
+        membership: None,
+        ..identity()
+    };
+    format(&disk, &old).unwrap();
+    start_incarnation(&disk, &old).unwrap();
+    assert_eq!(inspect(&disk, &identity()).unwrap().0.membership, None);
+    start_incarnation(&disk, &identity()).unwrap();
+    let mut other = identity();
+    other.membership = Some(members(1));
+    let refused = start_incarnation(&disk, &other);
+    assert!(matches!(refused, Err(SuperblockError::Members { .. })));
+}
+
+#[test]
+fn names_and_replicas_that_do_not_fit_are_refused() {
+    let mut large = identity();
+    large.cluster = "c".repeat(NAME_BYTES_MAX);
+    let learners = |last: u64| {
+        let voters = (1..=3).map(ReplicaId);
+        Some(Membership::new(1, voters, (4..=last).map(ReplicaId)).unwrap())
+    };
+    // As many as a cluster may list.
+    large.membership = learners(255);
+    format(&MemoryDisk::new(), &large).unwrap();
+    large.membership = learners(500);
+    let refused = format(&MemoryDisk::new(), &large);
+    assert!(matches!(refused, Err(SuperblockError::TooLong { .. })));
+}
+
+#[test]
+fn a_formatted_disk_is_unchecked_until_it_is_started_or_the_check_is_skipped() {
+    let disk = MemoryDisk::new();
+    assert!(!is_unchecked(&disk).unwrap());
+    format(&disk, &identity()).unwrap();
+    assert!(is_unchecked(&disk).unwrap());
+    let skipped = formatted();
+    skip_peer_check(&skipped).unwrap();
+    assert!(!is_unchecked(&skipped).unwrap());
+    assert!(exists(&skipped).unwrap());
+    start_incarnation(&disk, &identity()).unwrap();
+    assert!(!is_unchecked(&disk).unwrap());
 }

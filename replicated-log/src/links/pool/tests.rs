@@ -79,6 +79,7 @@ impl Node {
             cluster: "c".into(),
             replica,
             incarnation: 1,
+            membership: None,
         };
         let (peers, watched) = watch::channel(Peers::default());
         let links = Links::new(identity, watched);
