@@ -28,6 +28,9 @@ mod partition;
 mod queue;
 mod reader;
 mod recovery;
+pub mod replication;
+#[doc(hidden)]
+pub mod rules;
 mod segment;
 mod storage;
 mod trim;
