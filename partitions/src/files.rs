@@ -4,6 +4,10 @@
 //! A file is opened when it is needed and stays open until too many are. One
 //! with unsynced writes has a sync before it is closed: the kernel reports a
 //! failed write-back only to those file descriptors that were open.
+//!
+//! A process that has as many files and connections open as it may cannot open another.
+//! That passes, so it is no failure of a partition: an idle file is closed, and what needs
+//! the descriptor is repeated.
 
 use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -11,9 +15,17 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tracing::debug;
 
 use crate::error::{StorageError, failed, sync_failed};
+
+/// Between two attempts to open a file when the process may have no more open, and none of
+/// these is idle.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 
 /// A lock whose holder panicked still guards plain values.
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -168,9 +180,31 @@ impl Files {
     }
 
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StorageError> {
-        self.disk
-            .sync_dir(dir)
+        self.patiently(|| self.disk.sync_dir(dir))
             .map_err(sync_failed("sync directory", dir))
+    }
+
+    /// Repeats what fails because the process or the machine has as many files open as it
+    /// may. Blocks the thread meanwhile.
+    pub(super) fn patiently<T>(&self, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match work() {
+                Err(error) if lacks_descriptor(&error) => {
+                    debug!(%error, "waiting for a file descriptor");
+                    if !self.close_idle() {
+                        std::thread::sleep(DESCRIPTOR_PAUSE);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Closes one file that is not in use, if there is one.
+    fn close_idle(&self) -> bool {
+        let opened: Vec<_> = lock(&self.opened).iter().cloned().collect();
+        let mut opened = opened.iter().filter_map(Weak::upgrade);
+        opened.any(|file| file.try_state().is_some_and(|state| file.close(state)))
     }
 
     /// A missing file is not an error.
@@ -190,7 +224,8 @@ impl Files {
         path: &Path,
         content: &[u8],
     ) -> Result<Arc<dyn DiskFile>, StorageError> {
-        let handle = self.disk.create(path).map_err(failed("create", path))?;
+        let created = self.patiently(|| self.disk.create(path));
+        let handle = created.map_err(failed("create", path))?;
         match handle.write(0, &mut [IoSlice::new(content)]) {
             Ok(()) => Ok(handle),
             Err(error) => {
@@ -203,7 +238,7 @@ impl Files {
 
     /// A small file as a whole; `None` when there is none.
     pub(super) fn load(&self, path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
-        match std::fs::read(path) {
+        match self.patiently(|| std::fs::read(path)) {
             Ok(content) => Ok(Some(content)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read", path)(error)),
@@ -304,7 +339,7 @@ impl ManagedFile {
             if let Some(handle) = &state.handle {
                 return Ok(Arc::clone(handle));
             }
-            let opened = self.files.disk.open(&self.path);
+            let opened = self.files.patiently(|| self.files.disk.open(&self.path));
             let handle = opened.map_err(failed("open", &self.path))?;
             state.handle = Some(Arc::clone(&handle));
             handle
@@ -371,9 +406,25 @@ impl ManagedFile {
         if self.used.swap(false, Ordering::Relaxed) {
             return false;
         }
-        let mut state = lock(&self.state);
+        // Another thread that opens it may wait for a descriptor.
+        let Some(state) = self.try_state() else {
+            return false;
+        };
+        state.handle.is_none() || self.close(state)
+    }
+
+    fn try_state(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Closes the file if it is open and no thread uses it; returns whether it was.
+    fn close(&self, mut state: MutexGuard<'_, State>) -> bool {
         let Some(handle) = &state.handle else {
-            return true;
+            return false;
         };
         if Arc::strong_count(handle) > 1 {
             return false;
@@ -387,4 +438,12 @@ impl ManagedFile {
         state.handle = None;
         true
     }
+}
+
+/// Whether the process or the machine has as many files open as it may.
+fn lacks_descriptor(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE]
+        .map(|errno| Some(errno.raw_os_error()))
+        .contains(&code)
 }

@@ -186,7 +186,12 @@ impl Reading {
             at += size;
         };
         if let Some(range) = taken {
-            self.polled.batches.push(Bytes::from(window).slice(range));
+            // A small part does not keep a large buffer.
+            let part = match range.len() < window.len() / 2 {
+                true => Bytes::copy_from_slice(&window[range]),
+                false => Bytes::from(window).slice(range),
+            };
+            self.polled.batches.push(part);
         }
         Ok(outcome)
     }

@@ -110,7 +110,7 @@ pub(super) fn recover(
 /// The base offsets of the segments, in order. Leftovers of interrupted writes
 /// of hints are removed.
 fn segments_in(dir: &Path, files: &Files) -> Result<Vec<u64>, StorageError> {
-    let entries = match fs::read_dir(dir) {
+    let entries = match files.patiently(|| fs::read_dir(dir)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed("list", dir)(error)),

@@ -354,3 +354,28 @@ async fn few_files_stay_open_however_many_partitions_there_are() {
         assert_eq!(polled.messages, 3);
     }
 }
+
+/// The process has fewer file descriptors than the storage may keep files open, because
+/// connections have them. Idle files are closed for those that are needed.
+#[tokio::test]
+async fn a_partition_continues_when_the_process_has_no_descriptor_left() {
+    let dir = Dir::new();
+    let disk = Arc::new(FaultyDisk::with_descriptors(3));
+    let root = dir.dir.path().to_owned();
+    let on = Arc::clone(&disk) as Arc<dyn Disk>;
+    let config = EmbeddedStorageConfig::default();
+    let storage = EmbeddedStorage::on(on, root, config, BOOT).unwrap();
+    for round in 0..3 {
+        for partition in 0..10 {
+            let append = storage.append(key(partition), written(), numbered(round, 1), 1);
+            assert_eq!(append.await.unwrap().base_offset, round);
+            let stored = storage.store_offset(key(partition), written(), consumer(1), round);
+            stored.await.unwrap();
+        }
+    }
+    for partition in 0..10 {
+        let from = ReadFrom::First;
+        let read = storage.read(key(partition), written(), from, 10, 1 << 20);
+        assert_eq!(read.await.unwrap().messages, 3);
+    }
+}

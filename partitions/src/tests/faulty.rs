@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use crate::files::{Disk, DiskFile, OsDisk, lock};
 
@@ -20,6 +20,9 @@ pub(super) enum Operation {
 #[derive(Default)]
 pub(super) struct FaultyDisk {
     state: Arc<Shared>,
+    /// How many files may be open; zero for any number.
+    descriptors: usize,
+    open: Mutex<Vec<Weak<FaultyFile>>>,
 }
 
 #[derive(Default)]
@@ -155,24 +158,43 @@ struct FaultyFile {
 }
 
 impl FaultyDisk {
-    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(FaultyFile {
-            file,
+    /// A disk for a process that may have so many of its files open.
+    pub(super) fn with_descriptors(descriptors: usize) -> Self {
+        Self {
+            descriptors,
+            ..Self::default()
+        }
+    }
+
+    fn wrap(
+        &self,
+        path: &Path,
+        file: impl FnOnce() -> io::Result<Arc<dyn DiskFile>>,
+    ) -> io::Result<Arc<dyn DiskFile>> {
+        let mut open = lock(&self.open);
+        open.retain(|file| file.strong_count() > 0);
+        if self.descriptors > 0 && open.len() >= self.descriptors {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        let file = Arc::new(FaultyFile {
+            file: file()?,
             path: path.to_owned(),
             state: Arc::clone(&self.state),
-        })
+        });
+        open.push(Arc::downgrade(&file));
+        Ok(file)
     }
 }
 
 impl Disk for FaultyDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.wrap(path, OsDisk.open(path)?))
+        self.wrap(path, || OsDisk.open(path))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.state.check(Operation::Create, path)?;
         self.state.check_room(path)?;
-        Ok(self.wrap(path, OsDisk.create(path)?))
+        self.wrap(path, || OsDisk.create(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
