@@ -72,6 +72,10 @@ pub mod code {
 
     /// The command does not decode, or contradicts itself.
     pub const INVALID_COMMAND: ErrorCode = ErrorCode::of(Kind::InvalidCommand);
+    /// The messages of a request are more than a frame may carry.
+    pub const TOO_BIG_PAYLOAD: ErrorCode = ErrorCode::of(Kind::TooBigMessagePayload);
+    /// The same for other requests.
+    pub const INVALID_SIZE: ErrorCode = ErrorCode::of(Kind::InvalidSizeBytes);
     /// The feature is not served.
     pub const FEATURE_UNAVAILABLE: ErrorCode = ErrorCode::of(Kind::FeatureUnavailable);
     /// A consumer, a partition or another thing is not named as it must be.

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Counter,
     pub(crate) frames_refused: Counter,
     pub(crate) logins_refused: Counter,
+    pub(crate) requests_without_memory: Counter,
     pub(crate) messages_in: Counter,
     pub(crate) message_bytes_in: Counter,
     pub(crate) messages_out: Counter,
@@ -45,6 +46,7 @@ impl Metrics {
             connections_refused: Counter::default(),
             frames_refused: Counter::default(),
             logins_refused: Counter::default(),
+            requests_without_memory: Counter::default(),
             messages_in: Counter::default(),
             message_bytes_in: Counter::default(),
             messages_out: Counter::default(),
@@ -74,6 +76,11 @@ impl Metrics {
                 "logins_refused",
                 "Logins with wrong credentials",
                 &metrics.logins_refused,
+            ),
+            (
+                "requests_without_memory",
+                "Client requests refused because requests and replies take up tcp.memory_max",
+                &metrics.requests_without_memory,
             ),
             (
                 "messages_received",

@@ -6,6 +6,7 @@ mod pinned;
 mod raw;
 pub mod readers;
 
+use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -80,12 +81,47 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The same, with processes that may have this many files and connections open.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn start_with_open_files(
+        binary: impl Into<PathBuf>,
+        backend: Backend,
+        nodes: u8,
+        open_files: u32,
+        change: impl FnOnce(&mut ClusterConfig),
+    ) -> anyhow::Result<Self> {
+        let limited = format!("ulimit -n {open_files}; exec \"$0\" \"$@\"");
+        let arguments: [OsString; 4] = [
+            "-c".into(),
+            limited.into(),
+            binary.into().into(),
+            "serve".into(),
+        ];
+        let program = Program::new("/bin/sh", arguments);
+        let mut cluster = Self::prepare_program(program, backend, nodes, change)?;
+        cluster.start_all()?;
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
     /// A cluster of which no node is started.
     ///
     /// # Errors
     /// When its configuration cannot be written.
     pub fn prepare(
         binary: impl Into<PathBuf>,
+        backend: Backend,
+        nodes: u8,
+        change: impl FnOnce(&mut ClusterConfig),
+    ) -> anyhow::Result<Self> {
+        let program = Program::new(binary, ["serve"]);
+        Self::prepare_program(program, backend, nodes, change)
+    }
+
+    fn prepare_program(
+        program: Program,
         backend: Backend,
         nodes: u8,
         change: impl FnOnce(&mut ClusterConfig),
@@ -98,7 +134,6 @@ impl Cluster {
         });
         let mut config = ClusterConfig::on_this_machine(backend, sections);
         change(&mut config);
-        let program = Program::new(binary, ["serve"]);
         let processes = Processes::new(program, ports, &config.to_toml()?)?;
         Ok(Self { processes, config })
     }
@@ -207,6 +242,21 @@ impl Cluster {
                     "{name} of node {node} stays zero:\n{}",
                     self.last_lines(node)
                 );
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the last lines of a node's output contain this text.
+    ///
+    /// # Errors
+    /// When they do not in time.
+    pub async fn logged(&self, node: u8, text: &str) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !self.last_lines(node).contains(text) {
+            if started.elapsed() > PATIENCE {
+                bail!("no {text:?} in:\n{}", self.last_lines(node));
             }
             tokio::time::sleep(POLL).await;
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use iggy::prelude::*;
 use iggy_binary_protocol::consensus::Operation;
-use iggy_cluster::config::HumanDuration;
+use iggy_cluster::config::{HumanDuration, HumanSize};
 use integration_tests::{Backend, Cluster, on_each_backend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -99,6 +99,35 @@ async fn long_frames_require_a_login(backend: Backend) {
     assert_eq!(u32::from_le_bytes(reply[216..220].try_into().unwrap()), 40);
 }
 
+/// The client receives the error although it is still sending the frame.
+async fn a_frame_that_is_too_large_is_answered_with_the_limit(backend: Backend) {
+    let cluster = Cluster::start_with(NODE, backend, 1, |config| {
+        config.tcp.frame_size_max = HumanSize::from_mib(1);
+    })
+    .await
+    .unwrap();
+    let client = cluster.client(0).await.unwrap();
+    let named = |name| Identifier::named(name).unwrap();
+    client.create_stream("s").await.unwrap();
+    let options = TopicCreateOptions::default();
+    client
+        .create_topic(&named("s"), "t", &options)
+        .await
+        .unwrap();
+    let message = IggyMessage::builder()
+        .payload(vec![7; 20 << 20].into())
+        .build();
+    let sent = client
+        .send_messages(
+            &named("s"),
+            &named("t"),
+            &Partitioning::partition_id(0),
+            &mut [message.unwrap()],
+        )
+        .await;
+    assert_eq!(sent.unwrap_err(), IggyError::TooBigMessagePayload);
+}
+
 async fn wrong_passwords_are_counted_and_right_ones_still_work(backend: Backend) {
     let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
     let refused = cluster.counter(0, "logins_refused").await.unwrap();
@@ -121,5 +150,6 @@ on_each_backend! {
     connections_without_a_login_are_closed_and_others_stay
     pings_do_not_replace_a_login
     long_frames_require_a_login
+    a_frame_that_is_too_large_is_answered_with_the_limit
     wrong_passwords_are_counted_and_right_ones_still_work
 }

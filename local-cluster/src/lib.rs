@@ -31,7 +31,7 @@ pub use error::ProcessError;
 pub use http::{GetError, get};
 pub use ports::{Ports, free_node_ports, free_ports};
 pub use processes::{Processes, Program};
-pub use usage::{cpu_time, memory_bytes};
+pub use usage::{cpu_time, memory_bytes, open_files};
 
 /// The path of a program in the directory of the running executable, where cargo puts
 /// the binaries of one build.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use tempfile::TempDir;
 
-use crate::{Ports, ProcessError, cpu_time, memory_bytes};
+use crate::{Ports, ProcessError, cpu_time, memory_bytes, open_files};
 
 /// Between two checks whether a process has ended.
 const POLL: Duration = Duration::from_millis(10);
@@ -220,11 +220,28 @@ impl Processes {
         self.signal(node, Signal::CONT)
     }
 
-    fn signal(&self, node: u8, signal: Signal) -> Result<(), ProcessError> {
-        let pid = self
-            .pid(node)
+    /// Sets the soft limit on open files of a process that runs. Files and connections beyond
+    /// it stay open.
+    ///
+    /// # Errors
+    /// When the node is not running, or the limit is above the hard one.
+    pub fn limit_open_files(&self, node: u8, files: u64) -> Result<(), ProcessError> {
+        let pid = self.raw_pid(node)?;
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let current = Some(files);
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum })
+            .map(drop)
+            .map_err(|errno| ProcessError::io("cannot limit", &self.program.binary)(errno.into()))
+    }
+
+    fn raw_pid(&self, node: u8) -> Result<Pid, ProcessError> {
+        self.pid(node)
             .and_then(|pid| Pid::from_raw(pid.cast_signed()))
-            .ok_or(ProcessError::NotRunning(node))?;
+            .ok_or(ProcessError::NotRunning(node))
+    }
+
+    fn signal(&self, node: u8, signal: Signal) -> Result<(), ProcessError> {
+        let pid = self.raw_pid(node)?;
         kill_process(pid, signal)
             .map_err(|errno| ProcessError::io("cannot signal", &self.program.binary)(errno.into()))
     }
@@ -301,6 +318,12 @@ impl Processes {
     #[must_use]
     pub fn pid(&self, node: u8) -> Option<u32> {
         self.children[usize::from(node)].as_ref().map(Child::id)
+    }
+
+    /// File descriptors that a node's process has open; zero when it is not running.
+    #[must_use]
+    pub fn open_files(&self, node: u8) -> usize {
+        self.pid(node).map_or(0, open_files)
     }
 
     /// Resident memory of a node's process; zero when it is not running.

@@ -11,6 +11,12 @@ pub fn memory_bytes(pid: u32) -> u64 {
     kib.unwrap_or(0) << 10
 }
 
+/// File descriptors that a process has open; zero when there is no such process.
+#[must_use]
+pub fn open_files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
 /// Processor time of a process in user and kernel mode, without its children; zero when
 /// there is no such process.
 #[must_use]

@@ -103,6 +103,7 @@
 //! the replica when time passes and when no other thread does, one writes the write-ahead
 //! log, one reads and writes snapshots.
 
+mod accept;
 mod address;
 mod admission;
 mod config;
@@ -114,9 +115,11 @@ mod handle;
 mod inbox;
 pub mod links;
 mod log_limit;
+mod memory;
 mod metrics;
 mod node;
 mod outcome;
+mod patient_disk;
 mod peer_links;
 mod peers;
 mod pending;
@@ -127,11 +130,13 @@ mod throttle;
 mod units;
 mod wal_thread;
 
+pub use accept::Acceptor;
 pub use address::{join_host_port, listen};
 pub use admission::ReplicaRegistry;
 pub use config::{Backend, ConsensusSettings, LogConfig};
 pub use error::{FatalCause, FatalError, LogError, LogThread, TransferError};
 pub use handle::{Leadership, LogHandle, ReplicatedLog};
+pub use memory::{CountedBuffer, MemoryBudget, ReservedMemory};
 pub use metrics::LogMetrics;
 pub use node::{EmptyDisk, LogNode, LogNodeBuilder, OpenedNode};
 pub use outcome::{Outcome, Outcomes};

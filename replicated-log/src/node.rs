@@ -20,10 +20,15 @@ use crate::error::{FatalError, LogError};
 use crate::handle::LogHandle;
 use crate::inbox::{Inbox, Message};
 use crate::links::{Channel, Identity, Links, Outdated, RpcHandler, RpcReply, Services};
+use crate::memory::MemoryBudget;
 use crate::metrics::LogMetrics;
+use crate::patient_disk::PatientDisk;
 use crate::peers::Peers;
 use crate::storage;
 use crate::threads::ReplicaThreads;
+
+/// Memory for large frames, if the program sets no budget.
+const MEMORY_BYTES: usize = 512 << 20;
 
 /// What a node does when its disk is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +54,7 @@ pub struct LogNodeBuilder {
     empty_disk: EmptyDisk,
     listener: Option<TcpListener>,
     metrics: Arc<LogMetrics>,
+    memory: MemoryBudget,
     requests: Arc<dyn RpcHandler>,
     registry: Option<Arc<dyn ReplicaRegistry>>,
 }
@@ -80,6 +86,15 @@ impl LogNodeBuilder {
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<LogMetrics>) -> Self {
         self.metrics = metrics;
+        self
+    }
+
+    /// The memory for frames of other nodes that are longer than 64 KiB, and for what is reserved
+    /// of them; a frame waits while there is none. By default 512 MiB of this node's own. It
+    /// must be larger than the largest frame, of 80 MiB.
+    #[must_use]
+    pub fn memory(mut self, budget: MemoryBudget) -> Self {
+        self.memory = budget;
         self
     }
 
@@ -124,6 +139,7 @@ impl LogNodeBuilder {
             Some(disk) => disk,
             None => real_disk(&config)?,
         };
+        let disk: Arc<dyn Disk> = Arc::new(PatientDisk::new(disk));
         let (peers, watched) = watch::channel(config.peers.clone());
         match self.empty_disk {
             EmptyDisk::Refuse => {}
@@ -136,7 +152,7 @@ impl LogNodeBuilder {
         }
         let opened = storage::open(&config, &disk, self.machine)
             .map_err(|source| open_error(&config, source))?;
-        let links = Links::new(identity(&config, opened.incarnation), watched);
+        let links = Links::new(identity(&config, opened.incarnation), watched, self.memory);
         let node = start_replica(&config, opened, links, peers, &self.metrics)?;
         Ok(OpenedNode {
             node,
@@ -235,6 +251,7 @@ impl LogNode {
             empty_disk: EmptyDisk::default(),
             listener: None,
             metrics: Arc::default(),
+            memory: MemoryBudget::new(MEMORY_BYTES),
             requests: Arc::new(NoRequests),
             registry: None,
         }
@@ -266,7 +283,11 @@ impl LogNode {
             return Err(open_error(config, SuperblockError::Formatted));
         }
         let (_peers, watched) = watch::channel(config.peers.clone());
-        let links = Links::new(identity(config, 0), watched);
+        let links = Links::new(
+            identity(config, 0),
+            watched,
+            MemoryBudget::new(MEMORY_BYTES),
+        );
         let voters = links.voters(&config.membership);
         let unconfirmed = admission::check_format(voters)
             .await
@@ -404,7 +425,8 @@ async fn admit_if_empty(
     if !storage::is_empty(disk).map_err(|source| open_error(config, source))? {
         return Ok(false);
     }
-    let links = Links::new(identity(config, 0), peers.clone());
+    let memory = MemoryBudget::new(MEMORY_BYTES);
+    let links = Links::new(identity(config, 0), peers.clone(), memory);
     let mut replying = JoinSet::new();
     replying.spawn(links.listener(None).run(Arc::clone(listener)));
     let is_formatted = || storage::is_empty(disk).is_ok_and(|is_empty| !is_empty);
@@ -429,7 +451,11 @@ async fn check_if_unchecked(
     if !superblock::is_unchecked(disk).map_err(|source| open_error(config, source))? {
         return Ok(());
     }
-    let links = Links::new(identity(config, 0), peers.clone());
+    let links = Links::new(
+        identity(config, 0),
+        peers.clone(),
+        MemoryBudget::new(MEMORY_BYTES),
+    );
     match admission::check_format(links.voters(&config.membership)).await {
         Ok(_) => Ok(()),
         Err(NotAdmitted::HasRun(peer)) => Err(LogError::Reformatted {

@@ -15,6 +15,15 @@ impl MetadataState {
         user_id == 0 || permissions.is_some_and(|permissions| permissions.allow(rule))
     }
 
+    /// Whether a user is allowed this for any stream or topic.
+    #[must_use]
+    pub fn allows_somewhere(&self, user_id: u32, rule: Rule) -> bool {
+        let permissions = self
+            .user_by_id(user_id)
+            .and_then(|user| user.permissions.as_ref());
+        user_id == 0 || permissions.is_some_and(|permissions| permissions.allow_somewhere(rule))
+    }
+
     /// Whether a user is allowed this change. A change of something that does not exist is
     /// allowed: it is refused when it is applied, because nothing was found.
     #[must_use]

@@ -138,6 +138,17 @@ impl Permissions {
             || topic.is_some_and(|topic| topic & on_topic != 0)
     }
 
+    /// Whether the rule is allowed for any stream or topic.
+    #[must_use]
+    pub fn allow_somewhere(&self, rule: Rule) -> bool {
+        let (on_server, on_stream, on_topic) = grants(rule);
+        self.global & on_server != 0
+            || self.streams.values().any(|stream| {
+                let mut topics = stream.topics.values();
+                stream.grants & on_stream != 0 || topics.any(|topic| topic & on_topic != 0)
+            })
+    }
+
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self> {
         let global = reader.u16()?;
         let count = reader.count(9)?;

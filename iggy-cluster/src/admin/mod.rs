@@ -5,6 +5,7 @@ mod client;
 mod report;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::partitions::PartitionStorage;
 use adapters::metadata::{Identifier, Name};
@@ -13,14 +14,20 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tracing::error;
+use tokio::sync::Semaphore;
+use tracing::debug;
 
 use crate::cluster::Metadata;
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use crate::partitions::{LocalPartitions, Refusing};
 use replica::driver::ReplicaStatus;
+use replicated_log::Acceptor;
 use replicated_log::links::LinkCounters;
 
 #[cfg(feature = "cli")]
@@ -28,6 +35,11 @@ pub use client::{ReportError, cluster_report, is_ready, node_report};
 #[cfg(feature = "cli")]
 pub(crate) use report::PARTITIONS_REFUSING;
 pub use report::{ClusterReport, NodeReport};
+
+/// Concurrent connections; further ones wait until one ends.
+pub(crate) const CONNECTIONS_MAX: usize = 8;
+/// A connection serves one request, and is closed after this time whatever it does.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What the endpoint reports.
 pub(crate) struct Admin {
@@ -50,8 +62,28 @@ pub(crate) async fn run(admin: Admin, listener: TcpListener) {
         .route("/metrics", get(metrics))
         .route("/offsets/{stream}/{topic}", get(offsets))
         .with_state(Arc::new(admin));
-    if let Err(failure) = axum::serve(listener, app).await {
-        error!(%failure, "the admin endpoint has stopped");
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut acceptor = Acceptor::new(listener, "the admin endpoint");
+    // The semaphore is never closed.
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        let (stream, _) = acceptor.accept().await;
+        let app = app.clone();
+        tokio::spawn(async move {
+            serve(stream, app).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Router) {
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    match tokio::time::timeout(CONNECTION_TIME_MAX, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection of the admin endpoint ended"),
+        Err(_) => debug!("a connection of the admin endpoint took too long"),
     }
 }
 
@@ -139,6 +171,8 @@ mod tests {
         Index, Membership, RefusalReason, RefusedMessage, ReplicaId, Role, Status, Term,
     };
     use replica::driver::Counters;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -190,6 +224,35 @@ mod tests {
             (true, None),
         ] {
             assert!(not_ready(registered, status.as_ref()).is_some());
+        }
+    }
+
+    /// Runs the endpoint for a client that has sent this; returns the reply and the time until
+    /// the connection was closed.
+    async fn exchange(sent: &[u8]) -> (String, Duration) {
+        let (mut client, server) = tokio::io::duplex(4 << 10);
+        let app = Router::new().route("/livez", get(|| async { "ok\n" }));
+        let started = Instant::now();
+        let serving = tokio::spawn(serve(server, app));
+        client.write_all(sent).await.unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).await.unwrap();
+        serving.await.unwrap();
+        (reply, started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_closed_after_its_request_or_its_time() {
+        let request = b"GET /livez HTTP/1.1\r\nHost: n\r\n\r\n";
+        let (reply, took) = exchange(request).await;
+        assert!(
+            reply.starts_with("HTTP/1.1 200") && reply.ends_with("ok\n"),
+            "{reply}"
+        );
+        assert!(took < CONNECTION_TIME_MAX);
+        for half_open in [&b""[..], &request[..20]] {
+            let (_, took) = exchange(half_open).await;
+            assert_eq!(took, CONNECTION_TIME_MAX);
         }
     }
 }

@@ -17,10 +17,22 @@ pub(super) fn violations(config: &ClusterConfig, replica_id: Option<u8>) -> Vec<
     if config.tcp.connections_max == 0 {
         wrong.push("tcp.connections_max = 0 refuses every client; raise it".into());
     }
+    if config.tcp.connections_without_login_max == 0 {
+        wrong.push(
+            "tcp.connections_without_login_max = 0 closes every connection before its login; raise it".into(),
+        );
+    }
     let frame = config.tcp.frame_size_max;
     if frame.bytes() < 4 << 10 || frame.bytes() > 64 << 20 {
         wrong.push(format!(
             "tcp.frame_size_max = \"{frame}\" must be \"4 KiB\" to the protocol's \"64 MiB\""
+        ));
+    }
+    // What other nodes send in one frame must fit with another one.
+    let (memory, memory_min) = (config.tcp.memory_max, 128 << 20);
+    if memory.bytes() < memory_min || memory.bytes() > 1 << 40 {
+        wrong.push(format!(
+            "tcp.memory_max = \"{memory}\" must be \"128 MiB\" (two frames) to \"1 TiB\""
         ));
     }
     wrong

@@ -108,14 +108,20 @@ pub struct PortsSection {
 pub struct TcpSection {
     /// The most concurrent connections; more are closed immediately.
     pub connections_max: usize,
-    /// A larger frame closes its connection.
+    /// A larger frame is answered with an error, and its connection is closed.
     pub frame_size_max: HumanSize,
+    /// Bytes of requests and replies in memory, without requests of up to 16 KiB; a request
+    /// for which there is none is answered with a transient error.
+    pub memory_max: HumanSize,
     /// A frame whose first byte has arrived must be complete within this time.
     pub frame_timeout: HumanDuration,
     /// A connection that is not logged in after this time is closed.
     pub login_timeout: HumanDuration,
     /// The most concurrent connections from one address; more are closed immediately.
     pub connections_per_address_max: usize,
+    /// The most concurrent connections that are not logged in; the oldest of the address
+    /// that has the most of them is closed for a further one.
+    pub connections_without_login_max: usize,
     /// A request that cannot be served within this time is answered with a
     /// transient error.
     pub request_timeout: HumanDuration,
@@ -257,9 +263,11 @@ impl Default for TcpSection {
         Self {
             connections_max: 20_000,
             frame_size_max: HumanSize::from_mib(64),
+            memory_max: HumanSize::from_mib(512),
             frame_timeout: HumanDuration::from_millis(30_000),
             login_timeout: HumanDuration::from_millis(30_000),
             connections_per_address_max: 5_000,
+            connections_without_login_max: 2_000,
             request_timeout: HumanDuration::from_millis(10_000),
             tls: TlsSection::default(),
         }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig, PartitionStorage};
 use adapters::metadata::{MetadataEvent, MetadataMachine, MetadataReader, NodeInfo};
 use replicated_log::links::{Channel, Links};
-use replicated_log::{EmptyDisk, LogNode, OpenedNode, listen};
+use replicated_log::{EmptyDisk, LogNode, MemoryBudget, OpenedNode, listen};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
 
 use super::admission::Registered;
+use super::descriptors::{self, Shares};
 use super::empty_disk::refuse_messages_alone;
 use super::services::{Requests, clean_up};
 use super::{Node, StartError};
@@ -71,10 +72,11 @@ impl NodeBuilder {
     /// its addresses are in use.
     pub async fn start(self) -> Result<Node, StartError> {
         let section = self.section()?.clone();
-        let config = self.config;
+        let mut config = self.config;
+        let shares = descriptors::share(&mut config, section.replica())?;
         let storage = match self.storage {
             Some(storage) => storage,
-            None => built_in_storage(&config)?,
+            None => built_in_storage(&config, shares)?,
         };
         refuse_messages_alone(&config.storage.path)?;
         let (events, changes) = mpsc::unbounded_channel();
@@ -86,8 +88,10 @@ impl NodeBuilder {
         });
         let (machine, reader) = MetadataMachine::new(observer);
         let metrics = Arc::new(Metrics::new());
+        let memory = MemoryBudget::new(config.tcp.memory_max.bytes() as usize);
         let opened = LogNode::builder(config.log(&section)?, Box::new(machine))
             .metrics(Arc::clone(&metrics.log))
+            .memory(memory.clone())
             .empty_disk(EmptyDisk::AskPeers)
             .open()
             .await?;
@@ -100,6 +104,7 @@ impl NodeBuilder {
             (reader, affected),
             &opened,
             metrics,
+            memory,
         )?;
         let requests = Requests {
             metadata: Arc::clone(&parts.metadata),
@@ -143,9 +148,16 @@ impl NodeBuilder {
     }
 }
 
-fn built_in_storage(config: &ClusterConfig) -> Result<Arc<dyn PartitionStorage>, StartError> {
+fn built_in_storage(
+    config: &ClusterConfig,
+    shares: Shares,
+) -> Result<Arc<dyn PartitionStorage>, StartError> {
     let path = config.storage.path.join("partitions");
-    let storage = EmbeddedStorage::new(path, EmbeddedStorageConfig::default())?;
+    let bounds = EmbeddedStorageConfig {
+        open_files_max: shares.partition_files,
+        ..EmbeddedStorageConfig::default()
+    };
+    let storage = EmbeddedStorage::new(path, bounds)?;
     Ok(Arc::new(storage))
 }
 
@@ -177,6 +189,7 @@ impl Parts {
         (reader, affected): (MetadataReader, Arc<Affected>),
         opened: &OpenedNode,
         metrics: Arc<Metrics>,
+        memory: MemoryBudget,
     ) -> Result<Self, StartError> {
         let metadata = Arc::new(Metadata::new(
             section.replica(),
@@ -186,7 +199,8 @@ impl Parts {
             config.tcp.request_timeout.duration(),
             config.cluster.fencing_timeout.duration(),
         ));
-        let mut local = LocalPartitions::new(Arc::clone(&metadata), Arc::clone(&storage));
+        let local = LocalPartitions::new(Arc::clone(&metadata), Arc::clone(&storage));
+        let mut local = local.memory(memory);
         local.retention_blocked = metrics.retention_blocked.clone();
         let local = Arc::new(local);
         let partitions = Arc::new(Partitions::new(

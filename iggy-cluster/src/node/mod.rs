@@ -2,6 +2,7 @@
 
 mod admission;
 mod builder;
+mod descriptors;
 mod empty_disk;
 mod services;
 
@@ -30,6 +31,16 @@ pub enum StartError {
     /// The cluster has several nodes, and the program does not say which of them to start.
     #[error("[[cluster.nodes]] lists several nodes: choose one by its replica_id")]
     NoReplicaId,
+    /// The process may have too few files and connections open.
+    #[error(
+        "the limit on open files is {limit}, and a node of this cluster needs at least {needed}; raise it (LimitNOFILE in a unit of systemd, ulimit -Hn in a shell)"
+    )]
+    OpenFiles {
+        /// The limit.
+        limit: usize,
+        /// The lowest limit with which the node starts.
+        needed: usize,
+    },
     /// The list of nodes is not a membership.
     #[error("cluster.nodes: {0}")]
     Membership(#[from] MembershipError),

@@ -3,14 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ::partitions::{
-    ConsumerKey, PartitionOptions, PartitionStorage, PolledBatches, ReadFrom, StorageError,
-};
+use ::partitions::{ConsumerKey, PartitionOptions, PartitionStorage, ReadFrom, StorageError};
 use adapters::metadata::{ErrorCode, MetadataState, PartitionKey, RemovedGroup, code};
 use adapters::wire::PollStart;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
-use replicated_log::Throttle;
+use replicated_log::{MemoryBudget, Throttle};
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
@@ -20,13 +18,15 @@ use super::place::Place;
 use super::readers::{Denied, Reader, Right, Served, group_of};
 use crate::cluster::Metadata;
 
-/// The most bytes of batches that a poll returns.
-const POLL_BYTES_MAX: usize = 32 << 20;
+/// Memory for messages that are read, if there is no budget.
+const MEMORY_BYTES: usize = 64 << 20;
 
 /// Serves requests for partitions of this node.
 pub(crate) struct LocalPartitions {
     pub(super) metadata: Arc<Metadata>,
     pub(super) storage: Arc<dyn PartitionStorage>,
+    /// For the messages that are read.
+    pub(crate) memory: MemoryBudget,
     served: Served,
     pending: PendingCommits,
     /// Notified when the revocation of a partition may be complete.
@@ -68,12 +68,19 @@ impl LocalPartitions {
         Self {
             metadata,
             storage,
+            memory: MemoryBudget::new(MEMORY_BYTES),
             served: Served::default(),
             pending: PendingCommits::default(),
             revocations: Notify::new(),
             retention_blocked: Counter::default(),
             blocked_logged: Mutex::default(),
         }
+    }
+
+    /// The memory for the messages that are read, shared with others.
+    pub(crate) fn memory(mut self, budget: MemoryBudget) -> Self {
+        self.memory = budget;
+        self
     }
 
     /// Serves a request in the encoding of the links between nodes.
@@ -369,11 +376,7 @@ impl LocalPartitions {
                 }
             }
         };
-        let read = self
-            .storage
-            .read(key, options, from, count, POLL_BYTES_MAX)
-            .await;
-        let polled: PolledBatches = read.map_err(failed)?;
+        let polled = self.read(key, options, from, count).await?;
         let Some(last) = polled.last_offset else {
             return Ok((DataReply::Polled(polled), None));
         };

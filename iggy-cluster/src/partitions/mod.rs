@@ -13,6 +13,7 @@ mod messages;
 mod pending_commits;
 mod place;
 mod readers;
+mod reading;
 mod refusing;
 mod revocations;
 mod stats;

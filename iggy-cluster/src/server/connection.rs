@@ -4,20 +4,23 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adapters::metadata::{PartitionKey, TokenHash, code};
 use adapters::wire::v0_11::{
     Eviction, FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use replicated_log::{CountedBuffer, MemoryBudget};
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 use tracing::debug;
 
 use super::Server;
+use super::admission::Place;
 use crate::partitions::{Delivery, has_session};
 
 /// For a header and a short body; longer bodies are read directly. Small, because every
@@ -28,11 +31,13 @@ const SINGLE_WRITE_BYTES_MAX: usize = 16 << 10;
 /// A reply counts as delivered this long after it was written, if the connection is still
 /// open.
 const DELIVERY_TIME: Duration = Duration::from_millis(100);
-/// Memory for a body grows in steps of this size, as bytes arrive.
-const BODY_STEP_BYTES: usize = 1 << 20;
-
+/// Bodies and replies of up to this size are not counted in the memory of the node.
+pub(super) const UNCOUNTED_BYTES_MAX: usize = 16 << 10;
 /// The longest body of a connection that is not logged in.
 const LOGIN_BYTES_MAX: usize = 16 << 10;
+/// Of a frame that is too large, at most this much is read and dropped after the reply, before
+/// the connection is closed.
+const DRAINED_BYTES_MAX: usize = 256 << 20;
 /// How often the session of a silent client is checked.
 const SESSION_CHECK: Duration = Duration::from_secs(30);
 
@@ -71,8 +76,10 @@ pub(super) struct Connection {
     pub(super) address: SocketAddr,
     /// The offset through which a request removes segments.
     pub(super) trimming: Option<(Trimming, Option<u64>)>,
-    /// Since when it has no session.
-    unbound_since: Instant,
+    /// Its place among the connections without a login, while it is one of them.
+    place: Option<Place>,
+    /// When it must be logged in, if it is not.
+    login_by: Instant,
 }
 
 /// The outcome of a request.
@@ -94,9 +101,12 @@ enum Next {
 }
 
 impl Connection {
-    pub(super) fn new(server: Arc<Server>, address: SocketAddr) -> Self {
+    /// A connection that has this place among those without a login since it was accepted.
+    pub(super) fn new(server: Arc<Server>, address: SocketAddr, place: Place) -> Self {
         Self {
             id: server.clients.add(address),
+            login_by: place.since() + server.config.tcp.login_timeout.duration(),
+            place: Some(place),
             server,
             bound: None,
             attached: None,
@@ -106,7 +116,6 @@ impl Connection {
             new_token: None,
             address,
             trimming: None,
-            unbound_since: Instant::now(),
         }
     }
 
@@ -132,7 +141,6 @@ impl Connection {
         self.open = None;
         self.attached = None;
         self.trimming = None;
-        self.unbound_since = Instant::now();
         let bound = self.bound.take()?;
         let server = Arc::clone(&self.server);
         let ending = async move { server.end_session(bound.client, bound.session).await };
@@ -147,9 +155,6 @@ impl Connection {
         byte: &mut [u8],
     ) -> io::Result<Next> {
         let silence_max = self.server.config.heartbeat.silence_max();
-        let login_timeout = self.server.config.tcp.login_timeout.duration();
-        // Counted from the start of the connection, whatever it sends in the meantime.
-        let login_timeout = login_timeout.saturating_sub(self.unbound_since.elapsed());
         let read = loop {
             if let Some(commit) = self.pending_commit.take() {
                 let read = tokio::time::timeout(DELIVERY_TIME, reader.read(byte)).await;
@@ -160,10 +165,7 @@ impl Connection {
             }
             let read = reader.read(byte);
             let Some(bound) = self.bound else {
-                break match login_timeout.is_zero() {
-                    true => return Err(io::ErrorKind::TimedOut.into()),
-                    false => in_time(login_timeout, read).await?,
-                };
+                break limited(&mut self.place, self.login_by, read).await?;
             };
             match tokio::time::timeout(silence_max.unwrap_or(SESSION_CHECK), read).await {
                 Ok(read) => break read?,
@@ -209,6 +211,65 @@ impl Connection {
         state.memberships(bound.client).next().is_some()
     }
 
+    /// The body of a request, or the answer if it was skipped.
+    async fn read_request(
+        &mut self,
+        reader: &mut BufReader<impl AsyncRead + Unpin>,
+        header: &RequestHeader,
+        deadline: Instant,
+    ) -> io::Result<Result<Bytes, Outcome>> {
+        let judged = match header.body_bytes > UNCOUNTED_BYTES_MAX {
+            true => self.judge_long(header).await,
+            false => Ok(()),
+        };
+        if let Err(failure) = judged {
+            let skipped = skip_body(reader, header.body_bytes);
+            limited(&mut self.place, deadline, skipped).await?;
+            return Ok(Err(self.reply(header, Err(failure))));
+        }
+        let memory = &self.server.partitions.local.memory;
+        let body = read_body(reader, header.body_bytes, memory);
+        Ok(match limited(&mut self.place, deadline, body).await? {
+            Some(body) => Ok(body),
+            None => Err(self.without_memory(header)),
+        })
+    }
+
+    async fn serve_frame(&mut self, header: &RequestHeader, body: Bytes) -> Outcome {
+        if !body_matches(header, &body) {
+            self.server.metrics.frames_refused.inc();
+            let reply = Reply::denied(header, self.watermark, code::INVALID_COMMAND);
+            return Outcome::Reply(reply);
+        }
+        // Boxed, so that an idle connection does not reserve memory for it.
+        let started = Instant::now();
+        let outcome = Box::pin(self.handle(header, body)).await;
+        let took = started.elapsed().as_secs_f64();
+        self.server.metrics.request_seconds.observe(took);
+        outcome
+    }
+
+    /// Enters or leaves the connections without a login.
+    fn update_place(&mut self) {
+        if self.bound.is_some() {
+            self.place = None;
+        } else if self.place.is_none() {
+            let place = self.server.without_login(self.address.ip());
+            self.login_by = place.since() + self.server.config.tcp.login_timeout.duration();
+            self.place = Some(place);
+        }
+    }
+
+    /// When a frame that has started must be complete. Before a login the time for the login
+    /// applies too, however many frames the client starts.
+    fn frame_deadline(&self) -> Instant {
+        let deadline = Instant::now() + self.server.config.tcp.frame_timeout.duration();
+        match self.place {
+            Some(_) => deadline.min(self.login_by),
+            None => deadline,
+        }
+    }
+
     async fn serve(
         &mut self,
         reader: &mut BufReader<impl AsyncRead + Unpin>,
@@ -217,6 +278,7 @@ impl Connection {
         let frame_bytes_max = self.server.config.tcp.frame_size_max.bytes() as usize;
         let frame_timeout = self.server.config.tcp.frame_timeout.duration();
         loop {
+            self.update_place();
             let mut bytes = [0; HEADER_BYTES];
             match self.next(reader, &mut bytes[..1]).await? {
                 Next::Frame => {}
@@ -227,39 +289,36 @@ impl Connection {
                     return in_time(frame_timeout, write_all(writer, &eviction)).await;
                 }
             }
+            let deadline = self.frame_deadline();
             let rest = reader.read_exact(&mut bytes[1..]);
-            in_time(frame_timeout, rest).await?;
+            limited(&mut self.place, deadline, rest).await?;
             let outcome = match RequestHeader::parse(&bytes, frame_bytes_max) {
                 Ok(header) if self.bound.is_none() && header.body_bytes > LOGIN_BYTES_MAX => {
-                    skip_body(reader, header.body_bytes, frame_timeout).await?;
+                    let skipped = skip_body(reader, header.body_bytes);
+                    limited(&mut self.place, deadline, skipped).await?;
                     self.not_bound(&header)
                 }
-                Ok(header) => {
-                    let body = read_body(reader, header.body_bytes);
-                    let body = in_time(frame_timeout, body).await?;
-                    if body_matches(&header, &body) {
-                        // Boxed, so that an idle connection does not reserve memory for it.
-                        let started = Instant::now();
-                        let outcome = Box::pin(self.handle(&header, body)).await;
-                        let took = started.elapsed().as_secs_f64();
-                        self.server.metrics.request_seconds.observe(took);
-                        outcome
-                    } else {
-                        self.server.metrics.frames_refused.inc();
-                        Outcome::Reply(Reply::denied(
-                            &header,
-                            self.watermark,
-                            code::INVALID_COMMAND,
-                        ))
-                    }
-                }
+                Ok(header) => match self.read_request(reader, &header, deadline).await? {
+                    Ok(body) => self.serve_frame(&header, body).await,
+                    Err(refused) => refused,
+                },
                 Err(FrameError::Invalid { header, code }) => {
                     self.server.metrics.frames_refused.inc();
-                    skip_body(reader, header.body_bytes, frame_timeout).await?;
+                    let skipped = skip_body(reader, header.body_bytes);
+                    limited(&mut self.place, deadline, skipped).await?;
                     Outcome::Reply(Reply::denied(&header, self.watermark, code))
                 }
                 Err(error) => {
                     self.server.metrics.frames_refused.inc();
+                    if let FrameError::TooLarge { header, code, .. } = &error {
+                        let reply = Reply::denied(header, self.watermark, *code);
+                        in_time(frame_timeout, write_reply(writer, &reply)).await?;
+                        // Bytes that are not read would reset the connection, and the client
+                        // would lose the reply with it.
+                        let rest = header.body_bytes.min(DRAINED_BYTES_MAX);
+                        let skipped = skip_body(reader, rest);
+                        limited(&mut self.place, deadline, skipped).await?;
+                    }
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
             };
@@ -309,33 +368,54 @@ async fn in_time<T>(at_most: Duration, work: impl Future<Output = io::Result<T>>
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
+/// The same until a moment, or until the connection has to make room for another one without
+/// a login.
+pub(super) async fn limited<T>(
+    place: &mut Option<Place>,
+    deadline: Instant,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let closed = async {
+        match place {
+            Some(place) => place.closed().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        result = tokio::time::timeout_at(deadline, work) => {
+            result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
+        () = closed => Err(io::Error::other("closed for another connection without a login")),
+    }
+}
+
+/// Reads a body. `None` when there is no memory for it: then it was skipped, and holds none.
 async fn read_body(
     reader: &mut BufReader<impl AsyncRead + Unpin>,
     length: usize,
-) -> io::Result<Bytes> {
-    let mut body = BytesMut::with_capacity(length.min(BODY_STEP_BYTES));
-    while body.len() < length {
-        let missing = length - body.len();
-        body.reserve(missing.min(BODY_STEP_BYTES));
-        let read = (&mut *reader)
-            .take(missing as u64)
-            .read_buf(&mut body)
-            .await?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    memory: &MemoryBudget,
+) -> io::Result<Option<Bytes>> {
+    let mut body = CountedBuffer::new(length, UNCOUNTED_BYTES_MAX);
+    while body.missing() > 0 {
+        if !body.try_grow(memory) {
+            let rest = body.missing();
+            drop(body);
+            skip_body(reader, rest).await?;
+            return Ok(None);
         }
+        body.read(reader).await?;
     }
-    Ok(body.freeze())
+    Ok(Some(body.finish()))
 }
 
 async fn skip_body(
     reader: &mut BufReader<impl AsyncRead + Unpin>,
     length: usize,
-    at_most: Duration,
 ) -> io::Result<()> {
     let mut body = (&mut *reader).take(length as u64);
     let mut nowhere = tokio::io::sink();
-    let skipped = in_time(at_most, tokio::io::copy(&mut body, &mut nowhere)).await?;
+    let skipped = tokio::io::copy(&mut body, &mut nowhere).await?;
     match skipped == length as u64 {
         true => Ok(()),
         false => Err(io::ErrorKind::UnexpectedEof.into()),

@@ -1,6 +1,7 @@
 //! Clients: their connections, sessions and requests.
 
 mod addresses;
+mod admission;
 mod archive;
 mod clients;
 mod connection;
@@ -8,19 +9,23 @@ mod failed_logins;
 mod handlers;
 mod login;
 mod system;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use adapters::metadata::{Intent, MetadataState};
 use adapters::wire::NodeView;
 use consensus::ReplicaId;
-use replicated_log::Throttle;
+use replicated_log::{Acceptor, Throttle};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
@@ -30,7 +35,9 @@ use crate::metrics::Metrics;
 use crate::partitions::Partitions;
 
 use addresses::Addresses;
+use admission::{Place, WithoutLogin};
 pub(crate) use clients::Clients;
+use connection::limited;
 pub(crate) use login::Credentials;
 pub use tls::TlsError;
 
@@ -47,10 +54,21 @@ pub(crate) struct Server {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) system: system::System,
     tls: Option<TlsAcceptor>,
-    archiving: Mutex<()>,
+    archiving: AsyncMutex<()>,
     /// Of logins with the id of another user's client.
-    refused_ids: std::sync::Mutex<Throttle>,
+    refused_ids: Mutex<Throttle>,
     addresses: Arc<Addresses>,
+    without_login: Arc<WithoutLogin>,
+    refusals: Mutex<[Throttle; 4]>,
+}
+
+/// Why a connection is closed or a request refused.
+#[derive(Clone, Copy)]
+enum Limit {
+    Connections,
+    OfAddress,
+    WithoutLogin,
+    Memory,
 }
 
 impl Server {
@@ -70,65 +88,111 @@ impl Server {
             clients: Clients::default(),
             credentials: Credentials::new(),
             metrics,
-            archiving: Mutex::default(),
-            refused_ids: std::sync::Mutex::default(),
+            archiving: AsyncMutex::default(),
+            refused_ids: Mutex::default(),
             addresses: Arc::default(),
+            without_login: Arc::default(),
+            refusals: Mutex::default(),
         })
     }
 
     /// Accepts until the task is aborted.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener) {
         let permits = Arc::new(Semaphore::new(self.config.tcp.connections_max));
+        let per_address_max = self.config.tcp.connections_per_address_max;
+        let mut acceptor = Acceptor::new(listener, "a client");
         loop {
-            let (stream, address) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    warn!(%error, "cannot accept a client's connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
+            let (stream, address) = acceptor.accept().await;
             let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                self.metrics.connections_refused.inc();
-                debug!(%address, "too many connections");
+                self.refused(Limit::Connections, address.ip());
                 continue;
             };
-            let per_address_max = self.config.tcp.connections_per_address_max;
             let Some(slot) = self.addresses.take(address.ip(), per_address_max) else {
-                self.metrics.connections_refused.inc();
-                debug!(%address, "too many connections from this address");
+                self.refused(Limit::OfAddress, address.ip());
                 continue;
             };
+            let place = self.without_login(address.ip());
             let server = Arc::clone(&self);
             tokio::spawn(async move {
-                server.serve(stream, address).await;
+                server.serve(stream, address, place).await;
                 drop((permit, slot));
             });
         }
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr) {
+    /// Adds a connection to those without a login. Another one may be closed for it.
+    fn without_login(&self, address: IpAddr) -> Place {
+        let max = self.config.tcp.connections_without_login_max;
+        let (place, is_full) = self.without_login.enter(address, max);
+        if is_full {
+            self.refused(Limit::WithoutLogin, address);
+        }
+        place
+    }
+
+    /// Whether to log what a limit refuses; with how much was not logged.
+    fn due(&self, limit: Limit) -> Option<u64> {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals[limit as usize].due(Instant::now())
+    }
+
+    /// Counts a connection that is closed, and logs it once per interval.
+    fn refused(&self, limit: Limit, address: IpAddr) {
+        self.metrics.connections_refused.inc();
+        let Some(suppressed) = self.due(limit) else {
+            return;
+        };
+        let tcp = &self.config.tcp;
+        let (limit, max) = match limit {
+            Limit::OfAddress => (
+                "tcp.connections_per_address_max",
+                tcp.connections_per_address_max,
+            ),
+            Limit::WithoutLogin => (
+                "tcp.connections_without_login_max",
+                tcp.connections_without_login_max,
+            ),
+            _ => ("tcp.connections_max", tcp.connections_max),
+        };
+        warn!(
+            newest = %address, limit, max, suppressed,
+            "closed a client's connection because of a limit"
+        );
+    }
+
+    /// Counts a request for which there is no memory, and logs it once per interval.
+    fn without_memory(&self) {
+        self.metrics.requests_without_memory.inc();
+        if let Some(suppressed) = self.due(Limit::Memory) {
+            let max = self.config.tcp.memory_max;
+            warn!(
+                %max, suppressed,
+                "refused a request, because requests and replies take up tcp.memory_max; clients repeat it"
+            );
+        }
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Place) {
         let _ = stream.set_nodelay(true);
         self.metrics.connections.inc();
         match &self.tls {
             None => {
                 let (reader, writer) = stream.into_split();
-                self.converse(reader, writer, address).await;
+                self.converse(reader, writer, address, place).await;
             }
             Some(acceptor) => {
-                let at_most = self.config.tcp.frame_timeout.duration();
-                match tokio::time::timeout(at_most, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => {
+                let login_by = place.since() + self.config.tcp.login_timeout.duration();
+                let mut place = Some(place);
+                let accepted = limited(&mut place, login_by, acceptor.accept(stream)).await;
+                match (accepted, place) {
+                    (Ok(stream), Some(place)) => {
                         let (reader, writer) = tokio::io::split(stream);
-                        self.converse(reader, writer, address).await;
+                        self.converse(reader, writer, address, place).await;
                     }
-                    Ok(Err(error)) => {
+                    (accepted, _) => {
                         self.metrics.connections_refused.inc();
-                        debug!(%address, %error, "a client's TLS handshake failed");
-                    }
-                    Err(_) => {
-                        self.metrics.connections_refused.inc();
-                        debug!(%address, "a client's TLS handshake took too long");
+                        let error = accepted.err();
+                        debug!(%address, ?error, "a client's TLS handshake failed");
                     }
                 }
             }
@@ -141,8 +205,9 @@ impl Server {
         reader: impl AsyncRead + Unpin,
         writer: impl AsyncWrite + Unpin,
         address: SocketAddr,
+        place: Place,
     ) {
-        connection::Connection::new(Arc::clone(self), address)
+        connection::Connection::new(Arc::clone(self), address, place)
             .run(reader, writer)
             .await;
     }

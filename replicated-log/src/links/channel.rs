@@ -19,14 +19,16 @@ pub enum Channel {
 }
 
 impl Channel {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Consensus,
+        Self::Bulk,
+        Self::Control,
+        Self::Data,
+        Self::DiskHistory,
+    ];
+
     pub(super) fn from_wire(byte: u8) -> Option<Self> {
-        match byte {
-            1 => Some(Self::Consensus),
-            2 => Some(Self::Bulk),
-            3 => Some(Self::Control),
-            4 => Some(Self::Data),
-            5 => Some(Self::DiskHistory),
-            _ => None,
-        }
+        let mut all = Self::ALL.into_iter();
+        all.find(|channel| *channel as u8 == byte)
     }
 }

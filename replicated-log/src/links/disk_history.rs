@@ -61,7 +61,7 @@ pub(crate) async fn request(target: &Target) -> Result<Option<DiskHistory>, Hand
 }
 
 async fn read(mut stream: TcpStream) -> Option<DiskHistory> {
-    let reply = frame::read(&mut stream, 1).await.ok()??;
+    let reply = frame::read_short(&mut stream, 1).await.ok()??;
     DiskHistory::from_wire(*reply.first()?)
 }
 

@@ -15,6 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use consensus::{Membership, ReplicaId};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 
 use super::channel::Channel;
 use super::frame;
@@ -180,10 +181,10 @@ pub(super) async fn present(
     hello.put_u64_le(identity.incarnation);
     hello.put_u64_le(to.0);
     hello.put_slice(identity.cluster.as_bytes());
-    let reply = in_time(async {
+    let reply = by(Instant::now() + TIMEOUT, async {
         frame::write(stream, &[&hello]).await?;
         stream.flush().await?;
-        frame::read(stream, FRAME_BYTES_MAX).await
+        frame::read_short(stream, FRAME_BYTES_MAX).await
     })
     .await?;
     let mut reply = reply.ok_or(HandshakeError::Malformed("the peer closed the connection"))?;
@@ -291,7 +292,8 @@ pub(super) async fn receive(
     is_peer: impl Fn(ReplicaId) -> bool,
     registered: impl Fn(ReplicaId) -> Option<u64>,
 ) -> Result<Peer, HandshakeError> {
-    let hello = in_time(frame::read(stream, FRAME_BYTES_MAX)).await?;
+    let deadline = Instant::now() + TIMEOUT;
+    let hello = by(deadline, frame::read_short(stream, FRAME_BYTES_MAX)).await?;
     let hello = hello.ok_or(HandshakeError::Malformed("the peer closed the connection"))?;
     let result = check(hello, identity, is_peer, registered);
     let (code, rest) = match &result {
@@ -301,7 +303,7 @@ pub(super) async fn receive(
         }
         Err(error) => (error.code(), cut_text(&error.to_string())),
     };
-    in_time(async {
+    by(deadline, async {
         let incarnation = identity.incarnation.to_le_bytes();
         frame::write(stream, &[&[code], &incarnation, &rest]).await?;
         stream.flush().await
@@ -358,8 +360,11 @@ fn check(
     })
 }
 
-async fn in_time<T>(work: impl Future<Output = std::io::Result<T>>) -> Result<T, HandshakeError> {
-    match tokio::time::timeout(TIMEOUT, work).await {
+async fn by<T>(
+    deadline: Instant,
+    work: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, HandshakeError> {
+    match tokio::time::timeout_at(deadline, work).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(HandshakeError::Timeout),
     }
@@ -442,7 +447,7 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(4096);
         let identity = identity("c", 1);
         let refusal = async {
-            frame::read(&mut far, FRAME_BYTES_MAX).await.unwrap();
+            frame::read_short(&mut far, FRAME_BYTES_MAX).await.unwrap();
             let incarnation = [0; 8];
             let text = b"a\x1b[2J\nERROR b";
             let written = frame::write(&mut far, &[&[REFUSED], &incarnation, text]).await;
@@ -515,5 +520,26 @@ mod tests {
         assert_eq!(get_members(Bytes::new()).unwrap(), None);
         // A later form is not compared.
         assert_eq!(get_members(Bytes::from_static(&[2, 9])).unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_handshake_is_given_up_after_its_time() {
+        for sent in [&b""[..], b"IG", &[200, 0, 0, 0, b'I', b'G']] {
+            let (mut near, mut far) = tokio::io::duplex(4096);
+            near.write_all(sent).await.unwrap();
+            let started = Instant::now();
+            let received = receive(&mut far, &identity("c", 2), |_| true, |_| None).await;
+            assert!(matches!(received, Err(HandshakeError::Timeout)));
+            assert_eq!(started.elapsed(), TIMEOUT);
+        }
+    }
+
+    /// Nothing large is read before the handshake.
+    #[tokio::test]
+    async fn a_long_frame_instead_of_a_handshake_is_refused_by_its_length() {
+        let (mut near, mut far) = tokio::io::duplex(4096);
+        near.write_all(&(79_u32 << 20).to_le_bytes()).await.unwrap();
+        let received = receive(&mut far, &identity("c", 2), |_| true, |_| None).await;
+        assert!(matches!(received, Err(HandshakeError::Io(_))));
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use consensus::ReplicaId;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, warn};
 
 use super::activity::PeerActivity;
@@ -23,13 +23,31 @@ use super::handshake::Peer;
 use super::rpc::RpcHandler;
 use super::target::{Identity, LinkLimits};
 use super::{disk_history, frame, handshake, rpc, socket};
+use crate::accept::Acceptor;
+use crate::memory::MemoryBudget;
 use crate::peers::Peers;
 
-/// Connections that may be open, those in a handshake included. More wait unaccepted.
-const CONNECTIONS_MAX: usize = 4_096;
+/// Connections of one peer on one channel: the current one, and such as the peer has given
+/// up and this node not noticed yet. For a further one, that which has been silent for the
+/// longest is closed: an identity that is not proven must not cut off the peer that has it.
+const CONNECTIONS_PER_CHANNEL_MAX: usize = 3;
+/// Connections in a handshake, besides one of each peer on each channel. The oldest is closed
+/// for a further one: a peer needs milliseconds for it.
+const HANDSHAKES_MIN: usize = 8;
 const READ_BUFFER_BYTES: usize = 64 << 10;
-/// After an error of the operating system, such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The most file descriptors of the links to so many peers: those that this node dials,
+/// those that it accepts, and those in a handshake.
+#[must_use]
+pub const fn descriptors_max(peers: usize) -> usize {
+    // A peer with an empty disk uses one channel only.
+    let channels = Channel::ALL.len() - 1;
+    peers * (channels * (1 + CONNECTIONS_PER_CHANNEL_MAX) + 2) + handshakes_max(peers)
+}
+
+const fn handshakes_max(peers: usize) -> usize {
+    HANDSHAKES_MIN + peers * (Channel::ALL.len() - 1)
+}
 
 /// Receives what arrives from peers.
 pub(crate) struct Services {
@@ -49,44 +67,102 @@ pub(crate) struct PeerListener {
     pub(super) counters: Arc<LinkCounters>,
     pub(super) activity: Arc<PeerActivity>,
     pub(super) fence: Arc<Fence>,
+    pub(super) memory: MemoryBudget,
 }
 
 /// A connection of a known peer.
 struct Connection {
     stream: TcpStream,
     peer: Peer,
-    _permit: OwnedSemaphorePermit,
+}
+
+/// Tasks of connections, of which one ends when there are too many.
+struct Bounded<T> {
+    tasks: JoinSet<T>,
+    open: Vec<(AbortHandle, LastReceived)>,
+}
+
+/// When a connection has last received something.
+#[derive(Clone)]
+pub(super) struct LastReceived(Arc<Mutex<Instant>>);
+
+impl LastReceived {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub(super) fn note(&self) {
+        *self.lock() = Instant::now();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Default for Bounded<T> {
+    fn default() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            open: Vec::new(),
+        }
+    }
+}
+
+impl<T: Send + 'static> Bounded<T> {
+    /// Runs a task besides at most `max` - 1 others: the one that has been silent for the
+    /// longest is aborted.
+    fn spawn(
+        &mut self,
+        max: usize,
+        last: LastReceived,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
+        self.open.retain(|(task, _)| !task.is_finished());
+        if self.open.len() >= max {
+            let silent = self.open.iter().enumerate();
+            let silent = silent.min_by_key(|(_, (_, last))| *last.lock());
+            if let Some(at) = silent.map(|(at, _)| at) {
+                self.open.remove(at).0.abort();
+            }
+        }
+        self.open.push((self.tasks.spawn(task), last));
+    }
 }
 
 impl PeerListener {
     /// Accepts until the task is aborted; its connections end with it. Those of a peer that
     /// is removed from the list of peers end too.
     pub(crate) async fn run(self, listener: Arc<TcpListener>) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut acceptor = Acceptor::new(listener, "a peer");
         let mut peers = self.peers.clone();
         let shared = Arc::new(self);
-        let mut handshakes = JoinSet::new();
-        let mut connections: BTreeMap<ReplicaId, JoinSet<()>> = BTreeMap::new();
+        let mut handshakes = Bounded::default();
+        let mut connections: BTreeMap<(ReplicaId, Channel), Bounded<()>> = BTreeMap::new();
         loop {
             tokio::select! {
-                (stream, address, permit) = accept(&listener, &permits) => {
-                    handshakes.spawn(Arc::clone(&shared).handshake(stream, address, permit));
+                (stream, address) = acceptor.accept() => {
+                    let others = peers.borrow().replicas().count().saturating_sub(1);
+                    let handshake = Arc::clone(&shared).handshake(stream, address);
+                    handshakes.spawn(handshakes_max(others), LastReceived::now(), handshake);
                 }
-                Some(done) = handshakes.join_next() => {
+                Some(done) = handshakes.tasks.join_next() => {
                     let Ok(Some(connection)) = done else {
                         continue;
                     };
-                    let peer = connection.peer.replica;
-                    let is_peer = peers.borrow().contains(peer);
+                    let Peer { replica, channel, .. } = connection.peer;
+                    let is_peer = peers.borrow().contains(replica);
                     if is_peer {
-                        let of_peer = connections.entry(peer).or_default();
-                        while of_peer.try_join_next().is_some() {}
-                        of_peer.spawn(Arc::clone(&shared).serve(connection));
+                        let of_channel = connections.entry((replica, channel)).or_default();
+                        while of_channel.tasks.try_join_next().is_some() {}
+                        let last = LastReceived::now();
+                        let serve = Arc::clone(&shared).serve(connection, last.clone());
+                        of_channel.spawn(CONNECTIONS_PER_CHANNEL_MAX, last, serve);
                     }
                 }
                 Ok(()) = peers.changed() => {
                     let current = peers.borrow_and_update();
-                    connections.retain(|peer, _| current.contains(*peer));
+                    connections.retain(|(peer, _), _| current.contains(*peer));
                 }
             }
         }
@@ -96,7 +172,6 @@ impl PeerListener {
         self: Arc<Self>,
         mut stream: TcpStream,
         address: SocketAddr,
-        permit: OwnedSemaphorePermit,
     ) -> Option<Connection> {
         socket::prepare(&stream, None);
         let is_peer = |id| self.peers.borrow().contains(id);
@@ -105,11 +180,7 @@ impl PeerListener {
             Ok(peer) => {
                 socket::prepare(&stream, Some(peer.channel));
                 debug!(peer = %peer.replica, channel = ?peer.channel, "a peer connected");
-                Some(Connection {
-                    stream,
-                    peer,
-                    _permit: permit,
-                })
+                Some(Connection { stream, peer })
             }
             Err(error) => {
                 if let Some(suppressed) = self.counters.refuse(None, "connection", error.label()) {
@@ -121,12 +192,8 @@ impl PeerListener {
     }
 
     /// Serves a connection until it ends.
-    async fn serve(self: Arc<Self>, connection: Connection) {
-        let Connection {
-            mut stream,
-            peer,
-            _permit,
-        } = connection;
+    async fn serve(self: Arc<Self>, connection: Connection, last: LastReceived) {
+        let Connection { mut stream, peer } = connection;
         let Some(services) = &self.services else {
             match peer.channel {
                 Channel::DiskHistory => {
@@ -139,7 +206,9 @@ impl PeerListener {
         };
         match peer.channel {
             Channel::Consensus | Channel::Bulk => {
-                self.read_one_way(stream, peer.replica, services).await;
+                let received = || last.note();
+                self.read_one_way(stream, peer.replica, services, received)
+                    .await;
             }
             Channel::DiskHistory => {
                 let history = self.history(peer.replica, services).await;
@@ -154,7 +223,9 @@ impl PeerListener {
                     peer.channel,
                     handler,
                     limits,
+                    &self.memory,
                     counters,
+                    || last.note(),
                 )
                 .await;
             }
@@ -171,13 +242,20 @@ impl PeerListener {
         }
     }
 
-    async fn read_one_way(&self, stream: TcpStream, from: ReplicaId, services: &Services) {
+    async fn read_one_way(
+        &self,
+        stream: TcpStream,
+        from: ReplicaId,
+        services: &Services,
+        received: impl Fn(),
+    ) {
         let activity = self.activity.connected(from);
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         loop {
-            match frame::read(&mut reader, self.limits.frame_bytes_max).await {
+            match frame::read(&mut reader, self.limits.frame_bytes_max, &self.memory).await {
                 Ok(Some(message)) => {
                     activity.note();
+                    received();
                     (services.one_way)(from, message);
                     // Tasks that the message has woken may wait for this worker thread.
                     tokio::task::consume_budget().await;
@@ -193,25 +271,6 @@ impl PeerListener {
                     debug!(peer = %from, %error, "the connection of a peer broke");
                     return;
                 }
-            }
-        }
-    }
-}
-
-/// The next connection, when there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
-        unreachable!("the semaphore is never closed");
-    };
-    loop {
-        match listener.accept().await {
-            Ok((stream, address)) => return (stream, address, permit),
-            Err(error) => {
-                warn!(%error, "cannot accept a peer's connection; check the limit on open files");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

@@ -31,6 +31,7 @@ mod target;
 
 pub use channel::Channel;
 pub use counters::LinkCounters;
+pub use listener::descriptors_max;
 pub use pool::Links;
 pub use requests::RequestLinks;
 pub use rpc::{RpcError, RpcHandler, RpcReply};

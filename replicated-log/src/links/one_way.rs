@@ -274,6 +274,7 @@ mod tests {
     use super::super::target::{Identity, LinkLimits};
     use super::super::{frame, handshake};
     use super::*;
+    use crate::memory::MemoryBudget;
 
     const FRAME_BYTES_MAX: usize = 1 << 20;
 
@@ -294,6 +295,7 @@ mod tests {
             limits,
             counters: Arc::default(),
             fence: Arc::default(),
+            memory: MemoryBudget::new(FRAME_BYTES_MAX),
         }
     }
 
@@ -329,7 +331,9 @@ mod tests {
     }
 
     async fn read(stream: &mut BufReader<TcpStream>) -> Option<Bytes> {
-        frame::read(stream, FRAME_BYTES_MAX).await.unwrap()
+        frame::read(stream, FRAME_BYTES_MAX, &MemoryBudget::new(FRAME_BYTES_MAX))
+            .await
+            .unwrap()
     }
 
     fn message(sender: u64, number: u64, bytes: usize) -> Bytes {

@@ -20,6 +20,7 @@ use super::one_way::OneWayLink;
 use super::requests::RequestLinks;
 use super::rpc::RpcLink;
 use super::target::{Identity, LinkLimits, Target};
+use crate::memory::MemoryBudget;
 use crate::peers::Peers;
 
 /// The one-way links to a peer.
@@ -50,6 +51,7 @@ struct Pool {
     counters: Arc<LinkCounters>,
     activity: Arc<PeerActivity>,
     fence: Arc<Fence>,
+    memory: MemoryBudget,
     peers: watch::Receiver<Peers>,
     open: Mutex<Open>,
 }
@@ -65,13 +67,18 @@ struct Open {
 
 impl Links {
     /// A pool for a node that presents this identity. No link is open yet.
-    pub(crate) fn new(identity: Identity, peers: watch::Receiver<Peers>) -> Self {
+    pub(crate) fn new(
+        identity: Identity,
+        peers: watch::Receiver<Peers>,
+        memory: MemoryBudget,
+    ) -> Self {
         let pool = Pool {
             identity: Arc::new(identity),
             limits: LinkLimits::default(),
             counters: Arc::default(),
             activity: Arc::default(),
             fence: Arc::default(),
+            memory,
             peers,
             open: Mutex::default(),
         };
@@ -178,6 +185,7 @@ impl Links {
             counters: Arc::clone(&self.0.counters),
             activity: Arc::clone(&self.0.activity),
             fence: Arc::clone(&self.0.fence),
+            memory: self.0.memory.clone(),
         }
     }
 }
@@ -195,6 +203,7 @@ impl Pool {
             limits: self.limits,
             counters: Arc::clone(&self.counters),
             fence: Arc::clone(&self.fence),
+            memory: self.memory.clone(),
         })
     }
 

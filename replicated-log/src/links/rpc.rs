@@ -23,6 +23,7 @@ use super::counters::LinkCounters;
 use super::dial::{self, Backoff};
 use super::frame;
 use super::target::{LinkLimits, Target};
+use crate::memory::MemoryBudget;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -166,7 +167,9 @@ impl Dialler {
         let pending = PendingReplies::default();
         let (reader, writer) = stream.into_split();
         let bytes_max = self.target.limits.frame_bytes_max;
-        let mut replies = tokio::spawn(read_replies(reader, Arc::clone(&pending), bytes_max));
+        let memory = self.target.memory.clone();
+        let reading = read_replies(reader, Arc::clone(&pending), bytes_max, memory);
+        let mut replies = tokio::spawn(reading);
         let result = tokio::select! {
             result = self.write(writer, &pending) => result,
             _ = &mut replies => Err(std::io::ErrorKind::ConnectionReset.into()),
@@ -211,9 +214,14 @@ impl Dialler {
     }
 }
 
-async fn read_replies(reader: OwnedReadHalf, pending: PendingReplies, bytes_max: usize) {
+async fn read_replies(
+    reader: OwnedReadHalf,
+    pending: PendingReplies,
+    bytes_max: usize,
+    memory: MemoryBudget,
+) {
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-    while let Ok(Some(mut reply)) = frame::read(&mut reader, bytes_max).await {
+    while let Ok(Some(mut reply)) = frame::read(&mut reader, bytes_max, &memory).await {
         let Ok(id) = reply.try_get_u64_le() else {
             return;
         };
@@ -237,7 +245,9 @@ pub(super) async fn serve(
     channel: Channel,
     handler: Arc<dyn RpcHandler>,
     limits: LinkLimits,
+    memory: &MemoryBudget,
     counters: &LinkCounters,
+    received: impl Fn(),
 ) {
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
@@ -245,8 +255,11 @@ pub(super) async fn serve(
     let (replies, queued) = mpsc::channel(limits.requests_max);
     let writing = tokio::spawn(write_replies(writer, queued));
     loop {
-        let mut frame = match frame::read(&mut reader, limits.frame_bytes_max).await {
-            Ok(Some(frame)) => frame,
+        let mut frame = match frame::read(&mut reader, limits.frame_bytes_max, memory).await {
+            Ok(Some(frame)) => {
+                received();
+                frame
+            }
             Ok(None) => break,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 if let Some(suppressed) = counters.refuse(Some(from), "request", "frame") {

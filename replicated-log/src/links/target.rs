@@ -6,6 +6,7 @@ use consensus::{Membership, ReplicaId};
 
 use super::counters::LinkCounters;
 use super::fence::Fence;
+use crate::memory::MemoryBudget;
 
 /// The identity that this node presents to its peers.
 #[derive(Clone, Debug)]
@@ -57,4 +58,6 @@ pub(crate) struct Target {
     pub(crate) limits: LinkLimits,
     pub(crate) counters: Arc<LinkCounters>,
     pub(crate) fence: Arc<Fence>,
+    /// For replies.
+    pub(crate) memory: MemoryBudget,
 }

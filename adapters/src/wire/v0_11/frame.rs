@@ -1,6 +1,6 @@
 //! Request headers.
 
-use iggy_binary_protocol::codes::{LOGIN_REGISTER_CODE, LOGOUT_USER_CODE};
+use iggy_binary_protocol::codes::{LOGIN_REGISTER_CODE, LOGOUT_USER_CODE, SEND_MESSAGES_CODE};
 use iggy_binary_protocol::consensus::{Command, Operation};
 use thiserror::Error;
 use twox_hash::XxHash3_64;
@@ -45,11 +45,14 @@ pub enum FrameError {
     /// The start of the next frame is unknown: the connection must be closed.
     #[error("not a request of this protocol")]
     NotARequest,
-    /// The same, because of its size.
-    #[error("a frame of {bytes} bytes, {max} are allowed")]
-    Size {
-        /// The size in the header.
-        bytes: usize,
+    /// The frame is answered with this code. It is too long to be skipped in any case, so the
+    /// connection is closed.
+    #[error("a frame of {} bytes, {max} are allowed", header.body_bytes + HEADER_BYTES)]
+    TooLarge {
+        /// The header, to answer to.
+        header: RequestHeader,
+        /// The code.
+        code: ErrorCode,
         /// The bound.
         max: usize,
     },
@@ -67,18 +70,15 @@ impl RequestHeader {
     /// Checks a header.
     ///
     /// # Errors
-    /// When it is not a request, is larger than `frame_bytes_max`, or
+    /// When it is not a request, belongs to a frame larger than `frame_bytes_max`, or
     /// contradicts itself.
     pub fn parse(bytes: &[u8; HEADER_BYTES], frame_bytes_max: usize) -> Result<Self, FrameError> {
         if bytes[COMMAND_AT] != Command::Request as u8 {
             return Err(FrameError::NotARequest);
         }
         let size = u32_at(bytes, SIZE_AT) as usize;
-        if size < HEADER_BYTES || size > frame_bytes_max {
-            return Err(FrameError::Size {
-                bytes: size,
-                max: frame_bytes_max,
-            });
+        if size < HEADER_BYTES {
+            return Err(FrameError::NotARequest);
         }
         let known = bytemuck::checked::try_cast::<u8, Operation>(bytes[OPERATION_AT]);
         let operation = known.unwrap_or(Operation::Reserved);
@@ -97,6 +97,17 @@ impl RequestHeader {
             Operation::Logout => LOGOUT_USER_CODE,
             other => other.to_command_code().unwrap_or(0),
         };
+        if size > frame_bytes_max {
+            let code = match header.code {
+                SEND_MESSAGES_CODE => code::TOO_BIG_PAYLOAD,
+                _ => code::INVALID_SIZE,
+            };
+            return Err(FrameError::TooLarge {
+                header,
+                code,
+                max: frame_bytes_max,
+            });
+        }
         let consistent = match operation {
             Operation::Register => header.session == 0 && header.request == 0,
             Operation::NonReplicated => true,

@@ -1,6 +1,7 @@
 use std::str::FromStr;
 
 use bytes::{Bytes, BytesMut};
+use iggy_binary_protocol::codes::SEND_MESSAGES_CODE;
 use iggy_binary_protocol::consensus::Operation;
 use iggy_binary_protocol::requests::messages::{RawMessage, SendMessagesEncoder};
 use iggy_binary_protocol::requests::streams::CreateStreamRequest;
@@ -83,11 +84,7 @@ fn headers_that_contradict_themselves_are_refused() {
         parse(&frame)
     };
     assert_eq!(with(60, 8), Err(FrameError::NotARequest));
-    assert!(matches!(
-        with(49, 0),
-        Err(FrameError::Size { bytes: 0, .. })
-    ));
-    assert!(matches!(with(51, 0xff), Err(FrameError::Size { .. })));
+    assert_eq!(with(49, 0), Err(FrameError::NotARequest));
     for (what, at) in [("client 0", 128), ("request 0", 168), ("session 0", 184)] {
         assert!(
             matches!(with(at, 0), Err(FrameError::Invalid { .. })),
@@ -99,6 +96,27 @@ fn headers_that_contradict_themselves_are_refused() {
             matches!(with(176, operation), Err(FrameError::Invalid { .. })),
             "{operation}"
         );
+    }
+}
+
+#[test]
+fn a_frame_that_is_too_large_can_be_answered() {
+    for (operation, code, answer) in [
+        (
+            Operation::NonReplicated,
+            SEND_MESSAGES_CODE,
+            "too_big_message_payload",
+        ),
+        (Operation::CreateStream, 0, "invalid_size_bytes"),
+    ] {
+        let mut frame = frame(operation, code, b"");
+        frame[48..52].copy_from_slice(&((1_u32 << 20) + 1).to_le_bytes());
+        let Err(FrameError::TooLarge { header, code, max }) = parse(&frame) else {
+            panic!("accepted");
+        };
+        assert!(code.to_string().contains(answer), "{code}");
+        assert_eq!((header.request, max), (3, 1 << 20));
+        assert_eq!(header.body_bytes + HEADER_BYTES, max + 1);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cluster::testing::{FakeLog, ME};
 
 mod groups;
 mod lease;
+mod reading;
 mod size;
 
 const CLIENT: u128 = 7;

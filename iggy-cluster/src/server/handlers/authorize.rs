@@ -10,11 +10,15 @@
 use adapters::metadata::{ClientOperation, MetadataState, PartitionCount, Rule, code};
 use adapters::wire::Request;
 use adapters::wire::v0_11::RequestHeader;
+use iggy_binary_protocol::codes::SEND_MESSAGES_CODE;
 
 use crate::cluster::Failure;
 use crate::partitions::has_session;
 use crate::server::connection::Connection;
 use crate::view::view;
+
+/// A request is at most this much longer than the command that it becomes.
+const OVERHEAD_BYTES_MAX: u64 = 64 << 10;
 
 impl Connection {
     /// Whether the connection's session exists and its user may do this, as far as that is
@@ -27,6 +31,31 @@ impl Connection {
                 self.view(|state| self.may(state, rule)).await
             }
         }
+    }
+
+    /// Whether a request with a long body may succeed, by its header alone: only messages are
+    /// longer than an entry of the log, and only of users who may send to some topic.
+    pub(in crate::server) async fn judge_long(
+        &self,
+        header: &RequestHeader,
+    ) -> Result<(), Failure> {
+        if header.code != SEND_MESSAGES_CODE {
+            let entry_bytes_max = self.server.config.cluster.consensus.batch_size_max.bytes();
+            return match header.body_bytes as u64 > entry_bytes_max + OVERHEAD_BYTES_MAX {
+                true => Err(Failure::Refused(code::INVALID_SIZE)),
+                false => Ok(()),
+            };
+        }
+        let rule = Rule::Send(0, 0);
+        self.view(|state| {
+            self.may(state, None)?;
+            let user_id = self.bound.map_or(u32::MAX, |bound| bound.user_id);
+            match state.allows_somewhere(user_id, rule) {
+                true => Ok(()),
+                false => Err(Failure::Refused(code::UNAUTHORIZED)),
+            }
+        })
+        .await
     }
 
     /// Evaluates a request by one state that contains the client's own changes.

@@ -16,7 +16,7 @@ use adapters::wire::v0_11::{self as wire, Eviction, Reply, RequestHeader};
 use bytes::Bytes;
 use iggy_binary_protocol::consensus::Operation;
 
-use super::connection::{Connection, Outcome};
+use super::connection::{Connection, Outcome, UNCOUNTED_BYTES_MAX};
 use crate::cluster::Failure;
 use crate::partitions::Right;
 
@@ -25,7 +25,7 @@ pub(super) use users::hash_of;
 /// How long a client that requests the leader waits for an election.
 const LEADER_WAIT: Duration = Duration::from_secs(2);
 
-type Body = Result<Vec<Bytes>, Failure>;
+pub(super) type Body = Result<Vec<Bytes>, Failure>;
 
 impl Connection {
     pub(super) async fn handle(&mut self, header: &RequestHeader, body: Bytes) -> Outcome {
@@ -59,13 +59,41 @@ impl Connection {
                 Err(failure) => self.reply(header, Err(failure)),
             },
             request => {
+                let is_poll = matches!(request, Request::Poll(_) | Request::PollOnPrimary(_));
                 let body = match self.authorize(&request).await {
                     Ok(()) => self.serve_request(header, request).await,
                     Err(failure) => Err(failure),
                 };
-                self.reply(header, body)
+                match (is_poll, body) {
+                    // What was read of a partition is counted already.
+                    (true, body) => self.reply(header, body),
+                    (false, Ok(body)) => match self.count(body) {
+                        Some(body) => self.reply(header, Ok(body)),
+                        None => self.without_memory(header),
+                    },
+                    (false, Err(failure)) => self.reply(header, Err(failure)),
+                }
             }
         }
+    }
+
+    /// Counts a long reply in the memory of the node until it is sent; `None` when there is
+    /// none.
+    fn count(&self, mut body: Vec<Bytes>) -> Option<Vec<Bytes>> {
+        let bytes = body.iter().map(Bytes::len).sum();
+        if bytes > UNCOUNTED_BYTES_MAX {
+            let reserved = self.server.partitions.local.memory.try_reserve(bytes)?;
+            // All parts are dropped together.
+            let first = body.first_mut()?;
+            *first = reserved.attach(std::mem::take(first));
+        }
+        Some(body)
+    }
+
+    /// The reply to a request for which there is no memory: the client repeats it.
+    pub(super) fn without_memory(&mut self, header: &RequestHeader) -> Outcome {
+        self.server.without_memory();
+        self.reply(header, Err(Failure::NotAccepted))
     }
 
     /// Whether a request belongs to the session of its connection.
@@ -87,7 +115,7 @@ impl Connection {
         }
     }
 
-    fn reply(&mut self, header: &RequestHeader, body: Body) -> Outcome {
+    pub(super) fn reply(&mut self, header: &RequestHeader, body: Body) -> Outcome {
         self.watermark = self.watermark.max(self.server.metadata.applied());
         Outcome::Reply(match body {
             Ok(body) => Reply::ok(header, self.watermark, body),

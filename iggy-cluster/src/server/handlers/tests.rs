@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
+use ::partitions::EmbeddedStorage;
 use adapters::metadata::{
     ClientOperation, ClientRequest, Command, ErrorCode, Identifier, Name, Options, Owners, Proof,
     Reply as Answer, UserOperation,
@@ -8,16 +8,12 @@ use adapters::metadata::{
 use adapters::wire::{
     Consumer, Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest,
 };
-use tempfile::TempDir;
 
-use super::super::Server;
 use super::super::connection::Bound;
+use super::super::testing::TestServer;
 use super::*;
 use crate::cluster::Metadata;
 use crate::cluster::testing::{FakeLog, Fate, ME};
-use crate::config::ClusterConfig;
-use crate::metrics::Metrics;
-use crate::partitions::{Affected, LocalPartitions, Partitions};
 use crate::password::hash_password;
 
 mod owners;
@@ -28,7 +24,7 @@ struct Bench {
     log: Arc<FakeLog>,
     connection: Connection,
     storage: Arc<EmbeddedStorage>,
-    _data: TempDir,
+    _server: TestServer,
 }
 
 impl Bench {
@@ -37,39 +33,13 @@ impl Bench {
         Self::with(FakeLog::start(timeout))
     }
 
-    fn with((log, metadata): (Arc<FakeLog>, Arc<Metadata>)) -> Self {
-        let data = TempDir::new().unwrap();
-        let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
-        let storage = Arc::new(storage.unwrap());
-        let local = LocalPartitions::new(Arc::clone(&metadata), Arc::clone(&storage) as _);
-        let affected = Arc::new(Affected::default());
-        let noting = Arc::clone(&affected);
-        log.observe(Box::new(move |event| noting.note(&event)));
-        let partitions = Partitions::new(
-            Arc::clone(&metadata),
-            Arc::new(local),
-            replicated_log::links::RequestLinks::default(),
-            affected,
-        );
-        let server = Server::new(
-            ClusterConfig::default(),
-            metadata,
-            Arc::new(partitions),
-            Arc::new(Metrics::new()),
-            Vec::new(),
-        )
-        .unwrap();
-        let mut connection = Connection::new(Arc::new(server), ([127, 0, 0, 1], 1).into());
-        connection.bound = Some(Bound {
-            client: CLIENT,
-            session: log.register(CLIENT),
-            user_id: 0,
-        });
+    fn with(log: (Arc<FakeLog>, Arc<Metadata>)) -> Self {
+        let server = TestServer::with(log, 64 << 20);
         Self {
-            log,
-            connection,
-            storage,
-            _data: data,
+            log: Arc::clone(&server.log),
+            connection: server.bound(CLIENT),
+            storage: Arc::clone(&server.storage),
+            _server: server,
         }
     }
 

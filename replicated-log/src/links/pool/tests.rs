@@ -82,7 +82,7 @@ impl Node {
             membership: None,
         };
         let (peers, watched) = watch::channel(Peers::default());
-        let links = Links::new(identity, watched);
+        let links = Links::new(identity, watched, MemoryBudget::new(1 << 20));
         let sender = Arc::<Sender>::default();
         links.connect(sender.clone());
         let (messages, received) = mpsc::unbounded_channel();
