@@ -8,7 +8,8 @@
 //! the first login of each user is slow.
 //!
 //! Guessing is throttled: few slow checks run concurrently, a network has one of them at a
-//! time, and after several failed logins it keeps that place for a while.
+//! time, and those of networks without failed logins go first. After several failed logins of
+//! a network, the next with the same name waits for a while.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,10 +22,11 @@ use adapters::wire::v0_11::{Eviction, RequestHeader};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
+use tokio::sync::OwnedMutexGuard;
 
 use super::failed_logins::FailedLogins;
 use super::handlers::hash_of;
+use super::hashing::{Place, Places};
 use crate::cluster::{Failure, Metadata};
 use crate::password::{hash_password, verify_password};
 
@@ -51,11 +53,8 @@ type Digest = [u8; 32];
 pub(crate) struct Credentials {
     key: [u8; 32],
     remembered: Mutex<HashMap<(u32, u64), Digest>>,
-    /// One slow check of the same password of the same user at a time: other logins that
-    /// wait for it then find the password remembered.
-    checking: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
     /// Limits concurrent slow checks.
-    places: Semaphore,
+    places: Arc<Places>,
     failed_logins: FailedLogins,
     /// Slow checks of passwords so far.
     #[cfg(test)]
@@ -81,8 +80,7 @@ impl Credentials {
         Self {
             key,
             remembered: Mutex::default(),
-            checking: Mutex::default(),
-            places: Semaphore::new(places),
+            places: Places::new(places),
             failed_logins: FailedLogins::default(),
             #[cfg(test)]
             checks: std::sync::atomic::AtomicUsize::default(),
@@ -117,15 +115,15 @@ impl Credentials {
         {
             return Ok(Ok(verified(&known)));
         }
-        let _turn = self.turn(from).await?;
+        let _turn = self.turn(from, username).await?;
         let version = known(metadata, username).map(|known| known.version);
-        let mut right = self.check(metadata, username, password).await;
+        let mut right = self.check(metadata, username, password, from).await;
         if right.is_none() {
             metadata.barrier().await?;
             let now = known(metadata, username).map(|known| known.version);
             // If nothing has changed, the check would only fail again.
             if now != version {
-                right = self.check(metadata, username, password).await;
+                right = self.check(metadata, username, password, from).await;
             }
         }
         match right {
@@ -143,49 +141,54 @@ impl Credentials {
         metadata: &Metadata,
         username: &str,
         password: &SecretString,
+        from: IpAddr,
     ) -> Option<Known> {
-        let same = self.same(username, password);
-        let turn = Arc::clone(lock(&self.checking).entry(same).or_default());
-        let right = {
-            let _turn = turn.lock().await;
-            self.check_alone(metadata, username, password).await
+        // Another login may have had the same password checked meanwhile, here and below.
+        let remembered = || {
+            let found = known(metadata, username)?;
+            self.remembers(&found, password).then_some(found)
         };
-        let mut checking = lock(&self.checking);
-        drop(turn);
-        if let Some(turn) = checking.get(&same)
-            && Arc::strong_count(turn) == 1
-        {
-            checking.remove(&same);
-        }
-        right
-    }
-
-    async fn check_alone(
-        &self,
-        metadata: &Metadata,
-        username: &str,
-        password: &SecretString,
-    ) -> Option<Known> {
-        let Some(known) = known(metadata, username) else {
-            // As slow as for a user that exists, so that the time does not reveal which do.
-            self.matches(password.clone(), UNUSED_HASH.to_owned()).await;
-            return None;
-        };
-        if self.remembers(&known, password) {
+        if let Some(known) = remembered() {
             return Some(known);
         }
+        let _place = self.place(from).await;
+        if let Some(known) = remembered() {
+            return Some(known);
+        }
+        let Some(known) = known(metadata, username) else {
+            // As slow as for a user that exists, so that the time does not reveal which do.
+            self.is_hashed(password.clone(), UNUSED_HASH.to_owned())
+                .await;
+            return None;
+        };
         // Also the right password of an inactive user, which is never remembered: neither the
         // time nor the number of failed logins reveals that it is right.
-        let right = self.matches(password.clone(), known.hash.clone()).await;
+        let right = self.is_hashed(password.clone(), known.hash.clone()).await;
         (right && known.active).then(|| {
             self.remember(&known, password);
             known
         })
     }
 
-    /// Waits, for a bounded time, until no other login of this network is being checked.
-    pub(super) async fn turn(&self, from: IpAddr) -> Result<OwnedMutexGuard<()>, Failure> {
-        let turn = tokio::time::timeout(TURN_TIMEOUT, self.failed_logins.turn(from));
+    /// A place to hash a password for a client from this address.
+    async fn place(&self, from: IpAddr) -> (OwnedMutexGuard<()>, Place) {
+        let alone = self.failed_logins.hashing(from).await;
+        let guesses = self.failed_logins.has_failed(from, Instant::now());
+        (alone, self.places.enter(guesses).await)
+    }
+
+    /// Waits, for a bounded time, until no other login of this network with this name is being
+    /// checked.
+    pub(super) async fn turn(
+        &self,
+        from: IpAddr,
+        name: &str,
+    ) -> Result<OwnedMutexGuard<()>, Failure> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(b"turn");
+        hasher.update(name.as_bytes());
+        let [name, ..] = *hasher.finalize().as_bytes();
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.failed_logins.turn(from, name));
         turn.await.map_err(|_| Failure::NotAccepted)
     }
 
@@ -204,7 +207,7 @@ impl Credentials {
         match token_verdict(metadata, &hash) {
             Some(verdict) => Ok(verdict),
             None => {
-                let _turn = self.turn(from).await?;
+                let _turn = self.turn(from, "").await?;
                 self.login_failed(from).await;
                 Ok(Err(Eviction::InvalidToken))
             }
@@ -212,10 +215,12 @@ impl Credentials {
     }
 
     /// Whether the password is the one that was hashed; slow.
-    pub(super) async fn matches(&self, password: SecretString, hash: String) -> bool {
-        let Ok(_place) = self.places.acquire().await else {
-            return false;
-        };
+    pub(super) async fn matches(&self, password: SecretString, hash: String, from: IpAddr) -> bool {
+        let _place = self.place(from).await;
+        self.is_hashed(password, hash).await
+    }
+
+    async fn is_hashed(&self, password: SecretString, hash: String) -> bool {
         #[cfg(test)]
         self.checks
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -225,10 +230,10 @@ impl Credentials {
     }
 
     /// The hash of a new password; slow.
-    pub(super) async fn hash(&self, password: SecretString) -> Option<String> {
+    pub(super) async fn hash(&self, password: SecretString, from: IpAddr) -> Option<String> {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).ok()?;
-        let _place = self.places.acquire().await.ok()?;
+        let _place = self.place(from).await;
         let hashed = tokio::task::spawn_blocking(move || {
             hash_password(password.expose_secret(), &salt).ok()
         });
@@ -255,15 +260,6 @@ impl Credentials {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-    }
-
-    fn same(&self, username: &str, password: &SecretString) -> Digest {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(b"check");
-        hasher.update(&(username.len() as u64).to_le_bytes());
-        hasher.update(username.as_bytes());
-        hasher.update(password.expose_secret().as_bytes());
-        *hasher.finalize().as_bytes()
     }
 
     fn digest(&self, known: &Known, password: &SecretString) -> Digest {

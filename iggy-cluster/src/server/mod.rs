@@ -7,6 +7,7 @@ mod clients;
 mod connection;
 mod failed_logins;
 mod handlers;
+mod hashing;
 mod login;
 mod system;
 #[cfg(test)]

@@ -63,7 +63,12 @@ impl Connection {
                 if let Err(failure) = self.authorize_change(header, &operation).await {
                     return self.reply(header, Err(failure));
                 }
-                let Some(password_hash) = self.server.credentials.hash(password).await else {
+                let Some(password_hash) = self
+                    .server
+                    .credentials
+                    .hash(password, self.address.ip())
+                    .await
+                else {
                     return self.reply(header, Err(Failure::NotAccepted));
                 };
                 create(password_hash)
@@ -82,7 +87,9 @@ impl Connection {
                     Ok(verified) => verified,
                     Err(failure) => return self.reply(header, Err(failure)),
                 };
-                let Some(password_hash) = self.server.credentials.hash(new).await else {
+                let Some(password_hash) =
+                    self.server.credentials.hash(new, self.address.ip()).await
+                else {
                     return self.reply(header, Err(Failure::NotAccepted));
                 };
                 change(verified, password_hash)
@@ -105,15 +112,18 @@ impl Connection {
         let found = {
             let state = self.server.metadata.reader.read();
             let user = state.users().find(user);
-            user.map(|user| (user.credential_version, user.password_hash.clone()))
+            user.map(|user| {
+                let name = user.name.to_string();
+                (user.credential_version, user.password_hash.clone(), name)
+            })
         };
-        let Some((version, hash)) = found else {
+        let Some((version, hash, name)) = found else {
             return Ok(None);
         };
         let credentials = &self.server.credentials;
         let from = self.address.ip();
-        let _turn = credentials.turn(from).await?;
-        let right = credentials.matches(current, hash).await;
+        let _turn = credentials.turn(from, &name).await?;
+        let right = credentials.matches(current, hash, from).await;
         if !right {
             credentials.login_failed(from).await;
         }
