@@ -16,8 +16,8 @@ pub struct Garbage {
 }
 
 impl Garbage {
-    /// Sends at least this many frames, half of them to each port, to random nodes; returns
-    /// how many. A node may close the connection at any of them.
+    /// Sends at least this many frames, about a third of them to each port, to random nodes;
+    /// returns how many. A node may close the connection at any of them.
     ///
     /// # Errors
     /// When a node does not accept connections any more.
@@ -34,20 +34,29 @@ impl Garbage {
         let mut sent = 0;
         while sent < frames {
             let node = (garbage.draw() % 3) as u8;
-            if garbage.draw().is_multiple_of(2) {
-                let stream = TcpStream::connect(cluster.tcp(node)).await?;
-                sent += garbage.fill_client_connection(stream).await;
-            } else {
-                let mut stream = TcpStream::connect(cluster.replica(node)).await?;
-                let lane = (1 + garbage.draw() % 4) as u8;
-                let from = 1 + u64::from((node + 1) % 3);
-                let hello = hello(&name, lane, from, u64::from(node) + 1);
-                if stream.write_all(&hello).await.is_ok() {
-                    sent += garbage
-                        .fill_peer_connection(stream, group, from, node)
-                        .await;
+            sent += match garbage.draw() % 3 {
+                0 => {
+                    let stream = TcpStream::connect(cluster.tcp(node)).await?;
+                    garbage.fill(stream, Self::request).await
                 }
-            }
+                1 => {
+                    let stream = TcpStream::connect(cluster.admin(node)).await?;
+                    garbage.fill(stream, Self::http_request).await
+                }
+                _ => {
+                    let mut stream = TcpStream::connect(cluster.replica(node)).await?;
+                    let lane = (1 + garbage.draw() % 4) as u8;
+                    let from = 1 + u64::from((node + 1) % 3);
+                    let to = u64::from(node) + 1;
+                    match stream.write_all(&hello(&name, lane, from, to)).await {
+                        Ok(()) => {
+                            let frame = |garbage: &mut Self| garbage.peer_frame(group, from, to);
+                            garbage.fill(stream, frame).await
+                        }
+                        Err(_) => 0,
+                    }
+                }
+            };
         }
         Ok(sent)
     }
@@ -59,22 +68,26 @@ impl Garbage {
         self.seed
     }
 
-    async fn fill_client_connection(&mut self, stream: TcpStream) -> u64 {
-        let frames = (0..FRAMES_PER_CONNECTION).map(|_| self.request()).collect();
+    async fn fill(&mut self, stream: TcpStream, frame: impl Fn(&mut Self) -> Vec<u8>) -> u64 {
+        let frames = (0..FRAMES_PER_CONNECTION).map(|_| frame(self)).collect();
         write_and_drain(stream, frames).await
     }
 
-    async fn fill_peer_connection(
-        &mut self,
-        stream: TcpStream,
-        group: u128,
-        from: u64,
-        node: u8,
-    ) -> u64 {
-        let frames = (0..FRAMES_PER_CONNECTION)
-            .map(|_| self.peer_frame(group, from, u64::from(node) + 1))
-            .collect();
-        write_and_drain(stream, frames).await
+    /// A request to the admin endpoint of which some bytes may be changed, or random bytes.
+    fn http_request(&mut self) -> Vec<u8> {
+        if self.draw().is_multiple_of(4) {
+            return self.random_bytes(400);
+        }
+        let path = ["/livez", "/readyz", "/status", "/metrics", "/"][(self.draw() % 5) as usize];
+        let length = self.draw() % 100;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: n\r\nContent-Length: {length}\r\n\r\n");
+        let mut request = head.into_bytes();
+        request.extend(self.random_bytes(100));
+        for _ in 0..self.draw() % 6 {
+            let at = (self.draw() % request.len() as u64) as usize;
+            request[at] = self.draw() as u8;
+        }
+        request
     }
 
     /// A well-formed request of which some bytes may be changed, or random bytes.

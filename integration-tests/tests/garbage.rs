@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 const NODE: &str = env!("CARGO_BIN_EXE_node");
 const FRAMES: u64 = 5_000;
 
-async fn garbage_on_either_port_neither_stops_a_node_nor_confuses_clients(backend: Backend) {
+async fn garbage_on_any_port_neither_stops_a_node_nor_confuses_clients(backend: Backend) {
     let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
     for seed in 1..=4 {
         Garbage::send(&cluster, seed, FRAMES).await.unwrap();
@@ -55,6 +55,6 @@ async fn a_reply_belongs_to_its_request(backend: Backend) {
 }
 
 on_each_backend! {
-    garbage_on_either_port_neither_stops_a_node_nor_confuses_clients
+    garbage_on_any_port_neither_stops_a_node_nor_confuses_clients
     a_reply_belongs_to_its_request
 }

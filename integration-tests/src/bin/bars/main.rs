@@ -85,9 +85,10 @@ enum Bar {
         #[arg(long, default_value_t = 500)]
         clients: usize,
     },
-    /// Random and mutated frames against the client port and the replica port
+    /// Random and mutated frames against the ports for clients, for nodes and for
+    /// administration: memory and file descriptors stay as they were, and the leader leads
     Garbage {
-        /// How many frames, over both ports
+        /// How many frames, over the three ports
         #[arg(long, default_value_t = 1_000_000)]
         frames: u64,
     },
@@ -373,7 +374,13 @@ async fn garbage(backend: Backend, frames: u64) -> anyhow::Result<()> {
     const SENDERS: u64 = 16;
     let mut cluster = Cluster::start(sibling("node")?, backend, 3).await?;
     let warm_up = Garbage::send(&cluster, 1, 20_000).await?;
-    let before: Vec<_> = (0..3).map(|node| cluster.memory_bytes(node)).collect();
+    let usage = |cluster: &Cluster| -> Vec<_> {
+        (0..3)
+            .map(|node| (cluster.memory_bytes(node), cluster.open_files(node)))
+            .collect()
+    };
+    let before = usage(&cluster);
+    let terms = terms(&cluster).await?;
     let started = Instant::now();
     let mut sent = warm_up;
     let mut round = 2;
@@ -392,16 +399,37 @@ async fn garbage(backend: Backend, frames: u64) -> anyhow::Result<()> {
             "node {node} died:\n{}",
             cluster.last_lines(node)
         );
+    }
+    // Connections are closed within 30 s, whatever was sent on them.
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    for (node, (before, after)) in before.into_iter().zip(usage(&cluster)).enumerate() {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let after = cluster.memory_bytes(node);
         println!(
-            "node {node}: {:.1} MiB before, {:.1} MiB after",
-            mib(before[usize::from(node)]),
-            mib(after)
+            "node {node}: {:.1} MiB and {} open files before, {:.1} MiB and {} after",
+            mib(before.0),
+            before.1,
+            mib(after.0),
+            after.1
+        );
+        anyhow::ensure!(
+            after.1 <= before.1 + 8,
+            "node {node} loses file descriptors"
+        );
+        anyhow::ensure!(
+            mib(after.0) <= mib(before.0) * 1.25 + 16.0,
+            "the memory of node {node} grows"
         );
     }
+    let elected = self::terms(&cluster).await?;
+    anyhow::ensure!(elected == terms, "elections: {terms:?} became {elected:?}");
     let client = cluster.client(0).await?;
     client.create_stream("still-here").await?;
     println!("still serving");
     Ok(())
+}
+
+/// The term or view of each node.
+async fn terms(cluster: &Cluster) -> anyhow::Result<Vec<u64>> {
+    let report = cluster.report().await?;
+    Ok(report.nodes.iter().map(|node| node.term).collect())
 }
