@@ -21,6 +21,8 @@ use crate::pending::{CommandReply, ReadReply, TransferReply};
 /// Messages of peers that may wait for a round. More are dropped, and the protocol repeats
 /// them.
 const PEER_MESSAGES_MAX: usize = 65_536;
+/// Bytes of those messages, but always one message.
+const PEER_BYTES_MAX: usize = 128 << 20;
 /// Commands that were queued and wait for a round. Callers wait until there is room for
 /// more.
 const QUEUED_KIB_MAX: u32 = 16 << 10;
@@ -71,7 +73,27 @@ type Runner = ExclusiveRunner<Box<dyn Rounds>>;
 struct Shared {
     runner: Runner,
     peer_messages: AtomicUsize,
+    peer_bytes: AtomicUsize,
     peer_messages_dropped: AtomicU64,
+}
+
+impl Shared {
+    /// Counts a message of a peer, unless too many wait.
+    fn add_peer_message(&self, message: &Bytes) -> bool {
+        let waiting = self.peer_messages.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.peer_bytes.fetch_add(message.len(), Ordering::Relaxed);
+        let fits = bytes == 0 || bytes + message.len() <= PEER_BYTES_MAX;
+        let has_room = waiting < PEER_MESSAGES_MAX && fits;
+        if !has_room {
+            self.remove_peer_message(message);
+        }
+        has_room
+    }
+
+    fn remove_peer_message(&self, message: &Bytes) {
+        self.peer_messages.fetch_sub(1, Ordering::Relaxed);
+        self.peer_bytes.fetch_sub(message.len(), Ordering::Relaxed);
+    }
 }
 
 /// The receiving end, held by the engine.
@@ -85,8 +107,8 @@ impl InboxReceiver {
     pub(crate) fn next_message(&self) -> Option<Message> {
         let message = self.messages.try_recv().ok()?;
         self.shared.runner.taken();
-        if matches!(message, Message::Peer(..)) {
-            self.shared.peer_messages.fetch_sub(1, Ordering::Relaxed);
+        if let Message::Peer(_, content) = &message {
+            self.shared.remove_peer_message(content);
         }
         Some(message)
     }
@@ -194,8 +216,7 @@ impl Inbox {
     /// Posts a peer's message, or drops it when too many wait.
     pub(crate) fn peer(&self, from: ReplicaId, message: Bytes) {
         let shared = &self.shared;
-        if shared.peer_messages.fetch_add(1, Ordering::Relaxed) >= PEER_MESSAGES_MAX {
-            shared.peer_messages.fetch_sub(1, Ordering::Relaxed);
+        if !shared.add_peer_message(&message) {
             shared.peer_messages_dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -216,5 +237,27 @@ impl OneWaySender for Inbox {
 
     fn unreachable(&self, peer: ReplicaId) {
         self.post_and_wake(Message::Unreachable(peer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No engine takes them: it may be waiting for its turn.
+    #[test]
+    fn messages_of_peers_are_bounded_in_bytes_and_in_number() {
+        let (inbox, receiver) = Inbox::new();
+        let large = Bytes::from(vec![7; 50 << 20]);
+        for _ in 0..3 {
+            inbox.peer(ReplicaId(2), large.clone());
+        }
+        assert_eq!(receiver.peer_messages(), (2, 1));
+        while receiver.next_message().is_some() {}
+        let empty = Bytes::new();
+        for _ in 0..=PEER_MESSAGES_MAX {
+            inbox.peer(ReplicaId(2), empty.clone());
+        }
+        assert_eq!(receiver.peer_messages(), (PEER_MESSAGES_MAX as u64, 2));
     }
 }

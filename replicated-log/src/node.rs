@@ -89,9 +89,9 @@ impl LogNodeBuilder {
         self
     }
 
-    /// The memory for frames of other nodes that are longer than 64 KiB, and for what is reserved
-    /// of them; a frame waits while there is none. By default 512 MiB of this node's own. It
-    /// must be larger than the largest frame, of 80 MiB.
+    /// The memory for frames of [`Channel::Data`] that are longer than 64 KiB, for as long as
+    /// any part of them is kept; a frame waits while there is none. By default 512 MiB of this
+    /// node's own. It must be larger than the largest frame, of 80 MiB.
     #[must_use]
     pub fn memory(mut self, budget: MemoryBudget) -> Self {
         self.memory = budget;

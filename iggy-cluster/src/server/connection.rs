@@ -219,7 +219,8 @@ impl Connection {
         deadline: Instant,
     ) -> io::Result<Result<Bytes, Outcome>> {
         let judged = match header.body_bytes > UNCOUNTED_BYTES_MAX {
-            true => self.judge_long(header).await,
+            // Boxed for the same reason as below.
+            true => Box::pin(self.judge_long(header)).await,
             false => Ok(()),
         };
         if let Err(failure) = judged {

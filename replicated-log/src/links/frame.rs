@@ -6,22 +6,66 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::channel::Channel;
 use crate::memory::{CountedBuffer, MemoryBudget};
 
 /// A frame must be complete this long after its length has arrived. Otherwise the connection
 /// is closed.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-/// Frames of up to this size are not counted in the memory of requests and replies.
-const UNCOUNTED_BYTES_MAX: usize = 64 << 10;
+/// Frames of [`Channel::Data`] of up to this size are not counted.
+const UNCOUNTED_DATA_BYTES_MAX: usize = 64 << 10;
+/// The same on the other channels, so that what orders the metadata does not wait for memory:
+/// their frames are hardly longer than an entry of the log.
+const UNCOUNTED_BYTES_MAX: usize = 4 << 20;
+/// Memory for longer frames of the other channels.
+const MEMORY_BYTES: usize = 256 << 20;
+
+/// Memory for the frames of all links.
+#[derive(Clone, Debug)]
+pub(crate) struct FrameMemory {
+    data: MemoryBudget,
+    others: MemoryBudget,
+}
+
+impl FrameMemory {
+    /// Frames of [`Channel::Data`] share this budget with the program around the log.
+    pub(crate) fn new(data: MemoryBudget) -> Self {
+        Self {
+            data,
+            others: MemoryBudget::new(MEMORY_BYTES),
+        }
+    }
+
+    /// The limits of frames of a channel.
+    pub(super) fn limits(&self, channel: Channel, bytes_max: usize) -> FrameLimits {
+        let (memory, uncounted) = match channel {
+            Channel::Data => (&self.data, UNCOUNTED_DATA_BYTES_MAX),
+            _ => (&self.others, UNCOUNTED_BYTES_MAX),
+        };
+        FrameLimits {
+            bytes_max,
+            uncounted,
+            memory: memory.clone(),
+        }
+    }
+}
+
+/// What a frame may take up.
+#[derive(Clone, Debug)]
+pub(super) struct FrameLimits {
+    bytes_max: usize,
+    uncounted: usize,
+    memory: MemoryBudget,
+}
 
 /// Reads one frame, or `None` at a clean end of the stream. It waits for the start of a frame
 /// without a limit, and then for its end as long as [`TIMEOUT`]. The memory for a frame grows
 /// with what arrives and is counted; the frame waits while there is none.
 pub(super) async fn read(
     reader: &mut (impl AsyncRead + Unpin),
-    bytes_max: usize,
-    memory: &MemoryBudget,
+    limits: &FrameLimits,
 ) -> io::Result<Option<Bytes>> {
+    let bytes_max = limits.bytes_max;
     let mut length = [0; 4];
     match reader.read_exact(&mut length).await {
         Ok(_) => {}
@@ -35,10 +79,10 @@ pub(super) async fn read(
             format!("a frame of {length} bytes is larger than the {bytes_max} allowed"),
         ));
     }
-    let mut frame = CountedBuffer::new(length, UNCOUNTED_BYTES_MAX);
+    let mut frame = CountedBuffer::new(length, limits.uncounted);
     let complete = async {
         while frame.missing() > 0 {
-            frame.grow(memory).await;
+            frame.grow(&limits.memory).await;
             frame.read(reader).await?;
         }
         io::Result::Ok(())
@@ -55,8 +99,12 @@ pub(super) async fn read_short(
     reader: &mut (impl AsyncRead + Unpin),
     bytes_max: usize,
 ) -> io::Result<Option<Bytes>> {
-    debug_assert!(bytes_max <= UNCOUNTED_BYTES_MAX);
-    read(reader, bytes_max, &MemoryBudget::new(0)).await
+    let limits = FrameLimits {
+        bytes_max,
+        uncounted: bytes_max,
+        memory: MemoryBudget::new(0),
+    };
+    read(reader, &limits).await
 }
 
 /// Writes one frame of several parts, without flushing.
@@ -94,7 +142,8 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(4 * MIB);
         write_half(&mut near, 6 * MIB).await;
         let started = Instant::now();
-        let error = read(&mut far, 6 * MIB, &memory).await.unwrap_err();
+        let limits = FrameMemory::new(memory.clone()).limits(Channel::Data, 6 * MIB);
+        let error = read(&mut far, &limits).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed(), TIMEOUT);
         assert_eq!(memory.reserved_bytes(), 0);
@@ -106,9 +155,16 @@ mod tests {
         let others = memory.try_reserve(MIB).unwrap();
         let (mut near, mut far) = tokio::io::duplex(MIB);
         write(&mut near, &[&vec![7; MIB / 2]]).await.unwrap();
-        let mut reading = Box::pin(read(&mut far, MIB, &memory));
+        let frames = FrameMemory::new(memory.clone());
+        let limits = frames.limits(Channel::Data, MIB);
+        let mut reading = Box::pin(read(&mut far, &limits));
         let waits = tokio::time::timeout(TIMEOUT / 2, &mut reading).await;
         assert!(waits.is_err());
+        // The protocol has memory of its own.
+        let (mut near, mut far) = tokio::io::duplex(MIB);
+        write(&mut near, &[&vec![7; MIB / 2]]).await.unwrap();
+        let limits = frames.limits(Channel::Consensus, MIB);
+        assert!(read(&mut far, &limits).await.unwrap().is_some());
         drop(others);
         assert_eq!(reading.await.unwrap().unwrap().len(), MIB / 2);
     }

@@ -19,12 +19,12 @@ use super::channel::Channel;
 use super::counters::LinkCounters;
 use super::disk_history::{AdmissionService, DiskHistory};
 use super::fence::Fence;
+use super::frame::FrameMemory;
 use super::handshake::Peer;
 use super::rpc::RpcHandler;
 use super::target::{Identity, LinkLimits};
 use super::{disk_history, frame, handshake, rpc, socket};
 use crate::accept::Acceptor;
-use crate::memory::MemoryBudget;
 use crate::peers::Peers;
 
 /// Connections of one peer on one channel: the current one, and such as the peer has given
@@ -67,7 +67,7 @@ pub(crate) struct PeerListener {
     pub(super) counters: Arc<LinkCounters>,
     pub(super) activity: Arc<PeerActivity>,
     pub(super) fence: Arc<Fence>,
-    pub(super) memory: MemoryBudget,
+    pub(super) memory: FrameMemory,
 }
 
 /// A connection of a known peer.
@@ -207,8 +207,7 @@ impl PeerListener {
         match peer.channel {
             Channel::Consensus | Channel::Bulk => {
                 let received = || last.note();
-                self.read_one_way(stream, peer.replica, services, received)
-                    .await;
+                self.read_one_way(stream, peer, services, received).await;
             }
             Channel::DiskHistory => {
                 let history = self.history(peer.replica, services).await;
@@ -216,16 +215,18 @@ impl PeerListener {
             }
             Channel::Control | Channel::Data => {
                 let handler = Arc::clone(&services.requests);
-                let (limits, counters) = (self.limits, &self.counters);
+                let frames = &self.memory;
+                let limits = frames.limits(peer.channel, self.limits.frame_bytes_max);
+                let requests_max = self.limits.requests_max;
+                let (counters, received) = (&self.counters, || last.note());
                 rpc::serve(
                     stream,
-                    peer.replica,
-                    peer.channel,
+                    peer,
                     handler,
-                    limits,
-                    &self.memory,
+                    requests_max,
+                    &limits,
                     counters,
-                    || last.note(),
+                    received,
                 )
                 .await;
             }
@@ -245,14 +246,19 @@ impl PeerListener {
     async fn read_one_way(
         &self,
         stream: TcpStream,
-        from: ReplicaId,
+        Peer {
+            replica: from,
+            channel,
+            ..
+        }: Peer,
         services: &Services,
         received: impl Fn(),
     ) {
         let activity = self.activity.connected(from);
+        let limits = self.memory.limits(channel, self.limits.frame_bytes_max);
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         loop {
-            match frame::read(&mut reader, self.limits.frame_bytes_max, &self.memory).await {
+            match frame::read(&mut reader, &limits).await {
                 Ok(Some(message)) => {
                     activity.note();
                     received();
@@ -273,5 +279,25 @@ impl PeerListener {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_connection_that_has_been_silent_for_the_longest_is_closed_for_a_further_one() {
+        let mut connections = Bounded::<()>::default();
+        let received: Vec<_> = (0..3).map(|_| LastReceived::now()).collect();
+        for last in &received {
+            connections.spawn(3, last.clone(), std::future::pending());
+        }
+        received[0].note();
+        let silent = connections.open[1].0.id();
+        connections.spawn(3, LastReceived::now(), std::future::pending());
+        let ended = connections.tasks.join_next().await.unwrap().unwrap_err();
+        assert_eq!(ended.id(), silent);
+        assert_eq!(connections.tasks.len(), 3);
     }
 }

@@ -271,8 +271,9 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::mpsc;
 
+    use super::super::frame::{self, FrameMemory};
+    use super::super::handshake;
     use super::super::target::{Identity, LinkLimits};
-    use super::super::{frame, handshake};
     use super::*;
     use crate::memory::MemoryBudget;
 
@@ -295,7 +296,7 @@ mod tests {
             limits,
             counters: Arc::default(),
             fence: Arc::default(),
-            memory: MemoryBudget::new(FRAME_BYTES_MAX),
+            memory: FrameMemory::new(MemoryBudget::new(FRAME_BYTES_MAX)),
         }
     }
 
@@ -331,9 +332,7 @@ mod tests {
     }
 
     async fn read(stream: &mut BufReader<TcpStream>) -> Option<Bytes> {
-        frame::read(stream, FRAME_BYTES_MAX, &MemoryBudget::new(FRAME_BYTES_MAX))
-            .await
-            .unwrap()
+        frame::read_short(stream, FRAME_BYTES_MAX).await.unwrap()
     }
 
     fn message(sender: u64, number: u64, bytes: usize) -> Bytes {

@@ -15,6 +15,7 @@ use super::activity::PeerActivity;
 use super::channel::Channel;
 use super::counters::LinkCounters;
 use super::fence::{Fence, Outdated};
+use super::frame::FrameMemory;
 use super::listener::{PeerListener, Services};
 use super::one_way::OneWayLink;
 use super::requests::RequestLinks;
@@ -51,7 +52,7 @@ struct Pool {
     counters: Arc<LinkCounters>,
     activity: Arc<PeerActivity>,
     fence: Arc<Fence>,
-    memory: MemoryBudget,
+    memory: FrameMemory,
     peers: watch::Receiver<Peers>,
     open: Mutex<Open>,
 }
@@ -78,7 +79,7 @@ impl Links {
             counters: Arc::default(),
             activity: Arc::default(),
             fence: Arc::default(),
-            memory,
+            memory: FrameMemory::new(memory),
             peers,
             open: Mutex::default(),
         };

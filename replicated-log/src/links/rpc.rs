@@ -21,9 +21,9 @@ use tracing::{debug, warn};
 use super::channel::Channel;
 use super::counters::LinkCounters;
 use super::dial::{self, Backoff};
-use super::frame;
-use super::target::{LinkLimits, Target};
-use crate::memory::MemoryBudget;
+use super::frame::{self, FrameLimits};
+use super::handshake::Peer;
+use super::target::Target;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -167,8 +167,8 @@ impl Dialler {
         let pending = PendingReplies::default();
         let (reader, writer) = stream.into_split();
         let bytes_max = self.target.limits.frame_bytes_max;
-        let memory = self.target.memory.clone();
-        let reading = read_replies(reader, Arc::clone(&pending), bytes_max, memory);
+        let limits = self.target.memory.limits(self.channel, bytes_max);
+        let reading = read_replies(reader, Arc::clone(&pending), limits);
         let mut replies = tokio::spawn(reading);
         let result = tokio::select! {
             result = self.write(writer, &pending) => result,
@@ -214,14 +214,9 @@ impl Dialler {
     }
 }
 
-async fn read_replies(
-    reader: OwnedReadHalf,
-    pending: PendingReplies,
-    bytes_max: usize,
-    memory: MemoryBudget,
-) {
+async fn read_replies(reader: OwnedReadHalf, pending: PendingReplies, limits: FrameLimits) {
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-    while let Ok(Some(mut reply)) = frame::read(&mut reader, bytes_max, &memory).await {
+    while let Ok(Some(mut reply)) = frame::read(&mut reader, &limits).await {
         let Ok(id) = reply.try_get_u64_le() else {
             return;
         };
@@ -241,21 +236,24 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Serves one peer's connection until it ends.
 pub(super) async fn serve(
     stream: TcpStream,
-    from: ReplicaId,
-    channel: Channel,
+    Peer {
+        replica: from,
+        channel,
+        ..
+    }: Peer,
     handler: Arc<dyn RpcHandler>,
-    limits: LinkLimits,
-    memory: &MemoryBudget,
+    requests_max: usize,
+    limits: &FrameLimits,
     counters: &LinkCounters,
     received: impl Fn(),
 ) {
     let (reader, writer) = stream.into_split();
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-    let permits = Arc::new(Semaphore::new(limits.requests_max));
-    let (replies, queued) = mpsc::channel(limits.requests_max);
+    let permits = Arc::new(Semaphore::new(requests_max));
+    let (replies, queued) = mpsc::channel(requests_max);
     let writing = tokio::spawn(write_replies(writer, queued));
     loop {
-        let mut frame = match frame::read(&mut reader, limits.frame_bytes_max, memory).await {
+        let mut frame = match frame::read(&mut reader, limits).await {
             Ok(Some(frame)) => {
                 received();
                 frame

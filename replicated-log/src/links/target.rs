@@ -6,7 +6,7 @@ use consensus::{Membership, ReplicaId};
 
 use super::counters::LinkCounters;
 use super::fence::Fence;
-use crate::memory::MemoryBudget;
+use super::frame::FrameMemory;
 
 /// The identity that this node presents to its peers.
 #[derive(Clone, Debug)]
@@ -59,5 +59,5 @@ pub(crate) struct Target {
     pub(crate) counters: Arc<LinkCounters>,
     pub(crate) fence: Arc<Fence>,
     /// For replies.
-    pub(crate) memory: MemoryBudget,
+    pub(crate) memory: FrameMemory,
 }
