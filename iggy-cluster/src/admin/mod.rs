@@ -4,6 +4,7 @@
 mod client;
 mod report;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::debug;
 
 use crate::cluster::Metadata;
@@ -36,7 +37,8 @@ pub use client::{ReportError, cluster_report, is_ready, node_report};
 pub(crate) use report::PARTITIONS_REFUSING;
 pub use report::{ClusterReport, NodeReport};
 
-/// Concurrent connections; further ones wait until one ends.
+/// Concurrent connections; the oldest is closed for a further one. A request is served within
+/// milliseconds, so that is one on which none arrives.
 pub(crate) const CONNECTIONS_MAX: usize = 8;
 /// A connection serves one request, and is closed after this time whatever it does.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
@@ -62,16 +64,23 @@ pub(crate) async fn run(admin: Admin, listener: TcpListener) {
         .route("/metrics", get(metrics))
         .route("/offsets/{stream}/{topic}", get(offsets))
         .with_state(Arc::new(admin));
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    accept(app, listener).await;
+}
+
+async fn accept(app: Router, listener: TcpListener) {
     let mut acceptor = Acceptor::new(listener, "the admin endpoint");
-    // The semaphore is never closed.
-    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+    let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::<AbortHandle>::new();
+    loop {
         let (stream, _) = acceptor.accept().await;
-        let app = app.clone();
-        tokio::spawn(async move {
-            serve(stream, app).await;
-            drop(permit);
-        });
+        while connections.try_join_next().is_some() {}
+        oldest_first.retain(|connection| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        oldest_first.push_back(connections.spawn(serve(stream, app.clone())));
     }
 }
 
@@ -172,6 +181,7 @@ mod tests {
     };
     use replica::driver::Counters;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::time::Instant;
 
     use super::*;
@@ -254,5 +264,25 @@ mod tests {
             let (_, took) = exchange(half_open).await;
             assert_eq!(took, CONNECTION_TIME_MAX);
         }
+    }
+
+    #[tokio::test]
+    async fn idle_connections_do_not_keep_a_request_waiting() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().route("/livez", get(|| async { "ok\n" }));
+        let endpoint = tokio::spawn(accept(app, listener));
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /livez HTTP/1.1\r\nHost: n\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.ends_with("ok\n"), "{reply}");
+        assert_eq!(idle[0].read(&mut [0]).await.unwrap(), 0);
+        endpoint.abort();
     }
 }

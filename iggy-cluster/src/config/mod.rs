@@ -267,7 +267,7 @@ impl Default for TcpSection {
             frame_timeout: HumanDuration::from_millis(30_000),
             login_timeout: HumanDuration::from_millis(30_000),
             connections_per_address_max: 5_000,
-            connections_without_login_max: 2_000,
+            connections_without_login_max: 5_000,
             request_timeout: HumanDuration::from_millis(10_000),
             tls: TlsSection::default(),
         }
