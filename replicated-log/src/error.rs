@@ -125,7 +125,7 @@ fn describe(thread: LogThread, cause: &FatalCause) -> String {
 
 fn advise(error: &ReplicaError) -> String {
     match error {
-        ReplicaError::Diverged(_) => error.to_string(),
+        ReplicaError::Diverged(_) | ReplicaError::Command { .. } => error.to_string(),
         ReplicaError::Entry { .. } | ReplicaError::Snapshot { .. } => format!(
             "{error}; start the version of the program that runs on the other nodes, on the same directory"
         ),
