@@ -74,7 +74,7 @@ impl Metrics {
             ),
             (
                 "logins_refused",
-                "Logins with wrong credentials",
+                "Logins with wrong credentials, or with the id of another user's client",
                 &metrics.logins_refused,
             ),
             (

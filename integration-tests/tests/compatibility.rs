@@ -19,6 +19,7 @@ use iggy_binary_protocol::codes::{
 use iggy_binary_protocol::consensus::{EvictionReason, Operation};
 use iggy_binary_protocol::requests::messages::PollMessagesRequest;
 use iggy_binary_protocol::requests::streams::CreateStreamRequest;
+use iggy_binary_protocol::requests::users::CreateUserRequest;
 use iggy_binary_protocol::version::pack_protocol_version;
 use iggy_binary_protocol::{
     COMMAND_TABLE, KIND_CONSUMER, WireConsumer, WireEncode, WireIdentifier, WireName, WireOptions,
@@ -201,6 +202,32 @@ async fn requests_of_a_deleted_user_are_unauthenticated(backend: Backend) {
     assert_eq!(stock.get_me().await.unwrap_err().as_code(), 42);
     // With the credentials that it remembered it does not try again.
     assert_eq!(stock.get_me().await.unwrap_err().as_code(), 40);
+}
+
+/// Iggy's server stores a password of any length from a client that does not check it, and
+/// refuses every login with it.
+async fn passwords_that_no_login_accepts_are_refused(backend: Backend) {
+    let cluster = Cluster::start(NODE, backend, 1).await.unwrap();
+    let mut root = raw(&cluster, 0, 7).await;
+    assert_eq!(root.log_in("iggy", "iggy").await.unwrap(), DONE);
+    let long = "x".repeat(101);
+    for (username, password, code) in [
+        ("user", "ab", 44),
+        ("user", long.as_str(), 44),
+        ("us", PASSWORD, 43),
+        ("user", &long[..100], 0),
+    ] {
+        let create = CreateUserRequest {
+            username: WireName::new(username).unwrap(),
+            password: password.into(),
+            status: 1,
+            permissions: None,
+            options: WireOptions::empty(),
+        };
+        let body = create.to_bytes();
+        let answer = root.change(Operation::CreateUser, &body).await;
+        assert_eq!(answer.unwrap(), Answer::Code(code), "{username}");
+    }
 }
 
 /// Codes of logins before the sessions of this protocol, other versions of the protocol, and
@@ -447,6 +474,7 @@ on_each_backend! {
     a_login_does_not_end_the_session_of_another_user
     requests_of_a_deleted_user_are_unauthenticated
     older_clients_are_refused
+    passwords_that_no_login_accepts_are_refused
     statistics_are_of_the_cluster_and_of_the_node_that_answers
     options_of_topics_are_returned
     commands_work_through_every_node
