@@ -76,7 +76,7 @@ impl Reader {
     /// The client of a member; zero for a consumer that is not in a group.
     pub(crate) fn client(self) -> u128 {
         match self {
-            Self::Single(_) => 0,
+            Self::Single(_) | Self::Administrator { .. } => 0,
             Self::Member { client, .. } => client,
         }
     }
