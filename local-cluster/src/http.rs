@@ -16,9 +16,9 @@ pub enum GetError {
     /// The address cannot be reached.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// The reply is not complete in time.
-    #[error("no reply within {} s", TIMEOUT.as_secs())]
-    Timeout,
+    /// The reply is not complete in this time.
+    #[error("no reply within {} s", .0.as_secs())]
+    Timeout(Duration),
     /// The reply has another status than 200. The text is its body.
     #[error("{0}")]
     Status(String),
@@ -33,9 +33,21 @@ pub enum GetError {
 /// # Errors
 /// When the server does not reply in time, or replies with another status than 200.
 pub async fn get(address: &str, path: &str) -> Result<Vec<u8>, GetError> {
-    match tokio::time::timeout(TIMEOUT, exchange(address, path)).await {
+    get_within(TIMEOUT, address, path).await
+}
+
+/// The same within another time.
+///
+/// # Errors
+/// The same.
+pub async fn get_within(
+    timeout: Duration,
+    address: &str,
+    path: &str,
+) -> Result<Vec<u8>, GetError> {
+    match tokio::time::timeout(timeout, exchange(address, path)).await {
         Ok(result) => result,
-        Err(_) => Err(GetError::Timeout),
+        Err(_) => Err(GetError::Timeout(timeout)),
     }
 }
 

@@ -28,7 +28,7 @@ mod usage;
 use std::path::{Path, PathBuf};
 
 pub use error::ProcessError;
-pub use http::{GetError, get};
+pub use http::{GetError, get, get_within};
 pub use ports::{Ports, free_node_ports, free_ports};
 pub use processes::{Processes, Program};
 pub use usage::{cpu_time, memory_bytes, open_files};

@@ -79,7 +79,11 @@ fn next_job(
             Err(TryRecvError::Empty) => {}
         }
         match wal.prepare() {
-            Ok(true) => continue,
+            Ok(true) => {
+                // A segment that is being prepared counts as room that is reserved.
+                metrics.set_wal(wal.size());
+                continue;
+            }
             Ok(false) => {}
             Err(error) => {
                 if !std::mem::replace(reserve_missing, true) {

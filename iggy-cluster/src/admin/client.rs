@@ -1,9 +1,14 @@
 //! Reports of nodes, requested from their admin endpoints.
 
-use local_cluster::{GetError, get};
+use std::time::Duration;
+
+use local_cluster::{GetError, get, get_within};
 use thiserror::Error;
 
-use super::{ClusterReport, NodeReport};
+use super::ClusterReport;
+
+/// The node itself waits up to two seconds for the reports of the others.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Why a node has no report.
 #[derive(Debug, Error)]
@@ -16,51 +21,15 @@ pub enum ReportError {
     Json(#[from] serde_json::Error),
 }
 
-/// The report of the node at `address`, completed with the reports of all other nodes.
-/// Nodes that do not reply have the role `unreachable`.
+/// The reports of all nodes, as the node at `address` receives them from the others over the
+/// links between nodes. A node of version 0.1 reports only itself.
 ///
 /// # Errors
 /// When the node at `address` does not reply.
 pub async fn cluster_report(address: &str) -> Result<ClusterReport, ReportError> {
-    let mut cluster = node_report(address).await?;
-    let addresses = cluster.nodes.iter().map(|node| node.admin.clone());
-    let requests: Vec<_> = addresses
-        .map(|admin| tokio::spawn(async move { node_report(&admin).await }))
-        .collect();
-    for (node, request) in cluster.nodes.iter_mut().zip(requests) {
-        match request.await {
-            Ok(Ok(report)) => complete(node, report),
-            _ => complete(node, ClusterReport::default()),
-        }
-    }
-    // Of several nodes that report themselves leader, the one with the highest term is it.
-    let leader = cluster
-        .nodes
-        .iter()
-        .filter(|node| node.role == "leader")
-        .max_by_key(|node| node.term);
-    cluster.leader = leader.map(|node| node.replica_id);
-    let commits = cluster.nodes.iter().map(|node| node.commit);
-    let commit = commits.max().unwrap_or(0);
-    for node in &mut cluster.nodes {
-        node.lag = match node.role.as_str() {
-            "unreachable" => 0,
-            _ => commit.saturating_sub(node.applied),
-        };
-    }
-    Ok(cluster)
-}
-
-/// Replaces what another node knows of a node with the node's own report.
-fn complete(node: &mut NodeReport, report: ClusterReport) {
-    let mut reports = report.nodes.into_iter();
-    match reports.find(|own| own.replica_id == node.replica_id) {
-        Some(own) => *node = own,
-        None => {
-            node.role = "unreachable".into();
-            node.healthy = false;
-        }
-    }
+    let reply = get_within(CLUSTER_TIMEOUT, address, "/status?nodes=all").await?;
+    let report: ClusterReport = serde_json::from_slice(&reply)?;
+    Ok(report.completed())
 }
 
 /// One node's report: complete for itself, with the addresses of the others.

@@ -3,15 +3,15 @@
 #[cfg(feature = "cli")]
 mod client;
 mod report;
+mod reporter;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ::partitions::PartitionStorage;
 use adapters::metadata::{Identifier, Name};
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -23,19 +23,15 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::debug;
 
-use crate::cluster::Metadata;
-use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
 use crate::partitions::{LocalPartitions, Refusing};
-use replica::driver::ReplicaStatus;
 use replicated_log::Acceptor;
 use replicated_log::links::LinkCounters;
 
 #[cfg(feature = "cli")]
 pub use client::{ReportError, cluster_report, is_ready, node_report};
-#[cfg(feature = "cli")]
-pub(crate) use report::PARTITIONS_REFUSING;
 pub use report::{ClusterReport, NodeReport};
+pub(crate) use reporter::Reporter;
 
 /// Concurrent connections; the oldest is closed for a further one. A request is served within
 /// milliseconds, so that is one on which none arrives.
@@ -45,25 +41,30 @@ const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What the endpoint reports.
 pub(crate) struct Admin {
-    pub(crate) config: ClusterConfig,
-    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) reporter: Arc<Reporter>,
     pub(crate) local: Arc<LocalPartitions>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) links: Arc<LinkCounters>,
-    pub(crate) storage: Arc<dyn PartitionStorage>,
-    /// The incarnation of this process.
-    pub(crate) incarnation: u64,
 }
 
+/// What the endpoint reports, once the node has started. Before, a node may wait for the
+/// others for long: it is alive, and not ready.
+pub(crate) type Started = Arc<OnceLock<Admin>>;
+
+const STARTING: (StatusCode, &str) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "this node is starting: it reads its data directory, or waits for the other nodes at its first start; its log has the details\n",
+);
+
 /// Serves until the task is aborted.
-pub(crate) async fn run(admin: Admin, listener: TcpListener) {
+pub(crate) async fn run(started: Started, listener: TcpListener) {
     let app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/offsets/{stream}/{topic}", get(offsets))
-        .with_state(Arc::new(admin));
+        .with_state(started);
     accept(app, listener).await;
 }
 
@@ -98,42 +99,33 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app
 
 /// 200 when the node is ready and no partition refuses because the disk is full, otherwise
 /// 503 and the reason.
-async fn readyz(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    let registered = {
-        let state = admin.metadata.reader.read();
-        let me = state.node(admin.metadata.me);
-        me.is_some_and(|node| node.live && node.info.incarnation == admin.incarnation)
-            && state.user_by_id(0).is_some()
+async fn readyz(State(started): State<Started>) -> impl IntoResponse {
+    let Some(admin) = started.get() else {
+        return STARTING.into_response();
     };
-    let status = admin.metadata.log.status().await;
-    let full = || Refusing::of(&*admin.storage).full > 0;
-    let why = not_ready(registered, status.as_ref())
+    let reporter = &admin.reporter;
+    let status = reporter.metadata.log.status().await;
+    let full = || Refusing::of(&*reporter.storage).full > 0;
+    let why = reporter
+        .not_ready(status.as_ref())
         .or_else(|| full().then(|| "the disk is full".to_owned()));
     match why {
-        None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+        None => (StatusCode::OK, "ready\n").into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),
     }
 }
 
-/// Why the node cannot serve requests: it is ready when this incarnation is registered in
-/// the state that it has applied, and it knows a leader and follows it.
-fn not_ready(registered: bool, status: Option<&ReplicaStatus>) -> Option<String> {
-    let Some(status) = status else {
-        return Some("this node has stopped".into());
+/// Of all nodes with `?nodes=all`, otherwise of this one, without the checks that take time.
+async fn status(State(started): State<Started>, uri: Uri) -> impl IntoResponse {
+    let Some(admin) = started.get() else {
+        return STARTING.into_response();
     };
-    if let Some(refused) = &status.refuses_leader {
-        return Some(format!("this node refuses its leader: {refused}"));
+    let reporter = &admin.reporter;
+    if uri.query() == Some("nodes=all") {
+        return Json(reporter.all().await).into_response();
     }
-    match (registered, status.core.leader) {
-        (false, _) => Some("this node is not registered yet".into()),
-        (_, None) => Some("no leader is known".into()),
-        (true, Some(_)) => None,
-    }
-}
-
-async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    match admin.metadata.log.status().await {
-        Some(status) => Json(admin.report(&status)).into_response(),
+    match reporter.metadata.log.status().await {
+        Some(status) => Json(reporter.alone(&status)).into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
@@ -141,9 +133,12 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 /// The consumer offsets that are stored in this node's partitions of a topic. Stream and topic
 /// are named by name or by id.
 async fn offsets(
-    State(admin): State<Arc<Admin>>,
+    State(started): State<Started>,
     Path((stream, topic)): Path<(String, String)>,
 ) -> impl IntoResponse {
+    let Some(admin) = started.get() else {
+        return STARTING.into_response();
+    };
     let (Some(stream), Some(topic)) = (identifier(&stream), identifier(&topic)) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
@@ -160,14 +155,18 @@ fn identifier(text: &str) -> Option<Identifier> {
     }
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+async fn metrics(State(started): State<Started>) -> impl IntoResponse {
+    let Some(admin) = started.get() else {
+        return STARTING.into_response();
+    };
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match admin.metadata.log.status().await {
+    let reporter = &admin.reporter;
+    match reporter.metadata.log.status().await {
         Some(status) => (
             [(header::CONTENT_TYPE, format)],
             admin
                 .metrics
-                .render(&status, &admin.links, &Refusing::of(&*admin.storage)),
+                .render(&status, &admin.links, &Refusing::of(&*reporter.storage)),
         )
             .into_response(),
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
@@ -176,66 +175,11 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
-    use consensus::{
-        Index, Membership, RefusalReason, RefusedMessage, ReplicaId, Role, Status, Term,
-    };
-    use replica::driver::Counters;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::time::Instant;
 
     use super::*;
-
-    fn status(leader: Option<ReplicaId>, refuses_leader: Option<RefusedMessage>) -> ReplicaStatus {
-        ReplicaStatus {
-            core: Status {
-                role: Role::Follower,
-                term: Term(1),
-                leader,
-                commit: Index::ZERO,
-                first: Index(1),
-                last: Index::ZERO,
-                membership: Membership::new(1, [ReplicaId(1), ReplicaId(2)], []).unwrap(),
-                elections_started: 0,
-                peers: Vec::new(),
-                detail: Vec::new(),
-            },
-            applied: Index::ZERO,
-            snapshot: None,
-            commands_waiting: 0,
-            batches_in_flight: 0,
-            reads_waiting: 0,
-            log_bytes: 0,
-            refuses_leader,
-            counters: Counters::default(),
-        }
-    }
-
-    #[test]
-    fn a_node_that_refuses_its_leader_is_not_ready_and_states_why() {
-        let leader = Some(ReplicaId(2));
-        let refused = RefusedMessage {
-            from: ReplicaId(2),
-            kind: "AppendEntries",
-            reason: RefusalReason::Impossible("entry 7 differs from the committed one".into()),
-        };
-        let why = not_ready(true, Some(&status(leader, Some(refused)))).unwrap();
-        assert!(why.contains("entry 7 differs"), "{why}");
-        assert!(why.contains("AppendEntries of replica 1"), "{why}");
-        assert_eq!(not_ready(true, Some(&status(leader, None))), None);
-    }
-
-    #[test]
-    fn a_node_without_registration_or_leader_or_replica_is_not_ready() {
-        let leader = Some(ReplicaId(2));
-        for (registered, status) in [
-            (false, Some(status(leader, None))),
-            (true, Some(status(None, None))),
-            (true, None),
-        ] {
-            assert!(not_ready(registered, status.as_ref()).is_some());
-        }
-    }
 
     /// Runs the endpoint for a client that has sent this; returns the reply and the time until
     /// the connection was closed.

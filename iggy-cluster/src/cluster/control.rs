@@ -26,6 +26,8 @@ use super::failure::Failure;
 
 pub(super) const SUBMIT: u8 = 1;
 pub(super) const REGISTER: u8 = 2;
+/// The report of the node; see `admin::reporter`. Nodes of version 0.1 refuse it.
+pub(crate) const REPORT: u8 = 3;
 
 /// The answer of the leader.
 pub(super) fn encode(outcome: Result<(u64, Reply), Failure>) -> Bytes {

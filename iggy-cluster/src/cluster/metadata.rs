@@ -250,6 +250,16 @@ impl Metadata {
         }
     }
 
+    /// Requests the report of another node.
+    pub(crate) async fn request_report(
+        &self,
+        of: ReplicaId,
+        timeout: Duration,
+    ) -> Result<Bytes, RpcError> {
+        let call = self.links.call(of, control::REPORT, Vec::new(), timeout);
+        call.await
+    }
+
     /// Serves a request of the control lane.
     pub(crate) async fn serve_control(&self, kind: u8, payload: Bytes) -> RpcReply {
         let outcome = match kind {

@@ -1,7 +1,7 @@
 //! The cluster, from one node's point of view: replicated metadata, registration and
 //! fencing of nodes.
 
-mod control;
+pub(crate) mod control;
 mod decisions;
 mod failure;
 mod lease;

@@ -39,6 +39,7 @@ pub(crate) struct FakeLog {
     unseen: Mutex<Vec<Command>>,
     reads_stuck: AtomicBool,
     observer: Arc<Mutex<Option<Observer>>>,
+    status: Mutex<Option<ReplicaStatus>>,
     leadership: watch::Sender<Leadership>,
 }
 
@@ -74,6 +75,7 @@ impl FakeLog {
             unseen: Mutex::default(),
             reads_stuck: AtomicBool::new(false),
             observer,
+            status: Mutex::default(),
             leadership: watch::Sender::new(leadership),
         });
         log.register_node(ME);
@@ -152,6 +154,11 @@ impl FakeLog {
         self.reads_stuck.store(true, Ordering::Relaxed);
     }
 
+    /// The status from now on; none without it, as of a replica that has stopped.
+    pub(crate) fn set_status(&self, status: ReplicaStatus) {
+        *self.status.lock().unwrap() = Some(status);
+    }
+
     /// Committed, and applied at this node only by the next confirmed read.
     pub(crate) fn commit_unseen(&self, command: Command) {
         self.unseen.lock().unwrap().push(command);
@@ -193,7 +200,7 @@ impl ReplicatedLog for FakeLog {
     }
 
     async fn status(&self) -> Option<ReplicaStatus> {
-        None
+        self.status.lock().unwrap().clone()
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -103,6 +103,9 @@ struct DevArgs {
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The node at ADDRESS requests the reports of the others over the links between nodes.\nThe exit code is 1 when the cluster or one of its nodes cannot serve; the reasons are\nbelow the table."
+)]
 struct StatusArgs {
     /// The admin endpoint of any node
     #[arg(long, default_value = "127.0.0.1:3300", value_name = "HOST:PORT")]
@@ -113,6 +116,9 @@ struct StatusArgs {
     /// Print everything as JSON
     #[arg(long, conflicts_with = "wide")]
     json: bool,
+    /// Show it again every two seconds, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
 }
 
 #[derive(Debug, Subcommand)]

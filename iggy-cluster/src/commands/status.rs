@@ -1,31 +1,72 @@
 //! `status`: the state of all nodes, each as it reports itself.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use adapters::Printable;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use comfy_table::{ContentArrangement, Table};
+use local_cluster::GetError;
 
-use super::StatusArgs;
-use crate::admin::{ClusterReport, NodeReport, PARTITIONS_REFUSING, cluster_report};
+use super::{StatusArgs, stop_signal};
+use crate::admin::{ClusterReport, NodeReport, ReportError, cluster_report};
 
-/// The width of the table without `--wide`.
+/// The width of the text without `--wide`.
 const COLUMNS: u16 = 80;
+/// Between two reports of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+/// Clears a terminal and returns to its first line.
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    let report = cluster_report(&args.address).await.with_context(|| {
-        format!(
-            "no node replies at {}; name the admin endpoint of a running node with --address",
-            args.address
-        )
-    })?;
+    if args.watch {
+        return tokio::select! {
+            result = watch(args) => result,
+            result = stop_signal() => result,
+        };
+    }
+    let report = request(args).await?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
         write!(out, "{}", text(&report, args.wide))?;
     }
-    Ok(())
+    out.flush()?;
+    match report.problems.len() {
+        0 => Ok(()),
+        1 => bail!("the cluster has a problem"),
+        count => bail!("the cluster has {count} problems"),
+    }
+}
+
+async fn watch(args: &StatusArgs) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    let clear = if out.is_terminal() { CLEAR } else { "" };
+    loop {
+        let shown = match request(args).await {
+            Ok(report) => text(&report, args.wide),
+            Err(error) => wrapped("", &super::in_full(&error)),
+        };
+        write!(out, "{clear}{shown}")?;
+        out.flush()?;
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+async fn request(args: &StatusArgs) -> anyhow::Result<ClusterReport> {
+    let address = &args.address;
+    match cluster_report(address).await {
+        Ok(report) => Ok(report),
+        Err(ReportError::Get(GetError::Status(reason))) => {
+            bail!("the node at {address} cannot report: {}", Printable(&reason))
+        }
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "no node reports at {address}; name the admin endpoint of a running node with --address"
+            )
+        }),
+    }
 }
 
 fn text(report: &ClusterReport, wide: bool) -> String {
@@ -43,32 +84,23 @@ fn text(report: &ClusterReport, wide: bool) -> String {
         None => "leader: none".to_owned(),
     };
     let cluster = &report.cluster;
-    let refusals: String = report
-        .nodes
-        .iter()
-        .filter_map(|node| {
-            let refused = node.refuses_leader.as_ref()?;
-            let id = node.replica_id;
-            Some(format!("replica_id {id} refuses its leader: {refused}\n"))
-        })
-        .collect();
-    format!(
-        "cluster {cluster:?} on {backend}\n{leader}\n{}\n{refusals}{}",
-        table(report, wide),
-        refusing(report)
-    )
-}
-
-/// A line for each node with partitions that refuse.
-fn refusing(report: &ClusterReport) -> String {
-    let lines = report.nodes.iter().filter_map(|node| {
-        let reason = node.detail.get(PARTITIONS_REFUSING)?;
-        Some(format!(
-            "partitions of replica_id {} refuse: {reason}\n",
-            node.replica_id
-        ))
-    });
-    lines.collect()
+    let mut text = format!(
+        "cluster {cluster:?} on {backend}\n{leader}\n{}\n",
+        table(report, wide)
+    );
+    for (title, lines) in [
+        ("problems", &report.problems),
+        ("warnings", &report.warnings),
+    ] {
+        if !lines.is_empty() {
+            text.push_str(title);
+            text.push_str(":\n");
+        }
+        for line in lines {
+            text.push_str(&wrapped("  - ", &Printable(line).to_string()));
+        }
+    }
+    text
 }
 
 fn table(report: &ClusterReport, wide: bool) -> Table {
@@ -97,8 +129,7 @@ fn table(report: &ClusterReport, wide: bool) -> Table {
 }
 
 fn row(node: &NodeReport, wide: bool) -> Vec<String> {
-    let reachable = node.role != "unreachable";
-    let number = |value: u64| match reachable {
+    let number = |value: u64| match node.replied() {
         true => value.to_string(),
         false => "-".into(),
     };
@@ -120,6 +151,31 @@ fn row(node: &NodeReport, wide: bool) -> Vec<String> {
         ]);
     }
     row
+}
+
+/// A line of a list in lines of at most 80 columns.
+fn wrapped(bullet: &str, line: &str) -> String {
+    let width = usize::from(COLUMNS);
+    let mut text = String::new();
+    let mut column = 0;
+    for word in line.split_whitespace() {
+        let length = word.chars().count();
+        if column == 0 {
+            text.push_str(bullet);
+            column = bullet.len();
+        } else if column + 1 + length > width {
+            text.push('\n');
+            text.push_str(&" ".repeat(bullet.len()));
+            column = bullet.len();
+        } else {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    text.push('\n');
+    text
 }
 
 #[cfg(test)]
@@ -144,10 +200,14 @@ mod tests {
         ClusterReport {
             cluster: "production".into(),
             leader: Some(1),
+            problems: vec![
+                "iggy-0.eu-central.example.com (replica_id 0): does not reply on the link between the nodes".into(),
+            ],
+            warnings: Vec::new(),
             nodes: vec![
                 node(0, "unreachable"),
                 node(1, "leader"),
-                node(254, "follower"),
+                node(254, "unknown (older version)"),
             ],
         }
     }
@@ -158,6 +218,7 @@ mod tests {
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(80), "{text}");
         assert!(text.contains("leader: replica_id 1 (iggy-1."), "{text}");
+        assert!(text.contains("problems:\n  - iggy-0.eu-central.example.com (replica_id 0): does not reply on the link\n    between the nodes\n"), "{text}");
     }
 
     /// The report may come from something else than a node.
@@ -165,6 +226,8 @@ mod tests {
     fn control_characters_of_a_report_do_not_reach_the_terminal() {
         let mut report = report();
         report.cluster = "a\u{1b}[2J".into();
+        report.problems.push("d\u{1b}[2J".into());
+        report.warnings.push("e\u{1b}[2J".into());
         for node in &mut report.nodes {
             for field in [
                 &mut node.name,
@@ -181,30 +244,6 @@ mod tests {
             let raw = text.chars().find(|c| c.is_control() && *c != '\n');
             assert_eq!(raw, None, "{text:?}");
         }
-    }
-
-    #[test]
-    fn a_node_that_refuses_its_leader_is_named_with_the_reason() {
-        let mut report = report();
-        report.nodes[2].refuses_leader = Some("AppendEntries of replica 1: it differs".into());
-        let text = text(&report, false);
-        let last = text.lines().next_back();
-        assert_eq!(
-            last,
-            Some("replica_id 254 refuses its leader: AppendEntries of replica 1: it differs")
-        );
-    }
-
-    #[test]
-    fn partitions_that_refuse_are_named_after_the_table() {
-        let mut report = report();
-        assert!(!text(&report, false).contains("refuse"));
-        report.nodes[2]
-            .detail
-            .insert(PARTITIONS_REFUSING.into(), "1 damaged; stream 1".into());
-        let text = text(&report, false);
-        let line = "partitions of replica_id 254 refuse: 1 damaged; stream 1\n";
-        assert!(text.ends_with(line), "{text}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::descriptors::{self, Shares};
 use super::empty_disk::refuse_messages_alone;
 use super::services::{Requests, clean_up};
 use super::{Node, StartError};
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Reporter, Started};
 use crate::cluster::{Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
 use crate::metrics::Metrics;
@@ -79,6 +79,8 @@ impl NodeBuilder {
             None => built_in_storage(&config, shares)?,
         };
         refuse_messages_alone(&config.storage.path)?;
+        let started = Started::default();
+        let mut tasks = serve_admin(&config, &section, &started).await?;
         let (events, changes) = mpsc::unbounded_channel();
         let affected = Arc::new(Affected::default());
         let noting = Arc::clone(&affected);
@@ -96,7 +98,7 @@ impl NodeBuilder {
             .open()
             .await?;
         // Until here, clients that connect are refused rather than left waiting.
-        let listeners = Listeners::bind(&config, &section).await?;
+        let clients = listen_for_clients(&section).await?;
         let parts = Parts::new(
             config,
             section,
@@ -106,14 +108,22 @@ impl NodeBuilder {
             metrics,
             memory,
         )?;
+        let reporter = Arc::new(Reporter {
+            config: parts.config.clone(),
+            metadata: Arc::clone(&parts.metadata),
+            storage: Arc::clone(&parts.storage),
+            log: Arc::clone(&parts.metrics.log),
+            incarnation: opened.incarnation(),
+        });
         let requests = Requests {
             metadata: Arc::clone(&parts.metadata),
             local: Arc::clone(&parts.local),
+            reporter: Arc::clone(&reporter),
         };
         let run = Run {
             root: self.root,
             incarnation: opened.incarnation(),
-            listeners,
+            clients,
             changes,
             links: opened.links().clone(),
         };
@@ -121,7 +131,15 @@ impl NodeBuilder {
             .on_request(Arc::new(requests))
             .registry(Arc::new(Registered(Arc::clone(&parts.metadata))))
             .serve();
-        let tasks = parts.spawn(run);
+        let admin = Admin {
+            reporter,
+            local: Arc::clone(&parts.local),
+            metrics: Arc::clone(&parts.metrics),
+            links: Arc::clone(run.links.counters()),
+        };
+        // Nothing else sets it.
+        let _ = started.set(admin);
+        parts.spawn(&mut tasks, run);
         info!(
             replica_id = parts.section.replica_id,
             tcp = parts.section.client_address(),
@@ -176,7 +194,7 @@ struct Parts {
 struct Run {
     root: RootUser,
     incarnation: u64,
-    listeners: Listeners,
+    clients: TcpListener,
     changes: mpsc::UnboundedReceiver<MetadataEvent>,
     links: Links,
 }
@@ -228,7 +246,7 @@ impl Parts {
     }
 
     /// Starts the tasks. They end when the set is dropped.
-    fn spawn(&self, run: Run) -> JoinSet<()> {
+    fn spawn(&self, tasks: &mut JoinSet<()>, run: Run) {
         let Self {
             config,
             section,
@@ -236,8 +254,7 @@ impl Parts {
             local,
             ..
         } = self;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&self.server).run(run.listeners.tcp));
+        tasks.spawn(Arc::clone(&self.server).run(run.clients));
         tasks.spawn(Arc::clone(metadata).keep_current());
         tasks.spawn(partitions::complete_revocations(
             Arc::clone(local),
@@ -260,44 +277,31 @@ impl Parts {
             info: node_info(section, run.incarnation),
             root: run.root,
             fencing_timeout: config.cluster.fencing_timeout.duration(),
-            links: run.links.clone(),
+            links: run.links,
         };
         tasks.spawn(members.run());
-        if let Some(listener) = run.listeners.admin {
-            let admin = Admin {
-                config: config.clone(),
-                metadata: Arc::clone(metadata),
-                local: Arc::clone(local),
-                metrics: Arc::clone(&self.metrics),
-                links: Arc::clone(run.links.counters()),
-                storage: Arc::clone(&self.storage),
-                incarnation: run.incarnation,
-            };
-            tasks.spawn(admin::run(admin, listener));
-        }
-        tasks
     }
 }
 
-struct Listeners {
-    tcp: TcpListener,
-    admin: Option<TcpListener>,
+/// Serves the admin endpoint from now on, with what is known of a node that starts. The
+/// task ends when the set is dropped.
+async fn serve_admin(
+    config: &ClusterConfig,
+    section: &NodeSection,
+    started: &Started,
+) -> Result<JoinSet<()>, StartError> {
+    let mut tasks = JoinSet::new();
+    if config.admin.enabled {
+        let address = join_host_port(&config.admin.ip, section.ports.admin);
+        let listener = listen(&address, "the admin endpoint").await?;
+        tasks.spawn(admin::run(Arc::clone(started), listener));
+    }
+    Ok(tasks)
 }
 
-impl Listeners {
-    async fn bind(config: &ClusterConfig, section: &NodeSection) -> Result<Self, StartError> {
-        let ports = section.ports;
-        Ok(Self {
-            tcp: listen(&join_host_port(&section.ip, ports.tcp), "clients").await?,
-            admin: match config.admin.enabled {
-                true => {
-                    let address = join_host_port(&config.admin.ip, ports.admin);
-                    Some(listen(&address, "the admin endpoint").await?)
-                }
-                false => None,
-            },
-        })
-    }
+async fn listen_for_clients(section: &NodeSection) -> Result<TcpListener, StartError> {
+    let address = join_host_port(&section.ip, section.ports.tcp);
+    Ok(listen(&address, "clients").await?)
 }
 
 /// The names under which clients know this node.

@@ -9,13 +9,15 @@ use consensus::ReplicaId;
 use replicated_log::links::{Channel, RpcHandler, RpcReply};
 use tokio::sync::mpsc;
 
-use crate::cluster::Metadata;
+use crate::admin::Reporter;
+use crate::cluster::{Metadata, control};
 use crate::partitions::LocalPartitions;
 
 /// Serves requests of other nodes.
 pub(super) struct Requests {
     pub(super) metadata: Arc<Metadata>,
     pub(super) local: Arc<LocalPartitions>,
+    pub(super) reporter: Arc<Reporter>,
 }
 
 #[async_trait]
@@ -29,6 +31,7 @@ impl RpcHandler for Requests {
     ) -> RpcReply {
         match channel {
             Channel::Data => self.local.serve_bytes(payload).await,
+            _ if kind == control::REPORT => self.reporter.answer().await,
             _ => self.metadata.serve_control(kind, payload).await,
         }
     }
