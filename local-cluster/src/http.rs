@@ -40,11 +40,7 @@ pub async fn get(address: &str, path: &str) -> Result<Vec<u8>, GetError> {
 ///
 /// # Errors
 /// The same.
-pub async fn get_within(
-    timeout: Duration,
-    address: &str,
-    path: &str,
-) -> Result<Vec<u8>, GetError> {
+pub async fn get_within(timeout: Duration, address: &str, path: &str) -> Result<Vec<u8>, GetError> {
     match tokio::time::timeout(timeout, exchange(address, path)).await {
         Ok(result) => result,
         Err(_) => Err(GetError::Timeout(timeout)),

@@ -23,6 +23,7 @@ mod error;
 mod http;
 mod ports;
 mod processes;
+mod temporary;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ pub use error::ProcessError;
 pub use http::{GetError, get, get_within};
 pub use ports::{Ports, free_node_ports, free_ports};
 pub use processes::{Processes, Program};
+pub use temporary::remove_abandoned;
 pub use usage::{cpu_time, memory_bytes, open_files};
 
 /// The path of a program in the directory of the running executable, where cargo puts

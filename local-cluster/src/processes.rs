@@ -9,8 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
-use tempfile::TempDir;
 
+use crate::temporary::OwnedDirectory;
 use crate::{Ports, ProcessError, cpu_time, memory_bytes, open_files};
 
 /// Between two checks whether a process has ended.
@@ -31,6 +31,10 @@ pub struct Program {
     /// Whether each node is in a process group of its own, which the terminal's Ctrl-C
     /// does not reach. The caller then stops the nodes on Ctrl-C.
     pub own_process_group: bool,
+    /// Whether each node has a pipe as its standard input, which nothing is written to. It
+    /// ends with this process, also when that is killed; a node that watches it can then
+    /// stop.
+    pub ends_with_input: bool,
 }
 
 impl Program {
@@ -46,6 +50,7 @@ impl Program {
             arguments: arguments.into_iter().map(Into::into).collect(),
             environment: Vec::new(),
             own_process_group: false,
+            ends_with_input: false,
         }
     }
 }
@@ -57,7 +62,7 @@ pub struct Processes {
     ports: Vec<Ports>,
     directory: PathBuf,
     /// Removes the directory at the end, where it is a temporary one.
-    _temporary: Option<TempDir>,
+    _temporary: Option<OwnedDirectory>,
     children: Vec<Option<Child>>,
 }
 
@@ -68,13 +73,7 @@ impl Processes {
     /// # Errors
     /// When the directory or the configuration file cannot be written.
     pub fn new(program: Program, ports: Vec<Ports>, config: &str) -> Result<Self, ProcessError> {
-        let temporary = tempfile::Builder::new()
-            .prefix("iggy-cluster-")
-            .tempdir()
-            .map_err(ProcessError::io(
-                "cannot create a directory in",
-                std::env::temp_dir(),
-            ))?;
+        let temporary = OwnedDirectory::new()?;
         let directory = temporary.path().to_path_buf();
         Self::create(program, ports, config, directory, Some(temporary))
     }
@@ -97,7 +96,7 @@ impl Processes {
         ports: Vec<Ports>,
         config: &str,
         directory: PathBuf,
-        temporary: Option<TempDir>,
+        temporary: Option<OwnedDirectory>,
     ) -> Result<Self, ProcessError> {
         fs::create_dir_all(&directory).map_err(ProcessError::io("cannot create", &directory))?;
         let processes = Self {
@@ -154,7 +153,10 @@ impl Processes {
             .arg(self.config_file())
             .envs(self.program.environment.iter().cloned())
             .env("IGGY_STORAGE_PATH", &data)
-            .stdin(Stdio::null())
+            .stdin(match self.program.ends_with_input {
+                true => Stdio::piped(),
+                false => Stdio::null(),
+            })
             .stdout(output)
             .stderr(log);
         if self.program.own_process_group {
@@ -386,6 +388,19 @@ mod tests {
         );
         assert_eq!(processes.running().collect::<Vec<_>>(), [1]);
         assert!(!processes.is_running(1));
+    }
+
+    #[test]
+    fn the_input_of_a_node_is_open_while_this_process_runs() {
+        let mut processes = cluster("cat; echo ended", 1);
+        processes.program.ends_with_input = true;
+        processes.start(0).expect("a process");
+        assert!(processes.is_running(0));
+        // As the end of this process does.
+        let child = processes.children[0].as_mut().expect("a process");
+        drop(child.stdin.take());
+        until(|| processes.exit_status(0).is_some());
+        assert_eq!(processes.last_lines(0), "ended");
     }
 
     #[test]

@@ -65,10 +65,13 @@ impl Supervisor {
         });
         let ports: Vec<_> = ports.collect();
         check_ports(&ports)?;
+        remove_abandoned()?;
         let program = Program {
             // The terminal's Ctrl-C is for this process, which stops the others.
             own_process_group: true,
-            ..Program::new(std::env::current_exe()?, ["serve"])
+            // After a kill -9 of this process they stop themselves.
+            ends_with_input: true,
+            ..Program::new(std::env::current_exe()?, ["serve", "--stop-with-input"])
         };
         let text = config.to_toml()?;
         let mut processes = match &args.data {
@@ -171,25 +174,43 @@ impl Supervisor {
     }
 
     fn print_next_steps(&self, took: Duration) -> anyhow::Result<()> {
-        let admin = self.processes.ports(0).admin_address();
         let mut out = std::io::stdout();
-        writeln!(
-            out,
-            "ready after {:.1} s. User iggy, password iggy.\n\
-             \n\
-             \x20 cargo run --release --example hello\n\
-             \x20     a stock client sends and polls messages\n\
-             \x20 iggy-cluster status --address {admin}\n\
-             \x20     the state of the nodes\n\
-             \x20 kill -9 PID\n\
-             \x20     the other nodes continue\n\
-             \n\
-             Ctrl-C stops the cluster.",
-            took.as_secs_f32()
-        )?;
+        out.write_all(next_steps(self.processes.ports(0), took).as_bytes())?;
         out.flush()?;
         Ok(())
     }
+}
+
+/// What to try next, with the addresses of this cluster: another one may listen on the
+/// default ports.
+fn next_steps(first: Ports, took: Duration) -> String {
+    format!(
+        "ready after {:.1} s. User iggy, password iggy.\n\
+         \n\
+         \x20 cargo run --release --example hello -- {}\n\
+         \x20     a stock client sends and polls messages\n\
+         \x20 iggy-cluster status --address {}\n\
+         \x20     the state of the nodes\n\
+         \x20 kill -9 PID\n\
+         \x20     the other nodes continue\n\
+         \n\
+         Ctrl-C stops the cluster.\n",
+        took.as_secs_f32(),
+        first.client_address(),
+        first.admin_address(),
+    )
+}
+
+/// Removes the directories of clusters whose `dev` was killed.
+fn remove_abandoned() -> anyhow::Result<()> {
+    for directory in local_cluster::remove_abandoned() {
+        writeln!(
+            std::io::stdout(),
+            "removed {}, which a killed cluster had left",
+            directory.display()
+        )?;
+    }
+    Ok(())
 }
 
 /// Fails before anything is started when a port is in use.
@@ -216,5 +237,24 @@ fn how_it_ended(status: ExitStatus) -> String {
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another cluster may listen on the default ports, and would receive what the example
+    /// sends.
+    #[test]
+    fn the_next_steps_name_the_addresses_of_this_cluster() {
+        let ports = Ports {
+            client: 26_090,
+            replica: 27_090,
+            admin: 21_300,
+        };
+        let text = next_steps(ports, Duration::from_secs(1));
+        assert!(text.contains("--example hello -- 127.0.0.1:26090\n"), "{text}");
+        assert!(text.contains("status --address 127.0.0.1:21300\n"), "{text}");
     }
 }

@@ -31,7 +31,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one node of a cluster
-    Serve(NodeArgs),
+    Serve(ServeArgs),
     /// Initialize the data directory of a node that has never run, without waiting for the
     /// other nodes
     Format(FormatArgs),
@@ -73,6 +73,17 @@ struct NodeArgs {
     /// The replica_id of this node in [[cluster.nodes]]
     #[arg(long, value_name = "N")]
     replica_id: u8,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Stop when the standard input ends, as it does when the process that started this one
+    /// ends; for `dev`
+    #[arg(long, hide = true)]
+    stop_with_input: bool,
 }
 
 /// Arguments of `dev`.
@@ -152,9 +163,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         allow_huge_pages(allowed);
     }
     match cli.command {
-        Command::Format(args) => runtime()?.block_on(format::run(&args)),
-        Command::Serve(args) => runtime()?.block_on(serve::run(&args)),
-        Command::Dev(args) => runtime()?.block_on(dev::run(&args)),
+        Command::Format(args) => run_and_leave(format::run(&args)),
+        Command::Serve(args) => run_and_leave(serve::run(&args)),
+        Command::Dev(args) => run_and_leave(dev::run(&args)),
         #[cfg(feature = "bench")]
         Command::Bench(args) => runtime()?.block_on(async {
             // A signal drops the benchmarks, which kills the processes they have started.
@@ -165,7 +176,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }),
         #[cfg(feature = "bench")]
         Command::Advise(args) => runtime()?.block_on(benchmarks::advise::run(args)),
-        Command::Status(args) => runtime()?.block_on(status::run(&args)),
+        Command::Status(args) => run_and_leave(status::run(&args)),
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
     }
 }
@@ -207,13 +218,79 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .build()?)
 }
 
-/// Resolves on SIGINT (Ctrl-C) and SIGTERM.
+/// Runs a command that has stopped everything it started when it returns. What is left in
+/// the runtime's blocking threads is abandoned: a lookup of a host name that nothing answers
+/// would delay the end of the process by seconds.
+fn run_and_leave<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = runtime()?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
+}
+
+/// Resolves on SIGINT (Ctrl-C), SIGTERM, and SIGHUP (the terminal is closed), unless this
+/// process was started so that it survives the terminal, with `nohup` for instance.
 async fn stop_signal() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
+    let hangup = async {
+        if hangup_is_ignored() {
+            std::future::pending::<()>().await;
+        }
+        let mut hangup = signal(SignalKind::hangup())?;
+        hangup.recv().await;
+        Ok::<_, std::io::Error>(())
+    };
     tokio::select! {
         result = tokio::signal::ctrl_c() => result?,
         _ = terminate.recv() => {}
+        result = hangup => result?,
     }
     Ok(())
+}
+
+/// A handler would replace what `nohup` has set.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores(&status, rustix::process::Signal::HUP.as_raw())
+}
+
+/// Whether a signal is in the mask `SigIgn` of a process's status.
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such as the lookup of a name whose server does not answer.
+    #[test]
+    fn a_command_ends_although_a_blocking_call_does_not() {
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let started = run_and_leave(async move {
+            let (started, starts) = tokio::sync::oneshot::channel();
+            tokio::task::spawn_blocking(move || {
+                let _ = started.send(());
+                let _ = blocked.recv();
+            });
+            Ok(starts.await)
+        });
+        // Without the end of the command, this is never reached.
+        assert!(started.unwrap().is_ok());
+        drop(release);
+    }
+
+    #[test]
+    fn a_hangup_that_nohup_ignores_stays_ignored() {
+        let status = "Name:\tnode\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert!(ignores(status, 1));
+        assert!(!ignores(status, 2));
+        assert!(!ignores("SigIgn:\t0000000000001000\n", 1));
+        assert!(!ignores("", 1));
+    }
 }

@@ -1,14 +1,17 @@
 //! `serve`: runs one node.
 
+use std::io::Read;
+
 use anyhow::{Context, bail};
+use tokio::sync::oneshot;
 use tracing::info;
 
-use super::{NodeArgs, stop_signal};
+use super::{ServeArgs, stop_signal};
 use crate::Node;
 use crate::config;
 use crate::log_lines::Tee;
 
-pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
@@ -17,21 +20,54 @@ pub(super) async fn run(args: &NodeArgs) -> anyhow::Result<()> {
         .with_writer(|| Tee)
         .init();
     let loaded = config::load(
-        args.config.as_deref(),
+        args.node.config.as_deref(),
         config::environment(),
-        Some(args.replica_id),
+        Some(args.node.replica_id),
     )?;
-    let mut node = Node::start(loaded.config, loaded.root, args.replica_id)
-        .await
-        .context("the node cannot start")?;
+    let stop = stop_request(args.stop_with_input);
+    tokio::pin!(stop);
+    // At its first start, a node may wait for the others for long.
+    let started = tokio::select! {
+        started = Node::start(loaded.config, loaded.root, args.node.replica_id) => started,
+        result = &mut stop => return result,
+    };
+    let mut node = started.context("the node cannot start")?;
     tokio::select! {
         result = node.stopped() => match result {
             Ok(()) => bail!("the node stopped by itself"),
             Err(why) => bail!("the node had to stop: {why}"),
         },
-        result = stop_signal() => result?,
+        result = stop => result?,
     }
     info!("stopping");
     node.stop().await;
     Ok(())
+}
+
+/// Resolves on a signal, and with `stop_with_input` at the end of the standard input.
+async fn stop_request(stop_with_input: bool) -> anyhow::Result<()> {
+    let input = async {
+        match stop_with_input {
+            true => end_of_input().await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = stop_signal() => result,
+        () = input => Ok(()),
+    }
+}
+
+/// On a thread of its own, which does not keep the process from ending.
+async fn end_of_input() {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while std::io::stdin()
+            .read(&mut buffer)
+            .is_ok_and(|bytes| bytes > 0)
+        {}
+        let _ = ended.send(());
+    });
+    let _ = end.await;
 }

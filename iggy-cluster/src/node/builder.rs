@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use super::admission::Registered;
+use super::data_directory::use_data_directory;
 use super::descriptors::{self, Shares};
 use super::empty_disk::refuse_messages_alone;
 use super::services::{Requests, clean_up};
@@ -74,6 +75,7 @@ impl NodeBuilder {
         let section = self.section()?.clone();
         let mut config = self.config;
         let shares = descriptors::share(&mut config, section.replica())?;
+        use_data_directory(&config.storage.path)?;
         let storage = match self.storage {
             Some(storage) => storage,
             None => built_in_storage(&config, shares)?,

@@ -2,11 +2,12 @@
 
 mod admission;
 mod builder;
+mod data_directory;
 mod descriptors;
 mod empty_disk;
 mod services;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::partitions::{PartitionStorage, StorageError};
@@ -40,6 +41,16 @@ pub enum StartError {
         limit: usize,
         /// The lowest limit with which the node starts.
         needed: usize,
+    },
+    /// The data directory cannot be used.
+    #[error(
+        "the data directory {path} (storage.path) cannot be used: {source}; the user of this process must be able to read and write it"
+    )]
+    DataDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
     },
     /// The list of nodes is not a membership.
     #[error("cluster.nodes: {0}")]
@@ -96,6 +107,7 @@ impl Node {
             .node(replica_id)
             .ok_or(StartError::UnknownReplica(replica_id))?;
         let path = &config.storage.path;
+        data_directory::use_data_directory(path)?;
         let disk = RealDisk::new(path).map_err(|error| open_error(path, error))?;
         Ok(LogNode::format(&config.log(section)?, &disk)?)
     }
@@ -115,6 +127,7 @@ impl Node {
             .node(replica_id)
             .ok_or(StartError::UnknownReplica(replica_id))?;
         let path = &config.storage.path;
+        data_directory::use_data_directory(path)?;
         let disk = RealDisk::new(path).map_err(|error| open_error(path, error))?;
         let log = config.log(section)?;
         let unconfirmed = LogNode::format_unless_known(&log, &disk).await?;
