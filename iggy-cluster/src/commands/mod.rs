@@ -5,6 +5,7 @@ mod dev;
 mod format;
 mod serve;
 mod status;
+mod text;
 
 use std::path::PathBuf;
 

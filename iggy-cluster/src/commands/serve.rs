@@ -4,7 +4,7 @@ use std::io::Read;
 
 use anyhow::{Context, bail};
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{ServeArgs, stop_signal};
 use crate::Node;
@@ -24,6 +24,9 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
         config::environment(),
         Some(args.node.replica_id),
     )?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
     let stop = stop_request(args.stop_with_input);
     tokio::pin!(stop);
     // At its first start, a node may wait for the others for long.

@@ -8,11 +8,10 @@ use anyhow::{Context, bail};
 use comfy_table::{ContentArrangement, Table};
 use local_cluster::GetError;
 
+use super::text::{COLUMNS, wrapped};
 use super::{StatusArgs, stop_signal};
 use crate::admin::{ClusterReport, NodeReport, ReportError, cluster_report};
 
-/// The width of the text without `--wide`.
-const COLUMNS: u16 = 80;
 /// Between two reports of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// Clears a terminal and returns to its first line.
@@ -97,7 +96,7 @@ fn text(report: &ClusterReport, wide: bool) -> String {
             text.push_str(":\n");
         }
         for line in lines {
-            text.push_str(&wrapped("  - ", &Printable(line).to_string()));
+            text.push_str(&wrapped("  - ", line));
         }
     }
     text
@@ -151,31 +150,6 @@ fn row(node: &NodeReport, wide: bool) -> Vec<String> {
         ]);
     }
     row
-}
-
-/// A line of a list in lines of at most 80 columns.
-fn wrapped(bullet: &str, line: &str) -> String {
-    let width = usize::from(COLUMNS);
-    let mut text = String::new();
-    let mut column = 0;
-    for word in line.split_whitespace() {
-        let length = word.chars().count();
-        if column == 0 {
-            text.push_str(bullet);
-            column = bullet.len();
-        } else if column + 1 + length > width {
-            text.push('\n');
-            text.push_str(&" ".repeat(bullet.len()));
-            column = bullet.len();
-        } else {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(word);
-        column += length;
-    }
-    text.push('\n');
-    text
 }
 
 #[cfg(test)]

@@ -38,6 +38,11 @@ pub(super) fn violations(config: &ClusterConfig, replica_id: Option<u8>) -> Vec<
     wrong
 }
 
+/// Whether a violation is about the list of nodes.
+pub(super) fn is_of_nodes(violation: &str) -> bool {
+    violation.starts_with("cluster.nodes") || violation.starts_with("--replica-id")
+}
+
 fn cluster(config: &ClusterConfig, replica_id: Option<u8>, wrong: &mut Vec<String>) {
     let cluster = &config.cluster;
     if !cluster.enabled {

@@ -1,32 +1,21 @@
 //! From a file and the environment to a checked configuration.
 //!
 //! `IGGY_<SECTION>_<KEY>` overrides a key, with an index for a node:
-//! `IGGY_CLUSTER_NODES_0_PORTS_TCP`. Values have the type that the key has in the
-//! file. Variables that start with the name of a section, such as `IGGY_TCP_`, and name
-//! no key are errors; other variables that start with `IGGY_` are ignored.
+//! `IGGY_CLUSTER_NODES_0_PORTS_TCP`. Values have the type that the key has in the file.
+//! A variable that starts with the name of a section, such as `IGGY_TCP_`, and names no key
+//! is an error, and so is one that is nearly spelt as a known one. Variables of Iggy's own
+//! server that have no meaning here are warned about, unless they promise security.
 
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use thiserror::Error;
-use toml::{Table, Value};
 
-use super::{AdvertisedAddress, ClusterConfig, NodeSection, RootUser, check};
+use super::{ClusterConfig, RootUser, check, environment as variables, file, warnings};
 
 /// The path of the file, without `--config`.
 const PATH_VARIABLE: &str = "IGGY_CONFIG_PATH";
-const PREFIX: &str = "IGGY_";
-const SECTIONS: [&str; 7] = [
-    "cluster",
-    "tcp",
-    "storage",
-    "data_maintenance",
-    "consumer_group",
-    "heartbeat",
-    "admin",
-];
 
 /// Why a configuration is refused.
 #[derive(Debug, Error)]
@@ -42,26 +31,8 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML, or has an unknown key or a wrong value.
-    #[error("{path}: {what}")]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with line and column.
-        what: String,
-    },
-    /// A variable names no key, or its value does not fit.
-    #[error("{variable}: {what}")]
-    Variable {
-        /// The variable.
-        variable: String,
-        /// What is wrong.
-        what: String,
-    },
-    /// The name or the password of the root user has the wrong length.
-    #[error("IGGY_ROOT_USERNAME must have 1 to 255 bytes, IGGY_ROOT_PASSWORD 3 to 100")]
-    Root,
-    /// Values contradict each other or exceed a bound.
+    /// Everything that is wrong: the syntax of the file, unknown keys and variables, values
+    /// that do not fit, contradict each other or exceed a bound.
     #[error("the configuration is invalid:\n  - {}", .0.join("\n  - "))]
     Invalid(Vec<String>),
 }
@@ -77,6 +48,8 @@ pub struct Loaded {
     pub path: PathBuf,
     /// The variables that override keys of the file.
     pub overrides: Vec<String>,
+    /// What is allowed and unsafe, and variables without effect.
+    pub warnings: Vec<String>,
 }
 
 /// Reads the file at `path` or the one that the environment names, applies the
@@ -103,7 +76,7 @@ pub fn load(
         path: path.clone(),
         source,
     })?;
-    let (config, overrides) = parse(&path, &text, &environment, replica_id)?;
+    let mut parsed = Parsed::new(&path, &text, &environment, replica_id);
     let mut root = RootUser::default();
     if let Some(username) = variable("IGGY_ROOT_USERNAME") {
         root.username = username;
@@ -113,13 +86,22 @@ pub fn load(
     }
     let password = root.password.expose_secret().len();
     if !(1..=255).contains(&root.username.len()) || !(3..=100).contains(&password) {
-        return Err(ConfigError::Root);
+        parsed.wrong.push(
+            "IGGY_ROOT_USERNAME must have 1 to 255 bytes, IGGY_ROOT_PASSWORD 3 to 100".into(),
+        );
     }
+    if !parsed.wrong.is_empty() {
+        return Err(ConfigError::Invalid(parsed.wrong));
+    }
+    parsed
+        .warnings
+        .extend(warnings::unsafe_settings(&parsed.config, &root));
     Ok(Loaded {
-        config,
+        config: parsed.config,
         root,
         path,
-        overrides,
+        overrides: parsed.overrides,
+        warnings: parsed.warnings,
     })
 }
 
@@ -139,224 +121,44 @@ pub fn parse(
     environment: &[(String, String)],
     replica_id: Option<u8>,
 ) -> Result<(ClusterConfig, Vec<String>), ConfigError> {
-    let failed = |what: String| ConfigError::Parse {
-        path: path.to_path_buf(),
-        what,
-    };
-    // Once for errors with a line, once to merge the environment into.
-    let _: ClusterConfig =
-        toml::from_str(text).map_err(|error| failed(explain(&error.to_string())))?;
-    let mut table: Table = toml::from_str(text).map_err(|error| failed(error.to_string()))?;
-    let mut overrides = Vec::new();
-    for (variable, value) in environment {
-        if apply(&mut table, variable, value)? {
-            overrides.push(variable.clone());
+    let parsed = Parsed::new(path, text, environment, replica_id);
+    match parsed.wrong.is_empty() {
+        true => Ok((parsed.config, parsed.overrides)),
+        false => Err(ConfigError::Invalid(parsed.wrong)),
+    }
+}
+
+/// A configuration, and what is wrong with it.
+struct Parsed {
+    config: ClusterConfig,
+    overrides: Vec<String>,
+    wrong: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Parsed {
+    fn new(
+        path: &Path,
+        text: &str,
+        environment: &[(String, String)],
+        replica_id: Option<u8>,
+    ) -> Self {
+        let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
+        let file = file::read(path, text, &mut wrong);
+        let (config, overrides) =
+            variables::apply(&file.table, environment, &mut wrong, &mut warnings);
+        // What was left out because it is wrong is not missing too.
+        let is_known =
+            |violation: &String| file.nodes_are_complete || !check::is_of_nodes(violation);
+        let violations = check::violations(&config, replica_id);
+        wrong.extend(violations.into_iter().filter(is_known));
+        Self {
+            config,
+            overrides,
+            wrong,
+            warnings,
         }
     }
-    let config: ClusterConfig =
-        table
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::Variable {
-                variable: overrides.join(", "),
-                what: error.message().to_owned(),
-            })?;
-    let wrong = check::violations(&config, replica_id);
-    match wrong.is_empty() {
-        true => Ok((config, overrides)),
-        false => Err(ConfigError::Invalid(wrong)),
-    }
-}
-
-/// Adds the most similar known key to an error about an unknown one.
-fn explain(error: &str) -> String {
-    let unknown = error
-        .split_once("unknown field `")
-        .and_then(|(_, rest)| rest.split_once('`'))
-        .map(|(field, _)| field);
-    let known = error
-        .split_once("expected one of ")
-        .or_else(|| error.split_once("expected "))
-        .map(|(_, known)| known);
-    let nearest = unknown.zip(known).and_then(|(unknown, known)| {
-        known
-            .split('`')
-            .filter(|word| {
-                word.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !word.is_empty()
-            })
-            .map(|word| (distance(unknown, word), word))
-            .min()
-            .filter(|(distance, _)| *distance <= 3)
-            .map(|(_, word)| word)
-    });
-    match nearest {
-        Some(nearest) => format!("{error}\ndid you mean `{nearest}`?"),
-        None => error.to_owned(),
-    }
-}
-
-/// Applies one variable; false when it is not about the configuration.
-fn apply(table: &mut Table, variable: &str, text: &str) -> Result<bool, ConfigError> {
-    let Some(name) = variable.strip_prefix(PREFIX) else {
-        return Ok(false);
-    };
-    let name = name.to_ascii_lowercase();
-    // Variables that Kubernetes sets for a service with the name iggy-cluster.
-    if name.starts_with("cluster_service_") || name.starts_with("cluster_port") {
-        return Ok(false);
-    }
-    let ours = |section: &&str| {
-        name.strip_prefix(*section)
-            .is_some_and(|rest| rest.starts_with('_'))
-    };
-    if !SECTIONS.iter().any(ours) {
-        return Ok(false);
-    }
-    let failed = |what: String| ConfigError::Variable {
-        variable: variable.to_owned(),
-        what,
-    };
-    let mut schema = ClusterConfig::default();
-    schema.cluster.nodes = vec![NodeSection {
-        advertised_address: Some(String::new()),
-        advertised_addresses: vec![AdvertisedAddress {
-            client_cidr: IpNet::default(),
-            address: String::new(),
-        }],
-        ..NodeSection::default()
-    }];
-    let schema = Value::try_from(&schema).map_err(|error| failed(error.to_string()))?;
-    let Some((path, kind)) = find(&schema, &name) else {
-        let known = keys(&schema);
-        let nearest = known.iter().min_by_key(|key| distance(&name, key));
-        let hint = nearest.map_or(String::new(), |key| {
-            format!("; the nearest is {PREFIX}{}", key.to_ascii_uppercase())
-        });
-        return Err(failed(format!("names no key of the configuration{hint}")));
-    };
-    let value = match kind {
-        Value::Integer(_) => Value::Integer(
-            text.parse()
-                .map_err(|_| failed(format!("{text:?} is not a whole number")))?,
-        ),
-        Value::Boolean(_) => Value::Boolean(
-            text.parse()
-                .map_err(|_| failed(format!("{text:?} is neither true nor false")))?,
-        ),
-        _ => Value::String(text.to_owned()),
-    };
-    put(table, &path, value).map_err(failed)?;
-    Ok(true)
-}
-
-enum Step {
-    Key(String),
-    Index(usize),
-}
-
-/// The path in the schema that a variable's name stands for. Keys contain underscores
-/// too, so every split is tried.
-fn find<'a>(schema: &'a Value, name: &str) -> Option<(Vec<Step>, &'a Value)> {
-    match schema {
-        Value::Table(table) => table.iter().find_map(|(key, value)| {
-            let rest = name.strip_prefix(key.as_str())?;
-            let (mut path, found) = match rest.strip_prefix('_') {
-                Some(rest) => find(value, rest)?,
-                None if rest.is_empty() && !value.is_table() && !value.is_array() => {
-                    (Vec::new(), value)
-                }
-                None => return None,
-            };
-            path.insert(0, Step::Key(key.clone()));
-            Some((path, found))
-        }),
-        Value::Array(items) => {
-            let digits = name.find(|c: char| !c.is_ascii_digit())?;
-            let index = name[..digits].parse().ok()?;
-            let rest = name[digits..].strip_prefix('_')?;
-            let (mut path, found) = find(items.first()?, rest)?;
-            path.insert(0, Step::Index(index));
-            Some((path, found))
-        }
-        _ => None,
-    }
-}
-
-fn put(table: &mut Table, path: &[Step], value: Value) -> Result<(), String> {
-    let Some((Step::Key(key), rest)) = path.split_first() else {
-        return Ok(());
-    };
-    match rest.first() {
-        None => {
-            table.insert(key.clone(), value);
-            Ok(())
-        }
-        Some(Step::Key(_)) => {
-            let below = table
-                .entry(key.clone())
-                .or_insert_with(|| Value::Table(Table::new()));
-            match below {
-                Value::Table(below) => put(below, rest, value),
-                _ => Err(format!("{key} is not a section")),
-            }
-        }
-        Some(Step::Index(index)) => {
-            let below = table
-                .entry(key.clone())
-                .or_insert_with(|| Value::Array(Vec::new()));
-            let Value::Array(items) = below else {
-                return Err(format!("{key} is not a list"));
-            };
-            if *index > items.len() {
-                return Err(format!(
-                    "the list {key} has {} entries; number {index} would leave a gap",
-                    items.len()
-                ));
-            }
-            if *index == items.len() {
-                items.push(Value::Table(Table::new()));
-            }
-            match &mut items[*index] {
-                Value::Table(below) => put(below, &rest[1..], value),
-                _ => Err(format!("{key} has no sections")),
-            }
-        }
-    }
-}
-
-/// Every key of the schema, as in the names of variables.
-fn keys(schema: &Value) -> Vec<String> {
-    match schema {
-        Value::Table(table) => table
-            .iter()
-            .flat_map(|(key, value)| {
-                let below = keys(value);
-                match below.is_empty() {
-                    true => vec![key.clone()],
-                    false => below.iter().map(|rest| format!("{key}_{rest}")).collect(),
-                }
-            })
-            .collect(),
-        Value::Array(items) => items
-            .first()
-            .map(|first| keys(first).iter().map(|rest| format!("0_{rest}")).collect())
-            .unwrap_or_default(),
-        _ => Vec::new(),
-    }
-}
-
-/// The edit distance of two texts.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl ClusterConfig {

@@ -4,7 +4,11 @@
 //! Everything is checked before anything starts, and one error lists all violations.
 
 mod check;
+mod environment;
+mod file;
 mod load;
+mod nearest;
+mod warnings;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

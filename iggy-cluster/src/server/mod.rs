@@ -41,6 +41,8 @@ pub(crate) use clients::Clients;
 use connection::limited;
 pub(crate) use login::Credentials;
 pub use tls::TlsError;
+#[cfg(feature = "cli")]
+pub(crate) use tls::check as check_certificate;
 
 /// Between two attempts to end a session.
 const END_SESSION_PAUSE: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
@@ -9,7 +10,8 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tracing::info;
+use tracing::{info, warn};
+use x509_parser::parse_x509_certificate;
 
 use crate::config::TlsSection;
 
@@ -71,6 +73,10 @@ pub(crate) fn acceptor(
         false => (tls.cert_file.clone(), tls.key_file.clone()),
     };
     let config = load(&cert, &key)?;
+    // A node with an expired certificate still serves clients that do not verify it.
+    if let Err(what) | Ok(Some(what)) = check_dates(&cert, SystemTime::now()) {
+        warn!("{what}");
+    }
     info!(certificate = %cert.display(), "clients are served over TLS");
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }
@@ -98,6 +104,66 @@ fn load(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
                 .with_single_cert(chain, secret)
         })
         .map_err(unusable)
+}
+
+/// Checks the certificate and the key of a configuration, as a node with it would use them.
+/// Returns what should be looked into.
+///
+/// # Errors
+/// Why clients could not connect.
+#[cfg(feature = "cli")]
+pub(crate) fn check(tls: &TlsSection, now: SystemTime) -> Result<Option<String>, String> {
+    if !tls.enabled {
+        return Ok(None);
+    }
+    let cert = &tls.cert_file;
+    if tls.self_signed && !cert.exists() {
+        return Ok(Some(format!(
+            "tcp.tls.cert_file = {cert:?} does not exist here: a node without it creates a certificate for itself, which clients have to trust"
+        )));
+    }
+    load(cert, &tls.key_file).map_err(|error| error.to_string())?;
+    check_dates(cert, now)
+}
+
+/// When the first certificate of a file expires, in seconds since 1970; also its start.
+pub(crate) fn dates(cert: &Path) -> Option<(i64, i64)> {
+    let first = CertificateDer::pem_file_iter(cert).ok()?.next()?.ok()?;
+    let (_, parsed) = parse_x509_certificate(&first).ok()?;
+    let validity = parsed.validity();
+    Some((
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    ))
+}
+
+/// A warning starts so long before a certificate expires.
+const EXPIRES_SOON_DAYS: i64 = 30;
+
+fn check_dates(cert: &Path, now: SystemTime) -> Result<Option<String>, String> {
+    const DAY: i64 = 24 * 60 * 60;
+    let Some((from, until)) = dates(cert) else {
+        return Ok(Some(format!(
+            "the certificate {} has dates that cannot be read",
+            cert.display()
+        )));
+    };
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let cert = cert.display();
+    match (from > now, (until - now) / DAY) {
+        (true, _) => Err(format!(
+            "the certificate {cert} is not valid yet; check the clock of this machine"
+        )),
+        (_, days) if until <= now => Err(format!(
+            "the certificate {cert} expired {} days ago; replace it and restart the node",
+            -days
+        )),
+        (_, days) if days < EXPIRES_SOON_DAYS => Ok(Some(format!(
+            "the certificate {cert} expires in {days} days; replace it and restart the node"
+        ))),
+        _ => Ok(None),
+    }
 }
 
 /// The certificate that this node has created for itself, now or at an earlier start, so
@@ -201,6 +267,40 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(&*named.to_string_lossy()), "{text}");
         }
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_check_finds_certificates_that_clients_would_refuse() {
+        let data = tempfile::tempdir().unwrap();
+        let (cert, key) = (data.path().join("c.pem"), data.path().join("k.pem"));
+        let signing = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(hosts()).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 3, 1);
+        std::fs::write(&cert, params.self_signed(&signing).unwrap().pem()).unwrap();
+        std::fs::write(&key, signing.serialize_pem()).unwrap();
+        let tls = section(&cert, &key, false);
+        // 2020-01-01 is 18,262 days after 1970-01-01; the year is a leap year.
+        let day = |days: u64| UNIX_EPOCH + std::time::Duration::from_secs(days * 86_400 + 1);
+        let at = |days| check(&tls, day(days));
+        assert!(at(18_261).unwrap_err().contains("not valid yet"));
+        assert_eq!(at(18_262), Ok(None));
+        let soon = at(18_262 + 50).unwrap().unwrap();
+        assert!(soon.contains("expires in 9 days"), "{soon}");
+        let expired = at(18_262 + 70).unwrap_err();
+        assert!(expired.contains("expired 10 days ago"), "{expired}");
+        // Not for the key, and missing.
+        let other = tempfile::tempdir().unwrap();
+        let (_, foreign) = own(other.path(), hosts()).unwrap();
+        let none = data.path().join("none.pem");
+        for key in [&foreign, &none] {
+            let error = check(&section(&cert, key, false), day(18_262)).unwrap_err();
+            assert!(error.contains(&*key.to_string_lossy()), "{error}");
+        }
+        assert!(check(&section(&none, &key, true), day(0)).unwrap().is_some());
+        assert!(check(&section(&none, &key, false), day(0)).is_err());
+        assert_eq!(check(&TlsSection::default(), day(0)), Ok(None));
     }
 
     #[test]

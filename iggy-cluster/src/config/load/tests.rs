@@ -1,3 +1,6 @@
+use toml::{Table, Value};
+
+use super::variables::keys;
 use super::*;
 use crate::config::{Backend, PortsSection};
 
@@ -246,4 +249,106 @@ fn the_tail_of_the_log_and_the_log_between_snapshots_hold_at_least_one_batch() {
             "{error}"
         );
     }
+}
+
+/// Each start used to report one of them.
+#[test]
+fn errors_of_the_file_the_environment_and_the_values_are_reported_together() {
+    let text = three()
+        .replacen("\"200ms\"", "\"200 parsecs\"", 1)
+        .replacen("[tcp]", "[tcp]\nconections_max = 5", 1)
+        .replacen("frame_timeout = \"30s\"", "frame_timeout = 7", 1)
+        .replacen("name = \"node-1\"", "nmae = \"node-1\"", 1)
+        .replacen("pipeline_max = 4", "pipeline_max = 0", 1);
+    let environment = [
+        ("IGGY_TCP_CONNECTIONS_MAX", "many"),
+        ("IGGY_STORAG_PATH", "/var/lib/iggy"),
+        ("IGGY_CLUSTER_FENCING_TIMEOUT", "soon"),
+    ];
+    let error = parsed(&text, &environment).unwrap_err();
+    for expected in [
+        "write for instance \"50ms\"",
+        "did you mean `connections_max`?",
+        "did you mean `name`?",
+        "frame_timeout = 7",
+        "IGGY_TCP_CONNECTIONS_MAX: \"many\" is not a whole number",
+        "IGGY_STORAG_PATH: names no key of the configuration; the nearest is IGGY_STORAGE_PATH",
+        "IGGY_CLUSTER_FENCING_TIMEOUT: ",
+        "cluster.consensus.pipeline_max = 0 must be",
+    ] {
+        assert!(error.contains(expected), "{expected:?} is not in:\n{error}");
+    }
+    assert_eq!(error.matches("\n  - ").count(), 8, "{error}");
+}
+
+#[test]
+fn errors_of_the_syntax_are_reported_together() {
+    let error = parsed("[cluster\nname = = 3\n", &[("IGGY_STORAG_PATH", "x")]).unwrap_err();
+    assert!(
+        error.contains("line 1") && error.contains("line 2"),
+        "{error}"
+    );
+    assert!(error.contains("IGGY_STORAGE_PATH"), "{error}");
+}
+
+fn found(environment: &[(&str, &str)]) -> Parsed {
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    Parsed::new(Path::new("c.toml"), &three(), &environment, Some(0))
+}
+
+/// As compose files of Iggy's own server set them.
+#[test]
+fn variables_of_iggys_own_server_are_warned_about() {
+    let parsed = found(&[
+        ("IGGY_TCP_ADDRESS", "0.0.0.0:8090"),
+        ("IGGY_HTTP_ADDRESS", "0.0.0.0:3000"),
+        ("IGGY_SYSTEM_PATH", "/data"),
+        ("IGGY_SYSTEM_SHARDING_CPU_ALLOCATION", "4"),
+        ("IGGY_MESSAGE_SAVER_ENFORCE_FSYNC", "true"),
+    ]);
+    assert_eq!(parsed.wrong, Vec::<String>::new());
+    assert_eq!(parsed.config, config_of_three());
+    let warnings = parsed.warnings.join("\n");
+    for expected in [
+        "IGGY_TCP_ADDRESS has no effect: it is of Iggy's own server; set ip and ports.tcp",
+        "HTTP is not served",
+        "set IGGY_STORAGE_PATH",
+        "it has no counterpart",
+        "durability = persisted",
+    ] {
+        assert!(
+            warnings.contains(expected),
+            "{expected:?} is not in:\n{warnings}"
+        );
+    }
+}
+
+/// The operator would believe that messages are encrypted.
+#[test]
+fn a_promise_of_security_that_is_not_kept_refuses_the_start() {
+    let on = found(&[("IGGY_SYSTEM_ENCRYPTION_ENABLED", "true")]);
+    assert!(on.wrong[0].contains("plain text"), "{:?}", on.wrong);
+    let off = found(&[("IGGY_SYSTEM_ENCRYPTION_ENABLED", "false")]);
+    assert!(off.wrong.is_empty() && off.warnings.is_empty());
+}
+
+#[test]
+fn variables_of_other_programs_are_not_misspelt_keys() {
+    for (variable, value) in [
+        ("IGGY_CONNECTORS_CONFIG_PATH", "x"),
+        ("IGGY_SERVICE_HOST", "10.0.0.1"),
+        ("IGGY_TCP_PORT", "tcp://10.0.0.1:8090"),
+        ("IGGY_TCP_PORT_8090_TCP_ADDR", "10.0.0.1"),
+    ] {
+        let parsed = found(&[(variable, value)]);
+        assert!(
+            parsed.wrong.is_empty() && parsed.warnings.is_empty(),
+            "{variable}"
+        );
+    }
+    let error = found(&[("IGGY_TCP_PORT", "8090")]).wrong;
+    assert!(error[0].contains("names no key"), "{error:?}");
 }
