@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use consensus::{Role, Status};
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
@@ -116,19 +117,10 @@ impl LogMetrics {
 
     fn gauges(&self, registry: &mut Registry, status: &ReplicaStatus) {
         let core = &status.core;
-        // Of the configuration; -1 without a leader.
-        let leader = core.leader.map_or(-1, |id| to_i64(id.number()));
-        register_gauge(
-            registry,
-            "leader",
-            "Replica id of the leader, -1 for none",
-            leader,
-        );
+        roles(registry, core);
         let mut gauge = |name: &str, help: &str, value: u64| {
             register_gauge(registry, name, help, to_i64(value));
         };
-        let role = core.role as u64;
-        gauge("role", "0 leader, 1 follower, 2 candidate, 3 learner", role);
         gauge("term", "The current term", core.term.0);
         gauge(
             "commit_index",
@@ -198,6 +190,31 @@ impl LogMetrics {
         );
     }
 }
+
+/// One gauge for each role and each voter, of which at most one is 1: a sum over the nodes
+/// has a meaning, and a role that is added later changes no number.
+fn roles(registry: &mut Registry, core: &Status) {
+    let leader = Family::<Label, Gauge>::default();
+    for voter in core.membership.voters() {
+        let is_leader = core.leader == Some(*voter);
+        let labels = [("replica_id", voter.to_string())];
+        leader.get_or_create(&labels).set(i64::from(is_leader));
+    }
+    registry.register(
+        "leader",
+        "1 for the voter that this replica knows as the leader, by its replica_id",
+        leader,
+    );
+    let role = Family::<Label, Gauge>::default();
+    for each in [Role::Leader, Role::Follower, Role::Candidate, Role::Learner] {
+        let labels = [("role", each.as_str().to_owned())];
+        role.get_or_create(&labels)
+            .set(i64::from(each == core.role));
+    }
+    registry.register("role", "1 for the role of this replica", role);
+}
+
+type Label = [(&'static str, String); 1];
 
 fn to_i64(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use adapters::metadata::{Identifier, Name};
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::debug;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics, Sampled};
 use crate::partitions::{LocalPartitions, Refusing};
 use replicated_log::Acceptor;
 use replicated_log::links::LinkCounters;
@@ -155,20 +155,25 @@ fn identifier(text: &str) -> Option<Identifier> {
     }
 }
 
-async fn metrics(State(started): State<Started>) -> impl IntoResponse {
+async fn metrics(State(started): State<Started>, headers: HeaderMap) -> impl IntoResponse {
     let Some(admin) = started.get() else {
         return STARTING.into_response();
     };
-    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let accept = headers.get(header::ACCEPT);
+    let format = Format::accepted(accept.and_then(|value| value.to_str().ok()).unwrap_or(""));
     let reporter = &admin.reporter;
     match reporter.metadata.log.status().await {
-        Some(status) => (
-            [(header::CONTENT_TYPE, format)],
-            admin
-                .metrics
-                .render(&status, &admin.links, &Refusing::of(&*reporter.storage)),
-        )
-            .into_response(),
+        Some(status) => {
+            let sampled = Sampled {
+                status: &status,
+                links: &admin.links,
+                refusing: &Refusing::of(&*reporter.storage),
+                backend: reporter.config.cluster.consensus.backend.name(),
+                data: &reporter.config.storage.path,
+            };
+            let text = admin.metrics.render(&sampled, format);
+            ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
+        }
         None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

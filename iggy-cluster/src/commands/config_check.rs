@@ -92,7 +92,13 @@ mod tests {
         let loaded = config::load(Some(sample), [], None).unwrap();
         let text = summary(Path::new("iggy-cluster.toml"), &loaded, true);
         assert!(text.starts_with("iggy-cluster.toml is valid.\n"), "{text}");
-        assert!(text.contains("warnings:\n- the root user \"iggy\""), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(
+            text.contains("warnings:\n- the root user \"iggy\""),
+            "{text}"
+        );
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
     }
 }

@@ -254,7 +254,13 @@ mod tests {
             admin: 21_300,
         };
         let text = next_steps(ports, Duration::from_secs(1));
-        assert!(text.contains("--example hello -- 127.0.0.1:26090\n"), "{text}");
-        assert!(text.contains("status --address 127.0.0.1:21300\n"), "{text}");
+        assert!(
+            text.contains("--example hello -- 127.0.0.1:26090\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("status --address 127.0.0.1:21300\n"),
+            "{text}"
+        );
     }
 }

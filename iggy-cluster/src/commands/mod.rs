@@ -3,6 +3,7 @@
 mod config_check;
 mod dev;
 mod format;
+mod logging;
 mod serve;
 mod status;
 mod text;
@@ -81,6 +82,9 @@ struct NodeArgs {
 struct ServeArgs {
     #[command(flatten)]
     node: NodeArgs,
+    /// How log lines are written
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    log_format: logging::LogFormat,
     /// Stop when the standard input ends, as it does when the process that started this one
     /// ends; for `dev`
     #[arg(long, hide = true)]

@@ -6,19 +6,12 @@ use anyhow::{Context, bail};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{ServeArgs, stop_signal};
+use super::{ServeArgs, logging, stop_signal};
 use crate::Node;
 use crate::config;
-use crate::log_lines::Tee;
 
 pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
-        )
-        .with_writer(|| Tee)
-        .init();
+    logging::init(args.log_format);
     let loaded = config::load(
         args.node.config.as_deref(),
         config::environment(),

@@ -82,8 +82,14 @@ impl Server {
         metrics: Arc<Metrics>,
         hosts: Vec<String>,
     ) -> Result<Self, TlsError> {
+        let (section, data) = (&config.tcp.tls, &config.storage.path);
+        let tls = tls::acceptor(section, data, hosts)?;
+        if let Some(expiry) = tls::expiry(section, data) {
+            // Nothing else sets it.
+            let _ = metrics.certificate_expiry.set(expiry);
+        }
         Ok(Self {
-            tls: tls::acceptor(&config.tcp.tls, &config.storage.path, hosts)?,
+            tls,
             system: system::System::new(config.storage.path.clone()),
             config,
             metadata,

@@ -126,8 +126,20 @@ pub(crate) fn check(tls: &TlsSection, now: SystemTime) -> Result<Option<String>,
     check_dates(cert, now)
 }
 
-/// When the first certificate of a file expires, in seconds since 1970; also its start.
-pub(crate) fn dates(cert: &Path) -> Option<(i64, i64)> {
+/// When the certificate that a node uses expires, in seconds since 1970; `None` without TLS.
+pub(crate) fn expiry(tls: &TlsSection, data: &Path) -> Option<u64> {
+    if !tls.enabled {
+        return None;
+    }
+    let cert = match tls.self_signed && !tls.cert_file.exists() {
+        true => data.join(OWN_DIR).join(OWN_CERT),
+        false => tls.cert_file.clone(),
+    };
+    dates(&cert).and_then(|(_, until)| u64::try_from(until).ok())
+}
+
+/// From when and until when the first certificate of a file is valid, in seconds since 1970.
+fn dates(cert: &Path) -> Option<(i64, i64)> {
     let first = CertificateDer::pem_file_iter(cert).ok()?.next()?.ok()?;
     let (_, parsed) = parse_x509_certificate(&first).ok()?;
     let validity = parsed.validity();
@@ -298,7 +310,11 @@ mod tests {
             let error = check(&section(&cert, key, false), day(18_262)).unwrap_err();
             assert!(error.contains(&*key.to_string_lossy()), "{error}");
         }
-        assert!(check(&section(&none, &key, true), day(0)).unwrap().is_some());
+        assert!(
+            check(&section(&none, &key, true), day(0))
+                .unwrap()
+                .is_some()
+        );
         assert!(check(&section(&none, &key, false), day(0)).is_err());
         assert_eq!(check(&TlsSection::default(), day(0)), Ok(None));
     }
