@@ -18,7 +18,7 @@ pub enum LogError {
         /// The directory.
         path: PathBuf,
         /// The cause.
-        source: OpenError,
+        source: Box<OpenError>,
     },
     /// The data directory is empty, and a peer knows that this replica has run.
     #[error(

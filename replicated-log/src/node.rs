@@ -391,7 +391,7 @@ fn real_disk(config: &LogConfig) -> Result<Arc<dyn Disk>, LogError> {
 fn open_error(config: &LogConfig, source: impl Into<OpenError>) -> LogError {
     LogError::Open {
         path: config.data.clone(),
-        source: source.into(),
+        source: Box::new(source.into()),
     }
 }
 

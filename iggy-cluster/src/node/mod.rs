@@ -164,6 +164,6 @@ impl Node {
 fn open_error(path: &Path, source: impl Into<OpenError>) -> LogError {
     LogError::Open {
         path: path.to_owned(),
-        source: source.into(),
+        source: Box::new(source.into()),
     }
 }
