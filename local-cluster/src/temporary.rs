@@ -102,7 +102,10 @@ mod tests {
         let OwnedDirectory { directory, _lock } = abandoned;
         let abandoned = directory.keep();
         drop(_lock);
-        assert_eq!(remove_abandoned_in(parent.path()), [abandoned.clone()]);
+        assert_eq!(
+            remove_abandoned_in(parent.path()),
+            std::slice::from_ref(&abandoned)
+        );
         assert!(!abandoned.exists());
         assert!(used.path().exists() && foreign.exists());
         assert!(remove_abandoned_in(parent.path()).is_empty());

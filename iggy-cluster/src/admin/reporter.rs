@@ -449,7 +449,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_cannot_serve_reports_why() {
-        let cases: [(&dyn Fn(&FakeLog), &str); 3] = [
+        type Case<'a> = (&'a dyn Fn(&FakeLog), &'a str);
+        let cases: [Case<'_>; 3] = [
             (&|_| {}, "its replica has stopped"),
             (
                 &|log| {
