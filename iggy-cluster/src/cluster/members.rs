@@ -17,6 +17,9 @@ use crate::config::RootUser;
 use crate::password::hash_password;
 
 const ROUND: Duration = Duration::from_millis(100);
+/// Expired tokens that a command has left are due by this node's clock and not by the time
+/// of the log, which follows: the next command waits this long.
+const EXPIRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// Looks after the registration of nodes.
 pub(crate) struct Members {
@@ -31,6 +34,7 @@ impl Members {
     /// Runs until the task is aborted.
     pub(crate) async fn run(self) {
         let mut leading_since: Option<(Term, Instant)> = None;
+        let mut tried = None;
         loop {
             let leadership = self.metadata.leadership();
             if leadership.leader == Some(self.metadata.me) {
@@ -41,7 +45,8 @@ impl Members {
                 leading_since = Some((leadership.term, since));
                 self.bootstrap_root().await;
                 self.fence_silent(since).await;
-                self.expire_tokens().await;
+                let now = Instant::now();
+                expire_tokens(&self.metadata, &mut tried, now, wall_clock()).await;
             } else {
                 leading_since = None;
             }
@@ -111,17 +116,6 @@ impl Members {
         }
     }
 
-    /// Expired tokens are refused anyway; this only removes them.
-    async fn expire_tokens(&self) {
-        let next = self.metadata.reader.read().users().next_expiry();
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        if next.is_some_and(|at| Duration::from_micros(at) <= now) {
-            let _ = self.metadata.replicate(Intent::ExpireTokens).await;
-        }
-    }
-
     async fn fence_silent(&self, leading_since: Instant) {
         let silent: Vec<_> = {
             let state = self.metadata.reader.read();
@@ -139,5 +133,70 @@ impl Members {
             let intent = Intent::FenceNode { node, registration };
             let _ = self.metadata.replicate(intent).await;
         }
+    }
+}
+
+/// Expired tokens are refused anyway; this only removes them. `tried` is the earliest expiry
+/// of the last attempt, and when that was.
+async fn expire_tokens(
+    metadata: &Metadata,
+    tried: &mut Option<(u64, Instant)>,
+    now: Instant,
+    wall_clock: Duration,
+) {
+    let next = metadata.reader.read().users().next_expiry();
+    let Some(next) = next.filter(|at| Duration::from_micros(*at) <= wall_clock) else {
+        return;
+    };
+    let recently = |(expiry, at): (u64, Instant)| {
+        expiry == next && now.saturating_duration_since(at) < EXPIRY_PAUSE
+    };
+    if !tried.is_some_and(recently) {
+        *tried = Some((next, now));
+        let _ = metadata.replicate(Intent::ExpireTokens).await;
+    }
+}
+
+fn wall_clock() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters::metadata::{ClientOperation, ClientRequest, Command, UserOperation};
+
+    use super::*;
+    use crate::cluster::testing::FakeLog;
+
+    /// The time of the log stands still here: a clock that is years ahead must not fill the
+    /// log with commands that remove nothing.
+    #[tokio::test]
+    async fn tokens_that_are_due_by_the_clock_alone_are_tried_once_a_minute() {
+        let (log, metadata) = FakeLog::start(Duration::from_secs(5));
+        let session = log.register(7);
+        let create = UserOperation::CreateToken {
+            name: Name::new("token").unwrap(),
+            hash: [7; 32],
+            expiry_micros: 1_000,
+        };
+        log.apply(&Command::Client(ClientRequest {
+            client: 7,
+            session,
+            request: 1,
+            checksum: 0,
+            operation: ClientOperation::User(create),
+        }));
+        let start = Instant::now();
+        let (mut tried, years_ahead) = (None, Duration::from_secs(1 << 30));
+        let mut commands = Vec::new();
+        for seconds in [0, 1, 59, 60] {
+            let before = metadata.applied();
+            let now = start + Duration::from_secs(seconds);
+            expire_tokens(&metadata, &mut tried, now, years_ahead).await;
+            commands.push(metadata.applied() - before);
+        }
+        assert_eq!(commands, [1, 0, 0, 1]);
     }
 }
