@@ -14,6 +14,7 @@ use consensus::{ProposeError, ReplicaId};
 use replicated_log::links::{RequestLinks, RpcError, RpcReply};
 use replicated_log::{Leadership, ReplicatedLog};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::control;
 use super::decisions::Decisions;
@@ -77,8 +78,13 @@ impl Metadata {
     /// aborted.
     pub(crate) async fn keep_current(self: Arc<Self>) {
         loop {
-            // Tried again in the next round, and by the next request.
-            let _ = self.barrier().await;
+            // Tried again in the next round, and by the next request. A failure takes the
+            // timeout of requests, so this is logged once in that time.
+            if self.barrier().await.is_err() && !self.is_current() {
+                warn!(
+                    "this node has not caught up with the log for the fencing timeout and serves nothing until it has: check its links to the other nodes, and its disk"
+                );
+            }
             tokio::time::sleep(self.lease.renewal_interval()).await;
         }
     }
