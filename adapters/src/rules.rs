@@ -13,4 +13,13 @@ consensus::rules! {
     OldestSessionEvicted: "a full table evicts the most recently used session",
     FencedNodeOpensNoSession: "a fenced node opens sessions",
     SessionsEndWithFence: "sessions survive the fencing of their node",
+    FormerFenceIgnored: "a fence of a former registration fences the node",
+    EarlierIncarnationRefused: "an earlier incarnation of a node registers after a later one",
+    FormerRegistrationRefused: "sessions are opened under a former registration of their node",
+    FormerSessionsEnd: "sessions survive a new registration of their node",
+    RepeatedRegistrationKept: "a registration that arrives twice ends the sessions of its node",
+    ServedPartitionRevoked: "a partition moves although messages that were served of it are not committed",
+    FormerCompletionIgnored: "the completion of a former revocation completes a later one",
+    RevocationExpiresInTime: "a revocation expires before its timeout",
+    ExpiredTokenRefused: "an expired token opens sessions",
 }

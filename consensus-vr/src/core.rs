@@ -49,7 +49,8 @@ fn recovered_role(context: &Context) -> Role {
         Role::ViewChange(ViewChange::new(0, Index::ZERO))
     } else if !context.is_primary() {
         Role::Backup(Backup::new(0))
-    } else if rule!(PrimaryStepsDownAtRestart) {
+    } else if context.view() == View::ZERO || rule!(PrimaryStepsDownAtRestart) {
+        // View 0 never starts: nothing is prepared in it.
         Role::Backup(Backup::ceded())
     } else {
         Role::Primary(Primary::restarted(context))

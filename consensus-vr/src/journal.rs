@@ -2,6 +2,7 @@
 //! that the next batch must make durable.
 
 use bytes::Bytes;
+use consensus::rule;
 use consensus::{Entry, EntryKind, Index, PersistBatch, PersistId, SnapshotMeta};
 
 use crate::durability::Durability;
@@ -91,7 +92,9 @@ impl Journal {
 
     /// The log is now empty and follows this snapshot, which is durable.
     pub(crate) fn restart_after(&mut self, snapshot: &SnapshotMeta, checksum: Option<Checksum>) {
-        self.log = Log::new(snapshot.index, snapshot.term, checksum);
+        if rule!(LogDroppedAtInstall) {
+            self.log = Log::new(snapshot.index, snapshot.term, checksum);
+        }
         self.durability.reset(snapshot.index, snapshot.term);
     }
 

@@ -58,16 +58,16 @@ pub const fn is_kept(_rule: &Rule) -> bool {
     true
 }
 
-/// A limit that no run would reach: the simulator lowers it.
+/// A limit that no run would reach: the simulator lowers it by its name.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
 #[must_use]
-pub const fn limit(usual: usize) -> usize {
+pub const fn limit(_name: &str, usual: usize) -> usize {
     usual
 }
 
 #[cfg(feature = "mutants")]
-pub use compiled_in::{break_rule, is_kept, limit, lower_limit, was_broken};
+pub use compiled_in::{break_rule, is_kept, limit, lower_limits, was_broken};
 
 #[cfg(feature = "mutants")]
 mod compiled_in {
@@ -75,10 +75,14 @@ mod compiled_in {
 
     use super::Rule;
 
+    /// Limits that can be lowered.
+    const LIMITS_MAX: usize = 4;
+
     thread_local! {
         static BROKEN: Cell<Option<&'static str>> = const { Cell::new(None) };
         static REACHED: Cell<bool> = const { Cell::new(false) };
-        static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
+        static LIMITS: Cell<[(&'static str, usize); LIMITS_MAX]> =
+            const { Cell::new([("", 0); LIMITS_MAX]) };
     }
 
     /// Whether this rule is kept.
@@ -104,15 +108,22 @@ mod compiled_in {
         REACHED.get()
     }
 
-    /// The limit, or what [`lower_limit`] has set in its place.
+    /// The limit, or what [`lower_limits`] has set in its place.
     #[inline]
     #[must_use]
-    pub fn limit(usual: usize) -> usize {
-        LIMIT.get().unwrap_or(usual)
+    pub fn limit(name: &str, usual: usize) -> usize {
+        let limits = LIMITS.get();
+        let lowered = limits.iter().find(|(lowered, _)| *lowered == name);
+        lowered.map_or(usual, |(_, to)| *to)
     }
 
-    /// Sets all such limits on the calling thread from now on.
-    pub fn lower_limit(to: usize) {
-        LIMIT.set(Some(to));
+    /// Sets these limits on the calling thread from now on, and no others.
+    ///
+    /// # Panics
+    /// When there are more than four.
+    pub fn lower_limits(limits: &[(&'static str, usize)]) {
+        let mut lowered = [("", 0); LIMITS_MAX];
+        lowered[..limits.len()].copy_from_slice(limits);
+        LIMITS.set(lowered);
     }
 }

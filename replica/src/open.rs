@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use consensus::rule;
 use consensus::{
     Consensus, PersistBatch, RecoverError, Recovered, RestoreError, SnapshotMeta, StateMachine,
 };
@@ -99,7 +100,7 @@ pub fn open(
         entries: log.entries,
     }
     .checked()?;
-    if recovered.log_is_void(log_end) {
+    if recovered.log_is_void(log_end) && rule!(OvertakenLogReset) {
         reset_log(&mut wal, recovered.snapshot.as_ref())?;
     }
     let meta = recovered.snapshot.clone();

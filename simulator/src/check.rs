@@ -8,6 +8,15 @@ use replica::driver::ReplicaStatus;
 
 use crate::history::History;
 
+/// A start of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    /// Counts the starts of the replica.
+    pub(crate) number: u64,
+    /// The latest term of which its disk had anything: a vote, or entries.
+    pub(crate) recovered: Term,
+}
+
 /// What all replicas have shown so far, for all time.
 #[derive(Default)]
 pub(crate) struct Checks {
@@ -48,7 +57,7 @@ impl Checks {
     pub(crate) fn replica(
         &mut self,
         id: ReplicaId,
-        start: u64,
+        start: Start,
         status: &ReplicaStatus,
         pipeline_max: u64,
     ) -> Result<(), String> {
@@ -70,17 +79,30 @@ impl Checks {
             return Ok(());
         }
         self.count(&status.core);
-        let term = status.core.term;
-        let (leader, led_by) = *self.leaders.entry(term).or_insert((id, start));
+        self.leads_once(id, start, &status.core)
+    }
+
+    /// A term has one leadership: of one replica, in one of its incarnations. What a
+    /// restarted leader had sent and not written is lost to it, so it may send other entries
+    /// under the same indexes.
+    fn leads_once(&mut self, id: ReplicaId, start: Start, status: &Status) -> Result<(), String> {
+        let term = status.term;
+        let known = self.leaders.entry(term).or_insert((id, start.number));
+        let (leader, led_by) = *known;
         if leader != id {
             return Err(format!("replicas {leader} and {id} lead term {term}"));
         }
-        // A single voter leads before it has written that down.
-        if led_by != start && status.core.membership.quorum() > 1 {
+        if led_by == start.number {
+            return Ok(());
+        }
+        // A single voter leads before it has written that down, and nothing of the term has
+        // left it until then: where its disk has nothing of the term, it was never led.
+        if status.membership.quorum() > 1 || start.recovered >= term {
             return Err(format!(
                 "replica {id} leads term {term} again after a restart, which has lost what it knew of its followers"
             ));
         }
+        known.1 = start.number;
         Ok(())
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Durable {
     /// The last write that is there, and the hard state before it.
     last: Vec<Written>,
     hard_state_before: Option<Bytes>,
+    /// The log before the last write, where that has replaced a part of it.
+    replaced: Option<Log>,
 }
 
 /// What a start found is not what was durable.
@@ -87,6 +89,9 @@ impl Log {
             let own = self.entries.get(&base);
             own.map_or(base > self.last(), |(term, _)| *term != meta.term)
         });
+        let end = recovered.entries.last().map_or(0, |entry| entry.index.0);
+        // A snapshot of less than the log starts with needs the log between them.
+        let reaches = replaced || end.max(base) >= self.last();
         let mut found = recovered.entries.iter().filter(|it| it.index.0 > base);
         let mut expected = self.entries.range(base + 1..);
         let same = replaced
@@ -95,7 +100,7 @@ impl Log {
                     entry.index.0 == *index && content(entry.term, &entry.payload) == *expected
                 })
             });
-        same && found.next().is_none() && recovered.hard_state == self.hard_state
+        same && reaches && found.next().is_none() && recovered.hard_state == self.hard_state
     }
 
     fn last(&self) -> u64 {
@@ -114,25 +119,35 @@ impl Durable {
     pub(crate) fn finish(&mut self) {
         self.hard_state_before.clone_from(&self.log.hard_state);
         self.last = std::mem::take(&mut self.in_flight);
+        let end = self.log.last();
+        let replaces = self.last.iter().any(|written| {
+            let first = written.entries.first();
+            written.reset_to.is_some() || first.is_some_and(|(first, _)| *first <= end)
+        });
+        self.replaced = replaces.then(|| self.log.clone());
         for written in &self.last {
             self.log.apply(written);
         }
     }
 
-    /// Whether a start that found this found all but the last write. Where that
-    /// replaced something, what was before is no longer known.
+    /// Whether a start that found this found all but the last write, or the first batches of
+    /// it.
     fn misses_last_only(&self, recovered: &Recovered) -> bool {
-        let mut before = self.log.clone();
-        before.hard_state.clone_from(&self.hard_state_before);
-        for written in &self.last {
-            if written.reset_to.is_some() {
-                return true;
-            }
+        let mut log = match &self.replaced {
+            Some(replaced) => replaced.clone(),
+            None => self.log.clone(),
+        };
+        log.hard_state.clone_from(&self.hard_state_before);
+        for written in self.last.iter().filter(|_| self.replaced.is_none()) {
             if let Some((first, _)) = written.entries.first() {
-                before.entries.split_off(first);
+                log.entries.split_off(first);
             }
         }
-        before.is(recovered)
+        self.last.iter().any(|written| {
+            let found = log.is(recovered);
+            log.apply(written);
+            found
+        })
     }
 
     /// A start has found this. An error when something durable is missing.
@@ -146,10 +161,15 @@ impl Durable {
         let Some(found) = possible.into_iter().rev().find(|log| log.is(recovered)) else {
             let last = recovered.entries.last().map(|entry| entry.index);
             let what = format!(
-                "the disk returns a log to {last:?} after snapshot {:?}, and not what was durable: to {}, {} writes in flight",
+                "the disk returns a log to {last:?} after snapshot {:?}, and not what was durable: to {}, {} writes in flight; its hard state is {}",
                 recovered.snapshot.as_ref().map(|meta| meta.index),
                 self.log.last(),
-                self.in_flight.len()
+                self.in_flight.len(),
+                match recovered.hard_state == self.log.hard_state {
+                    true => "the last",
+                    false if recovered.hard_state == self.hard_state_before => "the one before",
+                    false => "an older one",
+                }
             );
             let last_only = self.misses_last_only(recovered);
             return Err(Lost { what, last_only });

@@ -22,6 +22,9 @@ pub enum Fault {
     /// A minority is cut off, mostly with the leader, while the machines of the
     /// others lose power. At any time, or shortly after an election.
     ForgetfulMajority,
+    /// A write becomes durable, and power fails before the next one is, in which the
+    /// replica has entered a term: nothing that depends on the second may have left.
+    SplitWrites,
     /// A machine loses power while its disk works.
     CrashInDiskWork,
     /// A machine loses power while a process starts.
@@ -59,8 +62,21 @@ pub enum Fault {
     /// A replica is away until only a snapshot helps; when it takes that for its
     /// log, its disk stands still, and nothing reaches it.
     StalledInstall,
+    /// A replica is away until only a snapshot helps; before that is whole, its log catches
+    /// up otherwise, and continues after the snapshot.
+    OvertakenTransfer,
     /// A byte of a file of a replica that does not run changes.
     BitRot,
+    /// A block of a log that is not open is overwritten by another one, as by a write that
+    /// went to a wrong place.
+    MisdirectedWrite,
+    /// A disk cannot be read, once: in a start, or when a peer requests a snapshot.
+    ReadError,
+    /// A connection breaks: a part of what was on it is lost, and the rest arrives beside
+    /// what the next connection brings.
+    Reconnect,
+    /// A link is slow, and its queue is full: what does not fit is dropped.
+    FullQueue,
     /// A replica is cut off for many seconds.
     Outage,
     /// A disk has no room left.
@@ -81,7 +97,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 38] = [
         Self::Kill,
         Self::KillAll,
         Self::PowerLoss,
@@ -89,6 +105,7 @@ impl Fault {
         Self::CrashBetweenEffects,
         Self::ForgottenElection,
         Self::ForgetfulMajority,
+        Self::SplitWrites,
         Self::CrashInDiskWork,
         Self::CrashWhileStarting,
         Self::Pause,
@@ -105,7 +122,12 @@ impl Fault {
         Self::BrokenTransfer,
         Self::CrashInCompaction,
         Self::StalledInstall,
+        Self::OvertakenTransfer,
         Self::BitRot,
+        Self::MisdirectedWrite,
+        Self::ReadError,
+        Self::Reconnect,
+        Self::FullQueue,
         Self::Outage,
         Self::DiskFull,
         Self::ClockJump,
@@ -122,15 +144,20 @@ impl Fault {
             self,
             Self::ForgottenElection
                 | Self::ForgetfulMajority
+                | Self::SplitWrites
                 | Self::BrokenTransfer
                 | Self::StalledInstall
+                | Self::OvertakenTransfer
                 | Self::TargetedReplay
         )
     }
 
     /// Whether a replica is away for it until only a snapshot helps.
     pub(crate) fn needs_snapshot(self) -> bool {
-        matches!(self, Self::BrokenTransfer | Self::StalledInstall)
+        matches!(
+            self,
+            Self::BrokenTransfer | Self::StalledInstall | Self::OvertakenTransfer
+        )
     }
 
     /// Whether it is about logs that are cut.
@@ -142,7 +169,11 @@ impl Fault {
     pub(crate) fn needs_voters(self) -> bool {
         matches!(
             self,
-            Self::ForgottenElection | Self::ForgetfulMajority | Self::Transfer
+            Self::ForgottenElection
+                | Self::ForgetfulMajority
+                | Self::SplitWrites
+                | Self::OvertakenTransfer
+                | Self::Transfer
         )
     }
 
@@ -157,6 +188,7 @@ impl Fault {
             Self::CrashBetweenEffects => "crash between effects",
             Self::ForgottenElection => "forgotten election",
             Self::ForgetfulMajority => "forgetful majority",
+            Self::SplitWrites => "split writes",
             Self::CrashInDiskWork => "crash in disk work",
             Self::CrashWhileStarting => "crash while starting",
             Self::Pause => "pause",
@@ -173,7 +205,12 @@ impl Fault {
             Self::BrokenTransfer => "broken transfer",
             Self::CrashInCompaction => "crash in compaction",
             Self::StalledInstall => "stalled install",
+            Self::OvertakenTransfer => "overtaken transfer",
             Self::BitRot => "bit rot",
+            Self::MisdirectedWrite => "misdirected write",
+            Self::ReadError => "read error",
+            Self::Reconnect => "reconnect",
+            Self::FullQueue => "full queue",
             Self::Outage => "outage",
             Self::DiskFull => "full disk",
             Self::ClockJump => "clock jump",
@@ -226,8 +263,14 @@ impl Planned {
 
 /// How often faults did something: a message was lost, a disk gave an error, a
 /// process that ran ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivered([u64; Fault::ALL.len()]);
+
+impl Default for Delivered {
+    fn default() -> Self {
+        Self([0; Fault::ALL.len()])
+    }
+}
 
 impl Delivered {
     pub(crate) fn note(&mut self, fault: Fault) {

@@ -16,6 +16,7 @@
 
 mod check;
 mod client;
+mod disk;
 mod durable;
 mod fault;
 mod history;

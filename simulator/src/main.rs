@@ -39,6 +39,9 @@ enum Command {
         /// Seeds that run at the same time
         #[arg(long, default_value_t = 2)]
         jobs: u64,
+        /// After the faults the disk of the leader hangs
+        #[arg(long)]
+        hung_disk: bool,
     },
     /// Run one seed again and say what happens
     Replay {
@@ -53,6 +56,9 @@ enum Command {
         /// Delays, and all that is not planned, drawn in another way
         #[arg(long, default_value_t = 0, value_name = "N")]
         variation: u64,
+        /// After the faults the disk of the leader hangs
+        #[arg(long)]
+        hung_disk: bool,
         /// Write the trace here instead of showing its end
         #[arg(long)]
         trace: Option<PathBuf>,
@@ -71,7 +77,7 @@ enum Command {
         #[arg(long)]
         name: Option<String>,
         /// Seeds that a mutant may survive before it counts as not caught
-        #[arg(long, default_value_t = 500)]
+        #[arg(long, default_value_t = 2_000)]
         seeds: u64,
         /// The first seed
         #[arg(long, default_value_t = 0)]
@@ -137,17 +143,22 @@ fn main() -> anyhow::Result<ExitCode> {
             backend,
             seeds,
             jobs,
-        } => run(backend.backends(), &seeds, jobs),
+            hung_disk,
+        } => run(backend.backends(), &seeds, jobs, hung_disk),
         Command::Replay {
             run,
             faults,
             quiet,
             variation,
+            hung_disk,
             trace,
         } => {
             let change = |mut plan: Plan| {
                 if quiet {
                     plan = plan.quiet();
+                }
+                if hung_disk {
+                    plan = plan.with_hung_disk();
                 }
                 if let Some(faults) = &faults {
                     plan = plan.only(faults);
@@ -237,7 +248,7 @@ impl Sums {
     clippy::disallowed_methods,
     reason = "measures how long the machine took; no run sees it"
 )]
-fn run(backends: &[Backend], seeds: &Range<u64>, jobs: u64) -> bool {
+fn run(backends: &[Backend], seeds: &Range<u64>, jobs: u64, hung_disk: bool) -> bool {
     let (mut passed, mut failed) = (0, 0);
     for backend in backends {
         let started = Instant::now();
@@ -249,7 +260,10 @@ fn run(backends: &[Backend], seeds: &Range<u64>, jobs: u64) -> bool {
                 if seed >= seeds.end {
                     return;
                 }
-                let plan = Plan::new(*backend, seed);
+                let mut plan = Plan::new(*backend, seed);
+                if hung_disk {
+                    plan = plan.with_hung_disk();
+                }
                 let result = simulate(&plan, false);
                 let mut sums = sums.lock().unwrap_or_else(|it| it.into_inner());
                 match result {

@@ -31,7 +31,8 @@ pub struct Mutant {
 
 /// Rules of shared code that only one backend comes to often enough.
 const OF_ONE_BACKEND: [(&str, Backend); 4] = [
-    ("FrontDroppedAfterSync", Backend::Raft),
+    // The log of the other mostly has what the snapshot has.
+    ("UnreadableSnapshotRefused", Backend::Vr),
     // The newest batch has the hard state: only a compaction that follows a start, and no
     // write, drops it.
     ("HardStateKept", Backend::Raft),

@@ -1,6 +1,7 @@
 //! What a seed draws before anything happens.
 
 use consensus::Limits;
+use replica::snapshots::CHUNK_BYTES;
 
 use crate::fault::{Fault, Planned};
 use crate::random::Random;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub learners: u64,
     /// In the end nothing reaches the leader for a while.
     pub(crate) leader_without_quorum: bool,
+    /// In the end the disk of the leader hangs.
+    pub(crate) hung_disk: bool,
     pub(crate) clients: u64,
     /// How long a client waits between operations, at most.
     pub(crate) think_time: u64,
@@ -58,10 +61,18 @@ pub struct Plan {
     pub(crate) disk: (u64, u64),
     pub(crate) clock_rate_percent: (u64, u64),
     pub(crate) segment_bytes: u64,
+    /// The most of a frame of the log.
+    pub(crate) frame_bytes: usize,
+    /// Every start draws sizes of its own, as if its configuration had changed.
+    pub(crate) mixed_sizes: bool,
     pub(crate) snapshot_entries: u64,
+    /// The size of the pieces in which snapshots are sent.
+    pub(crate) piece_bytes: usize,
     pub(crate) limits: Limits,
     /// The most commands of a batch, and batches in flight.
     pub(crate) batch_commands_max: u64,
+    /// The most bytes of commands that wait for a batch.
+    pub(crate) waiting_bytes_max: usize,
     pub(crate) pipeline_max: u64,
     /// A fault that was drawn and had no effect is a failure; not where the faults were
     /// selected.
@@ -80,6 +91,10 @@ pub(crate) struct Noise {
 
 /// The part of a seed's chance that draws batches.
 const BATCHING: u64 = 9;
+/// Bytes of commands that wait: so many do not come together.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+/// The part that draws sizes of frames and pieces, and bounds that are reached.
+const SIZES: u64 = 11;
 /// How many cards of a deck are of each kind that waits for its moment: the others
 /// do little by themselves.
 const COMBINED_CARDS: usize = 3;
@@ -115,22 +130,25 @@ const SCHEDULED: [(Fault, u64); 28] = [
     (Fault::Transfer, 350),
 ];
 
+/// The part of a seed's chance that draws the kinds below: a seed without them is the run
+/// that it was before they came.
+const LATER_KINDS: u64 = 10;
+const LATER_SCHEDULED: [(Fault, u64); 6] = [
+    (Fault::SplitWrites, 200),
+    (Fault::MisdirectedWrite, 150),
+    (Fault::ReadError, 150),
+    (Fault::Reconnect, 200),
+    (Fault::FullQueue, 200),
+    (Fault::OvertakenTransfer, 120),
+];
+
 impl Plan {
     /// The run of a seed.
     #[must_use]
     pub fn new(backend: Backend, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let calm = random.per_mille(50);
-        // Not every run has every fault: what two of them do together is seen
-        // better without the others.
-        let rich = random.between(400, 900);
-        let mut kinds: Vec<Fault> = SCHEDULED
-            .into_iter()
-            .filter_map(|(fault, chance)| {
-                let chance = chance * rich / 1000;
-                (random.per_mille(chance) && !calm).then_some(fault)
-            })
-            .collect();
+        let mut kinds = draw_kinds(&mut random, seed, calm);
         let slow = random.between(200, 20_000);
         let mut noise = || match random.per_mille(400) && !calm {
             true => random.between(5, 100),
@@ -168,12 +186,15 @@ impl Plan {
             true => (batching.between(2, 4), batching.between(3, 8)),
             false => (8_192, batching.between(1, 8)),
         };
+        let message_bytes_max = random.between(200, 100_000) as usize;
+        let sizes = Sizes::draw(seed, message_bytes_max);
         Self {
             backend,
             seed,
             voters,
             learners,
             leader_without_quorum: voters > 1 && random.per_mille(300),
+            hung_disk: false,
             clients: random.between(2, 8),
             think_time: random.between_powers(500, 20_000),
             request_timeout: random.between_powers(100_000, 1_600_000),
@@ -194,14 +215,20 @@ impl Plan {
                 (100, 100)
             },
             segment_bytes: 16 << 10 << random.below(3),
+            frame_bytes: sizes.frame_bytes,
+            mixed_sizes: sizes.mixed,
+            piece_bytes: sizes.piece_bytes,
             snapshot_entries: random.between_powers(2, if soon_cut { 32 } else { 256 }),
             limits: Limits {
                 log_tail_entries: random.between_powers(1, if soon_cut { 16 } else { 128 }) - 1,
-                message_bytes_max: random.between(200, 100_000) as usize,
+                message_bytes_max,
                 inflight_messages_max: random.between(1, 64) as usize,
+                uncommitted_bytes_max: sizes.uncommitted_bytes_max,
+                pending_reads_max: sizes.pending_reads_max,
                 ..Limits::default()
             },
             batch_commands_max,
+            waiting_bytes_max: sizes.waiting_bytes_max,
             pipeline_max,
             all_delivered: true,
             variation: 0,
@@ -243,6 +270,14 @@ impl Plan {
     pub fn varied(mut self, variation: u64) -> Self {
         self.variation = variation;
         self.all_delivered &= variation == 0;
+        self
+    }
+
+    /// The same run, with a disk of the leader that hangs for ever when the faults have
+    /// ended. No seed draws that.
+    #[must_use]
+    pub fn with_hung_disk(mut self) -> Self {
+        self.hung_disk = self.voters > 1;
         self
     }
 
@@ -292,6 +327,53 @@ impl Plan {
         kinds.sort_unstable();
         kinds.dedup();
         kinds
+    }
+}
+
+/// Not every run has every fault: what two of them do together is seen better without the
+/// others.
+fn draw_kinds(random: &mut Random, seed: u64, calm: bool) -> Vec<Fault> {
+    let rich = random.between(400, 900);
+    let drawn = |random: &mut Random, (fault, chance): (Fault, u64)| {
+        (random.per_mille(chance * rich / 1000) && !calm).then_some(fault)
+    };
+    let kinds = SCHEDULED.into_iter();
+    let mut kinds: Vec<Fault> = kinds.filter_map(|kind| drawn(random, kind)).collect();
+    let mut later = Random::of(seed, LATER_KINDS, 0);
+    let more = LATER_SCHEDULED.into_iter();
+    kinds.extend(more.filter_map(|kind| drawn(&mut later, kind)));
+    kinds
+}
+
+/// Sizes of what is written and sent, and bounds, so small in some runs that they matter.
+struct Sizes {
+    frame_bytes: usize,
+    piece_bytes: usize,
+    mixed: bool,
+    uncommitted_bytes_max: usize,
+    pending_reads_max: usize,
+    waiting_bytes_max: usize,
+}
+
+impl Sizes {
+    fn draw(seed: u64, message_bytes_max: usize) -> Self {
+        let usual = Limits::default();
+        let mut random = Random::of(seed, SIZES, 0);
+        let mut small = |per_mille, (low, high): (u64, u64), usually| {
+            let small = random.per_mille(per_mille);
+            let drawn = random.between_powers(low, high) as usize;
+            if small { drawn } else { usually }
+        };
+        Self {
+            frame_bytes: small(400, (64, 4_096), 4 << 20),
+            piece_bytes: small(400, (256, 4_096), CHUNK_BYTES),
+            // Raft has to have room for a message.
+            uncommitted_bytes_max: message_bytes_max
+                + small(200, (1, 4_000), usual.uncommitted_bytes_max),
+            pending_reads_max: small(200, (1, 3), usual.pending_reads_max),
+            waiting_bytes_max: small(200, (2_000, 6_000), WAITING_BYTES_MAX),
+            mixed: random.per_mille(300),
+        }
     }
 }
 

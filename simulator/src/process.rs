@@ -6,7 +6,7 @@ use std::sync::Arc;
 use adapters::metadata::MetadataReader;
 use consensus::{
     Consensus, CoreConfig, Index, Membership, MembershipError, PersistBatch, PersistId,
-    RecoverError, Recovered, ReplicaId, Tick,
+    RecoverError, Recovered, ReplicaId, Role, Term, Tick,
 };
 use consensus_raft::RaftCore;
 use consensus_vr::VrCore;
@@ -18,6 +18,8 @@ use replica::superblock::{self, Superblock, SuperblockError};
 use replica::wal::{Wal, WalConfig, WalError};
 use thiserror::Error;
 
+use crate::check::Start;
+use crate::disk::{ReadErrors, UnreadableDisk};
 use crate::durable::{Durable, Lost};
 use crate::history::History;
 use crate::plan::{Backend, Plan};
@@ -30,6 +32,8 @@ const ELECTION_TICKS: u64 = 20;
 const GROUP: u128 = 77;
 /// A segment of the log holds so many of the largest batches.
 const BATCHES_IN_SEGMENT: usize = 4;
+/// The smallest segments.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 /// Wall clocks start here.
 const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
@@ -38,6 +42,7 @@ pub(crate) struct Process {
     /// Of its machine: how long disks take, what a crash leaves.
     pub(crate) random: Random,
     pub(crate) disk: MemoryDisk,
+    pub(crate) read_errors: ReadErrors,
     pub(crate) durable: Durable,
     pub(crate) full: bool,
     pub(crate) running: Option<Running>,
@@ -54,12 +59,15 @@ pub(crate) struct Process {
     /// It is to end after so many more effects, with power loss or without.
     pub(crate) crashes_after: Option<(u64, bool)>,
     pub(crate) election_crash: Option<ElectionCrash>,
+    pub(crate) split_writes: Option<SplitWrites>,
     /// The machine loses power when its disk gives the next error.
     pub(crate) power_fails_with_disk: bool,
     pub(crate) files_fail: Option<FilesFail>,
     /// While it starts, this operation of its disk is the last; then power fails, or
     /// only the process ends.
     pub(crate) start_fails_at: Option<(u64, bool)>,
+    /// While it starts, this read of its disk fails.
+    pub(crate) start_reads_fail_at: u64,
     /// Power fails at this operation of the first work that makes its log shorter.
     pub(crate) compaction_fails_at: Option<u64>,
     /// What an install of a snapshot meets: the disk stands still so long.
@@ -79,6 +87,19 @@ pub(crate) struct ElectionCrash {
     pub(crate) leader: Option<usize>,
     /// How long the others are isolated then, in microseconds.
     pub(crate) away: u64,
+    /// How long the process stays down, in microseconds.
+    pub(crate) back: u64,
+}
+
+/// A power loss after one write and before the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SplitWrites {
+    /// The first write is in flight. It lasts until the term changes.
+    pub(crate) in_flight: bool,
+    /// How long the leader is silent from then on, in microseconds.
+    pub(crate) silent: u64,
+    /// How long the second write is in flight before power fails, in microseconds.
+    pub(crate) lasts: u64,
     /// How long the process stays down, in microseconds.
     pub(crate) back: u64,
 }
@@ -110,19 +131,58 @@ impl FilesFail {
 
 pub(crate) struct Running {
     pub(crate) replica: Replica,
+    pub(crate) start: Start,
     /// What the replica was after its last event.
-    pub(crate) seen: ReplicaStatus,
+    pub(crate) seen: Seen,
     pub(crate) reader: MetadataReader,
     wal: Wal,
-    writes: VecDeque<PersistBatch>,
-    /// Through where the log may be cut, and the batch that has to be durable before.
-    compact: Option<(Index, Option<PersistId>)>,
+    /// For the log, in the order in which they were given to it.
+    jobs: VecDeque<LogJob>,
+    /// The log is made shorter after the write in flight.
+    compact: Option<Index>,
     /// What the write in flight will have made durable.
     writing: Option<PersistId>,
+    /// Counts writes, to distinguish one that has taken its time from those after it.
+    writes_started: u64,
     pub(crate) files: FileWorker,
     pub(crate) file_jobs: VecDeque<FileJob>,
     pub(crate) filing: bool,
     ticks: u64,
+}
+
+/// What of a replica's status is compared with the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) term: Term,
+    pub(crate) role: Role,
+    pub(crate) commit: Index,
+    pub(crate) applied: Index,
+    pub(crate) snapshot: Option<Index>,
+}
+
+impl Seen {
+    pub(crate) fn of(status: &ReplicaStatus) -> Self {
+        Self {
+            term: status.core.term,
+            role: status.core.role,
+            commit: status.core.commit,
+            applied: status.applied,
+            snapshot: status.snapshot,
+        }
+    }
+}
+
+/// Sizes that a configuration has and that may change between starts.
+struct Sizes {
+    segment_bytes: u64,
+    frame_bytes: usize,
+    snapshot_entries: u64,
+    batch_bytes_max: usize,
+}
+
+enum LogJob {
+    Write(PersistBatch),
+    Compact(Index),
 }
 
 impl Process {
@@ -131,6 +191,7 @@ impl Process {
             id,
             random,
             disk: MemoryDisk::new(),
+            read_errors: ReadErrors::default(),
             durable: Durable::default(),
             full: false,
             running: None,
@@ -142,9 +203,11 @@ impl Process {
             wall_offset: 0,
             crashes_after: None,
             election_crash: None,
+            split_writes: None,
             power_fails_with_disk: false,
             files_fail: None,
             start_fails_at: None,
+            start_reads_fail_at: 0,
             compaction_fails_at: None,
             install_stalls: None,
             incarnation: 0,
@@ -209,29 +272,60 @@ impl Process {
         self.disk.set_full(full);
     }
 
+    /// Sizes of the plan, or those of a start of its own.
+    fn draw_sizes(&mut self, plan: &Plan) -> Sizes {
+        let planned = Sizes {
+            segment_bytes: plan.segment_bytes,
+            frame_bytes: plan.frame_bytes,
+            snapshot_entries: plan.snapshot_entries,
+            batch_bytes_max: plan.segment_bytes as usize / BATCHES_IN_SEGMENT,
+        };
+        if !plan.mixed_sizes {
+            return planned;
+        }
+        let random = &mut self.random;
+        Sizes {
+            segment_bytes: SEGMENT_BYTES_MIN << random.below(3),
+            frame_bytes: match random.per_mille(500) {
+                true => plan.frame_bytes,
+                false => random.between(64, 4_096) as usize,
+            },
+            snapshot_entries: random.between(plan.snapshot_entries / 2 + 1, plan.snapshot_entries),
+            // What one replica proposes has to fit into the segments of all.
+            batch_bytes_max: SEGMENT_BYTES_MIN as usize / BATCHES_IN_SEGMENT,
+        }
+    }
+
     pub(crate) fn start(&mut self, plan: &Plan, history: &History) -> Result<(), StartError> {
         self.starts += 1;
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let disk: Arc<dyn Disk> = Arc::new(UnreadableDisk {
+            disk: self.disk.clone(),
+            errors: self.read_errors.clone(),
+        });
         let (machine, reader) = history.record();
+        let sizes = self.draw_sizes(plan);
         let config = OpenConfig {
             identity: self.identity(plan),
             wal: WalConfig {
-                segment_bytes: plan.segment_bytes,
+                segment_bytes: sizes.segment_bytes,
+                frame_bytes: sizes.frame_bytes,
                 spares_max: 1,
                 ..WalConfig::new(GROUP)
             },
             replica: ReplicaConfig {
-                snapshot_entries: plan.snapshot_entries,
-                batch_bytes_max: plan.segment_bytes as usize / BATCHES_IN_SEGMENT,
+                snapshot_entries: sizes.snapshot_entries,
+                batch_bytes_max: sizes.batch_bytes_max,
+                waiting_bytes_max: plan.waiting_bytes_max,
                 batch_commands_max: plan.batch_commands_max as usize,
                 pipeline_max: plan.pipeline_max as usize,
                 ..ReplicaConfig::new(self.id)
             },
         };
         let (id, durable, last) = (self.id, &mut self.durable, &mut self.incarnation);
-        let mut lost = Ok(());
+        let (mut lost, mut of_entries) = (Ok(()), Term(0));
         let build = |incarnation, recovered: Recovered| {
             lost = durable.recovered(&recovered);
+            of_entries = recovered.entries.last().map_or(of_entries, |it| it.term);
             if incarnation <= *last {
                 lost = Err(Lost {
                     what: format!("incarnation {incarnation} is used again behind {last}"),
@@ -244,14 +338,20 @@ impl Process {
         let opened = replica::open::open(&disk, config, machine, build);
         lost?;
         let opened = opened?;
+        let seen = Seen::of(&opened.replica.status());
         self.running = Some(Running {
-            seen: opened.replica.status(),
+            start: Start {
+                number: self.starts,
+                recovered: seen.term.max(of_entries),
+            },
+            seen,
             replica: opened.replica,
             reader,
             wal: opened.wal,
-            writes: VecDeque::new(),
+            jobs: VecDeque::new(),
             compact: None,
             writing: None,
+            writes_started: 0,
             files: opened.files,
             file_jobs: VecDeque::new(),
             filing: false,
@@ -325,60 +425,80 @@ impl Running {
     }
 
     pub(crate) fn write(&mut self, batch: PersistBatch) {
-        self.writes.push_back(batch);
-    }
-
-    /// Whether the log is to be made shorter when the write in flight ends, or now.
-    pub(crate) fn compacts(&self, now: bool) -> bool {
-        match now {
-            true => self.compact.is_some() && self.writing.is_none() && self.writes.is_empty(),
-            false => self.compacts_after(self.writing),
-        }
-    }
-
-    fn compacts_after(&self, written: Option<PersistId>) -> bool {
-        self.compact
-            .is_some_and(|(_, after)| after.is_none() || after <= written)
+        self.jobs.push_back(LogJob::Write(batch));
     }
 
     pub(crate) fn compact(&mut self, through: Index) {
-        let after = self.writes.back().map(|batch| batch.id).or(self.writing);
-        self.compact = Some((through, after));
+        self.jobs.push_back(LogJob::Compact(through));
     }
 
-    /// Starts the next write, of everything that waits. Whether there is one.
-    pub(crate) fn start_write(&mut self, durable: &mut Durable) -> Result<bool, WalError> {
-        if self.writing.is_some() {
-            return Ok(false);
+    /// Whether the log is made shorter when the write in flight ends.
+    pub(crate) fn compacts(&self) -> bool {
+        self.compact.is_some()
+    }
+
+    /// Whether nothing but that is to be done next.
+    pub(crate) fn compacts_next(&self) -> bool {
+        matches!(self.jobs.front(), Some(LogJob::Compact(_)))
+    }
+
+    /// Jobs for the log that wait, while none is carried out.
+    pub(crate) fn jobs_waiting(&self) -> usize {
+        match self.writing {
+            Some(_) => 0,
+            None => self.jobs.len(),
         }
-        let batches: Vec<_> = self.writes.drain(..).collect();
-        let Some(last) = batches.last().map(|batch| batch.id) else {
-            if let Some((through, _)) = self.compact.take() {
-                self.wal.compact(through)?;
+    }
+
+    /// The number of the write in flight.
+    pub(crate) fn write_in_flight(&self) -> Option<u64> {
+        self.writing.map(|_| self.writes_started)
+    }
+
+    /// Carries out so many of the jobs that wait, as the thread of the log does: their
+    /// batches in one write, and then the log is made shorter. The number of the write,
+    /// when there is one.
+    pub(crate) fn start_write(
+        &mut self,
+        jobs: usize,
+        durable: &mut Durable,
+    ) -> Result<Option<u64>, WalError> {
+        let mut batches = Vec::new();
+        for job in self.jobs.drain(..jobs) {
+            match job {
+                LogJob::Write(batch) => batches.push(batch),
+                LogJob::Compact(through) => self.compact = Some(through),
             }
-            return Ok(false);
+        }
+        let Some(last) = batches.last().map(|batch| batch.id) else {
+            self.make_shorter()?;
+            return Ok(None);
         };
         durable.start(&batches);
         self.wal.append(&batches)?;
         self.writing = Some(last);
-        Ok(true)
+        self.writes_started += 1;
+        Ok(self.write_in_flight())
+    }
+
+    fn make_shorter(&mut self) -> Result<(), WalError> {
+        self.compact
+            .take()
+            .map_or(Ok(()), |through| self.wal.compact(through))
     }
 
     /// The write in flight has had its time: it is fsynced, and durable.
     pub(crate) fn finish_write(
         &mut self,
+        write: u64,
         durable: &mut Durable,
     ) -> Result<Option<PersistId>, WalError> {
-        let Some(last) = self.writing.take() else {
+        let Some(last) = self.writing.take_if(|_| self.writes_started == write) else {
             return Ok(None);
         };
         self.wal.sync()?;
         durable.finish();
-        if self.compacts_after(Some(last))
-            && let Some((through, _)) = self.compact.take()
-        {
-            self.wal.compact(through)?;
-        }
+        self.make_shorter()?;
         Ok(Some(last))
     }
 }

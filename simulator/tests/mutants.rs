@@ -11,7 +11,7 @@ use simulator::Backend;
 use simulator::mutants;
 
 /// Every mutant is caught within so many seeds.
-const SEEDS_MAX: u64 = 500;
+const SEEDS_MAX: u64 = 2_000;
 const DOCUMENT: &str = include_str!("../../docs/design/mutants.md");
 
 /// The rows of the table: mutant and backend, and the seeds that it took.

@@ -209,7 +209,10 @@ impl Apply<'_> {
             return Err(MetadataError::InvalidCredentials);
         }
         let host = self.state.nodes.get(&node);
-        let serves = |host: &Node| host.live && host.registration == registration;
+        let serves = |host: &Node| {
+            let current = host.registration == registration || !rule!(FormerRegistrationRefused);
+            host.live && current
+        };
         if rule!(FencedNodeOpensNoSession) && !host.is_some_and(serves) {
             return Err(MetadataError::NodeFenced);
         }
@@ -232,7 +235,9 @@ impl Apply<'_> {
             }
             Proof::Token(hash) => {
                 let found = users.by_token(&hash);
-                let usable = found.filter(|(_, token)| token.expires_at > self.state.now);
+                let usable = found.filter(|(_, token)| {
+                    token.expires_at > self.state.now || !rule!(ExpiredTokenRefused)
+                });
                 usable.map(|(user, _)| user)
             }
         };
@@ -245,18 +250,20 @@ impl Apply<'_> {
         let registration = self.state.applied;
         let mut partitions = 0;
         if let Some(known) = self.state.nodes.get(&id) {
-            if info.incarnation < known.info.incarnation {
+            if info.incarnation < known.info.incarnation && rule!(EarlierIncarnationRefused) {
                 return Err(MetadataError::NodeFenced);
             }
             partitions = known.partitions;
-            if known.live && known.info == info {
+            if known.live && known.info == info && rule!(RepeatedRegistrationKept) {
                 // A repeated request.
                 return Ok(Reply::NodeRegistered {
                     registration: known.registration,
                 });
             }
             let former = known.registration;
-            self.close_sessions_of(id, former);
+            if rule!(FormerSessionsEnd) {
+                self.close_sessions_of(id, former);
+            }
         }
         let node = Node {
             info,
@@ -273,7 +280,8 @@ impl Apply<'_> {
         let Some(node) = self.state.nodes.get_mut(&id) else {
             return;
         };
-        if !node.live || node.registration != registration {
+        let former = node.registration != registration && rule!(FormerFenceIgnored);
+        if !node.live || former {
             return;
         }
         node.live = false;

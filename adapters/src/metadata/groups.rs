@@ -11,6 +11,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use consensus::rule;
+
 use self::plan::Plan;
 use super::types::Name;
 
@@ -189,7 +191,8 @@ impl Group {
     pub(super) fn complete(&mut self, partition: u32, id: u64) -> bool {
         let holder = self.members.iter_mut().find_map(|(_, member)| {
             let revocation = member.revoking.get(&partition)?;
-            (revocation.id == id).then_some((revocation.to, member))
+            let this = revocation.id == id || !rule!(FormerCompletionIgnored);
+            this.then_some((revocation.to, member))
         });
         let Some((to, holder)) = holder else {
             return false;
@@ -207,7 +210,9 @@ impl Group {
     pub(super) fn expire(&mut self, latest: u64) {
         let due: Vec<_> = self
             .revocations()
-            .filter(|(_, _, revocation)| revocation.since <= latest)
+            .filter(|(_, _, revocation)| {
+                revocation.since <= latest || !rule!(RevocationExpiresInTime)
+            })
             .collect();
         for (partition, _, revocation) in due {
             self.complete(partition, revocation.id);
@@ -261,7 +266,7 @@ impl Group {
         let Some(id) = holder.owned.iter().rev().find(kept).copied() else {
             return;
         };
-        if busy(id) {
+        if busy(id) && rule!(ServedPartitionRevoked) {
             let revocation = Revocation {
                 to,
                 since: moment.now,

@@ -53,7 +53,7 @@ pub use partitions::PartitionKey;
 pub use permissions::{Permissions, Rule, StreamPermissions};
 pub use placement::{PlacementError, place};
 pub use reply::{Reply, TopicInfo};
-pub use sessions::{REPLY_BYTES_MAX, SESSIONS_MAX, Session, Sessions};
+pub use sessions::{REPLY_BYTES_MAX, SESSIONS_LIMIT, SESSIONS_MAX, Session, Sessions};
 pub use state::{
     MetadataState, Node, PARTITIONS_MAX, Partition, STREAMS_MAX, Stream, TOPICS_MAX, Topic,
 };

@@ -20,6 +20,8 @@ use crate::codec::{Malformed, Reader, Result, Writer};
 /// The most sessions: a constant of the state machine, not a key of the configuration,
 /// because all replicas must evict the same.
 pub const SESSIONS_MAX: usize = 100_000;
+/// The name of the limit by which the simulator makes the table smaller.
+pub const SESSIONS_LIMIT: &str = "sessions";
 /// A reply larger than this is not kept: a repetition is answered with
 /// `RequestAlreadyApplied`.
 pub const REPLY_BYTES_MAX: usize = 16 << 10;
@@ -95,7 +97,7 @@ impl Sessions {
     ) -> (u64, Option<u128>) {
         self.remove(client);
         let mut evicted = None;
-        if self.by_client.len() >= limit(SESSIONS_MAX)
+        if self.by_client.len() >= limit(SESSIONS_LIMIT, SESSIONS_MAX)
             && let Some((_, _, oldest)) = self.next_to_evict()
         {
             self.remove(oldest);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::{ReadError, ReadToken};
+use consensus::{ReadError, ReadToken, rule};
 
 use super::clock::Clock;
 
@@ -104,7 +104,9 @@ impl Reads {
             .flatten()
             .map(|read| read.token)
             .collect();
-        self.count -= tokens.len();
+        if rule!(ConfirmedReadsReleased) {
+            self.count -= tokens.len();
+        }
         tokens
     }
 

@@ -5,6 +5,7 @@
 //! last op needs no snapshot, and one that differs from it there or ends before it has
 //! nothing after it that may be committed.
 
+use consensus::rule;
 use consensus::{Index, RefusalReason, ReplicaId};
 
 use super::handler::Next;
@@ -80,7 +81,7 @@ pub(super) fn receive_offer(
 
 /// A snapshot of more than is committed here is durable.
 pub(super) fn restore(context: &mut Context, snapshot: &Snapshot) -> Transfer {
-    if context.log_covers(&snapshot.meta) {
+    if context.log_covers(&snapshot.meta) && rule!(CoveredSnapshotNotInstalled) {
         context.commit_up_to(snapshot.meta.index);
         return Transfer::Committed;
     }

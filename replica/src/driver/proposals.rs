@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use consensus::rule;
 use consensus::{BatchBuilder, ProposalId, ProposeError};
 
 use super::config::ReplicaConfig;
@@ -70,14 +71,17 @@ impl Proposals {
     /// The next batch to propose, with its timestamp in microseconds, when commands wait
     /// and the pipeline has room.
     pub(super) fn next(&mut self, timestamp: impl FnOnce() -> u64) -> Option<Proposal> {
-        if self.waiting.is_empty() || self.in_flight.len() >= self.pipeline_max {
+        let full = self.in_flight.len() >= self.pipeline_max && rule!(PipelineBounded);
+        if self.waiting.is_empty() || full {
             return None;
         }
         let (commands, bytes) = self.fitting();
         let mut builder = BatchBuilder::with_capacity(commands, bytes);
         let mut tickets = Vec::with_capacity(commands);
         for (ticket, command) in self.waiting.drain(..commands) {
-            self.waiting_bytes -= command.len() + WAITING_OVERHEAD_BYTES;
+            if rule!(ProposedBytesReleased) {
+                self.waiting_bytes -= command.len() + WAITING_OVERHEAD_BYTES;
+            }
             builder.push(&command);
             tickets.push(ticket);
         }
@@ -112,7 +116,9 @@ impl Proposals {
 
     /// Removes all commands that wait; returns their tickets.
     pub(super) fn take_waiting(&mut self) -> Vec<Ticket> {
-        self.waiting_bytes = 0;
+        if rule!(RefusedBytesReleased) {
+            self.waiting_bytes = 0;
+        }
         self.waiting.drain(..).map(|(ticket, _)| ticket).collect()
     }
 

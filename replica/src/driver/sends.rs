@@ -52,7 +52,7 @@ impl Sends {
     pub(super) fn release(&mut self, outputs: &mut Outputs) {
         // Batches become durable in order, so the message that waits longest is in front.
         while let Some((after, ..)) = self.pending.front()
-            && *after <= self.durable
+            && (*after <= self.durable || !rule!(SendAfterOwnWrite))
         {
             if let Some((_, to, message)) = self.pending.pop_front() {
                 self.pending_bytes -= pending_bytes(&message);

@@ -9,6 +9,7 @@
 //! The header's checksum covers those of the pieces, and so the whole file.
 
 use bytes::{Buf, BufMut};
+use consensus::rules::limit;
 use consensus::{Index, Membership, ReplicaId, SnapshotMeta, Term};
 use crc32c::crc32c;
 
@@ -23,6 +24,14 @@ const LENGTH_AT: usize = 8 + 2;
 const MEMBERS_MAX: usize = 4096;
 /// A longer state is refused: only a faulty peer would announce one.
 const STATE_BYTES_MAX: u64 = 16 << 30;
+/// The name of the limit by which the simulator makes pieces smaller.
+pub const PIECE_BYTES: &str = "snapshot piece";
+
+/// Bytes of a piece.
+fn piece_bytes() -> usize {
+    limit(PIECE_BYTES, CHUNK_BYTES)
+}
+
 /// The length of a header with the largest number of members and pieces.
 pub(super) const HEADER_BYTES_MAX: usize =
     128 + 2 * 8 * MEMBERS_MAX + 4 * (STATE_BYTES_MAX as usize / CHUNK_BYTES);
@@ -65,15 +74,15 @@ impl Header {
     /// The piece of the state that holds this byte of the file.
     pub(super) fn piece_at(&self, offset: u64) -> Option<Piece> {
         let within = offset.checked_sub(self.bytes)?;
-        let n = usize::try_from(within / CHUNK_BYTES as u64).ok()?;
+        let n = usize::try_from(within / piece_bytes() as u64).ok()?;
         (within < self.state_bytes).then(|| self.piece(n))
     }
 
     fn piece(&self, n: usize) -> Piece {
-        let before = (n * CHUNK_BYTES) as u64;
+        let before = (n * piece_bytes()) as u64;
         Piece {
             at: self.bytes + before,
-            bytes: (self.state_bytes - before).min(CHUNK_BYTES as u64) as usize,
+            bytes: (self.state_bytes - before).min(piece_bytes() as u64) as usize,
             crc: self.pieces[n],
         }
     }
@@ -137,7 +146,7 @@ pub(super) fn encode_header(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
         }
     }
     out.put_u64_le(state.len() as u64);
-    for piece in state.chunks(CHUNK_BYTES) {
+    for piece in state.chunks(piece_bytes()) {
         out.put_u32_le(crc32c(piece));
     }
     let length = (out.len() + 4) as u32;
@@ -165,7 +174,7 @@ fn decode_body(bytes: u64, mut rest: &[u8]) -> Option<Header> {
     let membership = Membership::new(epoch, voters, learners).ok()?;
     let state_bytes = rest.try_get_u64_le().ok()?;
     if state_bytes > STATE_BYTES_MAX
-        || rest.len() as u64 != 4 * state_bytes.div_ceil(CHUNK_BYTES as u64)
+        || rest.len() as u64 != 4 * state_bytes.div_ceil(piece_bytes() as u64)
     {
         return None;
     }

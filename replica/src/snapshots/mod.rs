@@ -20,6 +20,6 @@ mod store;
 mod worker;
 
 pub use error::SnapshotError;
-pub use format::CHUNK_BYTES;
+pub use format::{CHUNK_BYTES, PIECE_BYTES};
 pub use store::{Base, SNAPSHOTS_KEPT, SnapshotStore};
 pub use worker::FileWorker;

@@ -146,6 +146,7 @@ pub fn start_incarnation(
     identity: &Superblock,
 ) -> Result<Superblock, SuperblockError> {
     let (found, newest, damaged) = inspect(disk, identity)?;
+    let damaged = damaged && rule!(DamagedSlotSkipped);
     let mut next = identity.clone();
     next.membership = next.membership.or_else(|| found.membership.clone());
     next.incarnation = found.incarnation + 1 + u64::from(damaged);

@@ -16,17 +16,21 @@ pub struct WalConfig {
     /// A record larger than a segment less two blocks of 4 KiB is refused. May change
     /// between starts.
     pub segment_bytes: u64,
+    /// Records of one write are gathered into frames of at most this size in bytes; a larger
+    /// record has a frame of its own. May change between starts.
+    pub frame_bytes: usize,
     /// Unneeded segments kept for reuse; more are removed.
     pub spares_max: usize,
 }
 
 impl WalConfig {
-    /// Segments of 32 MiB, of which up to four are kept for reuse.
+    /// Segments of 32 MiB, of which up to four are kept for reuse, and frames of 4 MiB.
     #[must_use]
     pub fn new(group: u128) -> Self {
         Self {
             group,
             segment_bytes: 32 << 20,
+            frame_bytes: 4 << 20,
             spares_max: 4,
         }
     }

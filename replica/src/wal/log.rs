@@ -41,6 +41,8 @@ pub struct Wal {
     hard_state: Option<Bytes>,
     /// The segment that holds the newest hard state.
     hard_state_in: u64,
+    /// The frame that holds it, when that was written since the log was opened.
+    hard_state_frame: u64,
     buffer: Vec<u8>,
     stats: WalStats,
     poisoned: bool,
@@ -100,6 +102,7 @@ impl Wal {
             last: knows_last.then(|| log.last()),
             hard_state: log.hard_state.clone(),
             hard_state_in: found.hard_state_in,
+            hard_state_frame: 0,
             buffer: Vec::new(),
             stats: WalStats::default(),
             poisoned: false,
@@ -240,7 +243,7 @@ impl Wal {
         let mut rest = records;
         while !rest.is_empty() {
             let room = self.active.bytes.saturating_sub(self.active.at);
-            let taken = segment::fitting(rest, room);
+            let taken = segment::fitting(rest, room, self.config.frame_bytes);
             if taken == 0 {
                 let next = rest.first().map_or(0, Record::bytes) + 2 * BLOCK_BYTES;
                 self.roll(next.next_multiple_of(BLOCK_BYTES) as u64)?;
@@ -290,6 +293,7 @@ impl Wal {
             Body::HardState(state) => {
                 self.hard_state = Some(Bytes::copy_from_slice(state));
                 self.hard_state_in = active.header.number;
+                self.hard_state_frame = self.next_sequence - 1;
             }
         }
     }
@@ -330,6 +334,17 @@ impl Wal {
         Ok(())
     }
 
+    /// Writes the newest hard state again.
+    fn repeat_hard_state(&mut self) -> Result<(), WalError> {
+        let Some(state) = self.hard_state.clone() else {
+            return Ok(());
+        };
+        self.append_records(&[Record {
+            body: Body::HardState(&state),
+            last: true,
+        }])
+    }
+
     fn drop_segments(&mut self, through: Index) -> Result<(), WalError> {
         let droppable = self
             .sealed
@@ -340,17 +355,17 @@ impl Wal {
             return Ok(());
         };
         // The hard state must outlive the segment that holds it.
-        if self.hard_state_in <= last
-            && rule!(HardStateKept)
-            && let Some(state) = self.hard_state.clone()
-        {
-            self.append_records(&[Record {
-                body: Body::HardState(&state),
-                last: true,
-            }])?;
+        if self.hard_state_in <= last && rule!(HardStateKept) {
+            self.repeat_hard_state()?;
+        }
+        // Where it is in the last frame only, damage to that looks like a torn write, and
+        // what was before it is about to go. A later frame vouches for it.
+        if self.hard_state_frame + 1 == self.next_sequence {
+            self.sync_active()?;
+            self.repeat_hard_state()?;
         }
         // What makes the front superfluous is durable before the front goes.
-        if self.synced_sequence + 1 < self.next_sequence && rule!(FrontDroppedAfterSync) {
+        if self.synced_sequence + 1 < self.next_sequence {
             self.sync_active()?;
         }
         for sealed in self.sealed.drain(..droppable) {

@@ -22,7 +22,9 @@ pub(super) struct Replay {
 impl Replay {
     /// The program was started here: an unfinished batch stays unfinished.
     pub(super) fn start(&mut self) {
-        self.staged.clear();
+        if rule!(CutBatchDropped) {
+            self.staged.clear();
+        }
     }
 
     /// The log ends. Whether the end of a batch is missing.
@@ -36,7 +38,7 @@ impl Replay {
     /// completes: it does not follow the log.
     pub(super) fn record(&mut self, segment: u64, record: Read) -> Result<(), String> {
         self.staged.push((segment, record.body));
-        if !record.last {
+        if !record.last && rule!(BatchRecoveredWhole) {
             return Ok(());
         }
         for (segment, body) in std::mem::take(&mut self.staged) {

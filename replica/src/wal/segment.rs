@@ -17,9 +17,6 @@ const FIRST_OF_START: u8 = 1;
 const FRAME_MAGIC: u32 = 0x4652_4d31;
 const FRAME_HEADER_BYTES: usize = 4 + 8 + 8 + 8 + 4 + 4;
 const FRAME_CRC_AT: usize = FRAME_HEADER_BYTES - 4;
-/// Records are gathered into frames of about this size; a larger record has a
-/// frame of its own.
-const FRAME_BYTES_TARGET: usize = 4 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
@@ -130,14 +127,14 @@ pub(super) struct FrameHeader {
     pub(super) synced: u64,
 }
 
-/// How many of the records fit into one frame in so much room.
-pub(super) fn fitting(records: &[Record<'_>], room: u64) -> usize {
+/// How many of the records fit into one frame of at most `frame_bytes`, in so much room.
+pub(super) fn fitting(records: &[Record<'_>], room: u64, frame_bytes: usize) -> usize {
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let mut bytes = FRAME_HEADER_BYTES;
     let mut count = 0;
     for record in records {
         bytes += record.bytes();
-        if bytes.next_multiple_of(BLOCK_BYTES) > room || (count > 0 && bytes > FRAME_BYTES_TARGET) {
+        if bytes.next_multiple_of(BLOCK_BYTES) > room || (count > 0 && bytes > frame_bytes) {
             break;
         }
         count += 1;

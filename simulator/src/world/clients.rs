@@ -1,6 +1,6 @@
 //! What clients do.
 
-use adapters::metadata::{Command, Name, Reply};
+use adapters::metadata::{Command, MetadataState, Name, Reply};
 use consensus::{ProposeError, ReplicaId};
 use replica::driver::{Applied, Event as Input, Ticket};
 
@@ -10,6 +10,9 @@ use crate::random::Random;
 
 /// Of a thousand requests so many are long on their way to a node.
 const LATE_PER_MILLE: u64 = 50;
+/// A replica that is well confirms a read within this time; requests are this far apart.
+const READ_MAX: u64 = 10_000_000;
+const READ_AGAIN: u64 = 20_000;
 /// Forming takes at most this long.
 const FORMING: u64 = 30_000_000;
 
@@ -53,6 +56,16 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Reads the state of the replica that has applied most.
+    pub(super) fn in_newest_state<T>(
+        &self,
+        read: impl FnOnce(&MetadataState) -> Option<T>,
+    ) -> Option<T> {
+        let running = self.processes.iter().filter_map(|it| it.running.as_ref());
+        let newest = running.max_by_key(|it| it.replica.status().applied)?;
+        read(&newest.reader.read())
     }
 
     pub(super) fn credential_version(&self) -> u64 {
@@ -139,13 +152,19 @@ impl World {
     }
 
     fn start_read(&mut self, number: usize) -> Result<(), String> {
-        let ticket = self.wait(number, Waiting::Read(number));
-        let (nodes, registers) = (self.processes.len() as u64, self.clients.len() as u64);
+        let nodes = self.processes.len() as u64;
         let random = &mut self.clients[number].random;
         let node = match random.per_mille(500) {
             true => self.read_target,
             false => random.below(nodes) as usize,
         };
+        self.start_read_at(number, node)
+    }
+
+    fn start_read_at(&mut self, number: usize, node: usize) -> Result<(), String> {
+        let ticket = self.wait(number, Waiting::Read(number));
+        let registers = self.clients.len() as u64;
+        let random = &mut self.clients[number].random;
         let register = random.below(registers) as usize;
         let oldest = self.clients[register].oldest();
         let behind = self.checks.seen();
@@ -161,6 +180,25 @@ impl World {
             ),
         );
         self.input(node, Input::ReadIndex(ticket))
+    }
+
+    /// Every replica confirms a read.
+    pub(super) fn check_reads(&mut self) -> Result<(), String> {
+        for node in 0..self.processes.len() {
+            let done = |world: &Self| world.clients[0].reads_done;
+            let (before, deadline, mut again) = (done(self), self.now + READ_MAX, self.now);
+            while done(self) == before {
+                if self.now > deadline {
+                    return Err(format!("replica {node} confirms no read"));
+                }
+                if self.clients[0].waits_for.is_none() && self.now >= again {
+                    again = self.now + READ_AGAIN;
+                    self.start_read_at(0, node)?;
+                }
+                self.next()?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn client_timed_out(&mut self, number: usize, ticket: u64) {

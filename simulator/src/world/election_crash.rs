@@ -21,7 +21,7 @@ const LATE: (u64, u64) = (64, 32_000);
 /// How long a replica is away that is to need a snapshot, at most, and how often it
 /// is looked whether it does.
 const LAG_MAX: u64 = 3_000_000;
-const CHECK_EVERY: u64 = 20_000;
+pub(super) const CHECK_EVERY: u64 = 20_000;
 /// How long disks stall before power fails: messages may leave meanwhile about what is not
 /// on them.
 const MOMENT: (u64, u64) = (500, 128_000);

@@ -4,6 +4,7 @@ use consensus::Role;
 use replica::disk::MemoryDisk;
 use replica::driver::Event as Input;
 use replica::open::OpenError;
+use replica::snapshots::CHUNK_BYTES;
 use replica::superblock::SuperblockError;
 
 use super::clients::Waiting;
@@ -27,12 +28,14 @@ const COMPACTION_MAX: u64 = 6;
 const OUTAGE: (u64, u64) = (6_000_000, 10_000_000);
 /// The same for work on snapshot files.
 const FILE_OPERATIONS_MAX: u64 = 4;
-/// Snapshots of these runs travel in so many pieces.
+/// A transfer breaks after so many pieces at most, the header included.
 const PIECES: u64 = 2;
+/// The same where pieces are small.
+const SMALL_PIECES: u64 = 6;
 /// Power fails within this time after a disk error.
 const POWER_LATE: (u64, u64) = (10_000, 1_000_000);
 /// How far a wall clock jumps, either way, in microseconds.
-const WALL_JUMP_MAX: u64 = 3_600_000_000;
+pub(super) const WALL_JUMP_MAX: u64 = 3_600_000_000;
 /// How far the ticks of a process jump.
 const TICK_JUMP_MAX: u64 = 10_000;
 
@@ -67,7 +70,7 @@ impl World {
         let count = self.processes.len();
         // Every fourth is for the leader at that time.
         let aimed = match planned.fault {
-            Fault::ForgottenElection => false,
+            Fault::ForgottenElection | Fault::SplitWrites | Fault::OvertakenTransfer => false,
             // What it has proposed and not yet sent is in its log.
             Fault::StalledInstall => planned.draw >> 40 & 3 != 0,
             _ => planned.draw >> 40 & 3 == 0,
@@ -79,6 +82,9 @@ impl World {
             Some(_) => match planned.fault {
                 Fault::Transfer => self.leads(*node),
                 Fault::ForgottenElection => !self.leads(*node),
+                Fault::SplitWrites | Fault::OvertakenTransfer => {
+                    !self.leads(*node) && *node < self.plan.voters as usize
+                }
                 _ => true,
             },
             None => false,
@@ -123,6 +129,7 @@ impl World {
             }
             Fault::ForgottenElection => self.arm_forgotten_election(node, draw),
             Fault::ForgetfulMajority => self.majority_forgets(planned),
+            Fault::SplitWrites => self.arm_split_writes(node, draw),
             Fault::CrashInDiskWork => {
                 self.processes[node].power_fails_with_disk = true;
                 self.disk_errors(node, draw);
@@ -159,7 +166,12 @@ impl World {
                 self.processes[node].compaction_fails_at = Some(1 + draw % COMPACTION_MAX);
             }
             Fault::StalledInstall => self.set_install(planned),
+            Fault::OvertakenTransfer => self.arm_overtaken_transfer(planned),
             Fault::BitRot => return self.flip_bit(node, draw),
+            Fault::MisdirectedWrite => return self.misdirect_write(node, draw),
+            Fault::ReadError => self.arm_read_error(node, draw),
+            Fault::Reconnect => self.reconnect(node, other, draw),
+            Fault::FullQueue => self.fill_queue(node, other, lasts, draw),
             Fault::Outage => {
                 let lasts = OUTAGE.0 + draw % (OUTAGE.1 - OUTAGE.0);
                 self.cut_off(node, lasts, fault);
@@ -195,7 +207,10 @@ impl World {
     /// sometimes until power fails.
     pub(super) fn files_fail(&mut self, node: usize, draw: u64, receiving: bool) {
         let mut random = Random::new(draw);
-        let pieces = random.below(PIECES);
+        let pieces = random.below(match self.plan.piece_bytes == CHUNK_BYTES {
+            true => PIECES,
+            false => SMALL_PIECES,
+        });
         // The last operation, which makes a name durable, as often as all others.
         let at = match random.per_mille(500) {
             true => FILE_OPERATIONS_MAX,
@@ -236,44 +251,6 @@ impl World {
             Err(error) => Err(format!("an empty disk is refused otherwise: {error}")),
             Ok(()) => Err(format!("replica {node} starts on an empty disk")),
         }
-    }
-
-    /// A byte changes on the disk of a replica that does not run. It refuses to
-    /// start, and its disk is restored; or it starts, and nothing that was durable is gone.
-    fn flip_bit(&mut self, node: usize, draw: u64) -> Result<(), String> {
-        self.stop(node, false);
-        let process = &mut self.processes[node];
-        let own = process.disk.copy();
-        let mut random = Random::new(draw);
-        let mut files = process.disk.files();
-        random.shuffle(&mut files);
-        let Some((path, bytes)) = files.into_iter().find(|(_, bytes)| *bytes > 0) else {
-            return Ok(());
-        };
-        let offset = random.below(bytes);
-        let mask = 1 << random.below(8);
-        process.disk.flip(&path, offset as usize, mask);
-        self.delivered.note(Fault::BitRot);
-        self.trace.line(
-            self.now,
-            format_args!("replica {node}: byte {offset} of {path} changes"),
-        );
-        let (durable, incarnation) = (process.durable.clone(), process.incarnation);
-        match process.start(&self.plan, &self.checks.history) {
-            Ok(()) => {
-                process.running = None;
-                return Ok(());
-            }
-            Err(StartError::Open(_)) => {}
-            // Nothing vouches yet for the very last frame of a log: the damage looks
-            // like a write that a crash has torn, in any log.
-            Err(StartError::Lost(lost)) if lost.last_only => {}
-            Err(error) => return Err(format!("replica {node}: {error}")),
-        }
-        process.disk = own;
-        process.durable = durable;
-        process.incarnation = incarnation;
-        Ok(())
     }
 
     /// The operator restarts this replica when all are up, and continues with the next.
@@ -328,6 +305,7 @@ impl World {
             let lasts = match kind {
                 kind if kind.needs_snapshot() => self.lags_at_most(&planned),
                 Fault::CrashInCompaction => 50 * AGAIN,
+                Fault::SplitWrites => 20 * AGAIN,
                 _ => 5 * AGAIN,
             };
             self.after(0, Event::Fault(planned));
@@ -340,6 +318,7 @@ impl World {
     pub(super) fn end_faults(&mut self) {
         self.faulty = false;
         self.at_election = None;
+        self.overtaken = None;
         self.replay_at_election = false;
         self.replay_at_term = false;
         self.network.mend();
@@ -351,7 +330,10 @@ impl World {
             process.install_stalls = None;
             process.crashes_after = None;
             process.election_crash = None;
+            process.split_writes = None;
             process.start_fails_at = None;
+            process.start_reads_fail_at = 0;
+            process.read_errors.fail_at(0);
             process.files_fail = None;
             process.power_fails_with_disk = false;
             process.disk.fail_after(None);

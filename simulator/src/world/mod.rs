@@ -1,21 +1,28 @@
 //! Virtual time, and the loop that carries everything out.
 
+mod availability;
 mod clients;
+mod damage;
 mod election_crash;
 mod faults;
 mod late_messages;
+mod links;
 mod network;
+mod overtaken_transfer;
 mod processes;
+mod registration_checks;
 mod session_checks;
+mod split_writes;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use adapters::metadata::Reply;
+use adapters::metadata::{Reply, SESSIONS_LIMIT};
 use bytes::Bytes;
 use consensus::rules::{self, Rule};
 use consensus::{ProposeError, ReplicaId};
 use replica::driver::{Event as Input, Ticket};
+use replica::snapshots::PIECE_BYTES;
 
 use crate::check::Checks;
 use crate::client::Client;
@@ -27,12 +34,10 @@ use crate::trace::Trace;
 use clients::Waiting;
 use late_messages::ReplayMoment;
 use network::Network;
+use overtaken_transfer::OvertakenTransfer;
 
 /// After the faults, everything has come together within this time.
 const RECOVERY: u64 = 60_000_000;
-/// A leader that receives nothing is replaced, and clients have found the new one, within
-/// this time.
-const UNREACHABLE_LEADER: u64 = 8_000_000;
 /// Entries of a log that was just cut, beyond those that it is to keep.
 const ENTRIES_MORE: u64 = 500;
 /// The same in segments, beside one for every start.
@@ -131,7 +136,10 @@ pub(crate) fn simulate_without(
     keep_trace: bool,
 ) -> (Result<Outcome, Box<Failure>>, bool) {
     rules::break_rule(rule);
-    rules::lower_limit(session_checks::SESSIONS_MAX);
+    rules::lower_limits(&[
+        (SESSIONS_LIMIT, session_checks::SESSIONS_MAX),
+        (PIECE_BYTES, plan.piece_bytes),
+    ]);
     let mut world = World::new(plan.clone(), keep_trace);
     // An assertion that fails is a finding like any other.
     let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
@@ -159,6 +167,7 @@ enum Event {
     Written {
         node: usize,
         start: u64,
+        write: u64,
     },
     Filed {
         node: usize,
@@ -178,9 +187,13 @@ enum Event {
     TargetedReplay(usize, ReplayMoment),
     /// Whether a replica that is cut off needs a snapshot by now.
     CheckLag(usize),
+    /// The same before its log overtakes the snapshot.
+    CheckOvertaken,
     /// The operator turns to this replica.
     RollingRestart(usize),
     Act(usize),
+    /// A replica notices that the connection to a peer is broken.
+    Unreachable(usize, ReplicaId),
     /// A request arrives at a node.
     Submit(usize, Ticket, Bytes),
     ClientTimeout {
@@ -206,6 +219,7 @@ struct World {
     clients_rest: bool,
     /// What happens when the next leader is elected.
     at_election: Option<Planned>,
+    overtaken: Option<OvertakenTransfer>,
     replay_at_election: bool,
     /// The same for every replica that enters another term until then.
     replay_at_term: bool,
@@ -242,6 +256,7 @@ impl World {
             faulty: false,
             clients_rest: false,
             at_election: None,
+            overtaken: None,
             replay_at_election: false,
             replay_at_term: false,
             read_target: 0,
@@ -300,7 +315,7 @@ impl World {
                 message,
                 again,
             } => self.deliver(from, to, message, again),
-            Event::Written { node, start } => self.written(node, start),
+            Event::Written { node, start, write } => self.written(node, start, write),
             Event::Filed { node, start } => self.filed(node, start),
             Event::Start(node) => self.start(node),
             Event::Fault(planned) => self.fault(planned),
@@ -332,11 +347,16 @@ impl World {
                 self.check_lag(node);
                 Ok(())
             }
+            Event::CheckOvertaken => {
+                self.check_overtaken();
+                Ok(())
+            }
             Event::RollingRestart(node) => {
                 self.rolling_restart(node);
                 Ok(())
             }
             Event::Act(client) => self.act(client),
+            Event::Unreachable(node, peer) => self.peer_is_unreachable(node, peer),
             Event::Submit(node, ticket, command) => {
                 self.input(node, Input::Propose { ticket, command })
             }
@@ -356,49 +376,15 @@ impl World {
             self.check_leader_without_quorum()?;
             self.converge()?;
         }
+        if self.plan.hung_disk {
+            self.check_hung_disk()?;
+            self.converge()?;
+        }
         self.check_everything()?;
+        self.check_reads()?;
         self.check_sessions()?;
         // Clients have had to make room, and rest.
         self.agree_by(|_| true)
-    }
-
-    /// Nothing reaches the leader, and everything that it sends arrives: the majority that
-    /// receives its heartbeats must not wait for it.
-    fn check_leader_without_quorum(&mut self) -> Result<(), String> {
-        let Some(leader) = self.leader() else {
-            return Ok(());
-        };
-        self.trace
-            .line(self.now, format_args!("nothing reaches replica {leader}"));
-        for other in (0..self.processes.len()).filter(|other| *other != leader) {
-            self.cut_link(other, leader, UNREACHABLE_LEADER, Fault::CutOneWay);
-        }
-        let done = |world: &Self| -> u64 {
-            let done = world.clients.iter().map(|client| client.acknowledged);
-            done.sum()
-        };
-        let (before, deadline) = (done(self), self.now + UNREACHABLE_LEADER);
-        self.resume_clients();
-        while done(self) == before {
-            if self.now > deadline {
-                return Err(format!(
-                    "nothing reaches the leader, replica {leader}, and no other leads after {} s",
-                    UNREACHABLE_LEADER / 1_000_000
-                ));
-            }
-            self.next()?;
-        }
-        self.network.mend();
-        Ok(())
-    }
-
-    /// Clients that rest continue.
-    fn resume_clients(&mut self) {
-        if std::mem::take(&mut self.clients_rest) {
-            for client in 0..self.clients.len() {
-                self.after(1, Event::Act(client));
-            }
-        }
     }
 
     fn converge(&mut self) -> Result<(), String> {
@@ -521,7 +507,8 @@ impl World {
             };
             let status = running.replica.status();
             let entries = status.core.last.0 + 1 - status.core.first.0;
-            let segments = SEGMENTS_MORE + planned + process.starts;
+            // An entry and the hard state after it have two frames at most.
+            let segments = SEGMENTS_MORE + planned + entries + process.starts;
             entries <= bound && running.log_segments() as u64 <= segments
         })
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use replica::driver::Event as Input;
 
+use super::links::SlowLink;
 use super::{Event, LINKS, World};
 use crate::fault::Fault;
 use crate::random::Random;
@@ -18,13 +19,14 @@ const LATE: u64 = 100_000;
 /// A copy of a message arrives within this time.
 const COPY_LATE: u64 = 500_000;
 
-type Link = (usize, usize);
+pub(super) type Link = (usize, usize);
 
 #[derive(Default)]
 pub(super) struct Network {
     /// Links that are cut, until when, and by which fault.
     cut: BTreeMap<Link, (u64, Fault)>,
     clogged: BTreeMap<Link, u64>,
+    slow: BTreeMap<Link, SlowLink>,
     /// When the last message of a link arrives: links keep their order, each lane
     /// its own.
     arrivals: BTreeMap<(Link, bool), u64>,
@@ -50,6 +52,12 @@ impl Network {
             .retain(|(from, to), _| *from != node && *to != node);
     }
 
+    /// Two replicas are no longer cut off from each other.
+    pub(super) fn join_pair(&mut self, one: usize, other: usize) {
+        self.cut.remove(&(one, other));
+        self.cut.remove(&(other, one));
+    }
+
     /// Whether nothing passes from this replica to some other.
     pub(super) fn is_cut_off(&self, node: usize) -> bool {
         self.cut.keys().any(|(from, _)| *from == node)
@@ -63,10 +71,20 @@ impl Network {
         last.chain(recent).collect()
     }
 
+    pub(super) fn slow_down(&mut self, link: Link, slow: SlowLink) {
+        self.slow.insert(link, slow);
+    }
+
+    /// What arrives on a new connection does not wait for what arrives on the old one.
+    pub(super) fn connects_anew(&mut self, link: Link) {
+        self.arrivals.retain(|(of, _), _| *of != link);
+    }
+
     /// All faults of it end.
     pub(super) fn mend(&mut self) {
         self.cut.clear();
         self.clogged.clear();
+        self.slow.clear();
     }
 }
 
@@ -93,6 +111,13 @@ impl World {
         {
             arrives = *until;
             self.delivered.note(Fault::Clog);
+        }
+        if let Some(slow) = self.network.slow.get_mut(&link) {
+            let Some(later) = slow.arrives(self.now, arrives) else {
+                self.delivered.note(Fault::FullQueue);
+                return;
+            };
+            arrives = later;
         }
         if self.noise(link, self.plan.noise.duplicates) {
             self.delivered.note(Fault::Duplicates);

@@ -6,12 +6,14 @@ use replica::driver::{Channel, Event as Input, FileEvent, Output, ReplicaStatus}
 use super::{Event, World};
 use crate::durable::quorum_holds;
 use crate::fault::Fault;
-use crate::process::StartError;
+use crate::process::{Running, Seen, StartError};
 
 /// A process that ended is started again within this time.
 const BACK: (u64, u64) = (1_000, 3_000_000);
 /// A start that failed is tried again after so long.
 const START_AGAIN: (u64, u64) = (50_000, 500_000);
+/// Of a thousand times so often the thread of the log starts before all jobs are there.
+const EARLY_PER_MILLE: u64 = 200;
 
 impl World {
     pub(super) fn start(&mut self, node: usize) -> Result<(), String> {
@@ -23,9 +25,16 @@ impl World {
         let interrupted = process.start_fails_at.take();
         process.power_fails_with_disk = false;
         process.disk.fail_after(interrupted.map(|(at, _)| at));
+        let reads_failed_before = process.read_errors.failed();
+        let reads_fail_at = std::mem::take(&mut process.start_reads_fail_at);
+        process.read_errors.fail_at(reads_fail_at);
         let started = process.start(&self.plan, &self.checks.history);
         let failed = process.disk.failed() > failed_before;
         process.disk.fail_after(None);
+        process.read_errors.fail_at(0);
+        if process.read_errors.failed() > reads_failed_before {
+            return self.start_could_not_read(node, started);
+        }
         match started {
             Ok(()) => {
                 self.trace
@@ -57,6 +66,32 @@ impl World {
         }
     }
 
+    /// What could not be read may be anything: the replica refuses to start, and is started
+    /// again.
+    fn start_could_not_read(
+        &mut self,
+        node: usize,
+        started: Result<(), StartError>,
+    ) -> Result<(), String> {
+        match started {
+            Err(StartError::Open(error)) => {
+                self.delivered.note(Fault::ReadError);
+                self.trace.line(
+                    self.now,
+                    format_args!("replica {node} cannot start: {error}"),
+                );
+                let random = &mut self.processes[node].random;
+                let again = random.between(START_AGAIN.0, START_AGAIN.1);
+                self.after(again, Event::Start(node));
+                Ok(())
+            }
+            Err(error) => Err(format!("replica {node} cannot start: {error}")),
+            Ok(()) => Err(format!(
+                "replica {node} starts, although it could not read its disk"
+            )),
+        }
+    }
+
     /// The process ends; with power loss, what was not fsynced is lost. Returns whether it
     /// ran.
     pub(super) fn stop(&mut self, node: usize, power: bool) -> bool {
@@ -75,8 +110,10 @@ impl World {
             self.power_fails(node);
         }
         let process = &mut self.processes[node];
+        process.read_errors.fail_at(0);
         process.crashes_after = None;
         process.election_crash = None;
+        process.split_writes = None;
         process.power_fails_with_disk = false;
         self.after(back, Event::Start(node));
         true
@@ -126,18 +163,23 @@ impl World {
         let Some(running) = &mut process.running else {
             return Ok(());
         };
+        let is_tick = matches!(input, Input::Tick);
         running.replica.handle(running.now(now, wall_offset), input);
         running
             .replica
             .flush()
             .map_err(|error| format!("replica {id} must stop: {error}"))?;
-        let status = running.replica.status();
-        let before = std::mem::replace(&mut running.seen, status.clone());
         let mut outputs = Vec::new();
         while let Some(output) = running.replica.poll() {
             outputs.push(output);
         }
-        if status.core.term != before.core.term {
+        if is_tick && outputs.is_empty() {
+            // Nothing was due.
+            return Ok(());
+        }
+        let (start, status) = (running.start, running.replica.status());
+        let before = std::mem::replace(&mut running.seen, Seen::of(&status));
+        if status.core.term != before.term {
             if let Some(election_crash) = &mut process.election_crash {
                 election_crash.term_changed = true;
             }
@@ -145,10 +187,10 @@ impl World {
                 self.replay_to(node);
             }
         }
-        if status.core.role == Role::Leader && before.core.role != Role::Leader {
+        if status.core.role == Role::Leader && before.role != Role::Leader {
             self.elected(node);
         }
-        if status.core.commit < before.core.commit {
+        if status.core.commit < before.commit {
             let commit = status.core.commit;
             return Err(format!("replica {id} takes its commit back to {commit}"));
         }
@@ -170,7 +212,6 @@ impl World {
                 "replica {id} counts on snapshot {index}, which is not durable"
             ));
         }
-        let start = self.processes[node].starts;
         self.checks
             .replica(id, start, &status, self.plan.pipeline_max)?;
         self.committed(id, &status)?;
@@ -180,6 +221,10 @@ impl World {
             }
             self.carry_out(node, output)?;
         }
+        if status.core.term != before.term {
+            self.split_writes(node);
+        }
+        self.overtake(&status);
         self.start_disk_work(node)
     }
 
@@ -228,7 +273,12 @@ impl World {
                 }
             }
             Output::Compact(through) => running.compact(through),
-            Output::File(job) => running.file_jobs.push_back(job),
+            Output::File(job) => {
+                self.overtaken_file_job(node, &job);
+                if let Some(running) = &mut self.processes[node].running {
+                    running.file_jobs.push_back(job);
+                }
+            }
             Output::Send {
                 to,
                 channel,
@@ -270,20 +320,34 @@ impl World {
 
     /// Starts disk work that waits.
     fn start_disk_work(&mut self, node: usize) -> Result<(), String> {
-        self.fail_compaction(node, true);
         let start = self.processes[node].starts;
-        let process = &mut self.processes[node];
-        let Some(running) = &mut process.running else {
-            return Ok(());
-        };
-        match running.start_write(&mut process.durable) {
-            Ok(true) => {
-                let stalled_until = self.processes[node].stalled_until;
-                let takes = self.disk_time(node, stalled_until);
-                self.after(takes, Event::Written { node, start });
+        loop {
+            let process = &mut self.processes[node];
+            let waiting = process.running.as_ref().map_or(0, Running::jobs_waiting) as u64;
+            if waiting == 0 {
+                break;
             }
-            Ok(false) => {}
-            Err(error) => return self.disk_failed(node, &error.to_string()),
+            // The thread of the log may wake before all are there.
+            let jobs = match process.random.per_mille(EARLY_PER_MILLE) {
+                true => process.random.between(1, waiting),
+                false => waiting,
+            };
+            self.fail_compaction(node);
+            let process = &mut self.processes[node];
+            let Some(running) = &mut process.running else {
+                break;
+            };
+            match running.start_write(jobs as usize, &mut process.durable) {
+                Ok(Some(write)) => {
+                    self.split_write_starts(node);
+                    let stalled_until = self.processes[node].stalled_until;
+                    let takes = self.disk_time(node, stalled_until);
+                    self.after(takes, Event::Written { node, start, write });
+                    break;
+                }
+                Ok(None) => {}
+                Err(error) => return self.disk_failed(node, &error.to_string()),
+            }
         }
         if let Some(running) = &mut self.processes[node].running
             && !running.filing
@@ -298,10 +362,10 @@ impl World {
     }
 
     /// Power fails in the first work that makes the log shorter.
-    fn fail_compaction(&mut self, node: usize, now: bool) {
+    fn fail_compaction(&mut self, node: usize) {
         let process = &mut self.processes[node];
         let running = process.running.as_ref();
-        if running.is_some_and(|running| running.compacts(now))
+        if running.is_some_and(|it| it.compacts() || it.compacts_next())
             && let Some(at) = process.compaction_fails_at.take()
         {
             process.power_fails_with_disk = true;
@@ -322,20 +386,20 @@ impl World {
         }
     }
 
-    pub(super) fn written(&mut self, node: usize, start: u64) -> Result<(), String> {
+    pub(super) fn written(&mut self, node: usize, start: u64, write: u64) -> Result<(), String> {
         if !self.is_current(node, start) {
             return Ok(());
         }
         if let Some(rest) = self.is_paused(node) {
-            self.after(rest, Event::Written { node, start });
+            self.after(rest, Event::Written { node, start, write });
             return Ok(());
         }
-        self.fail_compaction(node, false);
+        self.fail_compaction(node);
         let process = &mut self.processes[node];
         let Some(running) = &mut process.running else {
             return Ok(());
         };
-        match running.finish_write(&mut process.durable) {
+        match running.finish_write(write, &mut process.durable) {
             Ok(Some(last)) => self.input(node, Input::Persisted(last)),
             Ok(None) => Ok(()),
             Err(error) => self.disk_failed(node, &error.to_string()),
@@ -364,7 +428,12 @@ impl World {
         if let Some(fails) = fails {
             process.disk.fail_after(Some(fails.at));
         }
+        let reads_failed_before = process.read_errors.failed();
         let done: FileEvent = running.files.execute(job);
+        if process.read_errors.failed() > reads_failed_before {
+            self.delivered.note(Fault::ReadError);
+        }
+        let process = &mut self.processes[node];
         if fails.is_some() || process.disk.failed() > failed_before {
             // The disk returns one error, and the replica continues.
             process.disk.fail_after(None);

@@ -17,23 +17,31 @@ use super::World;
 /// The most sessions in these runs.
 pub(super) const SESSIONS_MAX: usize = 12;
 /// Clients of this part have ids from here on.
-const CLIENTS_FROM: u128 = 5_000;
+pub(super) const CLIENTS_FROM: u128 = 5_000;
 /// The node that clients come to, and one more.
-const HOME: ReplicaId = ReplicaId(1);
+pub(super) const HOME: ReplicaId = ReplicaId(1);
 const OTHER: ReplicaId = ReplicaId(2);
 
 /// A session of a session.
 #[derive(Clone, Copy)]
-struct Session {
-    client: u128,
+pub(super) struct Session {
+    pub(super) client: u128,
     session: u64,
 }
 
-fn name(text: &str) -> Result<Name, String> {
+/// Compares a reply with the only one that is right.
+pub(super) fn is(what: &str, found: &Reply, expected: &Reply) -> Result<(), String> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("{what}: {found:?} instead of {expected:?}")),
+    }
+}
+
+pub(super) fn name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
 }
 
-fn stream(text: &str) -> Result<ClientOperation<Owners>, String> {
+pub(super) fn stream(text: &str) -> Result<ClientOperation<Owners>, String> {
     Ok(ClientOperation::CreateStream {
         name: name(text)?,
         options: Options::default(),
@@ -54,7 +62,15 @@ pub(super) fn node_info(node: ReplicaId, incarnation: u64) -> NodeInfo {
 
 impl World {
     pub(super) fn register_node(&mut self, node: ReplicaId) -> Result<u64, String> {
-        let info = node_info(node, 1);
+        self.register_incarnation(node, 1)
+    }
+
+    pub(super) fn register_incarnation(
+        &mut self,
+        node: ReplicaId,
+        incarnation: u64,
+    ) -> Result<u64, String> {
+        let info = node_info(node, incarnation);
         match self.settle(&Command::RegisterNode(info))? {
             Reply::NodeRegistered { registration } => Ok(registration),
             reply => Err(format!("a node is not registered: {reply:?}")),
@@ -77,7 +93,7 @@ impl World {
         })
     }
 
-    fn open_session(
+    pub(super) fn open_session(
         &mut self,
         number: u128,
         node: ReplicaId,
@@ -90,7 +106,7 @@ impl World {
         }
     }
 
-    fn request(
+    pub(super) fn request(
         &mut self,
         session: Session,
         request: u64,
@@ -166,10 +182,6 @@ impl World {
         let registration = self.register_node(HOME)?;
         let applied = Reply::Refused(MetadataError::RequestAlreadyApplied.code());
         let expired = Reply::Refused(MetadataError::SessionExpired.code());
-        let is = |what: &str, found: &Reply, expected: &Reply| match found == expected {
-            true => Ok(()),
-            false => Err(format!("{what}: {found:?} instead of {expected:?}")),
-        };
 
         let session = self.open_session(1, HOME, registration)?;
         let first = self.request(session, 1, 7, stream("visited")?)?;
@@ -203,6 +215,9 @@ impl World {
         let refused = self.register(CLIENTS_FROM + 2, OTHER, elsewhere)?;
         let fenced = Reply::Refused(MetadataError::NodeFenced.code());
         is("a session at a fenced node", &refused, &fenced)?;
+        self.check_registrations()?;
+        self.check_revocations(newer)?;
+        self.check_tokens(newer)?;
         self.check_eviction(newer, registration)
     }
 

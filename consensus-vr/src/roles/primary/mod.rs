@@ -389,7 +389,9 @@ impl Primary {
             return;
         }
         let bytes = Self::bytes(context, context.commit(), commit);
-        self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(bytes);
+        if rule!(CommittedBytesReleased) {
+            self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(bytes);
+        }
         context.commit_up_to(commit);
         self.answer_reads(context);
     }

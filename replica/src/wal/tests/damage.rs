@@ -99,3 +99,26 @@ fn swapped_segments_are_refused() {
     disk.rename("wal/other", &paths[1]).unwrap();
     assert!(matches!(open(&disk), Err(WalError::Corrupt { .. })));
 }
+
+/// What a cut leaves of the log does not depend on its last frame alone, for which nothing
+/// vouches: a replica that has lost its hard state would vote twice.
+#[test]
+fn damage_to_any_frame_after_a_cut_loses_no_hard_state() {
+    let disk = MemoryDisk::new();
+    let (mut wal, _) = open(&disk).unwrap();
+    for index in 1..=20 {
+        durable(&mut wal, batch(vec![entry(index, 1, 3_000)], Some("old")));
+    }
+    durable(&mut wal, batch(Vec::new(), Some("new")));
+    wal.compact(Index(20)).unwrap();
+    for path in segments(&disk) {
+        for block in 1..BLOCKS_PER_SEGMENT {
+            let damaged = disk.copy();
+            damaged.flip(&path, block * BLOCK_BYTES + 45, 1);
+            match open(&damaged) {
+                Err(error) => assert!(matches!(error, WalError::Corrupt { .. }), "{error}"),
+                Ok((_, log)) => assert_eq!(log.hard_state.as_deref(), Some(&b"new"[..])),
+            }
+        }
+    }
+}

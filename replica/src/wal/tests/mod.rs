@@ -22,6 +22,7 @@ fn config() -> WalConfig {
         group: 7,
         segment_bytes: (BLOCKS_PER_SEGMENT * BLOCK_BYTES) as u64,
         spares_max: 2,
+        ..WalConfig::new(7)
     }
 }
 
