@@ -35,8 +35,8 @@ pub struct AdviseArgs {
 /// # Errors
 /// When the cluster does not reply, or the file cannot be read.
 pub async fn run(args: AdviseArgs) -> anyhow::Result<()> {
-    let mut known = match &args.results {
-        Some(path) => Known::of_results(&results::read(path)?),
+    let (mut known, missing) = match &args.results {
+        Some(path) => (Known::of_results(&results::read(path)?), Vec::new()),
         None => of_cluster(&args.address).await?,
     };
     known.deterministic = args.deterministic;
@@ -45,19 +45,22 @@ pub async fn run(args: AdviseArgs) -> anyhow::Result<()> {
             .context("the file has none of the figures: run iggy-cluster bench compare")?,
         None => advice::of_cluster(&known),
     };
-    print(&advice, &advice::determinism(&known))
+    print(&advice, &advice::determinism(&known), &missing)
 }
 
-async fn of_cluster(address: &str) -> anyhow::Result<Known> {
+/// The figures of a cluster, and the admin endpoints that did not reply.
+async fn of_cluster(address: &str) -> anyhow::Result<(Known, Vec<String>)> {
     let cluster = status(address).await.with_context(|| {
         format!("no cluster replies at {address}; start one, or pass --results")
     })?;
     let mut known = Known::default();
     let (mut commit_seconds, mut request_seconds, mut commands, mut uptime) =
         (0.0, 0.0, 0.0, 0.0_f64);
-    for node in &cluster.nodes {
-        // A node that does not reply serves no clients.
+    let mut missing = Vec::new();
+    for node in cluster.nodes {
+        // It may be down, or its endpoint may listen on loopback only, as by default.
         let Ok(metrics) = Metrics::of(&node.admin).await else {
+            missing.push(node.admin);
             continue;
         };
         let of = |name: &str| metrics.value(name).unwrap_or(0.0);
@@ -74,10 +77,10 @@ async fn of_cluster(address: &str) -> anyhow::Result<Known> {
     if uptime > 0.0 {
         known.commands_per_second = Some(commands / uptime);
     }
-    Ok(known)
+    Ok((known, missing))
 }
 
-fn print(advice: &Advice, determinism: &Criterion) -> anyhow::Result<()> {
+fn print(advice: &Advice, determinism: &Criterion, missing: &[String]) -> anyhow::Result<()> {
     let columns = terminal::columns();
     let rows: Vec<_> = advice
         .figures
@@ -95,5 +98,13 @@ fn print(advice: &Advice, determinism: &Criterion) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", terminal::table(&head, &rows, columns))?;
     writeln!(out, "{}", terminal::boxed(advice, columns))?;
+    if !missing.is_empty() {
+        writeln!(
+            out,
+            "without the figures of the nodes whose admin endpoint does not reply:\n  {}\n\
+             set admin.ip to an address that is reachable from here",
+            missing.join("\n  ")
+        )?;
+    }
     Ok(())
 }

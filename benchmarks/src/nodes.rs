@@ -87,7 +87,9 @@ impl Nodes {
     ) -> anyhow::Result<Self> {
         let program = Program {
             environment: memory.environment(),
-            ..Program::new(binary, ["serve"])
+            // After a kill -9 of this process they stop themselves.
+            ends_with_input: true,
+            ..Program::new(binary, ["serve", "--stop-with-input"])
         };
         let ports = free_node_ports(nodes)?;
         let config = configuration(backend, &ports);

@@ -116,7 +116,11 @@ impl Cluster {
         nodes: u8,
         change: impl FnOnce(&mut ClusterConfig),
     ) -> anyhow::Result<Self> {
-        let program = Program::new(binary, ["serve"]);
+        let program = Program {
+            // A test that is killed leaves no nodes.
+            ends_with_input: true,
+            ..Program::new(binary, ["serve", "--stop-with-input"])
+        };
         Self::prepare_program(program, backend, nodes, change)
     }
 

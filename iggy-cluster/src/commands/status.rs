@@ -83,10 +83,10 @@ fn text(report: &ClusterReport, wide: bool) -> String {
         None => "leader: none".to_owned(),
     };
     let cluster = &report.cluster;
-    let mut text = format!(
-        "cluster {cluster:?} on {backend}\n{leader}\n{}\n",
-        table(report, wide)
-    );
+    let mut text = wrapped("", &format!("cluster {cluster:?} on {backend}"));
+    text.push_str(&wrapped("", &leader));
+    text.push_str(&table(report, wide).to_string());
+    text.push('\n');
     for (title, lines) in [
         ("problems", &report.problems),
         ("warnings", &report.warnings),
