@@ -109,10 +109,23 @@ fn signal(pid: u32, name: &str) {
     assert!(sent.unwrap().success());
 }
 
+/// Whether the first signal, SIGHUP, is in the mask of those that a process ignores.
+fn hangup_is_ignored(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 == 1))
+}
+
 #[tokio::test]
 async fn a_node_whose_terminal_is_closed_stops_as_on_sigterm() {
     let mut cluster = Cluster::start(NODE, Backend::Raft, 1).await.unwrap();
-    signal(cluster.pid(0).unwrap(), "-HUP");
+    let pid = cluster.pid(0).unwrap();
+    signal(pid, "-HUP");
+    // Under `nohup`, the node inherits that the signal is ignored, and keeps to it.
+    if hangup_is_ignored(pid) {
+        assert!(cluster.is_running(0));
+        signal(pid, "-TERM");
+    }
     until("the node runs on", || !cluster.is_running(0));
     let ended = cluster.exit_status(0).unwrap();
     assert_eq!((ended.code(), ended.signal()), (Some(0), None));
