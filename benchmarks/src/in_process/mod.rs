@@ -284,9 +284,9 @@ mod tests {
             (Backend::Raft, 1, 4_096, 3_883_008),
             (Backend::Raft, 64, 64, 2_157_312),
             (Backend::Raft, 2_048, 2, 2_130_776),
-            (Backend::Vr, 1, 4_096, 3_538_944),
-            (Backend::Vr, 64, 64, 2_151_936),
-            (Backend::Vr, 2_048, 2, 2_130_608),
+            (Backend::Vr, 1, 4_096, 3_670_016),
+            (Backend::Vr, 64, 64, 2_153_984),
+            (Backend::Vr, 2_048, 2, 2_130_672),
         ] {
             // For each batch: a message to two followers and back, and three writes.
             let expected = (batches, 4 * batches, message_bytes, 3 * batches);
