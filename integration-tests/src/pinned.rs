@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{bail, ensure};
-use bytes::{Bytes, BytesMut};
-use iggy_binary_protocol::codes::{POLL_MESSAGES_CODE, SEND_MESSAGES_CODE};
+use bytes::{Buf, Bytes, BytesMut};
+use iggy_binary_protocol::codes::POLL_MESSAGES_CODE;
 use iggy_binary_protocol::consensus::{Command, Operation};
 use iggy_binary_protocol::requests::messages::{
     PollMessagesRequest, RawMessage, SendMessagesEncoder,
@@ -23,7 +23,11 @@ const SIZE_AT: usize = 48;
 const COMMAND_AT: usize = 60;
 const CLIENT_AT: usize = 128;
 const OPERATION_AT: usize = 176;
+const REQUEST_AT: usize = 168;
+const SESSION_AT: usize = 184;
 const CODE_AT: usize = 196;
+/// In the body of the reply to a login: after the result and the user's id.
+const LOGIN_SESSION_AT: usize = 8;
 const STATUS_AT: usize = 216;
 
 static CLIENTS: AtomicU64 = AtomicU64::new(1);
@@ -32,6 +36,9 @@ static CLIENTS: AtomicU64 = AtomicU64::new(1);
 pub struct PinnedClient {
     stream: TcpStream,
     id: u128,
+    session: u64,
+    /// The number of the last request that names the session.
+    requests: u64,
 }
 
 impl PinnedClient {
@@ -43,6 +50,8 @@ impl PinnedClient {
         let mut client = Self {
             stream: TcpStream::connect(cluster.tcp(node)).await?,
             id: u128::from(CLIENTS.fetch_add(1, Ordering::Relaxed)),
+            session: 0,
+            requests: 0,
         };
         client.stream.set_nodelay(true)?;
         let login = LoginRegisterRequest {
@@ -56,8 +65,10 @@ impl PinnedClient {
             client_context: None,
         };
         let login = login.to_bytes();
-        let (status, _) = client.exchange(Operation::Register, 0, &login).await?;
+        let (status, reply) = client.exchange(Operation::Register, 0, &login).await?;
         ensure!(status == 0, "the login is refused with {status}");
+        let mut session = reply.slice(LOGIN_SESSION_AT.min(reply.len())..);
+        client.session = session.try_get_u64_le()?;
         Ok(client)
     }
 
@@ -85,7 +96,7 @@ impl PinnedClient {
         let to = WirePartitioning::PartitionId(partition);
         let mut body = BytesMut::new();
         SendMessagesEncoder::encode(&mut body, &stream, &topic, &to, &[message])?;
-        Ok(self.request(SEND_MESSAGES_CODE, &body).await?.0)
+        Ok(self.exchange(Operation::SendMessages, 0, &body).await?.0)
     }
 
     /// Polls.
@@ -130,6 +141,11 @@ impl PinnedClient {
         put(CLIENT_AT, &self.id.to_le_bytes());
         put(OPERATION_AT, &[operation as u8]);
         put(CODE_AT, &code.to_le_bytes());
+        if operation == Operation::SendMessages {
+            self.requests += 1;
+            put(SESSION_AT, &self.session.to_le_bytes());
+            put(REQUEST_AT, &self.requests.to_le_bytes());
+        }
         frame.extend_from_slice(body);
         self.stream.write_all(&frame).await?;
         Ok(())
