@@ -192,7 +192,7 @@ impl Partition {
             bytes,
         };
         if lock(&self.full).replace(full).is_none() {
-            error!(partition = ?self.key, %error, "the partition accepts no writes for now");
+            error!(partition = ?self.key, %error, "the partition refuses writes until there is room");
         }
     }
 

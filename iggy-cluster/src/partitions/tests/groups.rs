@@ -36,18 +36,7 @@ impl Bench {
             requests: 0,
             _data: data,
         };
-        for operation in [
-            ClientOperation::CreateStream {
-                name: Name::new("s").unwrap(),
-                options: Options::default(),
-            },
-            ClientOperation::CreateTopic {
-                stream: named("s"),
-                name: Name::new("t").unwrap(),
-                options: Options::default(),
-                partitions: Owners(vec![ME; 4]),
-            },
-        ] {
+        for operation in topic_here(Options::default(), 4) {
             let command = bench.command(CLIENT, operation);
             bench.log.apply(&command);
         }

@@ -9,22 +9,11 @@ fn unaware(lease: Duration) -> (Arc<FakeLog>, LocalPartitions, PartitionKey, Tem
     let (log, metadata) = FakeLog::start_with_lease(Duration::from_secs(5), lease);
     let storage = EmbeddedStorage::new(data.path(), EmbeddedStorageConfig::default());
     let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
-    let operations = vec![
-        ClientOperation::CreateStream {
-            name: Name::new("s").unwrap(),
-            options: Options::default(),
-        },
-        ClientOperation::CreateTopic {
-            stream: named("s"),
-            name: Name::new("t").unwrap(),
-            options: Options::default(),
-            partitions: Owners(vec![ME]),
-        },
-        ClientOperation::PurgeTopic {
-            stream: named("s"),
-            topic: named("t"),
-        },
-    ];
+    let mut operations = topic_here(Options::default(), 1);
+    operations.push(ClientOperation::PurgeTopic {
+        stream: named("s"),
+        topic: named("t"),
+    });
     let commands = commands(log.register(CLIENT), operations);
     log.apply(&commands[0]);
     log.apply(&commands[1]);

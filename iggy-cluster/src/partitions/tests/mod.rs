@@ -21,7 +21,11 @@ fn named(text: &str) -> Identifier {
 
 /// A batch of this many messages.
 pub(crate) fn batch(messages: u128) -> Bytes {
-    let payload = b"payload";
+    batch_of(messages, b"payload")
+}
+
+/// The same, with this payload in each message.
+fn batch_of(messages: u128, payload: &[u8]) -> Bytes {
     let messages: Vec<_> = (1..=messages)
         .map(|id| RawMessage {
             id,
@@ -50,6 +54,22 @@ fn commands(session: u64, operations: Vec<ClientOperation<Owners>>) -> Vec<Comma
         })
     };
     (1..).zip(operations).map(request).collect()
+}
+
+/// Stream `s` with topic `t`, whose partitions this node owns.
+fn topic_here(options: Options, partitions: usize) -> Vec<ClientOperation<Owners>> {
+    vec![
+        ClientOperation::CreateStream {
+            name: Name::new("s").unwrap(),
+            options: Options::default(),
+        },
+        ClientOperation::CreateTopic {
+            stream: named("s"),
+            name: Name::new("t").unwrap(),
+            options,
+            partitions: Owners(vec![ME; partitions]),
+        },
+    ]
 }
 
 /// This node does not know yet that the topic was deleted and created again.

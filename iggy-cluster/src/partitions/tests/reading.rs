@@ -5,23 +5,6 @@ use replicated_log::MemoryBudget;
 
 use super::*;
 
-fn large_batch(payload: &[u8]) -> Bytes {
-    let messages: Vec<_> = (1..=10)
-        .map(|id| RawMessage {
-            id,
-            origin_timestamp: 1,
-            headers: None,
-            payload,
-        })
-        .collect();
-    let mut out = BytesMut::new();
-    let stream = WireIdentifier::Numeric(0);
-    let to = WirePartitioning::PartitionId(0);
-    SendMessagesEncoder::encode(&mut out, &stream, &stream, &to, &messages).unwrap();
-    let metadata = u32::from_le_bytes(out[..4].try_into().unwrap()) as usize;
-    out.freeze().slice(4 + metadata..)
-}
-
 /// A poll of 40 MiB needs several reads.
 #[tokio::test]
 async fn a_poll_returns_what_it_requests_as_far_as_there_is_memory() {
@@ -31,18 +14,7 @@ async fn a_poll_returns_what_it_requests_as_far_as_there_is_memory() {
     let memory = MemoryBudget::new(64 << 20);
     let local = LocalPartitions::new(Arc::clone(&metadata), Arc::new(storage.unwrap()));
     let local = local.memory(memory.clone());
-    let operations = vec![
-        ClientOperation::CreateStream {
-            name: Name::new("s").unwrap(),
-            options: Options::default(),
-        },
-        ClientOperation::CreateTopic {
-            stream: named("s"),
-            name: Name::new("t").unwrap(),
-            options: Options::default(),
-            partitions: Owners(vec![ME]),
-        },
-    ];
+    let operations = topic_here(Options::default(), 1);
     for command in commands(log.register(CLIENT), operations) {
         log.apply(&command);
     }
@@ -53,7 +25,7 @@ async fn a_poll_returns_what_it_requests_as_far_as_there_is_memory() {
     };
     let payload = vec![7; 400 << 10];
     for _ in 0..10 {
-        let batch = large_batch(&payload);
+        let batch = batch_of(10, &payload);
         let appended = local.serve(DataRequest::Append { key, batch }).await;
         assert!(matches!(appended, DataReply::Appended(_)));
     }

@@ -46,18 +46,8 @@ impl Bench {
             ..TopicCreateOptions::default()
         };
         let options = options.to_wire().unwrap();
-        let operations = vec![
-            ClientOperation::CreateStream {
-                name: Name::new("s").unwrap(),
-                options: Options::default(),
-            },
-            ClientOperation::CreateTopic {
-                stream: named("s"),
-                name: Name::new("t").unwrap(),
-                options: adapters::wire::v0_11::create_topic_options(&options, PARTITIONS).unwrap(),
-                partitions: Owners(vec![ME; PARTITIONS as usize]),
-            },
-        ];
+        let options = adapters::wire::v0_11::create_topic_options(&options, PARTITIONS).unwrap();
+        let operations = topic_here(options, PARTITIONS as usize);
         for command in commands(log.register(CLIENT), operations) {
             log.apply(&command);
         }
