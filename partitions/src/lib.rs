@@ -27,6 +27,7 @@ mod offsets;
 mod partition;
 mod queue;
 mod reader;
+mod record;
 mod recovery;
 pub mod replication;
 #[doc(hidden)]
@@ -45,6 +46,7 @@ pub use embedded::{EmbeddedStorage, EmbeddedStorageConfig};
 pub use error::StorageError;
 pub use key::PartitionKey;
 pub use offsets::CONSUMERS_MAX;
+pub use record::{ClientBatch, RECORD_HEADER_BYTES, Record, RecordError, RecordFlags, Stamp, Tag};
 pub use storage::PartitionStorage;
 pub use types::{
     Appended, ConsumerKey, Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom,

@@ -7,8 +7,9 @@ use consensus::{Index, ReplicaId, rule};
 
 use super::assignment::Assignment;
 use super::chain::{Chain, Epoch, Position};
-use super::message::{Message, Record, Trust};
+use super::message::{Message, Trust};
 use super::replica::{Alarm, Effect, Recovered, Settings, Ticket};
+use crate::record::Record;
 use crate::types::Durability;
 
 /// A disk operation that has not been reported as done.

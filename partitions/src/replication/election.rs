@@ -7,8 +7,9 @@ use consensus::{Index, ReplicaId, rule};
 
 use super::chain::{Epoch, Position};
 use super::context::Context;
-use super::message::{Message, Record, Trust};
+use super::message::{Message, Trust};
 use super::replica::{Alarm, Effect, Proposal};
+use crate::record::Record;
 
 /// How long a question or a fetch may stay unanswered before it is repeated.
 const REPEAT_AFTER: Duration = Duration::from_millis(100);

@@ -4,7 +4,8 @@ use consensus::{Index, ReplicaId, rule};
 
 use super::chain::Position;
 use super::context::Context;
-use super::message::{Message, Record, Trust};
+use super::message::{Message, Trust};
+use crate::record::Record;
 
 #[derive(Default)]
 pub(super) struct Follower {

@@ -9,9 +9,10 @@ use consensus::{Index, ReplicaId, rule};
 use super::chain::Position;
 use super::context::Context;
 use super::election::Answer;
-use super::message::{Record, Trust};
+use super::message::Trust;
 use super::progress::Progress;
 use super::replica::{Alarm, AppendPlan, Effect, Outcome, Proposal, Refusal};
+use crate::record::{Record, RecordFlags};
 use crate::types::Durability;
 
 /// How long the last answer of a follower counts as a sign that it is there.
@@ -67,7 +68,11 @@ impl Leader {
             position,
             first_offset: context.next_offset + gap,
             messages: 0,
-            batch: Bytes::new(),
+            timestamp: 0,
+            flags: RecordFlags::NONE,
+            tag: None,
+            header: Bytes::new(),
+            body: Bytes::new(),
         }]);
         let mut peers = BTreeMap::new();
         for node in context.others() {
@@ -127,7 +132,11 @@ impl Leader {
             position,
             first_offset,
             messages,
-            batch,
+            timestamp: 0,
+            flags: RecordFlags::NONE,
+            tag: None,
+            header: Bytes::new(),
+            body: batch,
         }]);
     }
 

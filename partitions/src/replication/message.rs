@@ -1,30 +1,9 @@
 //! Messages between the copies of a partition.
 
-use bytes::Bytes;
 use consensus::Index;
 
 use super::chain::{Epoch, Position};
-
-/// A record of a partition's log: a batch of messages, or the first record of an epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Which record it is.
-    pub position: Position,
-    /// Offset of its first message; that of the next batch when it has none.
-    pub first_offset: u64,
-    /// How many messages it has: zero for the first record of an epoch.
-    pub messages: u32,
-    /// The batch as it is served; empty for the first record of an epoch.
-    pub batch: Bytes,
-}
-
-impl Record {
-    /// Offset of the message after it.
-    #[must_use]
-    pub fn next_offset(&self) -> u64 {
-        self.first_offset + u64::from(self.messages)
-    }
-}
+use crate::record::Record;
 
 /// What a copy may have lost since it acknowledged it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

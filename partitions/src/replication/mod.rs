@@ -23,9 +23,10 @@ mod message;
 mod progress;
 mod replica;
 
+pub use crate::record::Record;
 pub use assignment::{Assignment, Member, Recovery};
 pub use chain::{Chain, Epoch, Position};
-pub use message::{Message, Record, Trust};
+pub use message::{Message, Trust};
 pub use replica::{
     Alarm, AppendPlan, Effect, Event, Outcome, PartitionReplica, Proposal, Recovered, Refusal,
     Settings, Ticket,

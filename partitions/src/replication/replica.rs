@@ -12,7 +12,8 @@ use super::context::Context;
 use super::election::{Answer, Election, Next, answer};
 use super::follower::{Append, Follower};
 use super::leader::{Ack, Leader};
-use super::message::{Message, Record, Trust};
+use super::message::{Message, Trust};
+use crate::record::Record;
 
 /// Times and bounds of a copy.
 #[derive(Clone, Copy, Debug)]

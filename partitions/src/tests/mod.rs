@@ -9,6 +9,7 @@ mod faulty;
 mod full;
 mod generations;
 mod model;
+mod records;
 mod recovery;
 mod trim;
 

@@ -20,7 +20,7 @@ pub(crate) fn read(log: &[Record], predecessor: Position, through: Index) -> Vec
 impl World {
     /// At one position there is one record, anywhere and for ever.
     pub(crate) fn check_record(&mut self, record: Record) -> Result<(), Violation> {
-        let contents = (record.batch, record.first_offset);
+        let contents = (record.body, record.first_offset);
         let known = self
             .records
             .entry(record.position)
@@ -58,8 +58,8 @@ impl World {
                 return Err(format!("{position} is committed on {copies} copies"));
             }
             for offset in record.first_offset..record.next_offset() {
-                let visible = self.visible.entry(offset).or_insert(record.batch.clone());
-                if *visible != record.batch {
+                let visible = self.visible.entry(offset).or_insert(record.body.clone());
+                if *visible != record.body {
                     return Err(format!("offset {offset} names two messages"));
                 }
             }

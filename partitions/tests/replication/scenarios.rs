@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{Index, ReplicaId};
-use partitions::Durability;
 use partitions::replication::{
     Assignment, Chain, Effect, Epoch, Event, Member, Message, PartitionReplica, Position, Record,
     Recovered, Settings, Trust,
 };
+use partitions::{Durability, RecordFlags};
 
 use crate::world::Violation;
 
@@ -154,7 +154,11 @@ fn the_latest_epoch_wins_over_the_longest_log() -> Result<(), Violation> {
         position,
         first_offset: position.index.0 - 1,
         messages: 1,
-        batch: Bytes::new(),
+        timestamp: 0,
+        flags: RecordFlags::NONE,
+        tag: None,
+        header: Bytes::new(),
+        body: Bytes::new(),
     };
     let fetched = Message::Fetched {
         epoch: Epoch(4),
@@ -187,7 +191,11 @@ fn an_epoch_is_adopted_before_anything_is_acknowledged_in_it() -> Result<(), Vio
         position: at(2, 2),
         first_offset: 1,
         messages: 0,
-        batch: Bytes::new(),
+        timestamp: 0,
+        flags: RecordFlags::NONE,
+        tag: None,
+        header: Bytes::new(),
+        body: Bytes::new(),
     };
     let append = Message::Append {
         epoch: Epoch(2),
