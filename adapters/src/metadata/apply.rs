@@ -4,9 +4,10 @@ use bytes::Bytes;
 use consensus::ReplicaId;
 use consensus::rule;
 
-use super::commands::{ClientOperation, ClientRequest, Command, NodeInfo, Owners, Proof};
+use super::commands::{ClientOperation, ClientRequest, Command, LogState, NodeInfo, Owners, Proof};
 use super::error::MetadataError;
 use super::events::{MetadataEvent, OwnersAffected};
+use super::replicas::is_node_id;
 use super::reply::{Reply, TopicInfo};
 use super::sessions::Admission;
 use super::state::{MetadataState, Node};
@@ -248,12 +249,15 @@ impl Apply<'_> {
     fn register_node(&mut self, info: NodeInfo) -> Result<Reply, MetadataError> {
         let id = info.node;
         let registration = self.state.applied;
-        let mut partitions = 0;
+        let (mut partitions, mut leads) = (0, 0);
+        if !is_node_id(id) {
+            return Err(MetadataError::InvalidCommand);
+        }
         if let Some(known) = self.state.nodes.get(&id) {
             if info.incarnation < known.info.incarnation && rule!(EarlierIncarnationRefused) {
                 return Err(MetadataError::NodeFenced);
             }
-            partitions = known.partitions;
+            (partitions, leads) = (known.partitions, known.leads);
             if known.live && known.info == info && rule!(RepeatedRegistrationKept) {
                 // A repeated request.
                 return Ok(Reply::NodeRegistered {
@@ -269,7 +273,10 @@ impl Apply<'_> {
             info,
             registration,
             live: true,
+            storage_id: 0,
+            log: LogState::Intact,
             partitions,
+            leads,
         };
         self.state.nodes.insert(id, node);
         self.events.push(MetadataEvent::NodeRegistered(id));

@@ -11,7 +11,7 @@
 //!
 //! | from the bottom | owns |
 //! | --- | --- |
-//! | `types`, `options`, `permissions`, `error` | values |
+//! | `types`, `options`, `permissions`, `replicas`, `error` | values |
 //! | `commands`, `reply`, `events` | what goes into the state machine, and what comes out |
 //! | `groups`, `users`, `sessions` | tables, each with its rules |
 //! | `state` | all of them at one position of the log, and queries |
@@ -31,6 +31,7 @@ mod machine;
 mod options;
 pub mod permissions;
 mod placement;
+mod replicas;
 mod reply;
 mod sessions;
 mod snapshot;
@@ -39,9 +40,10 @@ mod types;
 mod users;
 
 pub use crate::error_code::{ErrorCode, code};
+pub use ::partitions::PartitionKey;
 pub use commands::{
-    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Intent, MetadataCommand,
-    NewPartitions, NodeInfo, Owners, PartitionCount, Proof, UserOperation,
+    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Intent, LogState,
+    MetadataCommand, NewPartitions, NodeInfo, Owners, PartitionCount, Proof, UserOperation,
 };
 pub use decide::{DecisionError, decide};
 pub use error::MetadataError;
@@ -49,13 +51,14 @@ pub use events::{MetadataEvent, Observer, OwnersAffected, RemovedGroup};
 pub use groups::{Group, Member, Revocation};
 pub use machine::{MetadataMachine, MetadataReader};
 pub use options::{OptionEntry, Options};
-pub use partitions::PartitionKey;
 pub use permissions::{Permissions, Rule, StreamPermissions};
 pub use placement::{PlacementError, place};
+pub use replicas::{COPIES_MAX, Replicas};
 pub use reply::{Reply, TopicInfo};
 pub use sessions::{REPLY_BYTES_MAX, SESSIONS_LIMIT, SESSIONS_MAX, Session, Sessions};
 pub use state::{
-    MetadataState, Node, PARTITIONS_MAX, Partition, STREAMS_MAX, Stream, TOPICS_MAX, Topic,
+    Leadership, MetadataState, Node, PARTITIONS_MAX, Partition, Partitions, STREAMS_MAX, Stream,
+    TOPICS_MAX, Topic,
 };
 pub use types::{GroupKey, Identifier, NAME_BYTES_MAX, Name, NameError, TokenHash};
 pub use users::{TOKENS_MAX, Token, User, Users};

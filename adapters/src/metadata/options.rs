@@ -2,12 +2,18 @@
 //! from defaults when the stream or topic was created.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::codec::{Malformed, Reader, Result, Writer};
 
 const ENTRIES_MAX: usize = 1024;
 const KEY_BYTES_MAX: usize = 255;
 const VALUE_BYTES_MAX: usize = 100_000;
+
+/// The option with how many copies an acknowledged message is on, at least.
+pub(super) const MIN_IN_SYNC_REPLICAS: &str = "min_in_sync_replicas";
+/// Iggy's number for the kind of values that are a `u32`.
+const U32_KIND: u8 = 11;
 
 /// One option.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,14 +26,14 @@ pub struct OptionEntry {
     pub explicit: bool,
 }
 
-/// Options by key.
+/// Options by key. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options(BTreeMap<Box<str>, OptionEntry>);
+pub struct Options(Arc<BTreeMap<Box<str>, OptionEntry>>);
 
 impl Options {
     /// Sets an option.
     pub fn set(&mut self, key: &str, entry: OptionEntry) {
-        self.0.insert(key.into(), entry);
+        Arc::make_mut(&mut self.0).insert(key.into(), entry);
     }
 
     /// The option of this key.
@@ -41,17 +47,35 @@ impl Options {
         self.0.iter().map(|(key, entry)| (&**key, entry))
     }
 
+    /// How many copies an acknowledged record of a partition with so many copies is on, at
+    /// least: what [`MIN_IN_SYNC_REPLICAS`] states, at most all, and a majority by default.
+    #[must_use]
+    pub fn min_in_sync(&self, copies: usize) -> usize {
+        let set = self.number(MIN_IN_SYNC_REPLICAS);
+        set.map_or(copies / 2 + 1, |set| (set as usize).clamp(1, copies))
+    }
+
+    /// The value of an option of the kind `u32`.
+    fn number(&self, key: &str) -> Option<u32> {
+        let value = &self.get(key).filter(|entry| entry.kind == U32_KIND)?.value;
+        Some(u32::from_le_bytes((**value).try_into().ok()?))
+    }
+
     /// The options except those whose keys are `dropped`.
     #[must_use]
     pub fn without(mut self, dropped: impl Fn(&str) -> bool) -> Self {
-        self.0.retain(|key, _| !dropped(key));
+        Arc::make_mut(&mut self.0).retain(|key, _| !dropped(key));
         self
     }
 
     /// Sets the options of `other`; the rest stays.
     pub fn patch(&mut self, other: &Self) {
-        for (key, entry) in &other.0 {
-            self.0.insert(key.clone(), entry.clone());
+        if other.0.is_empty() {
+            return;
+        }
+        let options = Arc::make_mut(&mut self.0);
+        for (key, entry) in other.0.iter() {
+            options.insert(key.clone(), entry.clone());
         }
     }
 
@@ -75,7 +99,7 @@ impl Options {
 
     pub(crate) fn write(&self, out: &mut impl Writer) {
         out.put_u32_le(self.0.len() as u32);
-        for (key, entry) in &self.0 {
+        for (key, entry) in self.0.iter() {
             out.put_text(key);
             out.put_u8(entry.kind);
             out.put_bool(entry.explicit);

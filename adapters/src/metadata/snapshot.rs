@@ -3,26 +3,38 @@
 //! ```text
 //! version u32 | applied u64 | now u64 | users | nodes | streams | sessions
 //! ```
+//! Version 2 is that of release 0.1: a partition has an owner and an epoch. Version 3 has
+//! the copies of each. A state in which no leader has ever changed is written as version 2,
+//! so that nodes of both releases can install each other's snapshots while a cluster is
+//! upgraded.
+//!
 //! Everything is written in the order of its ids, and what can be derived is not
 //! written: equal states have equal bytes. Storage adds checksums.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BufMut;
 use consensus::rule;
 use consensus::{ReplicaId, RestoreError};
+use partitions::replication::{Epoch, Recovery};
 use twox_hash::XxHash3_64;
 
-use super::commands::NodeInfo;
+use super::commands::{LogState, NodeInfo};
 use super::groups::{Group, Member, Revocation};
 use super::options::Options;
+use super::replicas::{Replicas, is_node_id};
 use super::sessions::Sessions;
-use super::state::{Groups, MetadataState, Node, Partition, Stream, Topic};
+use super::state::{
+    Groups, MetadataState, Node, Partition, Partitions, Restored, Stream, Topic, all_in_sync,
+};
 use super::types::Name;
 use super::users::Users;
 use crate::codec::{Malformed, Reader, Result, Writer};
 
-const VERSION: u32 = 2;
+/// Without copies of partitions.
+const VERSION_0_1: u32 = 2;
+const VERSION: u32 = 3;
 
 pub(super) fn digest(state: &MetadataState) -> u128 {
     let bytes = encode(state);
@@ -33,7 +45,8 @@ pub(super) fn digest(state: &MetadataState) -> u128 {
 
 pub(super) fn encode(state: &MetadataState) -> Vec<u8> {
     let mut out = Vec::with_capacity(4096 + 32 * state.partitions_count() as usize);
-    out.put_u32_le(VERSION);
+    let copies = state.leaders_change;
+    out.put_u32_le(if copies { VERSION } else { VERSION_0_1 });
     out.put_u64_le(state.applied);
     out.put_u64_le(state.now);
     state.users.write(&mut out);
@@ -42,16 +55,20 @@ pub(super) fn encode(state: &MetadataState) -> Vec<u8> {
         node.info.write(&mut out);
         out.put_u64_le(node.registration);
         out.put_bool(node.live);
+        if copies {
+            out.put_u128_le(node.storage_id);
+            node.log.write(&mut out);
+        }
     }
     out.put_u32_le(state.streams.len() as u32);
     for stream in state.streams() {
-        write_stream(&mut out, stream);
+        write_stream(&mut out, stream, copies);
     }
     state.sessions.write(&mut out);
     out
 }
 
-fn write_stream(out: &mut Vec<u8>, stream: &Stream) {
+fn write_stream(out: &mut Vec<u8>, stream: &Stream, copies: bool) {
     out.put_u32_le(stream.id);
     out.put_text(stream.name.as_str());
     out.put_u64_le(stream.created_at);
@@ -64,13 +81,38 @@ fn write_stream(out: &mut Vec<u8>, stream: &Stream) {
         topic.options.write(out);
         out.put_u32_le(topic.partitions.len() as u32);
         for partition in &topic.partitions {
-            out.put_u64_le(partition.generation);
-            let kept = u64::from(rule!(EveryFieldInSnapshot));
-            out.put_u64_le(partition.created_at * kept);
-            out.put_u64_le(partition.owner.0);
-            out.put_u32_le(partition.epoch);
+            write_partition(out, &partition, copies);
+        }
+        if copies {
+            write_recoveries(out, topic);
         }
         write_groups(out, topic);
+    }
+}
+
+fn write_partition(out: &mut Vec<u8>, partition: &Partition, copies: bool) {
+    out.put_u64_le(partition.generation);
+    let kept = u64::from(rule!(EveryFieldInSnapshot));
+    out.put_u64_le(partition.created_at * kept);
+    let leadership = partition.leadership;
+    if !copies {
+        out.put_u64_le(partition.owner().0);
+        out.put_u32_le(leadership.epoch);
+        return;
+    }
+    partition.replicas.write(out);
+    out.put_u16_le(partition.leader().map_or(0, |leader| leader.0 as u16));
+    out.put_u8(leadership.in_sync_bits());
+    out.put_u32_le(leadership.epoch);
+    out.put_u32_le(leadership.version);
+}
+
+fn write_recoveries(out: &mut Vec<u8>, topic: &Topic) {
+    out.put_u32_le(topic.recoveries.len() as u32);
+    for (partition, recovery) in &topic.recoveries {
+        out.put_u32_le(*partition);
+        out.put_u64_le(recovery.epoch.0);
+        out.put_u64_le(recovery.offset_gap);
     }
 }
 
@@ -104,20 +146,21 @@ pub(super) fn decode(bytes: &[u8]) -> std::result::Result<MetadataState, Restore
     let malformed = |Malformed(what)| RestoreError::Malformed(what.into());
     let mut reader = Reader::new(bytes);
     let found = reader.u32().map_err(malformed)?;
-    if found != VERSION {
+    if found != VERSION && found != VERSION_0_1 {
         return Err(RestoreError::Version {
             found,
             max: VERSION,
         });
     }
-    read(&mut reader).map_err(malformed)
+    read(&mut reader, found == VERSION).map_err(malformed)
 }
 
-fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
+fn read(reader: &mut Reader<'_>, copies: bool) -> Result<MetadataState> {
     let mut state = MetadataState {
         applied: reader.u64()?,
         now: reader.u64()?,
         users: Users::read(reader)?,
+        leaders_change: copies,
         ..MetadataState::default()
     };
     for _ in 0..reader.count(40)? {
@@ -125,13 +168,22 @@ fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
             info: NodeInfo::read(reader)?,
             registration: reader.u64()?,
             live: reader.bool()?,
+            storage_id: if copies { reader.u128()? } else { 0 },
+            log: match copies {
+                true => LogState::read(reader)?,
+                false => LogState::Intact,
+            },
             partitions: 0,
+            leads: 0,
         };
+        if !is_node_id(node.info.node) {
+            return Err(Malformed("a node with an id that none can have"));
+        }
         state.nodes.insert(node.info.node, node);
     }
     let count = reader.count(24)?;
     let streams = (0..count)
-        .map(|_| read_stream(reader))
+        .map(|_| read_stream(reader, copies))
         .collect::<Result<Vec<_>>>()?;
     state
         .restore_streams(streams)
@@ -144,14 +196,14 @@ fn read(reader: &mut Reader<'_>) -> Result<MetadataState> {
     Ok(state)
 }
 
-fn read_stream(reader: &mut Reader<'_>) -> Result<Stream> {
+fn read_stream(reader: &mut Reader<'_>, copies: bool) -> Result<Stream> {
     let id = reader.u32()?;
     let name = Name::read(reader)?;
     let created_at = reader.u64()?;
     let options = Options::read(reader)?;
     let count = reader.count(24)?;
     let topics = (0..count)
-        .map(|_| read_topic(reader))
+        .map(|_| read_topic(reader, copies))
         .collect::<Result<Vec<_>>>()?;
     let mut stream = Stream::new(id, name, created_at, options);
     match topics
@@ -163,7 +215,7 @@ fn read_stream(reader: &mut Reader<'_>) -> Result<Stream> {
     }
 }
 
-fn read_topic(reader: &mut Reader<'_>) -> Result<Topic> {
+fn read_topic(reader: &mut Reader<'_>, copies: bool) -> Result<Topic> {
     let mut topic = Topic {
         id: reader.u32()?,
         name: Name::read(reader)?,
@@ -171,21 +223,66 @@ fn read_topic(reader: &mut Reader<'_>) -> Result<Topic> {
         options: Options::read(reader)?,
         partitions: {
             let count = reader.count(28)?;
-            (0..count)
-                .map(|_| {
-                    Ok(Partition {
-                        generation: reader.u64()?,
-                        created_at: reader.u64()?,
-                        owner: ReplicaId(reader.u64()?),
-                        epoch: reader.u32()?,
-                    })
-                })
-                .collect::<Result<_>>()?
+            let partitions = (0..count).map(|_| read_partition(reader, copies));
+            partitions.collect::<Result<Partitions>>()?
         },
+        recoveries: BTreeMap::new(),
         groups: Groups::default(),
     };
+    if copies {
+        read_recoveries(reader, &mut topic)?;
+    }
     topic.groups = read_groups(reader, topic.partitions.len() as u32)?;
     Ok(topic)
+}
+
+fn read_partition(reader: &mut Reader<'_>, copies: bool) -> Result<Partition> {
+    let generation = reader.u64()?;
+    let created_at = reader.u64()?;
+    if !copies {
+        let owner = ReplicaId(reader.u64()?);
+        let replicas = Replicas::single(owner).ok_or(Malformed("an owner that is no node"))?;
+        let epoch = reader.u32()?;
+        let stored = Restored {
+            generation,
+            created_at,
+            epoch,
+            version: epoch,
+            leader: Some(owner),
+            in_sync: all_in_sync(&replicas),
+        };
+        return Ok(Partition::restored(replicas, stored));
+    }
+    let replicas = Replicas::read(reader)?;
+    let leader = ReplicaId(u64::from(reader.u16()?));
+    let stored = Restored {
+        generation,
+        created_at,
+        leader: (leader != ReplicaId(0)).then_some(leader),
+        in_sync: reader.u8()?,
+        epoch: reader.u32()?,
+        version: reader.u32()?,
+    };
+    let partition = Partition::restored(replicas, stored);
+    match partition.is_sound() {
+        true => Ok(partition),
+        false => Err(Malformed("a partition contradicts itself")),
+    }
+}
+
+fn read_recoveries(reader: &mut Reader<'_>, topic: &mut Topic) -> Result<()> {
+    for _ in 0..reader.count(20)? {
+        let partition = reader.u32()?;
+        let recovery = Recovery {
+            epoch: Epoch(reader.u64()?),
+            offset_gap: reader.u64()?,
+        };
+        if topic.partitions.get(partition).is_none() {
+            return Err(Malformed("a recovery of no partition"));
+        }
+        topic.recoveries.insert(partition, recovery);
+    }
+    Ok(())
 }
 
 fn read_groups(reader: &mut Reader<'_>, partitions: u32) -> Result<Groups> {

@@ -112,8 +112,8 @@ fn bounded(local: &LocalPartitions) -> Vec<Bounded> {
                 continue;
             }
             for key in topic.keys(stream.id) {
-                let owner = topic.partitions[key.partition_id as usize].owner;
-                if owner == local.metadata.me {
+                let partition = topic.partitions.get(key.partition_id);
+                if partition.is_some_and(|it| it.owner() == local.metadata.me) {
                     found.push(Bounded {
                         key,
                         options,

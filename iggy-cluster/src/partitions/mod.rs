@@ -92,7 +92,11 @@ impl Partitions {
             _ if count == 0 => return Err(Failure::Refused(code::INVALID_IDENTIFIER)),
             Partitioning::Balanced => {
                 let first = self.balanced.fetch_add(1, Ordering::Relaxed) % count;
-                let is_available = |id: &usize| state.is_live(topic.partitions[*id].owner);
+                let is_available = |id: &usize| {
+                    let partition = topic.partitions.get(*id as u32);
+                    let leader = partition.and_then(|partition| partition.leader());
+                    leader.is_some_and(|leader| state.is_live(leader))
+                };
                 let mut in_turn = (first..count).chain(0..first);
                 in_turn.find(is_available).unwrap_or(first) as u32
             }
@@ -172,8 +176,10 @@ impl Partitions {
             };
             let mut by_owner: BTreeMap<ReplicaId, Vec<PartitionKey>> = BTreeMap::new();
             for (id, _) in group.assignments() {
-                if let Some(key) = topic.key(stream.id, id) {
-                    let owner = topic.partitions[id as usize].owner;
+                if let (Some(key), Some(partition)) =
+                    (topic.key(stream.id, id), topic.partitions.get(id))
+                {
+                    let owner = partition.owner();
                     by_owner.entry(owner).or_default().push(key);
                 }
             }
@@ -217,7 +223,7 @@ impl Partitions {
             let state = self.metadata.reader.read();
             for key in keys {
                 if let Some(partition) = state.partition(&key) {
-                    by_owner.entry(partition.owner).or_default().push(key);
+                    by_owner.entry(partition.owner()).or_default().push(key);
                 }
             }
         }

@@ -9,8 +9,9 @@ use consensus::ReplicaId;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) key: PartitionKey,
+    /// The node that leads it, or else the one that should.
     pub(crate) owner: ReplicaId,
-    /// Whether the owner is registered and not fenced.
+    /// Whether it has a leader that is registered and not fenced.
     pub(crate) live: bool,
     pub(crate) options: PartitionOptions,
 }
@@ -31,11 +32,11 @@ impl Place {
         topic: &Topic,
         partition: u32,
     ) -> Option<Self> {
-        let owner = topic.partitions.get(partition as usize)?.owner;
+        let found = topic.partitions.get(partition)?;
         Some(Self {
             key: topic.key(stream_id, partition)?,
-            owner,
-            live: state.is_live(owner),
+            owner: found.owner(),
+            live: found.leader().is_some_and(|leader| state.is_live(leader)),
             options: TopicSettings::of(&topic.options).partition_options(topic.partitions.len()),
         })
     }

@@ -2,25 +2,27 @@
 
 use std::sync::Arc;
 
-use crate::metadata::state::{Memberships, MetadataState, STREAMS_MAX, Stream};
+use crate::metadata::state::{Memberships, MetadataState, Partition, STREAMS_MAX, Stream};
 use crate::metadata::types::GroupKey;
 
 impl MetadataState {
-    /// `None` when the streams contradict each other or name an unknown node.
+    /// `None` when the streams contradict each other, or name a node that is unknown or
+    /// cannot lead.
     pub(in crate::metadata) fn restore_streams(&mut self, streams: Vec<Stream>) -> Option<()> {
         for stream in streams {
             if stream.id >= STREAMS_MAX {
                 return None;
             }
             for topic in stream.topics() {
-                let owners = topic.partitions.iter().map(|partition| partition.owner);
-                if !owners
-                    .into_iter()
-                    .all(|owner| self.nodes.contains_key(&owner))
-                {
+                let known = |it: Partition| {
+                    let leads = |leader| !self.leaders_change || self.is_live(leader);
+                    it.leader().is_none_or(leads)
+                        && it.replicas.iter().all(|it| self.nodes.contains_key(&it))
+                };
+                if !topic.partitions.iter().all(known) {
                     return None;
                 }
-                self.count_owned(&topic.partitions);
+                self.count_added(topic.partitions.iter());
             }
             let by_name = self.stream_names.insert(stream.name.clone(), stream.id);
             let by_id = self.streams.insert(stream.id, Arc::new(stream));

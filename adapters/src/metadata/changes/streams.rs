@@ -71,7 +71,7 @@ impl MetadataState {
         // list them.
         self.free_stream_ids.split_off(&self.stream_ids_end());
         for topic in stream.topics() {
-            self.count_disowned(&topic.partitions);
+            self.count_removed(topic.partitions.iter());
         }
         self.forget_groups(id, stream.topics());
         self.users.forget_stream(id);

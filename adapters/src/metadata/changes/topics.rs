@@ -1,5 +1,6 @@
 //! Changes of topics and their partitions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use consensus::ReplicaId;
@@ -7,6 +8,7 @@ use partitions::PartitionKey;
 
 use crate::metadata::error::MetadataError;
 use crate::metadata::options::Options;
+use crate::metadata::replicas::Replicas;
 use crate::metadata::state::{Groups, MetadataState, PARTITIONS_MAX, Partition, TOPICS_MAX, Topic};
 use crate::metadata::types::{Identifier, Name};
 
@@ -19,8 +21,7 @@ impl MetadataState {
         owners: &[ReplicaId],
     ) -> Result<Arc<Topic>, MetadataError> {
         let stream_id = self.stream_id(stream)?;
-        self.check_owners(owners)?;
-        let partitions = self.new_partitions(owners);
+        let partitions = self.new_partitions(owners)?;
         let created_at = self.now;
         let stream = self.stream_mut(stream_id)?;
         if stream.topic_id(&name).is_some() {
@@ -37,11 +38,12 @@ impl MetadataState {
             name,
             created_at,
             options,
-            partitions,
+            partitions: partitions.into_iter().collect(),
+            recoveries: BTreeMap::new(),
             groups: Groups::default(),
         });
         stream.add_topic(Arc::clone(&topic));
-        self.count_owned(&topic.partitions);
+        self.count_added(topic.partitions.iter());
         Ok(topic)
     }
 
@@ -78,7 +80,7 @@ impl MetadataState {
             .stream_mut(stream_id)?
             .remove_topic(topic_id)
             .ok_or(MetadataError::TopicNotFound)?;
-        self.count_disowned(&topic.partitions);
+        self.count_removed(topic.partitions.iter());
         self.forget_groups(stream_id, std::iter::once(&topic));
         self.users.forget_topic(stream_id, topic_id);
         Ok(topic.keys(stream_id).collect())
@@ -103,14 +105,15 @@ impl MetadataState {
         owners: &[ReplicaId],
     ) -> Result<(), MetadataError> {
         let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
-        self.check_owners(owners)?;
-        let added = self.new_partitions(owners);
+        let added = self.new_partitions(owners)?;
         let topic = self.topic_mut(stream_id, topic_id)?;
         if topic.partitions.len() + added.len() > PARTITIONS_MAX as usize {
             return Err(MetadataError::PartitionIdSpaceExhausted);
         }
-        topic.partitions.extend_from_slice(&added);
-        self.count_owned(&added);
+        for partition in &added {
+            topic.partitions.push(*partition);
+        }
+        self.count_added(added.into_iter());
         self.resize_groups(stream_id, topic_id);
         Ok(())
     }
@@ -130,21 +133,27 @@ impl MetadataState {
             .checked_sub(count as usize)
             .ok_or(MetadataError::InvalidPartitionsCount)?;
         let keys = topic.keys(stream_id).skip(keep).collect();
-        let removed = topic.partitions.split_off(keep);
-        self.count_disowned(&removed);
+        let removed: Vec<Partition> = topic.partitions.iter().skip(keep).collect();
+        topic.partitions.truncate(keep);
+        topic.recoveries.split_off(&(keep as u32));
+        self.count_removed(removed.into_iter());
         self.resize_groups(stream_id, topic_id);
         Ok(keys)
     }
 
-    fn new_partitions(&self, owners: &[ReplicaId]) -> Vec<Partition> {
-        let new = |owner: &ReplicaId| Partition::new(*owner, self.command_id, self.now);
-        owners.iter().map(new).collect()
-    }
-
-    fn check_owners(&self, owners: &[ReplicaId]) -> Result<(), MetadataError> {
-        match owners.iter().all(|owner| self.nodes.contains_key(owner)) {
-            true => Ok(()),
-            false => Err(MetadataError::InvalidCommand),
-        }
+    /// New partitions, each with a copy on its owner.
+    fn new_partitions(&self, owners: &[ReplicaId]) -> Result<Vec<Partition>, MetadataError> {
+        let new = |owner: &ReplicaId| {
+            let replicas = Replicas::single(*owner)?;
+            self.nodes.get(owner)?;
+            Some(Partition::new(
+                replicas,
+                Some(*owner),
+                self.command_id,
+                self.now,
+            ))
+        };
+        let partitions = owners.iter().map(new).collect::<Option<_>>();
+        partitions.ok_or(MetadataError::InvalidCommand)
     }
 }

@@ -31,6 +31,6 @@ mod user;
 pub use command::{ClientRequest, Command, Intent, MetadataCommand, Proof};
 pub use group::{GroupChange, GroupOperation};
 pub use new_partitions::{NewPartitions, Owners, PartitionCount};
-pub use node::NodeInfo;
+pub use node::{LogState, NodeInfo};
 pub use operation::ClientOperation;
 pub use user::UserOperation;

@@ -2,9 +2,40 @@
 
 use consensus::ReplicaId;
 
-use crate::codec::{Reader, Result, Writer};
+use crate::codec::{Malformed, Reader, Result, Writer};
 
 const TEXT_BYTES_MAX: usize = 1024;
+
+/// What the storage of a node may have lost of what it acknowledged, as of its last start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogState {
+    /// Nothing.
+    #[default]
+    Intact,
+    /// What was not on the disk when the machine stopped.
+    TailLost,
+    /// Everything: it is another storage.
+    Lost,
+}
+
+impl LogState {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        match reader.u8()? {
+            0 => Ok(Self::Intact),
+            1 => Ok(Self::TailLost),
+            2 => Ok(Self::Lost),
+            _ => Err(Malformed("unknown state of a log")),
+        }
+    }
+
+    pub(crate) fn write(self, out: &mut impl Writer) {
+        out.put_u8(match self {
+            Self::Intact => 0,
+            Self::TailLost => 1,
+            Self::Lost => 2,
+        });
+    }
+}
 
 /// What a node publishes about itself when it registers.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,17 +4,19 @@
 //! costs one pointer per stream. This module and its children own what is stored and
 //! how it is read; `changes` changes it.
 
+mod assignment;
 mod memberships;
+mod partitions;
 mod stream;
 mod topic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ::partitions::PartitionKey;
 use consensus::ReplicaId;
-use partitions::PartitionKey;
 
-use super::commands::{ClientOperation, NodeInfo};
+use super::commands::{ClientOperation, LogState, NodeInfo};
 use super::error::MetadataError;
 use super::groups::{Group, Member};
 use super::sessions::Sessions;
@@ -22,9 +24,11 @@ use super::types::{GroupKey, Identifier, Name};
 use super::users::{User, Users};
 
 pub(super) use memberships::Memberships;
+pub use partitions::{Leadership, Partition, Partitions};
+pub(super) use partitions::{Restored, all_in_sync};
 pub use stream::{STREAMS_MAX, Stream};
 pub(super) use topic::Groups;
-pub use topic::{PARTITIONS_MAX, Partition, TOPICS_MAX, Topic};
+pub use topic::{PARTITIONS_MAX, TOPICS_MAX, Topic};
 
 /// A registered node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +39,14 @@ pub struct Node {
     pub registration: u64,
     /// Whether it may speak for clients and own new partitions.
     pub live: bool,
-    /// How many partitions it owns.
+    /// Identifies its storage; zero when version 0.1 registered it.
+    pub storage_id: u128,
+    /// What its storage may have lost before its last start.
+    pub log: LogState,
+    /// How many partitions it has a copy of.
     pub partitions: u64,
+    /// How many partitions it leads.
+    pub leads: u64,
 }
 
 /// All metadata at one position of the log.
@@ -58,6 +68,9 @@ pub struct MetadataState {
     /// How many partitions there are.
     pub(super) partitions: u64,
     pub(super) free_stream_ids: BTreeSet<u32>,
+    /// Whether leaders change when nodes start and stop: since the first command that
+    /// version 0.1 does not know. Before it, a partition has one copy, and its node leads.
+    pub(super) leaders_change: bool,
 }
 
 /// Queries.
@@ -106,10 +119,10 @@ impl MetadataState {
 
     /// A partition by its key, if it still has that generation.
     #[must_use]
-    pub fn partition(&self, key: &PartitionKey) -> Option<&Partition> {
+    pub fn partition(&self, key: &PartitionKey) -> Option<Partition> {
         let stream = self.streams.get(&key.stream_id)?;
         let topic = stream.topic(&Identifier::Id(key.topic_id))?;
-        let partition = topic.partitions.get(key.partition_id as usize)?;
+        let partition = topic.partitions.get(key.partition_id)?;
         (partition.generation == key.generation).then_some(partition)
     }
 
@@ -130,11 +143,13 @@ impl MetadataState {
         self.node(id).is_some_and(|node| node.live)
     }
 
-    /// The owners of the partitions that a change [affects](ClientOperation::affects_owners).
+    /// The nodes that serve the partitions that a change
+    /// [affects](ClientOperation::affects_owners), or whose copies are in sync.
     pub(super) fn owners_affected<P>(&self, change: &ClientOperation<P>) -> BTreeSet<ReplicaId> {
         let owners_of = |topic: &Arc<Topic>| -> BTreeSet<ReplicaId> {
-            let owners = topic.partitions.iter().map(|partition| partition.owner);
-            owners.collect()
+            let partitions = topic.partitions.iter();
+            let nodes = partitions.flat_map(|it| it.in_sync().chain([it.owner()]));
+            nodes.collect()
         };
         match change {
             ClientOperation::DeleteStream { stream } | ClientOperation::PurgeStream { stream } => {
@@ -247,23 +262,38 @@ impl MetadataState {
             .ok_or(MetadataError::TopicNotFound)
     }
 
-    /// Counts new partitions for their owners.
-    pub(super) fn count_owned(&mut self, partitions: &[Partition]) {
-        self.partitions += partitions.len() as u64;
+    /// Counts new partitions, also for their nodes.
+    pub(super) fn count_added(&mut self, partitions: impl Iterator<Item = Partition>) {
         for partition in partitions {
-            if let Some(node) = self.nodes.get_mut(&partition.owner) {
-                node.partitions += 1;
+            self.partitions += 1;
+            for node in partition.replicas.iter() {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.partitions += 1;
+                }
+            }
+            self.count_leader(partition.leader());
+        }
+    }
+
+    /// Counts partitions that are gone, also for their nodes.
+    pub(super) fn count_removed(&mut self, partitions: impl Iterator<Item = Partition>) {
+        for partition in partitions {
+            self.partitions -= 1;
+            for node in partition.replicas.iter() {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.partitions -= 1;
+                }
+            }
+            let leader = partition.leader();
+            if let Some(node) = leader.and_then(|leader| self.nodes.get_mut(&leader)) {
+                node.leads -= 1;
             }
         }
     }
 
-    /// Counts partitions that are gone for their owners.
-    pub(super) fn count_disowned(&mut self, partitions: &[Partition]) {
-        self.partitions -= partitions.len() as u64;
-        for partition in partitions {
-            if let Some(node) = self.nodes.get_mut(&partition.owner) {
-                node.partitions -= 1;
-            }
+    fn count_leader(&mut self, leader: Option<ReplicaId>) {
+        if let Some(node) = leader.and_then(|leader| self.nodes.get_mut(&leader)) {
+            node.leads += 1;
         }
     }
 }

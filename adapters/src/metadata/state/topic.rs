@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use consensus::ReplicaId;
 use partitions::PartitionKey;
+use partitions::replication::Recovery;
 
+use super::partitions::Partitions;
 use crate::metadata::error::MetadataError;
 use crate::metadata::groups::Group;
 use crate::metadata::options::Options;
@@ -27,34 +28,12 @@ pub struct Topic {
     pub created_at: u64,
     /// Its options.
     pub options: Options,
-    /// Its partitions, by id, without gaps from zero.
-    pub partitions: Vec<Partition>,
+    /// Its partitions.
+    pub partitions: Partitions,
+    /// The latest epoch of a partition that was started without a quorum of trusted
+    /// copies, by partition.
+    pub(in crate::metadata) recoveries: BTreeMap<u32, Recovery>,
     pub(in crate::metadata) groups: Groups,
-}
-
-/// A partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Partition {
-    /// Identifies the command that created it, or last purged it: the index of the log
-    /// entry and, in the bits above, the position of the command in that entry.
-    pub generation: u64,
-    /// When it was created, in microseconds since the Unix epoch.
-    pub created_at: u64,
-    /// The node that stores it.
-    pub owner: ReplicaId,
-    /// Rises with every change of the owner.
-    pub epoch: u32,
-}
-
-impl Partition {
-    pub(in crate::metadata) fn new(owner: ReplicaId, generation: u64, created_at: u64) -> Self {
-        Self {
-            generation,
-            created_at,
-            owner,
-            epoch: 1,
-        }
-    }
 }
 
 /// The consumer groups of a topic.
@@ -92,7 +71,7 @@ impl Topic {
     /// The key of a partition.
     #[must_use]
     pub fn key(&self, stream_id: u32, partition_id: u32) -> Option<PartitionKey> {
-        let partition = self.partitions.get(partition_id as usize)?;
+        let partition = self.partitions.get(partition_id)?;
         Some(PartitionKey {
             stream_id,
             topic_id: self.id,
@@ -114,9 +93,8 @@ impl Topic {
         generation: u64,
     ) -> Vec<PartitionKey> {
         let former = self.keys(stream_id).collect();
-        for partition in &mut self.partitions {
-            partition.generation = generation;
-        }
+        self.partitions.set_generation(generation);
+        self.recoveries.clear();
         former
     }
 

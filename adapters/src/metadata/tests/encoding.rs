@@ -186,16 +186,7 @@ proptest! {
         check_groups(&bench.reader.read());
         prop_assert_eq!(restored.machine.freeze().encode(), bench.machine.freeze().encode());
         let state = bench.reader.read();
-        let mut owned = BTreeMap::new();
-        for topic in state.streams().flat_map(|stream| stream.topics()) {
-            for partition in &topic.partitions {
-                *owned.entry(partition.owner).or_insert(0) += 1;
-            }
-        }
-        for node in state.nodes() {
-            prop_assert_eq!(node.partitions, owned.get(&node.info.node).copied().unwrap_or(0));
-        }
-        prop_assert_eq!(state.partitions_count(), owned.values().sum::<u64>());
+        check_counts(&state);
     }
 
     /// A damaged snapshot is refused or decodes; it never panics, and the state

@@ -232,6 +232,28 @@ fn check_groups(state: &MetadataState) {
     assert!(members.is_empty());
 }
 
+/// What is counted as commands are applied, counted again.
+fn check_counts(state: &MetadataState) {
+    let (mut copies, mut leads, mut count) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for topic in state.streams().flat_map(|stream| stream.topics()) {
+        for partition in &topic.partitions {
+            count += 1;
+            for node in partition.replicas.iter() {
+                *copies.entry(node).or_insert(0) += 1;
+            }
+            if let Some(leader) = partition.leader() {
+                *leads.entry(leader).or_insert(0) += 1;
+            }
+        }
+    }
+    for node in state.nodes() {
+        let of = |counts: &BTreeMap<ReplicaId, u64>| counts.get(&node.info.node).copied();
+        assert_eq!(node.partitions, of(&copies).unwrap_or(0));
+        assert_eq!(node.leads, of(&leads).unwrap_or(0));
+    }
+    assert_eq!(state.partitions_count(), count);
+}
+
 fn refused(code: u32) -> Reply {
     Reply::Refused(ErrorCode::from_number(code))
 }

@@ -68,8 +68,9 @@ impl Connection {
             let group = topic.group(&target.group)?;
             let member = group.member(bound.client)?;
             let is_available = |partition: u32| {
-                let partition = topic.partitions.get(partition as usize);
-                partition.is_some_and(|partition| state.is_live(partition.owner))
+                let partition = topic.partitions.get(partition);
+                let leader = partition.and_then(|partition| partition.leader());
+                leader.is_some_and(|leader| state.is_live(leader))
             };
             Some(wire::assignment(group, member, is_available))
         });
