@@ -66,6 +66,12 @@ impl Apply<'_> {
                 self.state.expire_revocations(timeout_micros);
                 Ok(Reply::Done)
             }
+            Command::RaiseFeatureLevel(level) => {
+                if self.state.lowest_node_level() >= Some(level) {
+                    self.state.feature_level = self.state.feature_level.max(level);
+                }
+                Ok(Reply::Done)
+            }
         };
         reply.unwrap_or_else(Reply::from).encode()
     }
@@ -252,6 +258,9 @@ impl Apply<'_> {
         let (mut partitions, mut leads) = (0, 0);
         if !is_node_id(id) {
             return Err(MetadataError::InvalidCommand);
+        }
+        if !self.state.admits_version(&info.version) {
+            return Err(MetadataError::VersionTooLow);
         }
         if let Some(known) = self.state.nodes.get(&id) {
             if info.incarnation < known.info.incarnation && rule!(EarlierIncarnationRefused) {

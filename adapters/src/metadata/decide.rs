@@ -6,6 +6,7 @@ use consensus::ReplicaId;
 use thiserror::Error;
 
 use super::commands::{Command, Intent, Owners, PartitionCount};
+use super::feature_level::FeatureLevel;
 use super::machine::MetadataReader;
 use super::placement::{PlacementError, place};
 
@@ -19,6 +20,18 @@ pub enum DecisionError {
     /// choose their ids themselves. Iggy's server refuses it too.
     #[error("the client's id has a session of another user; log in with another id")]
     ClientOfAnotherUser,
+    /// The cluster uses what a node of this version does not know.
+    #[error(
+        "version {version} of node {node} is below the feature level {level} of the cluster; upgrade that node"
+    )]
+    VersionTooLow {
+        /// The node.
+        node: ReplicaId,
+        /// Its version.
+        version: FeatureLevel,
+        /// What it has to know.
+        level: FeatureLevel,
+    },
 }
 
 /// The command that the leader proposes for an intent: all decisions that replicas must
@@ -29,8 +42,8 @@ pub enum DecisionError {
 /// is read only when there is something to decide.
 ///
 /// # Errors
-/// When the intent creates partitions and no node can own them, or is a login with the id of
-/// a client of another user.
+/// When the intent creates partitions and no node can own them, is a login with the id of
+/// a client of another user, or registers a node below the feature level.
 pub fn decide(
     intent: Intent,
     reader: &MetadataReader,
@@ -44,6 +57,16 @@ pub fn decide(
         let former = state.sessions().get(*client);
         if former.is_some_and(|former| former.user_id != *user_id) {
             return Err(DecisionError::ClientOfAnotherUser);
+        }
+    }
+    if let Intent::RegisterNode(info) = &intent {
+        let state = reader.read();
+        if !state.admits_version(&info.version) {
+            return Err(DecisionError::VersionTooLow {
+                node: info.node,
+                version: FeatureLevel::of_version(&info.version),
+                level: state.feature_level(),
+            });
         }
     }
     intent.decide_partitions(|PartitionCount(count)| {

@@ -47,6 +47,9 @@ pub enum MetadataError {
     /// The node that speaks for the client is fenced; the client tries another.
     #[error("the node is fenced")]
     NodeFenced,
+    /// The node runs a version that does not know the cluster's feature level.
+    #[error("the node's version is below the feature level of the cluster")]
+    VersionTooLow,
     /// An older request number, or another request under the same number.
     #[error("the request was already applied")]
     RequestAlreadyApplied,
@@ -103,6 +106,7 @@ impl MetadataError {
             Self::ResourceNotFound => Kind::ResourceNotFound,
             Self::SessionExpired => Kind::Unauthenticated,
             Self::NodeFenced => Kind::TransientNotAccepted,
+            Self::VersionTooLow => Kind::FeatureUnavailable,
             Self::RequestAlreadyApplied => Kind::RequestAlreadyApplied,
             Self::StreamNotFound => Kind::StreamIdNotFound,
             Self::StreamNameAlreadyExists => Kind::StreamNameAlreadyExists,
@@ -135,6 +139,7 @@ mod tests {
         use MetadataError as E;
         for (error, number) in [
             (E::InvalidCommand, 3),
+            (E::VersionTooLow, 5),
             (E::ResourceNotFound, 20),
             (E::SessionExpired, 40),
             (E::Unauthorized, 41),

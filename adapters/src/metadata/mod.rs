@@ -11,7 +11,7 @@
 //!
 //! | from the bottom | owns |
 //! | --- | --- |
-//! | `types`, `options`, `permissions`, `replicas`, `error` | values |
+//! | `types`, `options`, `permissions`, `replicas`, `error`, `feature_level` | values |
 //! | `commands`, `reply`, `events` | what goes into the state machine, and what comes out |
 //! | `groups`, `users`, `sessions` | tables, each with its rules |
 //! | `state` | all of them at one position of the log, and queries |
@@ -26,6 +26,7 @@ mod commands;
 mod decide;
 mod error;
 mod events;
+mod feature_level;
 mod groups;
 mod machine;
 mod options;
@@ -48,6 +49,7 @@ pub use commands::{
 pub use decide::{DecisionError, decide};
 pub use error::MetadataError;
 pub use events::{MetadataEvent, Observer, OwnersAffected, RemovedGroup};
+pub use feature_level::FeatureLevel;
 pub use groups::{Group, Member, Revocation};
 pub use machine::{MetadataMachine, MetadataReader};
 pub use options::{OptionEntry, Options};

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adapters::metadata::{Command, Intent, MetadataCommand, MetadataReader, decide};
+use adapters::metadata::{Command, DecisionError, Intent, MetadataCommand, MetadataReader, decide};
 use consensus::{ReplicaId, Term};
+use tracing::warn;
 
 use super::failure::Failure;
 
@@ -50,7 +51,12 @@ impl Decisions {
             // It is repeated when the state has the outcome of that login.
             return Err(Failure::NotAccepted);
         }
-        let command = decide(intent, reader, &in_flight.partitions)?;
+        let command = decide(intent, reader, &in_flight.partitions);
+        let command = command.inspect_err(|refused| {
+            if matches!(refused, DecisionError::VersionTooLow { .. }) {
+                warn!(%refused, "a node is not registered");
+            }
+        })?;
         for owner in command.owners() {
             *in_flight.partitions.entry(*owner).or_insert(0) += 1;
         }

@@ -53,6 +53,7 @@ impl From<DecisionError> for Failure {
         match error {
             DecisionError::Placement(PlacementError::NoLiveNode) => Self::NotAccepted,
             DecisionError::ClientOfAnotherUser => Self::Refused(code::UNAUTHENTICATED),
+            DecisionError::VersionTooLow { .. } => MetadataError::VersionTooLow.into(),
         }
     }
 }

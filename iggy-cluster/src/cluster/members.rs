@@ -1,17 +1,19 @@
 //! Registration and fencing of nodes.
 //!
 //! Each node registers itself, and does so again when it finds that it was fenced. The
-//! leader creates the root user of a new cluster and fences nodes that are silent.
+//! leader creates the root user of a new cluster, fences nodes that are silent, and raises
+//! the feature level when all nodes know a higher one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::{Intent, Name, NodeInfo};
+use adapters::metadata::{Intent, Name, NodeInfo, Reply, code};
 use consensus::Term;
 use replicated_log::links::Links;
 use secrecy::ExposeSecret;
 use tracing::{error, info, warn};
 
+use super::failure::Failure;
 use super::metadata::Metadata;
 use crate::config::RootUser;
 use crate::password::hash_password;
@@ -45,6 +47,7 @@ impl Members {
                 leading_since = Some((leadership.term, since));
                 self.bootstrap_root().await;
                 self.fence_silent(since).await;
+                raise_feature_level(&self.metadata).await;
                 let now = Instant::now();
                 expire_tokens(&self.metadata, &mut tried, now, wall_clock()).await;
             } else {
@@ -69,10 +72,18 @@ impl Members {
         }
         let intent = Intent::RegisterNode(self.info.clone());
         match self.metadata.replicate(intent).await {
-            Ok(_) => info!(
+            Ok((_, Reply::NodeRegistered { .. })) => info!(
                 incarnation = self.info.incarnation,
                 "this node is registered"
             ),
+            Ok((_, Reply::Refused(code::FEATURE_UNAVAILABLE)))
+            | Err(Failure::Refused(code::FEATURE_UNAVAILABLE)) => error!(
+                version = self.info.version,
+                "the cluster does not register this node: it uses features that this version does not know; upgrade this node"
+            ),
+            Ok((_, reply)) => {
+                warn!(?reply, "this node could not register yet; it tries again");
+            }
             Err(failure) => warn!(%failure, "this node could not register yet; it tries again"),
         }
         // The reply may be ahead of the local state.
@@ -136,6 +147,21 @@ impl Members {
     }
 }
 
+/// The log decides: a node of a lower version may register meanwhile.
+async fn raise_feature_level(metadata: &Metadata) {
+    let next = metadata.reader.read().next_feature_level();
+    let Some(level) = next else {
+        return;
+    };
+    let raised = metadata.replicate(Intent::RaiseFeatureLevel(level)).await;
+    if raised.is_ok() && metadata.reader.read().feature_level() == level {
+        info!(
+            feature_level = %level,
+            "all nodes know this feature level: it is used from now on, and nodes of lower versions are refused"
+        );
+    }
+}
+
 /// Expired tokens are refused anyway; this only removes them. `tried` is the earliest expiry
 /// of the last attempt, and when that was.
 async fn expire_tokens(
@@ -165,7 +191,10 @@ fn wall_clock() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use adapters::metadata::{ClientOperation, ClientRequest, Command, UserOperation};
+    use adapters::metadata::{
+        ClientOperation, ClientRequest, Command, FeatureLevel, UserOperation,
+    };
+    use consensus::ReplicaId;
 
     use super::*;
     use crate::cluster::testing::FakeLog;
@@ -198,5 +227,30 @@ mod tests {
             commands.push(metadata.applied() - before);
         }
         assert_eq!(commands, [1, 0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn the_level_is_raised_when_all_nodes_know_it() {
+        let (log, metadata) = FakeLog::start(Duration::from_secs(5));
+        let me = metadata.me;
+        let other = ReplicaId(me.0 + 1);
+        log.register_node(other);
+        let level = || metadata.reader.read().feature_level();
+        for node in [me, other] {
+            raise_feature_level(&metadata).await;
+            assert_eq!(level(), FeatureLevel::V0_1);
+            log.register_version(node, env!("CARGO_PKG_VERSION"));
+        }
+        raise_feature_level(&metadata).await;
+        assert_eq!(level(), FeatureLevel::V0_2);
+        let before = metadata.applied();
+        raise_feature_level(&metadata).await;
+        assert_eq!(metadata.applied(), before);
+
+        let info = FakeLog::node_info(other, "0.1.0");
+        let refused = metadata.replicate(Intent::RegisterNode(info)).await;
+        let refused_with = Failure::Refused(code::FEATURE_UNAVAILABLE);
+        assert_eq!(refused.unwrap_err(), refused_with);
+        assert_eq!(metadata.applied(), before);
     }
 }

@@ -97,18 +97,27 @@ impl FakeLog {
 
     /// Registers a node; returns its registration.
     pub(crate) fn register_node(&self, node: ReplicaId) -> u64 {
-        let applied = self.apply(&Command::RegisterNode(NodeInfo {
+        self.register_version(node, "")
+    }
+
+    /// Registers a node with this version of the software; returns its registration.
+    pub(crate) fn register_version(&self, node: ReplicaId, version: &str) -> u64 {
+        let applied = self.apply(&Command::RegisterNode(Self::node_info(node, version)));
+        match Reply::decode(&applied.reply) {
+            Ok(Reply::NodeRegistered { registration }) => registration,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn node_info(node: ReplicaId, version: &str) -> NodeInfo {
+        NodeInfo {
             node,
             name: format!("node-{node}"),
             incarnation: 1,
             host: "127.0.0.1".into(),
             tcp_port: 8090,
             admin: String::new(),
-            version: String::new(),
-        }));
-        match Reply::decode(&applied.reply) {
-            Ok(Reply::NodeRegistered { registration }) => registration,
-            other => panic!("{other:?}"),
+            version: version.into(),
         }
     }
 

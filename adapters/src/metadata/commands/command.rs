@@ -7,6 +7,7 @@ use super::new_partitions::{NewPartitions, Owners, PartitionCount};
 use super::node::NodeInfo;
 use super::operation::ClientOperation;
 use crate::codec::{self, Malformed, Reader, Result, Writer};
+use crate::metadata::feature_level::FeatureLevel;
 use crate::metadata::types::{GroupKey, Name, TokenHash, read_token_hash};
 
 const VERSION: u8 = 1;
@@ -79,6 +80,9 @@ pub enum MetadataCommand<P> {
         /// In microseconds.
         timeout_micros: u64,
     },
+    /// Every node that has ever registered knows this level: it is used from now on. No
+    /// effect if one of them does not, or if the level is reached.
+    RaiseFeatureLevel(FeatureLevel),
 }
 
 /// The credentials of a client. The node that it is connected to has checked them;
@@ -159,6 +163,7 @@ impl<P> MetadataCommand<P> {
             Self::ExpireRevocations { timeout_micros } => {
                 MetadataCommand::ExpireRevocations { timeout_micros }
             }
+            Self::RaiseFeatureLevel(level) => MetadataCommand::RaiseFeatureLevel(level),
         })
     }
 }
@@ -253,6 +258,10 @@ impl<P: NewPartitions> MetadataCommand<P> {
                 out.put_u8(9);
                 out.put_u64_le(*timeout_micros);
             }
+            Self::RaiseFeatureLevel(level) => {
+                out.put_u8(11);
+                level.write(out);
+            }
         }
     }
 
@@ -315,6 +324,7 @@ impl<P: NewPartitions> MetadataCommand<P> {
             9 => Self::ExpireRevocations {
                 timeout_micros: reader.u64()?,
             },
+            11 => Self::RaiseFeatureLevel(FeatureLevel::read(reader)?),
             _ => return Err(Malformed("unknown command")),
         })
     }

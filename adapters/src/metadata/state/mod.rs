@@ -18,6 +18,7 @@ use consensus::ReplicaId;
 
 use super::commands::{ClientOperation, LogState, NodeInfo};
 use super::error::MetadataError;
+use super::feature_level::FeatureLevel;
 use super::groups::{Group, Member};
 use super::sessions::Sessions;
 use super::types::{GroupKey, Identifier, Name};
@@ -59,6 +60,7 @@ pub struct MetadataState {
     pub(super) command_id: u64,
     /// The latest time that a command carried, in microseconds since the Unix epoch.
     pub(super) now: u64,
+    pub(super) feature_level: FeatureLevel,
     pub(super) streams: BTreeMap<u32, Arc<Stream>>,
     pub(super) stream_names: BTreeMap<Name, u32>,
     pub(super) nodes: BTreeMap<ReplicaId, Node>,
@@ -86,6 +88,34 @@ impl MetadataState {
     #[must_use]
     pub fn now(&self) -> u64 {
         self.now
+    }
+
+    /// The level of commands and rules in use. No node below it is registered.
+    #[must_use]
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.feature_level
+    }
+
+    /// The level to raise the cluster to, if every node that has ever registered knows a
+    /// higher one than the one in use.
+    #[must_use]
+    pub fn next_feature_level(&self) -> Option<FeatureLevel> {
+        let level = self.lowest_node_level()?.min(FeatureLevel::KNOWN);
+        (level > self.feature_level).then_some(level)
+    }
+
+    /// Whether a node with this version may register.
+    #[must_use]
+    pub fn admits_version(&self, version: &str) -> bool {
+        FeatureLevel::of_version(version) >= self.feature_level
+            || self.feature_level == FeatureLevel::V0_1
+    }
+
+    /// The lowest level of all nodes that have ever registered.
+    pub(super) fn lowest_node_level(&self) -> Option<FeatureLevel> {
+        let nodes = self.nodes.values();
+        let levels = nodes.map(|node| FeatureLevel::of_version(&node.info.version));
+        levels.min()
     }
 
     /// The stream with this id or name.

@@ -6,6 +6,7 @@ use consensus::{ApplyContext, Index, ReplicaId, StateMachine, UnknownCommand};
 use super::*;
 
 mod encoding;
+mod feature_level;
 mod groups;
 mod partitions;
 mod resources;
