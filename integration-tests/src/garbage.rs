@@ -45,12 +45,15 @@ impl Garbage {
                 }
                 _ => {
                     let mut stream = TcpStream::connect(cluster.replica(node)).await?;
-                    let lane = (1 + garbage.draw() % 4) as u8;
+                    let channel = [1, 2, 3, 4, 6, 7, 8][(garbage.draw() % 7) as usize];
                     let from = 1 + u64::from((node + 1) % 3);
                     let to = u64::from(node) + 1;
-                    match stream.write_all(&hello(&name, lane, from, to)).await {
+                    match stream.write_all(&hello(&name, channel, from, to)).await {
                         Ok(()) => {
-                            let frame = |garbage: &mut Self| garbage.peer_frame(group, from, to);
+                            let frame = |garbage: &mut Self| match channel {
+                                6.. => garbage.lane_piece(),
+                                _ => garbage.peer_frame(group, from, to),
+                            };
                             garbage.fill(stream, frame).await
                         }
                         Err(_) => 0,
@@ -110,6 +113,24 @@ impl Garbage {
             frame[at] = self.draw() as u8;
         }
         frame
+    }
+
+    /// A piece of a frame on a lane between nodes, whose head may be changed: its length, slot,
+    /// and whether it is the first one, and the bytes that follow it.
+    fn lane_piece(&mut self) -> Vec<u8> {
+        let bytes = self.random_bytes(200);
+        let slot = self.draw() % 4;
+        let first = u64::from(!self.draw().is_multiple_of(4));
+        let following = match self.draw() % 4 {
+            0 => self.draw() % 300,
+            1 => self.draw() & 0x7ff_ffff,
+            _ => 0,
+        };
+        let mut head = bytes.len() as u64 | slot << 24 | first << 31 | following << 32;
+        if self.draw().is_multiple_of(4) {
+            head ^= 1 << (self.draw() % 64);
+        }
+        [&head.to_le_bytes()[..], &bytes].concat()
     }
 
     /// A frame between nodes: a message of the backend with random numbers, or random bytes.

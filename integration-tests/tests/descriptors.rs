@@ -34,7 +34,7 @@ async fn create_streams(client: &IggyClient, name: &str) {
 /// More connections on every port of two nodes than they have descriptors for; nothing is sent
 /// on them. The log opens segments meanwhile, and a client can log in.
 async fn idle_connections_on_every_port_stop_no_node(backend: Backend) {
-    let open_files = 120;
+    let open_files = 144;
     let start = Cluster::start_with_open_files(NODE, backend, 3, open_files, small_segments);
     let mut cluster = start.await.unwrap();
     let mut idle = Vec::new();

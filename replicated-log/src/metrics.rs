@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use replica::driver::{Counters, ReplicaStatus, SizeHistogram};
 use replica::wal::WalSize;
 
-use crate::links::LinkCounters;
+use crate::links::{LaneCounts, LaneLabels, LinkCounters};
 
 /// A replica's metrics.
 pub struct LogMetrics {
@@ -324,6 +324,63 @@ fn counters(registry: &mut Registry, status: &ReplicaStatus, links: &LinkCounter
         links.connected.load(Ordering::Relaxed),
     );
     proposals_and_refusals(registry, counters);
+    lanes(registry, links);
+}
+
+fn lanes(registry: &mut Registry, links: &LinkCounters) {
+    let lanes = links.lanes.all();
+    let mut counter = |name: &str, help: &str, of: fn(&LaneCounts) -> &AtomicU64| {
+        let family = Family::<LaneLabels, Counter>::default();
+        for (labels, counts) in &lanes {
+            let value = of(counts).load(Ordering::Relaxed);
+            family.get_or_create(labels).inc_by(value);
+        }
+        registry.register(name, help, family);
+    };
+    counter(
+        "lane_frames_sent",
+        "Frames sent on a lane to a peer",
+        |counts| &counts.sent,
+    );
+    counter("lane_bytes_sent", "Bytes of these frames", |counts| {
+        &counts.sent_bytes
+    });
+    counter(
+        "lane_frames_received",
+        "Frames received on a lane from a peer",
+        |counts| &counts.received,
+    );
+    counter("lane_bytes_received", "Bytes of these frames", |counts| {
+        &counts.received_bytes
+    });
+    counter(
+        "lane_stalls",
+        "How often a frame had to wait until the peer released earlier ones",
+        |counts| &counts.stalls,
+    );
+    counter(
+        "lane_connections",
+        "Connections of a lane established to a peer",
+        |counts| &counts.connections,
+    );
+    let mut gauge = |name: &str, help: &str, of: fn(&LaneCounts) -> &AtomicU64| {
+        let family = Family::<LaneLabels, Gauge>::default();
+        for (labels, counts) in &lanes {
+            let value = of(counts).load(Ordering::Relaxed);
+            family.get_or_create(labels).set(to_i64(value));
+        }
+        registry.register(name, help, family);
+    };
+    gauge(
+        "lane_unreleased_bytes",
+        "Bytes sent on a lane that the peer has not released",
+        |counts| &counts.unreleased_bytes,
+    );
+    gauge(
+        "lane_held_bytes",
+        "Bytes received on a lane that this node has not released",
+        |counts| &counts.held_bytes,
+    );
 }
 
 fn proposals_and_refusals(registry: &mut Registry, counters: &Counters) {

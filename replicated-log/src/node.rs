@@ -19,7 +19,9 @@ use crate::config::LogConfig;
 use crate::error::{FatalError, LogError};
 use crate::handle::LogHandle;
 use crate::inbox::{Inbox, Message};
-use crate::links::{Channel, Identity, Links, Outdated, RpcHandler, RpcReply, Services};
+use crate::links::{
+    Channel, Identity, LaneSink, LaneSource, Links, Outdated, RpcHandler, RpcReply, Services,
+};
 use crate::memory::MemoryBudget;
 use crate::metrics::LogMetrics;
 use crate::patient_disk::PatientDisk;
@@ -57,7 +59,11 @@ pub struct LogNodeBuilder {
     memory: MemoryBudget,
     requests: Arc<dyn RpcHandler>,
     registry: Option<Arc<dyn ReplicaRegistry>>,
+    lanes: Option<LaneEnds>,
 }
+
+/// Where the lanes of a node start and end.
+type LaneEnds = (Arc<dyn LaneSource>, Arc<dyn LaneSink>);
 
 impl LogNodeBuilder {
     /// The disk; by default the directory [`LogConfig::data`].
@@ -104,6 +110,13 @@ impl LogNodeBuilder {
     #[must_use]
     pub fn on_request(mut self, handler: Arc<dyn RpcHandler>) -> Self {
         self.requests = handler;
+        self
+    }
+
+    /// See [`OpenedNode::lanes`].
+    #[must_use]
+    pub fn lanes(mut self, source: Arc<dyn LaneSource>, sink: Arc<dyn LaneSink>) -> Self {
+        self.lanes = Some((source, sink));
         self
     }
 
@@ -159,6 +172,7 @@ impl LogNodeBuilder {
             listener,
             requests: self.requests,
             registry: self.registry,
+            lanes: self.lanes,
         })
     }
 }
@@ -170,6 +184,7 @@ pub struct OpenedNode {
     listener: Arc<TcpListener>,
     requests: Arc<dyn RpcHandler>,
     registry: Option<Arc<dyn ReplicaRegistry>>,
+    lanes: Option<LaneEnds>,
 }
 
 impl OpenedNode {
@@ -197,6 +212,13 @@ impl OpenedNode {
         self
     }
 
+    /// Sends frames of `source` on lanes to the other nodes, and delivers theirs to `sink`,
+    /// from [`serve`](Self::serve) on. The source is woken by [`Links::lanes`].
+    pub fn lanes(mut self, source: Arc<dyn LaneSource>, sink: Arc<dyn LaneSink>) -> Self {
+        self.lanes = Some((source, sink));
+        self
+    }
+
     /// Lets this node confirm to a replica with an empty disk that it has never run.
     pub fn registry(mut self, registry: Arc<dyn ReplicaRegistry>) -> Self {
         self.registry = Some(registry);
@@ -212,6 +234,10 @@ impl OpenedNode {
             node.links
                 .fence(move |replica| registry.registered_incarnation(replica));
         }
+        let (source, sink) = self.lanes.unzip();
+        if let Some(source) = source {
+            node.links.connect_lanes(source);
+        }
         let inbox = node.log().inbox.clone();
         let services = Services {
             one_way: Box::new(move |from, message| inbox.peer(from, message)),
@@ -220,6 +246,7 @@ impl OpenedNode {
                 log: Arc::new(node.log().clone()),
                 registry: self.registry,
             }),
+            lanes: sink,
         };
         let listener = node.links.listener(Some(services));
         node.tasks.spawn(listener.run(self.listener));
@@ -254,6 +281,7 @@ impl LogNode {
             memory: MemoryBudget::new(MEMORY_BYTES),
             requests: Arc::new(NoRequests),
             registry: None,
+            lanes: None,
         }
     }
 

@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn connections_leave_a_reserve_for_the_log_under_every_limit() {
-        for (peers, limit) in [(2, 120), (2, 1_024), (2, 20_000), (6, 256), (0, 100)] {
+        for (peers, limit) in [(2, 144), (2, 1_024), (2, 20_000), (6, 288), (0, 100)] {
             let shares = Shares::of(limit, peers, 20_000).unwrap();
             let reserved = links::descriptors_max(peers) + admin::CONNECTIONS_MAX;
             let used = shares.clients + shares.partition_files + reserved;

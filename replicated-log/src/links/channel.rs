@@ -16,16 +16,51 @@ pub enum Channel {
     Data = 4,
     /// The one request of a replica whose disk is empty.
     DiskHistory = 5,
+    /// Small frames of the copies of partitions: beats, votes, acknowledgements. One way, as a
+    /// lane.
+    CopiesControl = 6,
+    /// New records of partitions, as a lane.
+    CopiesAppend = 7,
+    /// Older records, for copies that lag, as a lane.
+    CopiesCatchUp = 8,
 }
 
 impl Channel {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Consensus,
         Self::Bulk,
         Self::Control,
         Self::Data,
         Self::DiskHistory,
+        Self::CopiesControl,
+        Self::CopiesAppend,
+        Self::CopiesCatchUp,
     ];
+    /// The lanes, which nodes of version 0.1 do not know.
+    pub(super) const LANES: [Self; 3] =
+        [Self::CopiesControl, Self::CopiesAppend, Self::CopiesCatchUp];
+
+    pub(super) fn is_lane(self) -> bool {
+        Self::LANES.contains(&self)
+    }
+
+    /// The name of a lane in metrics.
+    pub(crate) fn lane_name(self) -> Option<&'static str> {
+        match self {
+            Self::CopiesControl => Some("control"),
+            Self::CopiesAppend => Some("append"),
+            Self::CopiesCatchUp => Some("catch_up"),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a lane that a peer may have sent and this node not released.
+    pub(super) fn window_bytes(self) -> u64 {
+        match self {
+            Self::CopiesAppend | Self::CopiesCatchUp => 32 << 20,
+            _ => 8 << 20,
+        }
+    }
 
     pub(super) fn from_wire(byte: u8) -> Option<Self> {
         let mut all = Self::ALL.into_iter();

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use consensus::ReplicaId;
 
+use super::lanes::LaneCountsMap;
 use crate::log_limit::LogLimit;
 
 /// Peer, kind and reason. A connection that was refused before it was known whose it is has
@@ -25,6 +26,7 @@ pub struct LinkCounters {
     pub refused: AtomicU64,
     /// Connections that were established to peers.
     pub connected: AtomicU64,
+    pub(crate) lanes: LaneCountsMap,
     refusals: Mutex<LogLimit<Refusal>>,
 }
 

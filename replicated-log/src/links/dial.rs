@@ -63,6 +63,8 @@ pub(super) async fn attempt(
             LinkCounters::add(&target.counters.connected, 1);
             Ok(stream)
         }
+        // A peer of an older version is not a faulty one.
+        Err(error @ HandshakeError::UnknownChannel) => Err(Some(error)),
         Err(error) => {
             let peer = Some(target.replica);
             if let Some(suppressed) = target.counters.refuse(peer, "handshake", error.label()) {

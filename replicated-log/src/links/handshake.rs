@@ -30,6 +30,8 @@ const REFUSED: u8 = 1;
 /// Like `REFUSED` for version 0.1, which knows no further codes.
 const OUTDATED: u8 = 2;
 const NOT_LISTED: u8 = 3;
+/// Part of a refusal, also by version 0.1: it has no code of its own.
+const UNKNOWN_CHANNEL: &str = "unknown channel";
 /// The form of the list of members in a reply.
 const MEMBERS_FORMAT: u8 = 1;
 /// Bytes of the list of members at most: the reply has to fit into the frame that version
@@ -124,6 +126,9 @@ pub(crate) enum HandshakeError {
         /// The replicas of this node's configuration.
         ours: Option<Membership>,
     },
+    /// The peer does not know the channel: it is of an older version.
+    #[error("refused by the peer: {UNKNOWN_CHANNEL}")]
+    UnknownChannel,
     /// The peer refused the handshake.
     #[error("refused by the peer: {0}")]
     Refused(String),
@@ -153,6 +158,7 @@ impl HandshakeError {
             Self::Outdated { .. } => "outdated",
             Self::OutdatedHere(_) => "outdated_here",
             Self::NotListed { .. } => "not_listed",
+            Self::UnknownChannel => "unknown_channel",
             Self::Refused(_) => "refused",
         }
     }
@@ -198,6 +204,7 @@ pub(super) async fn present(
         return Err(match code {
             OUTDATED => HandshakeError::OutdatedHere(text),
             NOT_LISTED => HandshakeError::NotListed { text, ours },
+            _ if text.contains(UNKNOWN_CHANNEL) => HandshakeError::UnknownChannel,
             _ => HandshakeError::Refused(text),
         });
     }
@@ -327,7 +334,7 @@ fn check(
         return Err(HandshakeError::Malformed("another version"));
     }
     let channel = Channel::from_wire(hello.try_get_u8().map_err(cut)?)
-        .ok_or(HandshakeError::Malformed("unknown channel"))?;
+        .ok_or(HandshakeError::Malformed(UNKNOWN_CHANNEL))?;
     let replica = ReplicaId(hello.try_get_u64_le().map_err(cut)?);
     let incarnation = hello.try_get_u64_le().map_err(cut)?;
     let dialled = ReplicaId(hello.try_get_u64_le().map_err(cut)?);

@@ -21,6 +21,7 @@ use super::disk_history::{AdmissionService, DiskHistory};
 use super::fence::Fence;
 use super::frame::FrameMemory;
 use super::handshake::Peer;
+use super::lanes::{self, LaneSink, Lanes, Receiving};
 use super::rpc::RpcHandler;
 use super::target::{Identity, LinkLimits};
 use super::{disk_history, frame, handshake, rpc, socket};
@@ -31,6 +32,8 @@ use crate::peers::Peers;
 /// up and this node not noticed yet. For a further one, that which has been silent for the
 /// longest is closed: an identity that is not proven must not cut off the peer that has it.
 const CONNECTIONS_PER_CHANNEL_MAX: usize = 3;
+/// The same of a lane: a new connection replaces the former one, which may not be closed yet.
+const CONNECTIONS_PER_LANE_MAX: usize = 2;
 /// Connections in a handshake, besides one of each peer on each channel. The oldest is closed
 /// for a further one: a peer needs milliseconds for it.
 const HANDSHAKES_MIN: usize = 8;
@@ -41,8 +44,20 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 #[must_use]
 pub const fn descriptors_max(peers: usize) -> usize {
     // A peer with an empty disk uses one channel only.
-    let channels = Channel::ALL.len() - 1;
-    peers * (channels * (1 + CONNECTIONS_PER_CHANNEL_MAX) + 2) + handshakes_max(peers)
+    let lanes = Channel::LANES.len();
+    let channels = Channel::ALL.len() - 1 - lanes;
+    let of_channels = channels * (1 + CONNECTIONS_PER_CHANNEL_MAX);
+    let of_lanes = lanes * (1 + CONNECTIONS_PER_LANE_MAX);
+    peers * (of_channels + of_lanes + 2) + handshakes_max(peers)
+}
+
+/// Connections of one peer on a channel that are served. On a lane, that is the newest one; the
+/// former one ends.
+fn connections_max(channel: Channel) -> usize {
+    match channel.is_lane() {
+        true => 1,
+        false => CONNECTIONS_PER_CHANNEL_MAX,
+    }
 }
 
 const fn handshakes_max(peers: usize) -> usize {
@@ -55,6 +70,8 @@ pub(crate) struct Services {
     pub(crate) one_way: Box<dyn Fn(ReplicaId, Bytes) + Send + Sync>,
     pub(crate) requests: Arc<dyn RpcHandler>,
     pub(crate) admission: Arc<dyn AdmissionService>,
+    /// `None` in a program without lanes.
+    pub(crate) lanes: Option<Arc<dyn LaneSink>>,
 }
 
 /// Accepts the connections of peers.
@@ -68,12 +85,15 @@ pub(crate) struct PeerListener {
     pub(super) activity: Arc<PeerActivity>,
     pub(super) fence: Arc<Fence>,
     pub(super) memory: FrameMemory,
+    pub(super) lanes: Lanes,
 }
 
 /// A connection of a known peer.
 struct Connection {
     stream: TcpStream,
     peer: Peer,
+    /// In the order in which the connections were accepted.
+    number: u64,
 }
 
 /// Tasks of connections, of which one ends when there are too many.
@@ -143,7 +163,8 @@ impl PeerListener {
             tokio::select! {
                 (stream, address) = acceptor.accept() => {
                     let others = peers.borrow().replicas().count().saturating_sub(1);
-                    let handshake = Arc::clone(&shared).handshake(stream, address);
+                    let number = shared.lanes.number();
+                    let handshake = Arc::clone(&shared).handshake(stream, address, number);
                     handshakes.spawn(handshakes_max(others), LastReceived::now(), handshake);
                 }
                 Some(done) = handshakes.tasks.join_next() => {
@@ -152,12 +173,12 @@ impl PeerListener {
                     };
                     let Peer { replica, channel, .. } = connection.peer;
                     let is_peer = peers.borrow().contains(replica);
-                    if is_peer {
+                    if is_peer && shared.is_newest(&connection) {
                         let of_channel = connections.entry((replica, channel)).or_default();
                         while of_channel.tasks.try_join_next().is_some() {}
                         let last = LastReceived::now();
                         let serve = Arc::clone(&shared).serve(connection, last.clone());
-                        of_channel.spawn(CONNECTIONS_PER_CHANNEL_MAX, last, serve);
+                        of_channel.spawn(connections_max(channel), last, serve);
                     }
                 }
                 Ok(()) = peers.changed() => {
@@ -172,6 +193,7 @@ impl PeerListener {
         self: Arc<Self>,
         mut stream: TcpStream,
         address: SocketAddr,
+        number: u64,
     ) -> Option<Connection> {
         socket::prepare(&stream, None);
         let is_peer = |id| self.peers.borrow().contains(id);
@@ -180,7 +202,11 @@ impl PeerListener {
             Ok(peer) => {
                 socket::prepare(&stream, Some(peer.channel));
                 debug!(peer = %peer.replica, channel = ?peer.channel, "a peer connected");
-                Some(Connection { stream, peer })
+                Some(Connection {
+                    stream,
+                    peer,
+                    number,
+                })
             }
             Err(error) => {
                 if let Some(suppressed) = self.counters.refuse(None, "connection", error.label()) {
@@ -191,9 +217,27 @@ impl PeerListener {
         }
     }
 
+    /// Whether a connection is to be served: on a lane, it replaces those that were accepted
+    /// before it, and a later one may have replaced it.
+    fn is_newest(&self, connection: &Connection) -> bool {
+        let Peer {
+            replica, channel, ..
+        } = connection.peer;
+        if !channel.is_lane() {
+            return true;
+        }
+        self.lanes.connected_by(replica);
+        let gate = self.lanes.gate(replica, channel);
+        gate.replace(connection.number)
+    }
+
     /// Serves a connection until it ends.
     async fn serve(self: Arc<Self>, connection: Connection, last: LastReceived) {
-        let Connection { mut stream, peer } = connection;
+        let Connection {
+            mut stream,
+            peer,
+            number,
+        } = connection;
         let Some(services) = &self.services else {
             match peer.channel {
                 Channel::DiskHistory => {
@@ -208,6 +252,18 @@ impl PeerListener {
             Channel::Consensus | Channel::Bulk => {
                 let received = || last.note();
                 self.read_one_way(stream, peer, services, received).await;
+            }
+            Channel::CopiesControl | Channel::CopiesAppend | Channel::CopiesCatchUp => {
+                if let Some(sink) = &services.lanes {
+                    let receiving = Receiving {
+                        peer,
+                        connection: number,
+                        sink: Arc::clone(sink),
+                        gate: self.lanes.gate(peer.replica, peer.channel),
+                        counters: Arc::clone(&self.counters),
+                    };
+                    lanes::receive(stream, receiving, || last.note()).await;
+                }
             }
             Channel::DiskHistory => {
                 let history = self.history(peer.replica, services).await;

@@ -10,6 +10,9 @@
 //! drops (the protocols repeat them), a full queue of requests refuses. A broken connection
 //! is dialled again with a growing pause.
 //!
+//! Copies of partitions replicate over three further channels, the [lanes](Lanes): streams of
+//! frames that are taken from their source when the peer has granted credit for them.
+//!
 //! One pool ([`Links`]) opens and closes links when the list of peers changes.
 
 mod activity;
@@ -20,6 +23,7 @@ mod disk_history;
 mod fence;
 mod frame;
 mod handshake;
+mod lanes;
 mod listener;
 mod one_way;
 mod outgoing;
@@ -31,6 +35,7 @@ mod target;
 
 pub use channel::Channel;
 pub use counters::LinkCounters;
+pub use lanes::{Credit, LANE_FRAME_BYTES_MAX, LaneFrame, LaneSink, LaneSource, Lanes};
 pub use listener::descriptors_max;
 pub use pool::Links;
 pub use requests::RequestLinks;
@@ -39,6 +44,7 @@ pub use rpc::{RpcError, RpcHandler, RpcReply};
 pub(crate) use disk_history::{AdmissionService, DiskHistory, request as request_disk_history};
 pub(crate) use fence::Outdated;
 pub(crate) use handshake::HandshakeError;
+pub(crate) use lanes::{LaneCounts, LaneLabels};
 pub(crate) use listener::Services;
 pub(crate) use one_way::OneWayLink;
 pub(crate) use pool::{OneWayLinks, OneWaySender};

@@ -10,6 +10,9 @@ use consensus::Parts;
 /// write.
 const OWN_SLICE_BYTES_MIN: usize = 1 << 10;
 
+/// Room for short parts that is allocated at a time.
+const TAIL_BYTES: usize = 4 << 10;
+
 /// Bytes that wait to be written, in several places.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
@@ -28,21 +31,46 @@ impl Outgoing {
         let Ok(length) = u32::try_from(message.len()) else {
             return false;
         };
-        self.tail.put_u32_le(length);
+        self.short(&length.to_le_bytes());
         for part in message.iter() {
             if part.len() < OWN_SLICE_BYTES_MIN {
-                self.tail.put_slice(part);
+                self.short(part);
             } else {
-                self.end_slice();
-                self.slices.push_back(part.clone());
+                self.long(part.clone());
             }
         }
         self.end_slice();
-        self.remaining += 4 + length as usize;
         true
     }
 
-    fn end_slice(&mut self) {
+    /// Appends bytes, which are copied. They are not written before [`Self::end_slice`].
+    pub(super) fn short(&mut self, bytes: &[u8]) {
+        if self.tail.capacity() - self.tail.len() < bytes.len() {
+            // One allocation for many frames.
+            self.tail.reserve(bytes.len().max(TAIL_BYTES));
+        }
+        self.tail.put_slice(bytes);
+        self.remaining += bytes.len();
+    }
+
+    /// Appends bytes, which are copied if they are few. They are not written before
+    /// [`Self::end_slice`].
+    pub(super) fn part(&mut self, part: Bytes) {
+        if part.len() < OWN_SLICE_BYTES_MIN {
+            self.short(&part);
+        } else {
+            self.long(part);
+        }
+    }
+
+    fn long(&mut self, part: Bytes) {
+        self.end_slice();
+        self.remaining += part.len();
+        self.slices.push_back(part);
+    }
+
+    /// Makes what was appended ready to be written.
+    pub(super) fn end_slice(&mut self) {
         if !self.tail.is_empty() {
             self.slices.push_back(self.tail.split().freeze());
         }

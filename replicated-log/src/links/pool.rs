@@ -16,6 +16,7 @@ use super::channel::Channel;
 use super::counters::LinkCounters;
 use super::fence::{Fence, Outdated};
 use super::frame::FrameMemory;
+use super::lanes::{LaneSource, Lanes};
 use super::listener::{PeerListener, Services};
 use super::one_way::OneWayLink;
 use super::requests::RequestLinks;
@@ -54,6 +55,7 @@ struct Pool {
     fence: Arc<Fence>,
     memory: FrameMemory,
     peers: watch::Receiver<Peers>,
+    lanes: Lanes,
     open: Mutex<Open>,
 }
 
@@ -81,6 +83,7 @@ impl Links {
             fence: Arc::default(),
             memory: FrameMemory::new(memory),
             peers,
+            lanes: Lanes::default(),
             open: Mutex::default(),
         };
         pool.update();
@@ -101,6 +104,24 @@ impl Links {
         }
         open.requests.push((channel, links.clone()));
         links
+    }
+
+    /// The lanes to all peers. They are without effect before the node was given a
+    /// [`LaneSource`].
+    #[must_use]
+    pub fn lanes(&self) -> Lanes {
+        self.0.lanes.clone()
+    }
+
+    /// Opens the lanes, which take their frames from `source`.
+    pub(crate) fn connect_lanes(&self, source: Arc<dyn LaneSource>) {
+        let open = self.0.open();
+        self.0.lanes.set_source(source);
+        for peer in open.peers.replicas() {
+            if let Some(target) = self.0.target(&open.peers, peer) {
+                self.0.lanes.open(&target);
+            }
+        }
     }
 
     /// How long a peer has sent no message of the protocol, counted from `since` at the
@@ -187,6 +208,7 @@ impl Links {
             activity: Arc::clone(&self.0.activity),
             fence: Arc::clone(&self.0.fence),
             memory: self.0.memory.clone(),
+            lanes: self.0.lanes.clone(),
         }
     }
 }
@@ -215,12 +237,14 @@ impl Pool {
         current.remove(self.identity.replica);
         for peer in open.peers.replicas().filter(|id| !current.contains(*id)) {
             open.close_links(peer);
+            self.lanes.close(peer);
         }
         for peer in current.replicas() {
             if open.peers.address(peer) != current.address(peer)
                 && let Some(target) = self.target(&current, peer)
             {
                 open.open_links(&target);
+                self.lanes.open(&target);
             }
         }
         open.peers = current;

@@ -90,6 +90,7 @@ impl Node {
             one_way: Box::new(move |from, message| drop(messages.send((from, message)))),
             requests: Arc::new(Echo),
             admission: Arc::new(Echo),
+            lanes: None,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(links.listener(Some(services)).run(Arc::new(listener)));
