@@ -44,10 +44,52 @@ pub struct Member {
 pub struct Recovery {
     /// That epoch.
     pub epoch: Epoch,
-    /// The first message of that epoch, or of the first one after it that starts, gets an
-    /// offset so far after the log's end: no offset that a consumer has seen ever names
-    /// another message.
+    /// How far after the log's end the first message of that epoch, or of the first one
+    /// after it that starts, gets its offset: no offset that a consumer has seen ever names
+    /// another message. Bits 0 to 39 are offsets that are left out, bits 40 to 62 count the
+    /// recoveries that an operator has forced, and bit 63 is set when this one was forced.
     pub offset_gap: u64,
+}
+
+/// Each forced recovery continues at the next multiple of this offset.
+const FORCED_OFFSETS: u64 = 1 << 40;
+const FORCED: u64 = 1 << 63;
+
+impl Recovery {
+    /// A recovery that leaves out so many offsets, below 2^40. `before` is the partition's
+    /// latest recovery.
+    #[must_use]
+    pub fn usual(epoch: Epoch, before: Option<Self>, offsets: u64) -> Self {
+        let forced = before.map_or(0, |before| {
+            before.offset_gap & !FORCED & !(FORCED_OFFSETS - 1)
+        });
+        let offset_gap = forced | offsets.min(FORCED_OFFSETS - 1);
+        Self { epoch, offset_gap }
+    }
+
+    /// A recovery from a copy that an operator has named, whatever the others may have. It
+    /// leaves out everything up to a multiple of 2^40 that none before it has reached: the
+    /// named copy may lack any number of messages.
+    #[must_use]
+    pub fn forced(epoch: Epoch, before: Option<Self>) -> Self {
+        let before = before.map_or(0, |before| before.offset_gap);
+        let offset_gap = FORCED | ((before & !FORCED) + FORCED_OFFSETS);
+        Self { epoch, offset_gap }
+    }
+
+    /// Whether an operator has forced it.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.offset_gap & FORCED != 0
+    }
+
+    /// The offset of the first message, where the log continues at `next_offset`.
+    #[must_use]
+    pub fn first_offset(&self, next_offset: u64) -> u64 {
+        let offsets = self.offset_gap & (FORCED_OFFSETS - 1);
+        let forced = self.offset_gap & !FORCED & !(FORCED_OFFSETS - 1);
+        next_offset.saturating_add(offsets).max(forced)
+    }
 }
 
 impl Assignment {
@@ -70,6 +112,9 @@ impl Assignment {
         let set = self.in_sync.len();
         if !consensus::rule!(ElectsByQuorum) {
             return (set - (set / 2 + 1)).max(1);
+        }
+        if !consensus::rule!(ElectionIgnoresMin) {
+            return set + 1 - self.commit_quorum(set).min(set);
         }
         set - (set / 2 + 1) + 1
     }
@@ -103,5 +148,25 @@ impl Assignment {
             .chain(before)
             .copied()
             .find(|&node| self.is_in_sync(node) && self.is_live(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_continues_after_every_offset_that_may_have_been_seen() {
+        let first = Recovery::usual(Epoch(3), None, 1 << 22);
+        assert_eq!(first.first_offset(500), 500 + (1 << 22));
+        let forced = Recovery::forced(Epoch(5), Some(first));
+        assert_eq!(forced.first_offset(500), 1 << 40);
+        assert!(forced.is_forced() && !first.is_forced());
+        let again = Recovery::forced(Epoch(6), Some(forced));
+        assert_eq!(again.first_offset(500), 2 << 40);
+        let usual = Recovery::usual(Epoch(9), Some(again), 1 << 22);
+        assert_eq!(usual.first_offset(500), 2 << 40);
+        assert_eq!(usual.first_offset(3 << 40), (3 << 40) + (1 << 22));
+        assert!(!usual.is_forced());
     }
 }

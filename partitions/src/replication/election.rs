@@ -5,43 +5,25 @@ use std::time::Duration;
 
 use consensus::{Index, ReplicaId, rule};
 
+use super::assignment::Recovery;
 use super::chain::{Epoch, Position};
 use super::context::Context;
-use super::message::{Message, Trust};
-use super::replica::{Alarm, Effect, Proposal};
+use super::effect::{Alarm, Effect, Proposal};
+use super::message::{CopyState, Message, Trust};
+use super::sessions::Sessions;
+use super::table::{OffsetTable, Start};
 use crate::record::Record;
 
 /// How long a question or a fetch may stay unanswered before it is repeated.
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
 /// How long a fetch may bring nothing before all copies are queried again.
 const FETCH_PATIENCE: Duration = Duration::from_secs(1);
-/// How far a copy is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
-    pub(super) trust: Trust,
-    pub(super) adopted: Epoch,
-    pub(super) last: Position,
-    pub(super) commit: Index,
-    pub(super) next_offset: u64,
-}
-
-impl Answer {
-    pub(super) fn message(self, epoch: Epoch) -> Message {
-        Message::Answer {
-            epoch,
-            trust: self.trust,
-            adopted: self.adopted,
-            last: self.last,
-            commit: self.commit,
-            next_offset: self.next_offset,
-        }
-    }
-}
-
 #[derive(Default)]
 pub(super) struct Election {
-    answers: BTreeMap<ReplicaId, Answer>,
+    answers: BTreeMap<ReplicaId, CopyState>,
     fetch: Option<Fetch>,
+    /// The copy with the largest table, and since when that is requested.
+    fetch_table: Option<(ReplicaId, Duration, Duration)>,
     probed: Option<Duration>,
     proposed: Option<Duration>,
 }
@@ -53,6 +35,8 @@ struct Fetch {
     last: Position,
     next_offset: u64,
     after: Position,
+    /// The log starts elsewhere: first that start has to be fetched.
+    start: bool,
     sent: Duration,
     progress: Duration,
 }
@@ -61,7 +45,7 @@ struct Fetch {
 pub(super) enum Next {
     Stay,
     /// The log is complete: it leads. The answers say where the others are.
-    Lead(BTreeMap<ReplicaId, Answer>),
+    Lead(BTreeMap<ReplicaId, CopyState>),
 }
 
 impl Election {
@@ -70,11 +54,10 @@ impl Election {
         let now = context.now;
         self.answers.insert(context.me, answer(context));
         let over = |since: Duration, patience| now.saturating_sub(since) >= patience;
-        if self
-            .fetch
-            .as_ref()
-            .is_some_and(|fetch| over(fetch.progress, FETCH_PATIENCE))
-        {
+        let log = self.fetch.as_ref().map(|fetch| fetch.progress);
+        let table = self.fetch_table.map(|(_, since, _)| since);
+        let stuck = |since: Option<Duration>| since.is_some_and(|it| over(it, FETCH_PATIENCE));
+        if stuck(log) || stuck(table) {
             *self = Self::default();
             self.answers.insert(context.me, answer(context));
         }
@@ -84,13 +67,16 @@ impl Election {
             }
             return Next::Stay;
         }
+        if self.fetch_table.is_some() {
+            return Next::Stay;
+        }
         if self.probed.is_none_or(|probed| over(probed, REPEAT_AFTER)) {
             self.probed = Some(now);
             let epoch = context.assignment.epoch;
-            for node in context.assignment.in_sync.clone() {
-                if node != context.me && !self.answers.contains_key(&node) {
-                    context.send(node, Message::Query { epoch });
-                }
+            let in_sync = context.assignment.in_sync.iter().copied();
+            let open = in_sync.filter(|node| !self.answers.contains_key(node));
+            for to in open.collect::<Vec<_>>() {
+                context.send(to, Message::Query { epoch });
             }
         }
         self.decide(context)
@@ -100,13 +86,13 @@ impl Election {
         &mut self,
         context: &mut Context,
         from: ReplicaId,
-        answer: Answer,
+        answer: CopyState,
     ) -> Next {
         if !context.assignment.is_in_sync(from) {
             return Next::Stay;
         }
         self.answers.insert(from, answer);
-        if self.fetch.is_some() {
+        if self.fetch.is_some() || self.fetch_table.is_some() {
             return Next::Stay;
         }
         self.decide(context)
@@ -123,6 +109,9 @@ impl Election {
         {
             self.fetch = None;
         }
+        if self.fetch_table.is_some_and(|(from, ..)| !current(from)) {
+            self.fetch_table = None;
+        }
     }
 
     fn decide(&mut self, context: &mut Context) -> Next {
@@ -137,7 +126,7 @@ impl Election {
             .all(|node| self.answers.contains_key(node));
         let target = if trusted.count() >= assignment.election_quorum() {
             self.largest_last()
-        } else if assignment.is_recovery() && (all || !rule!(RecoversWithAllAnswers)) {
+        } else if recovers(context) && (all || !rule!(RecoversWithAllAnswers)) {
             self.largest_commit(context)
         } else {
             if all || !rule!(RecoversWithAllAnswers) {
@@ -148,8 +137,11 @@ impl Election {
         let Some((from, last, next_offset)) = target else {
             return Next::Stay;
         };
+        if is_forced(context) && !cut_to_known_commit(context) {
+            return Next::Stay;
+        }
         if from == context.me || !rule!(LeaderCompletesLog) {
-            return self.lead();
+            return self.complete_table(context);
         }
         let now = context.now;
         let fetch = self.fetch.insert(Fetch {
@@ -157,6 +149,7 @@ impl Election {
             last,
             next_offset,
             after: context.chain.candidate(last),
+            start: false,
             sent: now,
             progress: now,
         });
@@ -169,11 +162,13 @@ impl Election {
 
     /// The copy that has everything that may be committed.
     fn largest_last(&self) -> Option<(ReplicaId, Position, u64)> {
-        let by_last = |answer: &Answer| {
-            let epoch = if rule!(LargestLastWins) {
-                answer.last.epoch
-            } else {
+        let by_last = |answer: &CopyState| {
+            let epoch = if !rule!(LargestLastWins) {
                 Epoch(0)
+            } else if !rule!(LastNotAdopted) {
+                answer.last.epoch.max(answer.adopted)
+            } else {
+                answer.last.epoch
             };
             (epoch, answer.last.index)
         };
@@ -205,7 +200,7 @@ impl Election {
     fn propose_recovery(&mut self, context: &mut Context) {
         let now = context.now;
         let recent = |at: Duration| now.saturating_sub(at) < FETCH_PATIENCE;
-        if self.proposed.is_some_and(recent) || context.assignment.is_recovery() {
+        if self.proposed.is_some_and(recent) || recovers(context) {
             return;
         }
         let kept = self
@@ -219,8 +214,15 @@ impl Election {
             self.proposed = Some(now);
             return;
         }
-        let Some((&leader, _)) = kept.max_by_key(|(_, answer)| (answer.adopted, answer.last.index))
-        else {
+        let latest = |answer: &CopyState| {
+            let epoch = if rule!(RecoversByAdopted) {
+                answer.adopted
+            } else {
+                answer.last.epoch
+            };
+            (epoch, answer.last.index)
+        };
+        let Some((&leader, _)) = kept.max_by_key(|(_, answer)| latest(answer)) else {
             return;
         };
         self.proposed = Some(now);
@@ -267,6 +269,26 @@ impl Election {
         Next::Stay
     }
 
+    /// The other log starts after the end of this one.
+    pub(super) fn start(
+        &mut self,
+        context: &mut Context,
+        from: ReplicaId,
+        start: Start,
+        sessions: Sessions,
+    ) {
+        let Some(fetch) = self.fetch.as_mut() else {
+            return;
+        };
+        let expected = fetch.from == from && fetch.start && start.base <= fetch.last;
+        if expected && context.reset(start, sessions) {
+            fetch.start = false;
+            fetch.after = start.base;
+            fetch.progress = context.now;
+            fetch.send(context);
+        }
+    }
+
     /// The other log does not contain what was requested.
     pub(super) fn mismatched(
         &mut self,
@@ -277,7 +299,9 @@ impl Election {
     ) {
         let fetch = self.fetch.as_mut();
         if let Some(fetch) = fetch.filter(|fetch| fetch.from == from && fetch.after == probed) {
-            fetch.after = context.chain.candidate(have);
+            let next = context.chain.candidate(have);
+            fetch.start = next >= probed && !context.chain.contains(have);
+            fetch.after = next;
             fetch.send(context);
         }
     }
@@ -292,11 +316,52 @@ impl Election {
             return Next::Stay;
         }
         context.next_offset = fetch.next_offset;
-        self.lead()
+        self.fetch = None;
+        self.complete_table(context)
     }
 
-    fn lead(&mut self) -> Next {
-        Next::Lead(std::mem::take(&mut self.answers))
+    /// The largest of the tables that enough trusted copies have is the one of the new
+    /// epoch. Where too few are trusted, all in-sync copies have to answer: nothing better
+    /// exists.
+    fn complete_table(&mut self, context: &mut Context) -> Next {
+        let assignment = &context.assignment;
+        let answer = |node: &ReplicaId| self.answers.get(node);
+        let trusts = |state: &CopyState| {
+            state.table_trust == Trust::Trusted || !rule!(UntrustedTableNotCounted)
+        };
+        let trusted = assignment.in_sync.iter().filter_map(answer);
+        let trusted = trusted.filter(|state| trusts(state)).count();
+        let all = assignment.in_sync.iter().all(|node| answer(node).is_some());
+        if trusted < assignment.election_quorum() && !all {
+            return Next::Stay;
+        }
+        let largest = self.answers.iter().max_by_key(|(_, state)| state.table);
+        let own = context.table.at;
+        match largest {
+            Some((&from, state)) if state.table > own && rule!(TableGathered) => {
+                self.fetch_table = Some((from, context.now, context.now));
+                let epoch = context.assignment.epoch;
+                context.send(from, Message::FetchTable { epoch });
+                Next::Stay
+            }
+            _ => Next::Lead(std::mem::take(&mut self.answers)),
+        }
+    }
+
+    /// A table that was requested.
+    pub(super) fn table(
+        &mut self,
+        context: &mut Context,
+        from: ReplicaId,
+        table: OffsetTable,
+    ) -> Next {
+        let expected = self.fetch_table.is_some_and(|(node, ..)| node == from);
+        if !expected || table.at <= context.table.at {
+            return Next::Stay;
+        }
+        self.fetch_table = None;
+        context.table = table;
+        self.decide(context)
     }
 }
 
@@ -305,17 +370,52 @@ impl Fetch {
         self.sent = context.now;
         let epoch = context.assignment.epoch;
         let after = self.after;
-        context.send(self.from, Message::Fetch { epoch, after });
+        let message = if self.start {
+            Message::FetchStart { epoch }
+        } else {
+            Message::Fetch { epoch, after }
+        };
+        context.send(self.from, message);
     }
 }
 
+/// Whether the epoch starts although too few copies are trusted.
+fn recovers(context: &Context) -> bool {
+    context.assignment.is_recovery() || is_forced(context)
+}
+
+/// Whether an operator has named this copy to start from, and nothing has started since. The
+/// epoch may be a later one: the process may have started again meanwhile.
+fn is_forced(context: &Context) -> bool {
+    let assignment = &context.assignment;
+    let last = context.chain.last().epoch;
+    let pending = |recovery: Recovery| recovery.is_forced() && recovery.epoch > last;
+    assignment.in_sync == [context.me] && assignment.recovery.is_some_and(pending)
+}
+
+/// In a recovery that an operator has forced: the records of a copy that was not in the last
+/// epoch may not be those whose offsets others have seen. Those that are known to be
+/// committed are.
+fn cut_to_known_commit(context: &mut Context) -> bool {
+    let forced = context.assignment.recovery.map_or(0, |it| it.epoch.0);
+    let was_in_last = context.adopted.0 + 1 >= forced;
+    let end = context.commit.max(context.chain.base().index);
+    if was_in_last || end >= context.chain.last().index || !rule!(ForcedIsCut) {
+        return true;
+    }
+    // Whatever offset follows there, the epoch starts far after it.
+    context.truncate(end)
+}
+
 /// How far the own copy is.
-pub(super) fn answer(context: &Context) -> Answer {
-    Answer {
+pub(super) fn answer(context: &Context) -> CopyState {
+    CopyState {
         trust: context.trust,
         adopted: context.adopted,
         last: context.chain.last(),
         commit: context.commit,
         next_offset: context.next_offset,
+        table_trust: context.table_trust,
+        table: context.table.at,
     }
 }

@@ -3,6 +3,8 @@
 use consensus::Index;
 
 use super::chain::{Epoch, Position};
+use super::sessions::Sessions;
+use super::table::{OffsetTable, Start, TableChange, TableVersion};
 use crate::record::Record;
 
 /// What a copy may have lost since it acknowledged it.
@@ -29,16 +31,8 @@ pub enum Message {
     Answer {
         /// The new epoch.
         epoch: Epoch,
-        /// Whether it has everything that it acknowledged.
-        trust: Trust,
-        /// The latest epoch in which it acknowledged anything.
-        adopted: Epoch,
-        /// Its last record.
-        last: Position,
-        /// Up to here it knows that records are committed.
-        commit: Index,
-        /// Offset of the message after its last one.
-        next_offset: u64,
+        /// How far the copy is.
+        state: CopyState,
     },
     /// The leader of a new epoch asks for what it lacks.
     Fetch {
@@ -56,6 +50,18 @@ pub enum Message {
         /// One after the other.
         records: Vec<Record>,
     },
+    /// The leader of a new epoch, whose log ends before the other one starts, asks for that
+    /// start; the answer is [`Message::Start`].
+    FetchStart {
+        /// The new epoch.
+        epoch: Epoch,
+    },
+    /// The leader of a new epoch asks for a larger table of offsets; the answer is
+    /// [`Message::Table`].
+    FetchTable {
+        /// The new epoch.
+        epoch: Epoch,
+    },
     /// Records of a leader for a follower.
     Append {
         /// The leader's epoch.
@@ -64,10 +70,8 @@ pub enum Message {
         predecessor: Position,
         /// One after the other; none to convey the rest.
         records: Vec<Record>,
-        /// Up to here records are committed.
-        commit: Index,
-        /// The leader's last record.
-        end: Index,
+        /// What else the leader conveys.
+        beat: Beat,
     },
     /// The log does not contain the predecessor.
     Mismatch {
@@ -75,22 +79,92 @@ pub enum Message {
         epoch: Epoch,
         /// The predecessor.
         probed: Position,
-        /// The next candidate: the largest record not above it.
+        /// The next candidate: the largest record not above it; the first one, if all are.
         have: Position,
     },
-    /// What a follower has of its leader's log.
+    /// The log that is to be continued starts here: whatever the receiver has is replaced.
+    Start {
+        /// The epoch.
+        epoch: Epoch,
+        /// The record before the first one.
+        start: Start,
+        /// The sessions after a later, committed record.
+        sessions: Sessions,
+    },
+    /// A whole table of offsets, from a leader or for one.
+    Table {
+        /// The epoch.
+        epoch: Epoch,
+        /// The table.
+        table: OffsetTable,
+    },
+    /// A change of the leader's table of offsets.
+    Offset {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The version after it.
+        version: u64,
+        /// The change.
+        change: TableChange,
+    },
+    /// What a follower has of its leader's log and table.
     Ack {
         /// The leader's epoch.
         epoch: Epoch,
-        /// Up to here its log equals the leader's.
-        matched: Index,
-        /// Up to here the operating system has it.
-        written: Index,
-        /// Up to here it is on the disk.
-        synced: Index,
-        /// Whether it has everything that it ever acknowledged.
-        trusted: bool,
+        /// What it has.
+        ack: Ack,
     },
+}
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyState {
+    /// Whether its log has everything that it acknowledged.
+    pub trust: Trust,
+    /// The latest epoch in which it acknowledged anything.
+    pub adopted: Epoch,
+    /// Its last record.
+    pub last: Position,
+    /// Up to here it knows that records are committed.
+    pub commit: Index,
+    /// Offset of the message after its last one.
+    pub next_offset: u64,
+    /// Whether its table has everything that it acknowledged.
+    pub table_trust: Trust,
+    /// Its table.
+    pub table: TableVersion,
+}
+
+/// What a leader conveys with every append.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// When it was sent, in microseconds of the leader's monotonic clock. The answer
+    /// returns it.
+    pub sent_micros: u64,
+    /// Up to here records are committed.
+    pub commit: Index,
+    /// Up to this version the table is committed; zero for not in this epoch.
+    pub table_commit: u64,
+    /// The leader's last record.
+    pub end: Index,
+}
+
+/// What a follower has of its leader's log and table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ack {
+    /// Up to here its log equals the leader's.
+    pub matched: Index,
+    /// Up to here the operating system has it.
+    pub written: Index,
+    /// Up to here it is on the disk.
+    pub synced: Index,
+    /// Whether it has everything that it ever acknowledged.
+    pub trusted: bool,
+    /// The version of the table that it has, as durable as promised; zero for none of this
+    /// epoch.
+    pub table: u64,
+    /// The latest beat that it has received.
+    pub beat_micros: u64,
 }
 
 impl Message {
@@ -102,8 +176,13 @@ impl Message {
             | Self::Answer { epoch, .. }
             | Self::Fetch { epoch, .. }
             | Self::Fetched { epoch, .. }
+            | Self::FetchStart { epoch }
+            | Self::FetchTable { epoch }
             | Self::Append { epoch, .. }
             | Self::Mismatch { epoch, .. }
+            | Self::Start { epoch, .. }
+            | Self::Table { epoch, .. }
+            | Self::Offset { epoch, .. }
             | Self::Ack { epoch, .. } => *epoch,
         }
     }

@@ -16,18 +16,30 @@
 mod assignment;
 mod chain;
 mod context;
+mod effect;
 mod election;
+mod event;
 mod follower;
 mod leader;
 mod message;
 mod progress;
 mod replica;
+mod sessions;
+mod settings;
+mod table;
+mod wire;
 
 pub use crate::record::Record;
 pub use assignment::{Assignment, Member, Recovery};
 pub use chain::{Chain, Epoch, Position};
-pub use message::{Message, Trust};
-pub use replica::{
-    Alarm, AppendPlan, Effect, Event, Outcome, PartitionReplica, Proposal, Recovered, Refusal,
-    Settings, Ticket,
+pub use effect::{Alarm, AppendPlan, Effect, Outcome, Proposal, Refusal, Ticket};
+pub use event::{Event, Read};
+pub use message::{Ack, Beat, CopyState, Message, Trust};
+pub use replica::PartitionReplica;
+pub use sessions::{Known, SESSIONS_MAX, Sessions, SessionsError};
+pub use settings::{Recovered, Settings};
+pub use table::{
+    DELETED_MAX, OffsetChange, OffsetEntry, OffsetTable, Start, TableChange, TableVersion,
+    TableWrite,
 };
+pub use wire::{Envelope, WIRE_VERSION, WireError};

@@ -3,282 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use consensus::{Index, ReplicaId, rule};
 
 use super::assignment::Assignment;
-use super::chain::{Chain, Epoch, Position};
+use super::chain::{Chain, Position};
 use super::context::Context;
-use super::election::{Answer, Election, Next, answer};
+use super::effect::{Alarm, AppendPlan, Effect, Outcome, Proposal, Refusal};
+use super::election::{Election, Next, answer};
+use super::event::Event;
 use super::follower::{Append, Follower};
-use super::leader::{Ack, Leader};
+use super::leader::{Leader, Request};
 use super::message::{Message, Trust};
-use crate::record::Record;
+use super::settings::{Recovered, Settings};
+use super::table::OffsetTable;
 
-/// Times and bounds of a copy.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// A copy that is so far behind leaves the in-sync set: it lacks what its leader had
-    /// then.
-    pub replica_lag_max: Duration,
-    /// A copy that has been less far behind than this, for as long as this, may enter it.
-    pub steady: Duration,
-    /// A leader without a quorum, or whose write hangs, resigns after this time; after
-    /// each resignation that changed nothing, after twice as long.
-    pub failover_timeout: Duration,
-    /// How often a log is fsynced whose acknowledgements do not promise it.
-    pub sync_interval: Duration,
-    /// Bytes of batches that are not committed; further ones are refused.
-    pub uncommitted_bytes_max: usize,
-    /// Offsets between the last message on the disk and the last one that is acknowledged.
-    /// As many are left out after a recovery, so it must not be lowered for a partition.
-    pub unsynced_messages_max: u64,
-    /// Records of one append.
-    pub append_records_max: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            replica_lag_max: Duration::from_secs(3),
-            steady: Duration::from_secs(1),
-            failover_timeout: Duration::from_secs(1),
-            sync_interval: Duration::from_secs(1),
-            uncommitted_bytes_max: 16 << 20,
-            unsynced_messages_max: 1 << 22,
-            append_records_max: 64,
-        }
-    }
-}
-
-/// What a copy has when its node starts.
-#[derive(Clone, Debug)]
-pub struct Recovered {
-    /// The log.
-    pub chain: Chain,
-    /// Offset of the message after its last record.
-    pub next_offset: u64,
-    /// Up to here it is on the disk.
-    pub synced: Index,
-    /// Offset of the message after that record.
-    pub synced_offset: u64,
-    /// Up to here records are known to be committed.
-    pub commit: Index,
-    /// The latest epoch that was adopted.
-    pub adopted: Epoch,
-    /// What it may have lost.
-    pub trust: Trust,
-}
-
-/// Names a disk operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// An input.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The metadata has changed the assignment. The caller passes none before the metadata
-    /// contains the registration of this start of the node: so no promise of an earlier
-    /// start has to be remembered.
-    Assigned(Assignment),
-    /// A client's batch, at the leader; the answer is an [`Effect::Reply`].
-    Append {
-        /// Names the request.
-        request: u64,
-        /// Messages in the batch.
-        messages: u32,
-        /// The batch.
-        batch: Bytes,
-    },
-    /// A message of another copy. Messages of one connection arrive in their order.
-    Message {
-        /// The other node.
-        from: ReplicaId,
-        /// The registration of the process that has sent it.
-        registration: u64,
-        /// The message.
-        message: Message,
-    },
-    /// The connection to this node was replaced: what was sent on it may be lost.
-    Reconnected {
-        /// The other node.
-        peer: ReplicaId,
-    },
-    /// A disk operation has succeeded.
-    Done {
-        /// Which one.
-        ticket: Ticket,
-    },
-    /// A disk operation has failed for good.
-    Failed {
-        /// Which one.
-        ticket: Ticket,
-    },
-    /// Time has passed: at least ten times a second.
-    Tick,
-}
-
-/// What the caller has to do. Disk operations on the log are done in their order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Send a message.
-    Send {
-        /// The other node.
-        to: ReplicaId,
-        /// The message.
-        message: Message,
-    },
-    /// [`PartitionReplica::next_append`] has something for this node.
-    Ready {
-        /// The other node.
-        to: ReplicaId,
-    },
-    /// Read records after this one from the log, and send them as [`Message::Fetched`].
-    Serve {
-        /// The other node.
-        to: ReplicaId,
-        /// The epoch of the message.
-        epoch: Epoch,
-        /// The predecessor of the first record.
-        after: Position,
-    },
-    /// Write records at the log's end.
-    Write {
-        /// To be reported as done.
-        ticket: Ticket,
-        /// The records.
-        records: Vec<Record>,
-    },
-    /// Remove the records after this index, and sync that before the next write.
-    Truncate {
-        /// To be reported as done.
-        ticket: Ticket,
-        /// The last index that stays.
-        end: Index,
-    },
-    /// Sync all earlier writes.
-    Sync {
-        /// To be reported as done.
-        ticket: Ticket,
-    },
-    /// Write durably that the copy acknowledges in this epoch.
-    Adopt {
-        /// To be reported as done.
-        ticket: Ticket,
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// The copy has again what its in-sync set may rely on.
-    Trusted,
-    /// Records up to here are committed.
-    Committed {
-        /// The last of them.
-        through: Index,
-    },
-    /// The answer to a client's request.
-    Reply {
-        /// Which request.
-        request: u64,
-        /// The answer.
-        outcome: Outcome,
-    },
-    /// Propose a change to the metadata.
-    Propose(Proposal),
-    /// Report this to the operator.
-    Alarm(Alarm),
-}
-
-/// What became of a client's batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is committed.
-    Appended {
-        /// Offset of its first message.
-        first_offset: u64,
-    },
-    /// It was not stored.
-    Refused(Refusal),
-    /// It may have been stored.
-    Unknown,
-}
-
-/// Why a batch was not stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// This copy does not lead, or not yet.
-    NotLeader,
-    /// Too few copies answer.
-    NoQuorum,
-    /// As many bytes as allowed wait for their commit.
-    TooMuchUncommitted,
-}
-
-/// A change of the metadata. It takes effect only in the epoch that it names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proposal {
-    /// Replace the in-sync set, if the version is still this one and all members are live.
-    AlterInSync {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The version of the assignment that it is based on.
-        version: u64,
-        /// The new set, ascending.
-        in_sync: Vec<ReplicaId>,
-    },
-    /// Let another node lead.
-    Move {
-        /// The leader's epoch.
-        epoch: Epoch,
-        /// The next leader.
-        to: ReplicaId,
-    },
-    /// Start an epoch without a quorum of trusted copies: no copy that was in sync can be
-    /// queried in addition.
-    Recover {
-        /// The epoch that cannot start.
-        epoch: Epoch,
-        /// The next leader.
-        leader: ReplicaId,
-        /// Its registration: a process that has started since may be on another disk.
-        registration: u64,
-        /// See [`Recovery::offset_gap`](super::assignment::Recovery::offset_gap).
-        offset_gap: u64,
-    },
-}
-
-/// What an operator has to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alarm {
-    /// The leader's log lacks records that were committed: the copy has stopped.
-    CommittedRecordsConflict {
-        /// The last common record.
-        after: Index,
-    },
-    /// A copy has less than it acknowledged: it is not counted.
-    WentBack {
-        /// Its node.
-        node: ReplicaId,
-    },
-    /// The disk has refused a write for good: the copy has stopped.
-    WriteFailed,
-    /// Too few copies are left that may be trusted; an operator has to accept the loss.
-    NotEnoughTrusted,
-}
-
-/// An append to be built from the log: the records after `predecessor`, up to `through`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppendPlan {
-    /// The leader's epoch.
-    pub epoch: Epoch,
-    /// The record before the first one.
-    pub predecessor: Position,
-    /// The last one; the predecessor's index for none.
-    pub through: Index,
-    /// Up to here records are committed.
-    pub commit: Index,
-    /// The leader's last record.
-    pub end: Index,
-}
+/// How often a leader that has stopped asks to be replaced.
+const REPLACE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 enum Role {
     /// The metadata names no leader, or this node has no copy.
@@ -292,6 +32,18 @@ enum Role {
 pub struct PartitionReplica {
     context: Context,
     role: Role,
+    /// What follows from the inputs since the last [`poll`](Self::poll).
+    follows: Follows,
+    replacement_requested: Option<Duration>,
+}
+
+/// What has to be looked at before the next effect.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Follows {
+    Nothing,
+    Advance,
+    /// And what waits for a better moment does not wait any longer.
+    Hurry,
 }
 
 impl PartitionReplica {
@@ -308,25 +60,65 @@ impl PartitionReplica {
         let mut replica = Self {
             context,
             role: Role::Idle,
+            follows: Follows::Advance,
+            replacement_requested: None,
         };
         replica.take_role();
-        replica.advance();
         replica
     }
 
-    /// Handles an input at a time of the caller's monotonic clock.
+    /// Handles an input at a time of the caller's monotonic clock. What follows from it is
+    /// computed by the next [`poll`](Self::poll): inputs that arrive together may be handled
+    /// together, and are then answered together.
     pub fn handle(&mut self, now: Duration, event: Event) {
         let context = &mut self.context;
         context.now = context.now.max(now);
+        self.follows = self.follows.max(Follows::Advance);
         match event {
             Event::Done { ticket } => context.done(ticket),
-            Event::Failed { .. } => context.stop(Alarm::WriteFailed),
+            Event::Failed { ticket } => {
+                if rule!(FailedWriteStops) {
+                    context.stop(Alarm::WriteFailed);
+                } else {
+                    context.done(ticket);
+                }
+            }
             Event::Assigned(assignment) => self.assigned(assignment),
             Event::Append {
                 request,
-                messages,
                 batch,
-            } => self.append(request, messages, batch),
+                tag,
+                now_micros,
+                epoch,
+                first_epoch,
+            } => self.append(Request {
+                request,
+                batch,
+                tag,
+                now_micros,
+                epoch,
+                first_epoch,
+            }),
+            Event::Offset {
+                request,
+                consumer,
+                change,
+                tag,
+            } => self.lead(request, |leader, context| {
+                leader.change_offset(context, request, consumer, change, tag);
+            }),
+            Event::Read { request, what } => self.lead(request, |leader, context| {
+                leader.read(context, request, what);
+            }),
+            Event::MoveStart { request, start } => self.lead(request, |leader, context| {
+                leader.move_start(context, request, start);
+            }),
+            Event::Trimmed { start } => {
+                context.trimmed(start);
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.trimmed(context);
+                }
+            }
             Event::Message {
                 from,
                 registration,
@@ -343,17 +135,33 @@ impl PartitionReplica {
             },
             Event::Tick => self.tick(),
         }
-        self.advance();
+        if self.context.stopped.is_some() {
+            self.give_up_role();
+        }
     }
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Effect> {
+        if let Some(effect) = self.context.next_effect() {
+            return Some(effect);
+        }
+        if self.follows == Follows::Nothing {
+            return None;
+        }
+        let hurry = self.follows == Follows::Hurry;
+        self.follows = Follows::Nothing;
+        self.advance(hurry);
         self.context.next_effect()
     }
 
+    /// Replaces times and bounds.
+    pub fn configure(&mut self, settings: Settings) {
+        self.context.settings = settings;
+    }
+
     /// The next append for a follower. The caller asks when it can send one, after
-    /// [`Effect::Ready`] and after an append that it has sent, and builds the message from
-    /// the log.
+    /// [`Effect::Ready`], builds the message from the log, and reports it with
+    /// [`sent`](Self::sent) before it asks again.
     pub fn next_append(&mut self, to: ReplicaId) -> Option<AppendPlan> {
         match &mut self.role {
             Role::Leader(leader) if self.context.stopped.is_none() => {
@@ -363,13 +171,67 @@ impl PartitionReplica {
         }
     }
 
+    /// The caller has sent the records of a plan up to the one with the index `last` (that
+    /// of the plan's predecessor for none), of so many bytes.
+    pub fn sent(&mut self, to: ReplicaId, plan: &AppendPlan, last: Index, bytes: usize) {
+        if plan.epoch != self.context.assignment.epoch {
+            return;
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.sent(&self.context, to, plan, last, bytes);
+        }
+    }
+
     /// Whether it leads, and its epoch has started.
     #[must_use]
     pub fn leads(&self) -> bool {
         matches!(self.role, Role::Leader(_)) && self.context.stopped.is_none()
     }
 
-    /// Up to here records are known to be committed.
+    /// Whether messages before [`commit_offset`](Self::commit_offset) may be served at this
+    /// time: a commit quorum has answered what was sent within the last 200 ms. Otherwise
+    /// [`Event::Read`] makes a round.
+    pub fn may_read(&mut self, now: Duration) -> bool {
+        match &mut self.role {
+            Role::Leader(leader) if self.context.stopped.is_none() => {
+                leader.may_read(&self.context, now)
+            }
+            _ => false,
+        }
+    }
+
+    /// Offset after the last committed message, at a leader.
+    #[must_use]
+    pub fn commit_offset(&self) -> Option<u64> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.commit_offset()),
+            _ => None,
+        }
+    }
+
+    /// Up to this record the front of the log may be removed, at a leader: see
+    /// [`Event::MoveStart`].
+    #[must_use]
+    pub fn removable(&self) -> Option<Index> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.removable(&self.context)),
+            _ => None,
+        }
+    }
+
+    /// The consumer offsets and the start of the log; changes of it may not be committed.
+    #[must_use]
+    pub fn table(&self) -> &OffsetTable {
+        &self.context.table
+    }
+
+    /// What the table may have lost.
+    #[must_use]
+    pub fn table_trust(&self) -> Trust {
+        self.context.table_trust
+    }
+
+    /// Up to here records are known to be committed, as of the last [`poll`](Self::poll).
     #[must_use]
     pub fn commit(&self) -> Index {
         self.context.commit
@@ -443,6 +305,9 @@ impl PartitionReplica {
         if let Role::Leader(leader) = std::mem::replace(&mut self.role, role) {
             leader.resign(context);
         }
+        if self.context.stopped.is_some() {
+            self.role = Role::Idle;
+        }
         self.elect(|election, context| election.tick(context));
     }
 
@@ -461,16 +326,19 @@ impl PartitionReplica {
         }
     }
 
-    fn append(&mut self, request: u64, messages: u32, batch: Bytes) {
+    fn append(&mut self, new: Request) {
+        self.lead(new.request, |leader, context| leader.append(context, new));
+    }
+
+    /// Lets the leader handle a client's request, and refuses it elsewhere.
+    fn lead(&mut self, request: u64, handle: impl FnOnce(&mut Leader, &mut Context)) {
         let context = &mut self.context;
         match &mut self.role {
-            Role::Leader(leader) if context.stopped.is_none() => {
-                leader.append(context, request, messages, batch);
-            }
-            _ => {
-                let outcome = Outcome::Refused(Refusal::NotLeader);
-                context.emit(Effect::Reply { request, outcome });
-            }
+            Role::Leader(leader) if context.stopped.is_none() => handle(leader, context),
+            _ => context.emit(Effect::Reply {
+                request,
+                outcome: Outcome::Refused(Refusal::NotLeader),
+            }),
         }
     }
 
@@ -483,43 +351,24 @@ impl PartitionReplica {
         let of_leader = context.assignment.leader == Some(from) || !rule!(EpochOfMetadataOnly);
         match message {
             Message::Query { .. } if of_leader => {
-                let answer = answer(context);
-                context.send(from, answer.message(epoch));
+                let state = answer(context);
+                context.send(from, Message::Answer { epoch, state });
             }
             Message::Fetch { after, .. } if of_leader => self.serve(from, after),
-            Message::Append {
-                predecessor,
-                records,
-                commit,
-                end,
-                ..
-            } if of_leader => {
-                if let Role::Follower(follower) = &mut self.role {
-                    let append = Append {
-                        predecessor,
-                        records,
-                        commit,
-                        end,
-                    };
-                    follower.append(context, from, append);
-                }
-            }
-            Message::Answer {
-                trust,
-                adopted,
-                last,
-                commit,
-                next_offset,
-                ..
-            } => {
-                let answer = Answer {
-                    trust,
-                    adopted,
-                    last,
-                    commit,
-                    next_offset,
+            Message::FetchStart { .. } if of_leader => {
+                let message = Message::Start {
+                    epoch,
+                    start: context.log_start(),
+                    sessions: context.sessions.as_of(context.commit),
                 };
-                self.elect(|election, context| election.answered(context, from, answer));
+                context.send(from, message);
+            }
+            Message::FetchTable { .. } if of_leader => {
+                let table = context.table.clone();
+                context.send(from, Message::Table { epoch, table });
+            }
+            Message::Answer { state, .. } => {
+                self.elect(|election, context| election.answered(context, from, state));
             }
             Message::Fetched {
                 predecessor,
@@ -532,24 +381,59 @@ impl PartitionReplica {
                 Role::Leader(leader) => leader.mismatched(context, from, probed, have),
                 Role::Idle | Role::Follower(_) => {}
             },
-            Message::Ack {
-                matched,
-                written,
-                synced,
-                trusted,
-                ..
-            } => {
+            Message::Ack { ack, .. } => {
                 if let Role::Leader(leader) = &mut self.role {
-                    let ack = Ack {
-                        matched,
-                        written,
-                        synced,
-                        trusted,
-                    };
                     leader.acknowledged(context, from, registration, ack);
                 }
             }
-            Message::Query { .. } | Message::Fetch { .. } | Message::Append { .. } => {}
+            Message::Append { .. }
+            | Message::Start { .. }
+            | Message::Table { .. }
+            | Message::Offset { .. } => self.contents(from, message, of_leader),
+            Message::Query { .. }
+            | Message::Fetch { .. }
+            | Message::FetchStart { .. }
+            | Message::FetchTable { .. } => {}
+        }
+    }
+
+    /// What a copy takes over: from its leader, or from another one before it leads.
+    fn contents(&mut self, from: ReplicaId, message: Message, of_leader: bool) {
+        let context = &mut self.context;
+        match (&mut self.role, message) {
+            (Role::Follower(follower), message) if of_leader => match message {
+                Message::Append {
+                    predecessor,
+                    records,
+                    beat,
+                    ..
+                } => {
+                    let append = Append {
+                        predecessor,
+                        records,
+                        beat,
+                    };
+                    follower.append(context, from, append);
+                }
+                Message::Start {
+                    start, sessions, ..
+                } => follower.start(context, start, sessions),
+                Message::Table { table, .. } => follower.table(context, table),
+                Message::Offset {
+                    version, change, ..
+                } => follower.offset(context, version, change),
+                _ => {}
+            },
+            (
+                Role::Electing(election),
+                Message::Start {
+                    start, sessions, ..
+                },
+            ) => election.start(context, from, start, sessions),
+            (Role::Electing(_), Message::Table { table, .. }) => {
+                self.elect(|election, context| election.table(context, from, table));
+            }
+            _ => {}
         }
     }
 
@@ -570,23 +454,45 @@ impl PartitionReplica {
     }
 
     fn tick(&mut self) {
+        self.follows = Follows::Hurry;
         match &mut self.role {
-            Role::Leader(leader) if self.context.stopped.is_none() => {
-                leader.tick(&mut self.context);
-            }
+            _ if self.context.stopped.is_some() => self.ask_to_be_replaced(),
+            Role::Leader(leader) => leader.tick(&mut self.context),
             Role::Electing(_) => self.elect(|election, context| election.tick(context)),
-            _ => {}
+            Role::Idle | Role::Follower(_) => {}
         }
     }
 
-    fn advance(&mut self) {
+    /// A copy that has stopped leads no longer.
+    fn give_up_role(&mut self) {
+        if let Role::Leader(leader) = std::mem::replace(&mut self.role, Role::Idle) {
+            leader.resign(&mut self.context);
+        }
+    }
+
+    fn ask_to_be_replaced(&mut self) {
+        let context = &mut self.context;
+        let now = context.now;
+        let lately = |at: Duration| now.saturating_sub(at) < REPLACE_AGAIN_AFTER;
+        let leads = context.assignment.leader == Some(context.me);
+        if !leads || self.replacement_requested.is_some_and(lately) {
+            return;
+        }
+        self.replacement_requested = Some(now);
+        if let Some(to) = context.assignment.next_leader(context.me) {
+            let epoch = context.assignment.epoch;
+            context.emit(Effect::Propose(Proposal::Move { epoch, to }));
+        }
+    }
+
+    fn advance(&mut self, hurry: bool) {
         let context = &mut self.context;
         if context.stopped.is_some() {
             return;
         }
         match &mut self.role {
             Role::Leader(leader) => leader.advance(context),
-            Role::Follower(follower) => follower.advance(context),
+            Role::Follower(follower) => follower.advance(context, hurry),
             Role::Idle | Role::Electing(_) => {}
         }
     }

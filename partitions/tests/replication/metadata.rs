@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::ReplicaId;
+use consensus::{ReplicaId, rule};
 use partitions::Durability;
 use partitions::replication::{Assignment, Epoch, Member, Proposal, Recovery, Trust};
 
@@ -19,6 +19,10 @@ pub(crate) enum Command {
         registration: u64,
     },
     Of(Proposal),
+    /// An operator names the copy to start from.
+    Force {
+        leader: ReplicaId,
+    },
 }
 
 pub(crate) struct Metadata {
@@ -69,6 +73,7 @@ impl Metadata {
             } => self.register(&mut next, node, registration, trust),
             Command::Down { node, registration } => self.down(&mut next, node, registration),
             Command::Of(proposal) => propose(&mut next, proposal),
+            Command::Force { leader } => force(&mut next, leader),
         };
         if changed {
             next.version += 1;
@@ -97,7 +102,7 @@ impl Metadata {
         };
         self.trust.insert(node, trust);
         let led = next.leader == Some(node);
-        if led && restarted {
+        if led && restarted && rule!(RestartStartsEpoch) {
             next.epoch = Epoch(next.epoch.0 + 1);
             next.leader = self.successor(next, node);
         } else if next.leader.is_none() && next.is_in_sync(node) {
@@ -115,6 +120,9 @@ impl Metadata {
             return false;
         }
         member.live = false;
+        if next.in_sync.len() > next.min_in_sync && !rule!(DownKeepsInSync) {
+            next.in_sync.retain(|other| *other != node);
+        }
         if next.leader == Some(node) {
             next.epoch = Epoch(next.epoch.0 + 1);
             next.leader = self.successor(next, node);
@@ -167,11 +175,20 @@ fn propose(next: &mut Assignment, proposal: Proposal) -> bool {
             }
             next.epoch = Epoch(epoch.0 + 1);
             next.leader = Some(leader);
-            next.recovery = Some(Recovery {
-                epoch: next.epoch,
-                offset_gap,
-            });
+            let before = next.recovery;
+            next.recovery = Some(Recovery::usual(next.epoch, before, offset_gap));
         }
     }
+    true
+}
+
+fn force(next: &mut Assignment, leader: ReplicaId) -> bool {
+    if !next.is_live(leader) {
+        return false;
+    }
+    next.epoch = Epoch(next.epoch.0 + 1);
+    next.leader = Some(leader);
+    next.in_sync = vec![leader];
+    next.recovery = Some(Recovery::forced(next.epoch, next.recovery));
     true
 }

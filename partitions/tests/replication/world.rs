@@ -4,52 +4,91 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{Index, ReplicaId};
-use partitions::Durability;
+use consensus::rules::lower_limits;
+use consensus::{Index, ReplicaId, rule};
 use partitions::replication::{
-    Alarm, Chain, Effect, Epoch, Event, Message, PartitionReplica, Position, Record, Recovered,
-    Settings, Ticket, Trust,
+    Epoch, Event, Message, OffsetTable, PartitionReplica, Position, Record, Recovered, Settings,
+    Start, TableVersion, TableWrite, Ticket, Trust,
 };
+use partitions::{ConsumerKey, Durability, Tag};
 
-use crate::checks::read;
+use crate::clients::{Attempt, Client};
+use crate::log::Log;
 use crate::metadata::{Command, Metadata};
 use crate::random::Random;
 
 /// Something that must not happen.
 pub(crate) type Violation = String;
 
-enum Operation {
-    Write(Vec<Record>),
+pub(crate) enum Operation {
+    Write(Vec<Record>, Option<Bytes>),
     Truncate(Index),
+    Reset(Start, Bytes),
     Sync,
     Adopt(Epoch),
+    Table(TableWrite),
 }
 
 /// What of a copy survives its process, and what survives its machine.
 pub(crate) struct Disk {
-    pub(crate) written: Vec<Record>,
-    pub(crate) synced: usize,
-    adopted: Epoch,
+    pub(crate) log: Log,
+    pub(crate) synced: Index,
+    /// Up to here records are known to be committed.
+    pub(crate) commit: Index,
+    pub(crate) adopted: Epoch,
     pub(crate) trust: Trust,
-    operations: VecDeque<(Ticket, Operation)>,
-    hangs: bool,
+    pub(crate) table: OffsetTable,
+    pub(crate) table_synced: OffsetTable,
+    pub(crate) table_trust: Trust,
+    pub(crate) operations: VecDeque<(Ticket, Operation)>,
+    pub(crate) hangs: bool,
+    /// It has refused an operation: the process has to start again.
+    pub(crate) failed: bool,
+}
+
+impl Disk {
+    pub(crate) fn empty(trust: Trust) -> Self {
+        Self {
+            log: Log::default(),
+            synced: Index(0),
+            commit: Index(0),
+            adopted: Epoch(0),
+            trust,
+            table: OffsetTable::default(),
+            table_synced: OffsetTable::default(),
+            table_trust: trust,
+            operations: VecDeque::new(),
+            hangs: false,
+            failed: false,
+        }
+    }
 }
 
 pub(crate) struct Node {
     pub(crate) id: ReplicaId,
     pub(crate) replica: Option<PartitionReplica>,
-    up: bool,
+    pub(crate) up: bool,
     pub(crate) registration: u64,
     /// Which state of the metadata it has applied.
     applied: usize,
     /// The log as the process has it: what is written, and what is being written.
-    pub(crate) log: Vec<Record>,
+    pub(crate) log: Log,
+    /// The table as the process has it.
+    pub(crate) table: OffsetTable,
+    /// What is kept with the next record.
+    pub(crate) kept: Option<Bytes>,
+    /// Where the log may start.
+    pub(crate) trim: Option<Start>,
     pub(crate) disk: Disk,
+    /// Followers for which there is something to send.
+    pub(crate) ready: BTreeSet<ReplicaId>,
+    /// Requests that wait for an answer.
+    pub(crate) open: BTreeSet<u64>,
     ticked: Duration,
     pub(crate) epoch_led: Option<Epoch>,
 }
 
-type Frame = (u64, Message);
+pub(crate) type Frame = (u64, Message);
 
 /// How much goes wrong, per mille of the steps.
 #[derive(Clone, Copy)]
@@ -59,26 +98,33 @@ pub(crate) struct Faults {
     pub(crate) power_all: u64,
     pub(crate) lose_disk: u64,
     pub(crate) hang: u64,
+    pub(crate) fail: u64,
     pub(crate) cut: u64,
     pub(crate) isolate: u64,
     pub(crate) reconnect: u64,
     pub(crate) false_down: u64,
 }
 
+pub(crate) fn number(id: ReplicaId) -> usize {
+    usize::try_from(id.number()).unwrap_or(0)
+}
+
 pub(crate) struct World {
-    random: Random,
-    now: Duration,
+    pub(crate) random: Random,
+    pub(crate) now: Duration,
     pub(crate) nodes: Vec<Node>,
     pub(crate) metadata: Metadata,
-    commands: Vec<Command>,
-    links: BTreeMap<(usize, usize), VecDeque<Frame>>,
-    cut: Vec<(usize, usize)>,
+    pub(crate) commands: Vec<Command>,
+    pub(crate) links: BTreeMap<(usize, usize), VecDeque<Frame>>,
+    pub(crate) cut: Vec<(usize, usize)>,
     pub(crate) faults: Faults,
-    settings: Settings,
-    next_request: u64,
+    /// Clients send so little that a follower with the smallest window keeps up.
+    calm: bool,
+    pub(crate) settings: Settings,
+    pub(crate) next_request: u64,
     next_registration: u64,
-    /// Which request each record holds, and its first offset: one for ever.
-    pub(crate) records: BTreeMap<Position, (Bytes, u64)>,
+    /// Header and body of each record: one for ever.
+    pub(crate) records: BTreeMap<Position, (Bytes, Bytes)>,
     /// What is committed, by index.
     pub(crate) committed: Vec<Record>,
     /// In which epoch each of them was.
@@ -87,6 +133,28 @@ pub(crate) struct World {
     pub(crate) visible: BTreeMap<u64, Bytes>,
     /// The nodes that had each record once, with the promised durability.
     pub(crate) had: BTreeMap<Position, BTreeSet<ReplicaId>>,
+    /// How much was committed at these times.
+    pub(crate) commits: VecDeque<(Duration, usize)>,
+    /// The messages of each request.
+    pub(crate) bodies: BTreeMap<u64, Bytes>,
+    pub(crate) clients: Vec<Client>,
+    /// Sessions are forgotten soon.
+    pub(crate) forgets: bool,
+    /// What each request to a copy was.
+    pub(crate) attempts: BTreeMap<u64, Attempt>,
+    /// Requests with a tag.
+    pub(crate) tagged: BTreeSet<u64>,
+    /// Where the request with a tag is committed.
+    pub(crate) tags: BTreeMap<Tag, Index>,
+    pub(crate) offset_durability: Durability,
+    /// Each version of the table: one for ever.
+    pub(crate) tables: BTreeMap<TableVersion, OffsetTable>,
+    /// Which version a request has led to.
+    pub(crate) offset_versions: BTreeMap<(ConsumerKey, u64), TableVersion>,
+    /// The version with the last acknowledged change of a consumer.
+    pub(crate) offsets: BTreeMap<ConsumerKey, TableVersion>,
+    /// The largest start of the log that was committed.
+    pub(crate) start: Start,
     pub(crate) acknowledged: BTreeMap<u64, u64>,
     pub(crate) started: BTreeMap<Epoch, (ReplicaId, u64)>,
     pub(crate) counts: Counts,
@@ -101,6 +169,13 @@ pub(crate) struct Counts {
     pub(crate) recoveries: u64,
     pub(crate) cuts: u64,
     pub(crate) unknown: u64,
+    pub(crate) resets: u64,
+    pub(crate) trims: u64,
+    pub(crate) offsets: u64,
+    pub(crate) reads: u64,
+    pub(crate) repetitions: u64,
+    pub(crate) forced: u64,
+    pub(crate) failed: u64,
 }
 
 impl World {
@@ -116,6 +191,7 @@ impl World {
             power_all: some(&mut random, 1),
             lose_disk: some(&mut random, 1),
             hang: some(&mut random, 3),
+            fail: some(&mut random, 1),
             cut: some(&mut random, 10),
             isolate: some(&mut random, 4),
             reconnect: some(&mut random, 10),
@@ -127,18 +203,20 @@ impl World {
             up: false,
             registration: 0,
             applied: 0,
-            log: Vec::new(),
-            disk: Disk {
-                written: Vec::new(),
-                synced: 0,
-                adopted: Epoch(0),
-                trust: Trust::Trusted,
-                operations: VecDeque::new(),
-                hangs: false,
-            },
+            log: Log::default(),
+            table: OffsetTable::default(),
+            kept: None,
+            trim: None,
+            disk: Disk::empty(Trust::Trusted),
+            ready: BTreeSet::new(),
+            open: BTreeSet::new(),
             ticked: Duration::ZERO,
             epoch_led: None,
         };
+        // Sessions are forgotten soon in some runs, and never in others.
+        let sessions = [2, 3, 1024][random.below(3)];
+        lower_limits(&[("sessions", sessions)]);
+        let forgets = sessions < 1024;
         Self {
             nodes: (0..nodes).map(node).collect(),
             metadata: Metadata::new(nodes, min_in_sync, durability),
@@ -146,10 +224,17 @@ impl World {
             links: BTreeMap::new(),
             cut: Vec::new(),
             faults,
+            calm: false,
             settings: Settings {
                 unsynced_messages_max: 1 + random.next() % 30,
-                uncommitted_bytes_max: 8 << random.below(6),
+                unsynced_bytes_max: 1 << (9 + random.below(6)),
+                uncommitted_bytes_max: 1 << (9 + random.below(6)),
                 append_records_max: 1 + random.next() % 6,
+                append_bytes_max: 1 << (9 + random.below(3)),
+                in_flight_records_max: 1 + random.next() % 12,
+                in_flight_bytes_max: 1 << (9 + random.below(4)),
+                segment_bytes_max: 1 << (9 + random.below(6)),
+                idle_beat: Duration::from_millis(100 + random.next() % 2000),
                 replica_lag_max: Duration::from_millis(200 + random.next() % 2000),
                 steady: Duration::from_millis(100 + random.next() % 500),
                 failover_timeout: Duration::from_millis(200 + random.next() % 1000),
@@ -162,6 +247,18 @@ impl World {
             committed_by: Vec::new(),
             visible: BTreeMap::new(),
             had: BTreeMap::new(),
+            commits: VecDeque::new(),
+            bodies: BTreeMap::new(),
+            clients: (1..=5).map(Client::new).collect(),
+            forgets,
+            attempts: BTreeMap::new(),
+            tagged: BTreeSet::new(),
+            tags: BTreeMap::new(),
+            offset_durability: [Durability::Written, Durability::Synced][random.below(2)],
+            tables: BTreeMap::new(),
+            offset_versions: BTreeMap::new(),
+            offsets: BTreeMap::new(),
+            start: Start::default(),
             acknowledged: BTreeMap::new(),
             started: BTreeMap::new(),
             counts: Counts::default(),
@@ -174,6 +271,10 @@ impl World {
     pub(crate) fn step(&mut self) -> Result<(), Violation> {
         self.now += Duration::from_millis(1 + self.random.next() % 8);
         self.break_something();
+        self.commits.push_back((self.now, self.committed.len()));
+        while self.commits.len() > 400 {
+            self.commits.pop_front();
+        }
         for _ in 0..4 {
             let node = self.random.below(self.nodes.len());
             match self.random.below(10) {
@@ -181,8 +282,9 @@ impl World {
                 1 => self.decide(),
                 2 | 3 => self.finish_operation(node)?,
                 4..=7 => self.deliver()?,
-                8 => self.send(node)?,
-                _ => {}
+                8 if self.calm && !self.random.chance(100) => {}
+                8 => self.request(node)?,
+                _ => self.trim(node)?,
             }
         }
         for node in 0..self.nodes.len() {
@@ -203,14 +305,19 @@ impl World {
             power_all: 0,
             lose_disk: 0,
             hang: 0,
+            fail: 0,
             cut: 0,
             isolate: 0,
             reconnect: 0,
             false_down: 0,
         };
         self.cut.clear();
-        for node in &mut self.nodes {
-            node.disk.hangs = false;
+        self.calm = true;
+        for at in 0..self.nodes.len() {
+            self.nodes[at].disk.hangs = false;
+            if self.nodes[at].disk.failed {
+                self.kill(at);
+            }
         }
     }
 
@@ -227,19 +334,45 @@ impl World {
             ));
         }
         let last = replica.chain().last();
+        if let Some(why) = self.wrong_segment(&leader.disk.log.records) {
+            return Some(why);
+        }
+        let table = &leader.disk.table;
         for node in &self.nodes {
             let Some(replica) = &node.replica else {
                 return Some(format!("{:?} does not run", node.id));
             };
-            if replica.chain().last() != last || node.disk.written != leader.disk.written {
+            let common = node.disk.log.start.base.index;
+            let common = common.max(leader.disk.log.start.base.index);
+            let records = |log: &Log| log.between(common, log.end()).to_vec();
+            let equal = records(&node.disk.log) == records(&leader.disk.log);
+            if replica.chain().last() != last || node.disk.log.end() != last.index || !equal {
                 let end = replica.chain().last();
                 return Some(format!("{:?} ends at {end}, its leader at {last}", node.id));
+            }
+            if node.disk.table != *table || replica.table() != table {
+                return Some(format!("{:?} has another table", node.id));
             }
             if !assignment.is_in_sync(node.id) {
                 return Some(format!("{:?} is not in sync", node.id));
             }
+            if !node.open.is_empty() {
+                return Some(format!("{:?} has not answered {:?}", node.id, node.open));
+            }
         }
         (replica.commit() < last.index).then(|| format!("{last} is not committed"))
+    }
+
+    /// An operator accepts the loss, and names the copy that is left.
+    pub(crate) fn force(&mut self) {
+        let assignment = self.metadata.latest();
+        let live = |node: &&Node| assignment.is_live(node.id);
+        let best = self.nodes.iter().filter(live);
+        if let Some(node) = best.min_by_key(|node| (node.disk.trust, node.id)) {
+            let command = Command::Force { leader: node.id };
+            self.counts.forced += 1;
+            self.commands.push(command);
+        }
     }
 
     /// Whether an operator would have to decide.
@@ -253,96 +386,6 @@ impl World {
         kept.count() < assignment.election_quorum()
     }
 
-    fn break_something(&mut self) {
-        let faults = self.faults;
-        let node = self.random.below(self.nodes.len());
-        if self.random.chance(faults.kill) {
-            self.kill(node);
-        }
-        if self.random.chance(faults.power) {
-            self.power_loss(node);
-        }
-        if self.random.chance(faults.power_all) {
-            for node in 0..self.nodes.len() {
-                self.power_loss(node);
-            }
-        }
-        if self.random.chance(faults.lose_disk) {
-            self.kill(node);
-            let disk = &mut self.nodes[node].disk;
-            disk.written.clear();
-            disk.synced = 0;
-            disk.adopted = Epoch(0);
-            disk.trust = Trust::Lost;
-        }
-        if self.random.chance(faults.hang) {
-            self.nodes[node].disk.hangs = true;
-        }
-        if self.random.chance(20) {
-            self.nodes[node].disk.hangs = false;
-        }
-        let other = self.random.below(self.nodes.len());
-        if self.random.chance(faults.cut) {
-            self.cut.push((node, other));
-            self.counts.cuts += 1;
-        }
-        if self.random.chance(faults.isolate) {
-            let pairs = (0..self.nodes.len()).flat_map(|other| [(node, other), (other, node)]);
-            self.cut.extend(pairs);
-        }
-        if self.random.chance(30) && !self.cut.is_empty() {
-            let heal = self.random.below(self.nodes.len());
-            self.cut.retain(|&(from, to)| from != heal && to != heal);
-        }
-        if self.random.chance(faults.reconnect) {
-            self.reconnect(node, other);
-        }
-        let dead = !self.nodes[node].up && self.random.chance(40);
-        if dead || self.random.chance(faults.false_down) {
-            let id = self.nodes[node].id;
-            let member = self.metadata.latest().members[&id];
-            self.commands.push(Command::Down {
-                node: id,
-                registration: member.registration,
-            });
-        }
-    }
-
-    fn kill(&mut self, node: usize) {
-        let node = &mut self.nodes[node];
-        node.up = false;
-        node.replica = None;
-        node.epoch_led = None;
-        node.disk.operations.clear();
-    }
-
-    fn power_loss(&mut self, node: usize) {
-        self.kill(node);
-        let durability = self.metadata.latest().durability;
-        let disk = &mut self.nodes[node].disk;
-        let lost = disk.written.len() - disk.synced.min(disk.written.len());
-        let keep = disk.written.len() - self.random.below(lost + 1);
-        disk.written.truncate(keep);
-        disk.synced = disk.synced.min(keep);
-        if durability == Durability::Written && disk.trust == Trust::Trusted {
-            disk.trust = Trust::TailLost;
-        }
-    }
-
-    fn reconnect(&mut self, a: usize, b: usize) {
-        if a == b {
-            return;
-        }
-        for (from, to) in [(a, b), (b, a)] {
-            self.links.remove(&(from, to));
-            let peer = self.nodes[from].id;
-            // What it leads to is polled with the next input.
-            if let Some(replica) = &mut self.nodes[to].replica {
-                replica.handle(self.now, Event::Reconnected { peer });
-            }
-        }
-    }
-
     /// Starts the process of a node, or lets it apply more of the metadata.
     fn start_or_apply(&mut self, at: usize) -> Result<(), Violation> {
         let node = &mut self.nodes[at];
@@ -350,7 +393,10 @@ impl World {
             node.up = true;
             node.registration = self.next_registration;
             self.next_registration += 1;
-            node.log = node.disk.written.clone();
+            node.log = node.disk.log.clone();
+            node.table = node.disk.table.clone();
+            let known = usize::try_from(node.disk.commit.min(node.log.end()).0).unwrap_or(0);
+            node.disk.commit = Index(self.random.below(known + 1) as u64);
             // What was applied before is known again only when it is committed again.
             node.applied = self.random.below(node.applied + 1);
             for other in 0..self.nodes.len() {
@@ -372,28 +418,31 @@ impl World {
                     trust: node.disk.trust,
                 });
             }
-            if !registered {
+            if !registered && rule!(ActsAfterRegistration) {
                 return Ok(());
             }
         }
         match &node.replica {
             Some(_) => self.input(at, Event::Assigned(assignment)),
             None => {
-                let mut chain = Chain::new(Position::default());
-                for record in &node.log {
-                    chain.push(record.position);
-                }
-                let last = node.log.last();
+                let log = &node.log;
                 let recovered = Recovered {
-                    chain,
-                    next_offset: last.map_or(0, Record::next_offset),
-                    synced: Index(node.disk.synced as u64),
-                    synced_offset: node.log[..node.disk.synced]
+                    chain: log.chain(),
+                    first_offset: log.start.first_offset,
+                    next_offset: log.next_offset(),
+                    last_timestamp: log.records.last().map_or(0, |record| record.timestamp),
+                    segment_bytes: log.segment().iter().map(|it| it.bytes() as u64).sum(),
+                    synced: node.disk.synced,
+                    synced_offset: log
+                        .between(Index(0), node.disk.synced)
                         .last()
-                        .map_or(0, Record::next_offset),
-                    commit: Index(0),
+                        .map_or(log.start.first_offset, Record::next_offset),
+                    commit: node.disk.commit,
                     adopted: node.disk.adopted,
                     trust: node.disk.trust,
+                    table: node.table.clone(),
+                    table_trust: node.disk.table_trust,
+                    sessions: log.sessions(),
                 };
                 let (id, settings) = (node.id, self.settings);
                 let replica = PartitionReplica::new(id, settings, recovered, assignment, self.now);
@@ -422,179 +471,5 @@ impl World {
         self.counts.epochs += u64::from(after.epoch != before.epoch);
         self.counts.sets += u64::from(after.in_sync != before.in_sync);
         self.counts.recoveries += u64::from(after.recovery != before.recovery);
-    }
-
-    fn finish_operation(&mut self, at: usize) -> Result<(), Violation> {
-        let Node { disk, id, .. } = &mut self.nodes[at];
-        if disk.hangs {
-            return Ok(());
-        }
-        let durability = self.metadata.latest().durability;
-        let mut had = |records: &[Record]| {
-            for record in records {
-                self.had.entry(record.position).or_default().insert(*id);
-            }
-        };
-        let Some((ticket, operation)) = disk.operations.pop_front() else {
-            return Ok(());
-        };
-        match operation {
-            Operation::Write(records) => {
-                if durability == Durability::Written {
-                    had(&records);
-                }
-                disk.written.extend(records);
-            }
-            Operation::Truncate(end) => {
-                let end = usize::try_from(end.0).unwrap_or(usize::MAX);
-                disk.written.truncate(end);
-                disk.synced = disk.synced.min(end);
-            }
-            Operation::Sync => {
-                had(&disk.written[disk.synced..]);
-                disk.synced = disk.written.len();
-            }
-            Operation::Adopt(epoch) => disk.adopted = disk.adopted.max(epoch),
-        }
-        self.input(at, Event::Done { ticket })
-    }
-
-    fn deliver(&mut self) -> Result<(), Violation> {
-        let ready: Vec<(usize, usize)> = self
-            .links
-            .iter()
-            .filter(|(link, frames)| !frames.is_empty() && !self.cut.contains(link))
-            .map(|(link, _)| *link)
-            .collect();
-        let Some((from, to)) = self.random.pick(&ready) else {
-            return Ok(());
-        };
-        let Some((registration, message)) = self
-            .links
-            .get_mut(&(from, to))
-            .and_then(VecDeque::pop_front)
-        else {
-            return Ok(());
-        };
-        let from = self.nodes[from].id;
-        let event = Event::Message {
-            from,
-            registration,
-            message,
-        };
-        self.input(to, event)?;
-        self.pump(to)
-    }
-
-    fn send(&mut self, at: usize) -> Result<(), Violation> {
-        let request = self.next_request;
-        self.next_request += 1;
-        let messages = 1 + u32::try_from(self.random.below(3)).unwrap_or(0);
-        let batch = Bytes::copy_from_slice(&request.to_le_bytes());
-        let event = Event::Append {
-            request,
-            messages,
-            batch,
-        };
-        self.input(at, event)?;
-        self.pump(at)
-    }
-
-    fn input(&mut self, at: usize, event: Event) -> Result<(), Violation> {
-        if let Some(replica) = &mut self.nodes[at].replica {
-            replica.handle(self.now, event);
-        }
-        self.outputs(at)
-    }
-
-    /// Sends what the leader has for its followers.
-    fn pump(&mut self, at: usize) -> Result<(), Violation> {
-        for to in 0..self.nodes.len() {
-            for _ in 0..2 {
-                let id = self.nodes[to].id;
-                let node = &mut self.nodes[at];
-                let Some(replica) = &mut node.replica else {
-                    return Ok(());
-                };
-                let Some(plan) = replica.next_append(id) else {
-                    break;
-                };
-                let records = read(&node.log, plan.predecessor, plan.through);
-                let message = Message::Append {
-                    epoch: plan.epoch,
-                    predecessor: plan.predecessor,
-                    records,
-                    commit: plan.commit,
-                    end: plan.end,
-                };
-                self.post(at, to, message);
-            }
-        }
-        Ok(())
-    }
-
-    fn post(&mut self, from: usize, to: usize, message: Message) {
-        let registration = self.nodes[from].registration;
-        let link = self.links.entry((from, to)).or_default();
-        link.push_back((registration, message));
-    }
-
-    fn outputs(&mut self, at: usize) -> Result<(), Violation> {
-        loop {
-            let node = &mut self.nodes[at];
-            let Some(effect) = node.replica.as_mut().and_then(PartitionReplica::poll) else {
-                break;
-            };
-            self.output(at, effect)?;
-        }
-        self.check_leader(at)
-    }
-
-    fn output(&mut self, at: usize, effect: Effect) -> Result<(), Violation> {
-        let number = |id: ReplicaId| usize::try_from(id.number()).unwrap_or(0);
-        let node = &mut self.nodes[at];
-        match effect {
-            Effect::Send { to, message } => self.post(at, number(to), message),
-            Effect::Ready { .. } => {}
-            Effect::Serve { to, epoch, after } => {
-                let through = Index(after.index.0 + 3).min(Index(node.log.len() as u64));
-                let records = read(&node.log, after, through);
-                let message = Message::Fetched {
-                    epoch,
-                    predecessor: after,
-                    records,
-                };
-                self.post(at, number(to), message);
-            }
-            Effect::Write { ticket, records } => {
-                node.log.extend(records.iter().cloned());
-                let write = Operation::Write(records.clone());
-                node.disk.operations.push_back((ticket, write));
-                for record in records {
-                    self.check_record(record)?;
-                }
-            }
-            Effect::Truncate { ticket, end } => {
-                node.log
-                    .truncate(usize::try_from(end.0).unwrap_or(usize::MAX));
-                let truncate = Operation::Truncate(end);
-                node.disk.operations.push_back((ticket, truncate));
-            }
-            Effect::Sync { ticket } => node.disk.operations.push_back((ticket, Operation::Sync)),
-            Effect::Adopt { ticket, epoch } => {
-                let adopt = Operation::Adopt(epoch);
-                node.disk.operations.push_back((ticket, adopt));
-            }
-            Effect::Trusted => node.disk.trust = Trust::Trusted,
-            Effect::Committed { through } => self.check_commit(at, through)?,
-            Effect::Reply { request, outcome } => self.check_reply(request, outcome)?,
-            Effect::Propose(proposal) => {
-                self.check_proposal(&proposal)?;
-                self.commands.push(Command::Of(proposal));
-            }
-            Effect::Alarm(Alarm::NotEnoughTrusted) => {}
-            Effect::Alarm(alarm) => return Err(format!("{:?}: {alarm:?}", node.id)),
-        }
-        Ok(())
     }
 }
