@@ -309,15 +309,19 @@ impl Consensus for VrCore {
             membership: context.membership().clone(),
             elections_started: context.votes.started(),
             peers: self.role.peers(context),
-            detail: vec![
-                ("status", self.role.status(context).to_owned()),
-                ("view", context.view().to_string()),
-                ("log_view", context.log_view().to_string()),
-                ("op", log.last().to_string()),
-                ("durable_op", context.durable().to_string()),
-                ("commit", context.commit().to_string()),
-            ],
         }
+    }
+
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        let context = &self.context;
+        vec![
+            ("status", self.role.status(context).to_owned()),
+            ("view", context.view().to_string()),
+            ("log_view", context.log_view().to_string()),
+            ("op", context.log().last().to_string()),
+            ("durable_op", context.durable().to_string()),
+            ("commit", context.commit().to_string()),
+        ]
     }
 }
 

@@ -53,6 +53,9 @@ pub trait Consensus: Send {
 
     /// What the replica believes now.
     fn status(&self) -> Status;
+
+    /// Further figures in the backend's own words, for people.
+    fn detail(&self) -> Vec<(&'static str, String)>;
 }
 
 impl<C: Consensus + ?Sized> Consensus for Box<C> {
@@ -70,6 +73,10 @@ impl<C: Consensus + ?Sized> Consensus for Box<C> {
 
     fn status(&self) -> Status {
         (**self).status()
+    }
+
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        (**self).detail()
     }
 }
 
@@ -345,8 +352,6 @@ pub struct Status {
     pub elections_started: u64,
     /// What the leader knows of its peers; empty elsewhere.
     pub peers: Vec<PeerProgress>,
-    /// Further figures in the backend's own words, for people.
-    pub detail: Vec<(&'static str, String)>,
 }
 
 /// What a leader knows of a peer.

@@ -1,6 +1,7 @@
 //! The replicas of a group.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -12,8 +13,8 @@ use crate::ReplicaId;
 pub struct Membership {
     /// Number of the configuration; rises with every change.
     pub epoch: u64,
-    voters: Vec<ReplicaId>,
-    learners: Vec<ReplicaId>,
+    voters: Arc<[ReplicaId]>,
+    learners: Arc<[ReplicaId]>,
 }
 
 /// Why a list of replicas is not a membership.
@@ -70,8 +71,8 @@ impl Membership {
         }
         Ok(Self {
             epoch,
-            voters,
-            learners,
+            voters: voters.into(),
+            learners: learners.into(),
         })
     }
 
@@ -101,7 +102,7 @@ impl Membership {
 
     /// Voters and learners.
     pub fn members(&self) -> impl Iterator<Item = ReplicaId> + '_ {
-        self.voters.iter().chain(&self.learners).copied()
+        self.voters.iter().chain(&*self.learners).copied()
     }
 
     /// Whether these are the same replicas with the same rights. The order of voters
@@ -109,7 +110,7 @@ impl Membership {
     #[must_use]
     pub fn has_replicas_of(&self, other: &Self) -> bool {
         let sorted = |membership: &Self| {
-            let mut learners = membership.learners.clone();
+            let mut learners = membership.learners.to_vec();
             learners.sort_unstable();
             learners
         };

@@ -39,8 +39,7 @@ impl MetadataReader {
     /// A digest of the whole state; equal on every replica at equal positions.
     #[must_use]
     pub fn digest(&self) -> u128 {
-        let frozen = self.read().clone();
-        snapshot::digest(&frozen)
+        snapshot::digest(&self.read())
     }
 }
 

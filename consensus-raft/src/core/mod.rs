@@ -474,12 +474,16 @@ impl Consensus for RaftCore {
             membership: self.membership().clone(),
             elections_started: self.elections_started,
             peers,
-            detail: vec![
-                ("raft_state", format!("{:?}", raft.state)),
-                ("raft_vote", translate::vote(raft.vote)),
-                ("raft_persisted", raft.raft_log.persisted.to_string()),
-            ],
         }
+    }
+
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        let raft = &self.raw.raft;
+        vec![
+            ("raft_state", format!("{:?}", raft.state)),
+            ("raft_vote", translate::vote(raft.vote)),
+            ("raft_persisted", raft.raft_log.persisted.to_string()),
+        ]
     }
 }
 

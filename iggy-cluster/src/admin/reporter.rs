@@ -151,7 +151,7 @@ impl Reporter {
 
     fn own(&self, section: &NodeSection, status: &ReplicaStatus) -> NodeReport {
         let core = &status.core;
-        let detail = core.detail.iter();
+        let detail = status.detail.iter();
         let detail = detail.map(|(key, value)| ((*key).to_owned(), value.clone()));
         let refusing = Refusing::of(&*self.storage).describe();
         let reserve = self.log.has_reserve();
@@ -400,7 +400,6 @@ mod tests {
                 membership: Membership::new(1, [ReplicaId(1), ReplicaId(2)], []).unwrap(),
                 elections_started: 0,
                 peers: Vec::new(),
-                detail: Vec::new(),
             },
             applied: Index(7),
             snapshot: None,
@@ -408,6 +407,7 @@ mod tests {
             batches_in_flight: 0,
             reads_waiting: 0,
             log_bytes: 0,
+            detail: Vec::new(),
             refuses_leader,
             counters: Counters::default(),
         }

@@ -145,6 +145,17 @@ impl Replica {
     /// The state of the replica.
     #[must_use]
     pub fn status(&self) -> ReplicaStatus {
+        ReplicaStatus {
+            detail: self.core.detail(),
+            counters: self.counters.clone(),
+            ..self.brief_status()
+        }
+    }
+
+    /// The state of the replica without what takes time to collect: `detail` and `counters`
+    /// are empty.
+    #[must_use]
+    pub fn brief_status(&self) -> ReplicaStatus {
         let core = self.core.status();
         ReplicaStatus {
             refuses_leader: self.refused_leader.newest(core.leader, self.now.tick),
@@ -155,7 +166,8 @@ impl Replica {
             batches_in_flight: self.proposals.in_flight(),
             reads_waiting: self.reads.pending(),
             log_bytes: self.snapshots.log_bytes(),
-            counters: self.counters.clone(),
+            detail: Vec::new(),
+            counters: Counters::default(),
         }
     }
 

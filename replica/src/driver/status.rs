@@ -25,6 +25,8 @@ pub struct ReplicaStatus {
     /// the leader orders does not follow from what this replica has, or the leader runs
     /// another version. It does not follow the log.
     pub refuses_leader: Option<RefusedMessage>,
+    /// Further figures of the core in the words of its backend.
+    pub detail: Vec<(&'static str, String)>,
     /// Counts since the replica was built.
     pub counters: Counters,
 }

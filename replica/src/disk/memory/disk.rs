@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::state::{Change, Content, FileId, State, Survival, parent, put};
+use super::state::{Change, Content, FileId, Sparse, State, Survival, Unsynced, parent};
 use crate::disk::traits::{Disk, DiskError, DiskFile};
 
 /// A disk in memory. Clones are the same disk.
@@ -110,8 +110,8 @@ impl MemoryDisk {
         let mut state = self.lock();
         let id = state.current[path];
         let file = state.files.get_mut(&id).expect("named files exist");
-        file.durable[offset] ^= mask;
-        file.current[offset] ^= mask;
+        file.durable.flip(offset, mask);
+        file.current.flip(offset, mask);
     }
 
     /// Whether a file stays as it is read now, whatever a crash leaves of the unsynced
@@ -172,7 +172,7 @@ impl Disk for MemoryDisk {
         }
         let file = state.next_file;
         state.next_file += 1;
-        let zeros = vec![0; bytes as usize];
+        let zeros = Sparse::zeros(bytes as usize);
         let content = Content {
             durable: zeros.clone(),
             current: zeros,
@@ -266,12 +266,8 @@ impl DiskFile for MemoryFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
         let mut state = self.disk.lock();
         let content = &self.content(&mut state)?.current;
-        let from = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(content.len());
-        let read = buffer.len().min(content.len() - from);
-        buffer[..read].copy_from_slice(&content[from..from + read]);
-        Ok(read)
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        Ok(content.read(from, buffer))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
@@ -289,8 +285,8 @@ impl DiskFile for MemoryFile {
             state.grow("write", &self.path, more)?;
         }
         let file = self.content(&mut state)?;
-        file.unsynced.push((offset, bytes.to_vec()));
-        put(&mut file.current, offset as usize, bytes);
+        file.unsynced.push(Unsynced::new(offset, bytes));
+        file.current.put(offset as usize, bytes, bytes.len());
         Ok(())
     }
 
@@ -308,8 +304,8 @@ impl DiskFile for MemoryFile {
         let counted = state.count("sync", &self.path);
         let file = self.content(&mut state)?;
         if let Err(error) = counted {
-            for (offset, bytes) in std::mem::take(&mut file.unsynced) {
-                file.set_adrift(offset, &bytes);
+            for write in std::mem::take(&mut file.unsynced) {
+                file.set_adrift(write.offset(), &write.whole());
             }
             return Err(error);
         }

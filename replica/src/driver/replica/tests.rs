@@ -55,8 +55,11 @@ impl Consensus for Script {
             membership: meta(1).membership,
             elections_started: 0,
             peers: Vec::new(),
-            detail: Vec::new(),
         }
+    }
+
+    fn detail(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
     }
 }
 

@@ -15,6 +15,43 @@ fn named(disk: &MemoryDisk, path: &str, bytes: u64) -> Box<dyn DiskFile> {
     file
 }
 
+/// Against a plain vector: zeros at the end of a block are not kept.
+#[test]
+fn a_file_reads_as_it_was_written_whichever_part_of_it_is_zeros() {
+    const BYTES_MAX: u64 = 20_000;
+    let disk = MemoryDisk::new();
+    let file = named(&disk, "d/a", BYTES_MAX);
+    let mut model = vec![0; BYTES_MAX as usize];
+    let mut state: u64 = 1;
+    let mut draw = |bound: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) % bound
+    };
+    for _ in 0..2_000 {
+        let (at, length) = (draw(BYTES_MAX) as usize, draw(9_000) as usize);
+        if draw(20) == 0 {
+            file.truncate(at as u64).unwrap();
+            model.truncate(at);
+        } else {
+            let mut bytes = vec![draw(3) as u8; length];
+            bytes[(draw(9_000) as usize).min(length)..].fill(0);
+            file.write_at(at as u64, &bytes).unwrap();
+            model.resize(model.len().max(at + length), 0);
+            model[at..at + length].copy_from_slice(&bytes);
+        }
+        if draw(5) == 0 {
+            file.sync().unwrap();
+            assert!(disk.is_durable("d/a"));
+        }
+        assert_eq!(content(&disk, "d/a"), model);
+    }
+    file.sync().unwrap();
+    disk.crash(&mut nothing);
+    assert_eq!(content(&disk, "d/a"), model);
+}
+
 #[test]
 fn a_crash_loses_unsynced_writes() {
     let disk = MemoryDisk::new();
