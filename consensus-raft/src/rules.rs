@@ -15,4 +15,8 @@ consensus::rules! {
     ReadOfThisIncarnation: "a response to an earlier incarnation confirms reads of this one",
     LeaderStepsDownWithoutQuorum: "a leader without a quorum keeps leading",
     InstalledSnapshotApplied: "an installed snapshot does not count as applied in raft-rs",
+    LeaderStepsDownWithoutDisk: "a leader whose disk hangs keeps leading",
+    SnapshotOfferExpires: "an offer of a snapshot that is not answered never expires",
+    UncommittedBytesBounded: "proposals are accepted whatever is uncommitted",
+    LeaderMessagesAfterTerm: "a single voter sends entries of a term that is not durable",
 }

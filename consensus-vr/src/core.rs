@@ -178,7 +178,7 @@ impl VrCore {
                     Next::Stay
                 })
             }
-            Message::StartView { .. } if earlier => None,
+            Message::StartView { .. } if earlier && rule!(EarlierStartIgnored) => None,
             Message::StartView { .. } if later => Some(Next::Follow(view)),
             Message::StartView { .. } => Some(Next::Stay),
             Message::DoViewChange(_) => {

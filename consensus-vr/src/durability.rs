@@ -65,7 +65,9 @@ impl Durability {
     /// The log has new content from this op on.
     pub(crate) fn wrote(&mut self, first: Index) {
         self.unsaved_from = Some(self.unsaved_from.map_or(first, |from| from.min(first)));
-        self.durable = self.durable.min(first.prev());
+        if rule!(ReplacedLogNotDurable) {
+            self.durable = self.durable.min(first.prev());
+        }
         for (_, through) in &mut self.writes {
             if rule!(ReplacedSuffixNotDurable) {
                 *through = (*through).min(first.prev());

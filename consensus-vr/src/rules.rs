@@ -33,4 +33,12 @@ consensus::rules! {
     ReplacedSuffixNotDurable: "a batch of replaced entries counts for those that replaced them",
     ViewStored: "a new view is not stored",
     PrimaryCedesWithoutQuorum: "a primary that receives nothing from a quorum continues",
+    PrimaryCedesWithoutDisk: "a primary whose disk hangs continues to lead",
+    StartViewDurable: "a view starts before its log is durable at its primary",
+    ReadReplyOfThisIncarnation: "a reply to an earlier incarnation confirms reads of this one",
+    ReplacedLogNotDurable: "entries that replace durable ones count as durable",
+    EarlierStartIgnored: "the start of an earlier view is accepted",
+    SnapshotOffered: "a replica that lacks compacted entries is offered no snapshot",
+    UncommittedBounded: "proposals are accepted whatever is uncommitted",
+    SnapshotTermCompared: "a log with another op at the index of a snapshot counts as covering it",
 }

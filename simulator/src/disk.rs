@@ -1,4 +1,4 @@
-//! A disk on which a read fails.
+//! A disk on which a read fails, or the superblock cannot be made durable.
 
 use std::io;
 use std::sync::Arc;
@@ -15,12 +15,29 @@ struct Counts {
     /// Reads until the one that fails; 0 when none does.
     until: AtomicU64,
     failed: AtomicU64,
+    /// Syncs of the superblock until the one that fails; 0 when none does.
+    superblock_syncs: AtomicU64,
 }
+
+const SUPERBLOCK: &str = "meta/superblock";
 
 impl ReadErrors {
     /// From now on the `n`th read fails, once; with 0 none does.
     pub(crate) fn fail_at(&self, n: u64) {
         self.0.until.store(n, Ordering::Relaxed);
+    }
+
+    /// From now on the `n`th sync of the superblock fails, and everything after it; with 0
+    /// none does.
+    pub(crate) fn fail_at_superblock_sync(&self, n: u64) {
+        self.0.superblock_syncs.store(n, Ordering::Relaxed);
+    }
+
+    fn superblock_sync_fails(&self) -> bool {
+        let until = self.0.superblock_syncs.load(Ordering::Relaxed);
+        let rest = until.saturating_sub(1);
+        self.0.superblock_syncs.store(rest, Ordering::Relaxed);
+        until == 1
     }
 
     /// Reads that failed.
@@ -53,6 +70,7 @@ pub(crate) struct UnreadableDisk {
 }
 
 struct UnreadableFile {
+    disk: MemoryDisk,
     file: Box<dyn DiskFile>,
     path: String,
     errors: ReadErrors,
@@ -61,6 +79,7 @@ struct UnreadableFile {
 impl UnreadableDisk {
     fn file(&self, file: Box<dyn DiskFile>, path: &str) -> Box<dyn DiskFile> {
         Box::new(UnreadableFile {
+            disk: self.disk.clone(),
             file,
             path: path.to_owned(),
             errors: self.errors.clone(),
@@ -124,6 +143,9 @@ impl DiskFile for UnreadableFile {
     }
 
     fn sync(&self) -> Result<(), DiskError> {
+        if self.path == SUPERBLOCK && self.errors.superblock_sync_fails() {
+            self.disk.fail_after(Some(1));
+        }
         self.file.sync()
     }
 }

@@ -85,6 +85,15 @@ pub enum Fault {
     ClockJump,
     /// An operator hands leadership over.
     Transfer,
+    /// A new leader, or one that it has reached, loses power while the first entry of its
+    /// term is in flight. The other replicas receive nothing of that.
+    FirstWrite,
+    /// A byte changes in the newest frame of a log that was just made shorter, or in a
+    /// snapshot that has just replaced the log.
+    LateRot,
+    /// An operator starts a replica with other members, with the other backend, on the disk
+    /// of another replica, or without its log: it must refuse.
+    Mistake,
     /// Messages are lost, all the time.
     Loss,
     /// Messages arrive twice, all the time.
@@ -97,7 +106,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 41] = [
         Self::Kill,
         Self::KillAll,
         Self::PowerLoss,
@@ -132,6 +141,9 @@ impl Fault {
         Self::DiskFull,
         Self::ClockJump,
         Self::Transfer,
+        Self::FirstWrite,
+        Self::LateRot,
+        Self::Mistake,
         Self::Loss,
         Self::Duplicates,
         Self::Reordering,
@@ -149,6 +161,8 @@ impl Fault {
                 | Self::StalledInstall
                 | Self::OvertakenTransfer
                 | Self::TargetedReplay
+                | Self::FirstWrite
+                | Self::LateRot
         )
     }
 
@@ -156,7 +170,7 @@ impl Fault {
     pub(crate) fn needs_snapshot(self) -> bool {
         matches!(
             self,
-            Self::BrokenTransfer | Self::StalledInstall | Self::OvertakenTransfer
+            Self::BrokenTransfer | Self::StalledInstall | Self::OvertakenTransfer | Self::LateRot
         )
     }
 
@@ -215,6 +229,9 @@ impl Fault {
             Self::DiskFull => "full disk",
             Self::ClockJump => "clock jump",
             Self::Transfer => "leadership transfer",
+            Self::FirstWrite => "first write",
+            Self::LateRot => "late rot",
+            Self::Mistake => "mistaken start",
             Self::Loss => "loss",
             Self::Duplicates => "duplicates",
             Self::Reordering => "reordering",

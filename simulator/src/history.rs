@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adapters::metadata::{MetadataMachine, MetadataReader};
+use adapters::metadata::{
+    ClientOperation, Command, Group, GroupChange, MetadataMachine, MetadataReader,
+};
 use bytes::Bytes;
 use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine, UnknownCommand};
 use twox_hash::XxHash3_64;
+
+use crate::world::GROUP;
 
 /// Every command that any replica has applied, by its place in the log.
 #[derive(Clone, Default)]
@@ -57,6 +61,46 @@ impl History {
     }
 }
 
+fn group(reader: &MetadataReader) -> Option<Arc<Group>> {
+    let state = reader.read();
+    let (_, group) = state.group(&GROUP)?;
+    Some(Arc::clone(group))
+}
+
+/// A partition leaves a member that stays only when its revocation ends, or when another
+/// joins and nothing that was served of it is open.
+fn moves_wrongly(before: &Group, after: &Group, command: &[u8]) -> Option<String> {
+    let command = Command::decode(command).ok()?;
+    for (partition, holder) in before.assignments() {
+        let next = after.holder(partition);
+        if next == Some(holder) || after.member(holder).is_none() {
+            continue;
+        }
+        let mut revocations = before.revocations();
+        let revocation = revocations.find(|(of, ..)| *of == partition);
+        let may_move = match &command {
+            Command::CompleteRevocation {
+                partition: of, id, ..
+            } => *of == partition && revocation.is_some_and(|(.., it)| it.id == *id),
+            Command::ExpireRevocations { .. } => revocation.is_some(),
+            Command::Client(request) => match &request.operation {
+                ClientOperation::Group(operation) => match &operation.change {
+                    GroupChange::Join { busy, .. } => !busy.contains(&partition),
+                    _ => false,
+                },
+                _ => false,
+            },
+            _ => false,
+        };
+        if !may_move || next.is_none() {
+            return Some(format!(
+                "partition {partition} moves from client {holder} to {next:?} without a revocation"
+            ));
+        }
+    }
+    None
+}
+
 struct Recorded {
     machine: MetadataMachine,
     reader: MetadataReader,
@@ -66,7 +110,15 @@ struct Recorded {
 impl StateMachine for Recorded {
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Result<Bytes, UnknownCommand> {
         let before = self.reader.read().now();
+        let group_before = group(&self.reader);
         let reply = self.machine.apply(context, command)?;
+        if let (Some(before), Some(after)) = (group_before, group(&self.reader))
+            && before.generation != after.generation
+            && let Some(what) = moves_wrongly(&before, &after, command)
+        {
+            self.history
+                .fails(|| format!("{what} at {}, position {}", context.index, context.position));
+        }
         self.history.applied(context, command, &reply);
         if self.reader.read().now() < before {
             self.history.fails(|| {

@@ -39,7 +39,7 @@ enum Command {
         /// Seeds that run at the same time
         #[arg(long, default_value_t = 2)]
         jobs: u64,
-        /// After the faults the disk of the leader hangs
+        /// After the faults the disk of the leader hangs, in every run
         #[arg(long)]
         hung_disk: bool,
     },

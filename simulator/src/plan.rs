@@ -41,6 +41,8 @@ pub struct Plan {
     pub(crate) leader_without_quorum: bool,
     /// In the end the disk of the leader hangs.
     pub(crate) hung_disk: bool,
+    /// In the end the source of a snapshot is gone while it is fetched.
+    pub(crate) lost_source: bool,
     pub(crate) clients: u64,
     /// How long a client waits between operations, at most.
     pub(crate) think_time: u64,
@@ -95,6 +97,8 @@ const BATCHING: u64 = 9;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// The part that draws sizes of frames and pieces, and bounds that are reached.
 const SIZES: u64 = 11;
+/// The part that draws what happens in the end.
+const ENDS: u64 = 12;
 /// How many cards of a deck are of each kind that waits for its moment: the others
 /// do little by themselves.
 const COMBINED_CARDS: usize = 3;
@@ -133,13 +137,16 @@ const SCHEDULED: [(Fault, u64); 28] = [
 /// The part of a seed's chance that draws the kinds below: a seed without them is the run
 /// that it was before they came.
 const LATER_KINDS: u64 = 10;
-const LATER_SCHEDULED: [(Fault, u64); 6] = [
+const LATER_SCHEDULED: [(Fault, u64); 9] = [
     (Fault::SplitWrites, 200),
     (Fault::MisdirectedWrite, 150),
     (Fault::ReadError, 150),
     (Fault::Reconnect, 200),
     (Fault::FullQueue, 200),
     (Fault::OvertakenTransfer, 120),
+    (Fault::FirstWrite, 250),
+    (Fault::LateRot, 150),
+    (Fault::Mistake, 150),
 ];
 
 impl Plan {
@@ -186,15 +193,21 @@ impl Plan {
             true => (batching.between(2, 4), batching.between(3, 8)),
             false => (8_192, batching.between(1, 8)),
         };
-        let message_bytes_max = random.between(200, 100_000) as usize;
+        // In a small message a log travels in many.
+        let message_bytes_max = match random.per_mille(300) {
+            true => random.between_powers(200, 4_000),
+            false => random.between(200, 100_000),
+        } as usize;
         let sizes = Sizes::draw(seed, message_bytes_max);
+        let mut ends = Random::of(seed, ENDS, 0);
         Self {
             backend,
             seed,
             voters,
             learners,
             leader_without_quorum: voters > 1 && random.per_mille(300),
-            hung_disk: false,
+            hung_disk: voters > 1 && ends.per_mille(150),
+            lost_source: voters > 1 && soon_cut && ends.per_mille(100),
             clients: random.between(2, 8),
             think_time: random.between_powers(500, 20_000),
             request_timeout: random.between_powers(100_000, 1_600_000),
@@ -274,7 +287,7 @@ impl Plan {
     }
 
     /// The same run, with a disk of the leader that hangs for ever when the faults have
-    /// ended. No seed draws that.
+    /// ended, as in some runs anyway.
     #[must_use]
     pub fn with_hung_disk(mut self) -> Self {
         self.hung_disk = self.voters > 1;

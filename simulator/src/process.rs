@@ -1,6 +1,6 @@
 //! A replica, its disk, and what is in flight between them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use adapters::metadata::MetadataReader;
@@ -35,7 +35,7 @@ const BATCHES_IN_SEGMENT: usize = 4;
 /// The smallest segments.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 16 << 10;
 /// Wall clocks start here.
-const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
+pub(crate) const EPOCH_MICROS: u64 = 1_700_000_000_000_000;
 
 pub(crate) struct Process {
     pub(crate) id: ReplicaId,
@@ -65,15 +65,34 @@ pub(crate) struct Process {
     pub(crate) files_fail: Option<FilesFail>,
     /// While it starts, this operation of its disk is the last; then power fails, or
     /// only the process ends.
-    pub(crate) start_fails_at: Option<(u64, bool)>,
+    pub(crate) start_fails_at: Option<(StartFails, bool)>,
     /// While it starts, this read of its disk fails.
     pub(crate) start_reads_fail_at: u64,
     /// Power fails at this operation of the first work that makes its log shorter.
     pub(crate) compaction_fails_at: Option<u64>,
     /// What an install of a snapshot meets: the disk stands still so long.
     pub(crate) install_stalls: Option<u64>,
+    /// When a byte of its disk changes.
+    pub(crate) rot: Option<Rot>,
     /// The number of its last start.
     pub(crate) incarnation: u64,
+}
+
+/// Which operation of a start is the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum StartFails {
+    Operation(u64),
+    /// This sync of the superblock.
+    Superblock(u64),
+}
+
+/// The moment at which a byte of a disk changes, and what draws the byte.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rot {
+    /// The log was made shorter.
+    Compacted(u64),
+    /// The log starts after a snapshot of a peer.
+    Installed(u64),
 }
 
 /// A power loss so many effects after the next change of the term.
@@ -142,6 +161,12 @@ pub(crate) struct Running {
     compact: Option<Index>,
     /// What the write in flight will have made durable.
     writing: Option<PersistId>,
+    /// The write in flight, or the last one, resets the log to a snapshot.
+    resets: bool,
+    /// The log has become shorter in the last work on it.
+    shortened: bool,
+    /// Terms and sizes of payloads of what was given to the log and may be uncommitted.
+    payloads: BTreeMap<u64, (Term, usize)>,
     /// Counts writes, to distinguish one that has taken its time from those after it.
     writes_started: u64,
     pub(crate) files: FileWorker,
@@ -210,6 +235,7 @@ impl Process {
             start_reads_fail_at: 0,
             compaction_fails_at: None,
             install_stalls: None,
+            rot: None,
             incarnation: 0,
         }
     }
@@ -231,8 +257,12 @@ impl Process {
             format!(", {} {:?} {}{active}", peer.id, peer.state, peer.matched)
         });
         let peers: Vec<_> = peers.collect();
+        let detail = status.detail.iter();
+        let detail: Vec<_> = detail
+            .map(|(key, value)| format!(", {key} {value}"))
+            .collect();
         format!(
-            "replica {} {} in term {}, log {} to {} in {} files, commit {}, applied {}{}",
+            "replica {} {} in term {}, log {} to {} in {} files, commit {}, applied {}{}{}",
             self.id,
             core.role.as_str(),
             core.term,
@@ -241,7 +271,8 @@ impl Process {
             running.log_segments(),
             core.commit,
             status.applied,
-            peers.concat()
+            peers.concat(),
+            detail.concat()
         )
     }
 
@@ -338,7 +369,7 @@ impl Process {
         let opened = replica::open::open(&disk, config, machine, build);
         lost?;
         let opened = opened?;
-        let seen = Seen::of(&opened.replica.status());
+        let seen = Seen::of(&opened.replica.brief_status());
         self.running = Some(Running {
             start: Start {
                 number: self.starts,
@@ -351,6 +382,9 @@ impl Process {
             jobs: VecDeque::new(),
             compact: None,
             writing: None,
+            resets: false,
+            shortened: false,
+            payloads: BTreeMap::new(),
             writes_started: 0,
             files: opened.files,
             file_jobs: VecDeque::new(),
@@ -425,7 +459,26 @@ impl Running {
     }
 
     pub(crate) fn write(&mut self, batch: PersistBatch) {
+        self.payloads = self.payloads.split_off(&self.seen.commit.0);
+        if let Some(first) = batch.entries.first() {
+            self.payloads.split_off(&first.index.0);
+        }
+        let entries = batch.entries.iter();
+        let sizes = entries.map(|entry| (entry.index.0, (entry.term, entry.payload.len())));
+        self.payloads.extend(sizes);
         self.jobs.push_back(LogJob::Write(batch));
+    }
+
+    /// Sizes of the payloads after this index that are of this term.
+    pub(crate) fn payloads(&self, after: Index, of: Term) -> impl Iterator<Item = usize> {
+        let later = self.payloads.range(after.0 + 1..);
+        later.filter_map(move |(_, (term, bytes))| (*term == of).then_some(*bytes))
+    }
+
+    /// Whether the last work on the log has made it shorter, and whether the last write has
+    /// reset it to a snapshot.
+    pub(crate) fn last_work(&self) -> (bool, bool) {
+        (self.shortened, self.resets && self.writing.is_none())
     }
 
     pub(crate) fn compact(&mut self, through: Index) {
@@ -474,6 +527,7 @@ impl Running {
             self.make_shorter()?;
             return Ok(None);
         };
+        self.resets = batches.iter().any(|batch| batch.reset_to.is_some());
         durable.start(&batches);
         self.wal.append(&batches)?;
         self.writing = Some(last);
@@ -482,9 +536,12 @@ impl Running {
     }
 
     fn make_shorter(&mut self) -> Result<(), WalError> {
-        self.compact
-            .take()
-            .map_or(Ok(()), |through| self.wal.compact(through))
+        let before = self.log_segments();
+        if let Some(through) = self.compact.take() {
+            self.wal.compact(through)?;
+        }
+        self.shortened = self.log_segments() < before;
+        Ok(())
     }
 
     /// The write in flight has had its time: it is fsynced, and durable.

@@ -10,8 +10,8 @@ use simulator::{Backend, Plan, simulate};
 /// What the simulator has found: each fault is kept as a mutant, with seeds on
 /// which it shows.
 const CORPUS: &[(Backend, &str, &[u64])] = &[
-    (Backend::Vr, "LaterViewFollowed", &[121]),
-    (Backend::Raft, "ReadIndexContextUnique", &[244]),
+    (Backend::Vr, "LaterViewFollowed", &[188]),
+    (Backend::Raft, "ReadIndexContextUnique", &[164]),
     (Backend::Vr, "FetchedPieceRewritten", &[9]),
     (Backend::Vr, "ListedSnapshotRewritten", &[0]),
 ];

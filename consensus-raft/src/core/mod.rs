@@ -165,7 +165,8 @@ impl RaftCore {
         }
         for peer in self.snapshots.expired(self.now) {
             let progress = self.raw.raft.prs().get(peer.0);
-            if progress.is_some_and(|p| p.state == ProgressState::Snapshot) {
+            let waits = progress.is_some_and(|p| p.state == ProgressState::Snapshot);
+            if waits && rule!(SnapshotOfferExpires) {
                 self.raw.report_snapshot(peer.0, SnapshotStatus::Failure);
             }
         }
@@ -181,7 +182,8 @@ impl RaftCore {
     /// A leader without a disk can deliver nothing, and so answers nothing, while its
     /// heartbeats keep the others from electing. It steps down as one without a quorum.
     fn cede_if_disk_stalls(&mut self) {
-        if self.disk_stalls() && self.membership().quorum() > 1 {
+        let has_others = self.membership().quorum() > 1;
+        if self.disk_stalls() && has_others && rule!(LeaderStepsDownWithoutDisk) {
             let raft = &mut self.raw.raft;
             let term = raft.term;
             raft.become_follower(term, raft::INVALID_ID);

@@ -52,6 +52,7 @@ impl RaftCore {
             self.unpersisted.push_back((number, batch));
         }
         let vote_pending = self.unless_durable(self.vote_batch);
+        let vote_pending = vote_pending.filter(|_| rule!(LeaderMessagesAfterTerm));
         self.send(messages, vote_pending);
         let mut response_after = batch;
         if rule!(ResponseAfterEarlierWrites) {

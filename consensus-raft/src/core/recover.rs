@@ -83,7 +83,10 @@ pub(super) fn raft_config(config: &CoreConfig, applied: u64) -> Config {
         // The commit index rides on the next append or heartbeat.
         skip_bcast_commit: true,
         batch_append: true,
-        max_uncommitted_size: limits.uncommitted_bytes_max as u64,
+        max_uncommitted_size: match rule!(UncommittedBytesBounded) {
+            true => limits.uncommitted_bytes_max as u64,
+            false => raft::NO_LIMIT,
+        },
         max_committed_size_per_ready: limits.uncommitted_bytes_max as u64,
         ..Config::default()
     }

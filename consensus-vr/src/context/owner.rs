@@ -183,7 +183,7 @@ impl CoreContext {
         round: u64,
         commit: Index,
     ) -> Result<(), RefusalReason> {
-        if nonce != self.reads.nonce() {
+        if nonce != self.reads.nonce() && rule!(ReadReplyOfThisIncarnation) {
             return Ok(());
         }
         if !self.reads.has_started(round) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use consensus::{Index, Input, ReplicaId, SnapshotMeta, Tick};
+use consensus::{Index, Input, ReplicaId, SnapshotMeta, Tick, rule};
 
 use super::events::{Channel, Output, Outputs};
 use super::file_jobs::FileJob;
@@ -200,7 +200,7 @@ impl Fetch {
         }
         self.attempts += 1;
         self.requested_at = now;
-        if self.attempts > ATTEMPTS_MAX {
+        if self.attempts > ATTEMPTS_MAX && rule!(FetchGivesUp) {
             return Due::GiveUp;
         }
         Due::Request { offset }

@@ -4,7 +4,7 @@
 //! one that is far ahead stays until all clocks have come there. So a leader whose wall
 //! clock is ahead of what the log shows may not take the log there in one step.
 
-use consensus::Tick;
+use consensus::{Tick, rule};
 
 /// The log's time gains at most so much on real time, or twice that where entries follow
 /// each other closely.
@@ -53,6 +53,7 @@ impl Stamps {
         let micros = match self.newest {
             // There is nothing to compare the clock with.
             0 => wall_micros,
+            _ if !rule!(TimeStepBounded) => wall_micros,
             _ => wall_micros.min(self.latest(now)),
         };
         self.first = false;

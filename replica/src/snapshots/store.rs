@@ -62,7 +62,10 @@ impl SnapshotStore {
         for index in indexes.iter().rev() {
             match self.read(&path(*index)) {
                 Ok((meta, state)) => {
-                    if base.damaged.is_empty() || replaces(log, &meta, Index(*newest)) {
+                    let replaces = base.damaged.is_empty()
+                        || replaces(log, &meta, Index(*newest))
+                        || !rule!(OlderSnapshotWithItsLog);
+                    if replaces {
                         self.secure(&meta, &state)?;
                         base.snapshot = Some((meta, state));
                         return Ok(base);
@@ -295,7 +298,9 @@ impl SnapshotStore {
 
     fn name(&self, from: &str, index: u64) -> Result<(), SnapshotError> {
         self.disk.rename(from, &path(index))?;
-        self.disk.sync_dir(DIR)?;
+        if rule!(SnapshotNameSynced) {
+            self.disk.sync_dir(DIR)?;
+        }
         let indexes = self.indexes()?;
         for old in indexes.iter().rev().skip(SNAPSHOTS_KEPT) {
             if *old != index {

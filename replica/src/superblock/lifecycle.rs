@@ -88,7 +88,7 @@ pub fn exists(disk: &dyn Disk) -> Result<bool, DiskError> {
 pub fn check(disk: &dyn Disk, identity: &Superblock) -> Result<Superblock, SuperblockError> {
     let (found, _, slots_damaged) = inspect(disk, identity)?;
     let started = found.incarnation > 0 || slots_damaged;
-    if started && !has_log(disk)? {
+    if started && !has_log(disk)? && rule!(MissingLogRefused) {
         return Err(SuperblockError::LogLost);
     }
     Ok(found)
@@ -104,7 +104,9 @@ pub fn check_members(
     identity: &Superblock,
 ) -> Result<(), SuperblockError> {
     match (found, &identity.membership) {
-        (Some(found), Some(configured)) if !found.has_replicas_of(configured) => {
+        (Some(found), Some(configured))
+            if !found.has_replicas_of(configured) && rule!(MembersCompared) =>
+        {
             Err(SuperblockError::Members {
                 found: found.clone(),
                 configured: configured.clone(),
@@ -154,13 +156,15 @@ pub fn start_incarnation(
     let file = disk.open(PATH)?;
     // It may have been read from the page cache of a start whose sync failed; it
     // has to be on the disk before the other slot is overwritten.
-    file.write_at(slot_of(newest), &encode(&found, newest))?;
-    file.sync()?;
+    if rule!(NewestSlotRewritten) {
+        file.write_at(slot_of(newest), &encode(&found, newest))?;
+        file.sync()?;
+    }
     file.write_at(slot_of(sequence), &encode(&next, sequence))?;
     if rule!(IncarnationSynced) {
         file.sync()?;
     }
-    if damaged {
+    if damaged && rule!(BothSlotsAfterDamage) {
         // The incarnation of the damaged slot was skipped. Were the new slot damaged later,
         // the one that is left would skip to the same incarnation again.
         file.write_at(slot_of(sequence + 1), &encode(&next, sequence + 1))?;

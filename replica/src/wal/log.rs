@@ -360,7 +360,7 @@ impl Wal {
         }
         // Where it is in the last frame only, damage to that looks like a torn write, and
         // what was before it is about to go. A later frame vouches for it.
-        if self.hard_state_frame + 1 == self.next_sequence {
+        if self.hard_state_frame + 1 == self.next_sequence && rule!(HardStateVouched) {
             self.sync_active()?;
             self.repeat_hard_state()?;
         }
@@ -371,7 +371,9 @@ impl Wal {
         for sealed in self.sealed.drain(..droppable) {
             self.spares.retire(self.disk.as_ref(), &sealed)?;
         }
-        self.disk.sync_dir(&self.dir)?;
+        if rule!(RetiredNameSynced) {
+            self.disk.sync_dir(&self.dir)?;
+        }
         Ok(())
     }
 }

@@ -153,9 +153,9 @@ impl Scan {
         let mut needed_for = Index::ZERO;
         // Frames since the last that is vouched for.
         let mut unvouched = VecDeque::new();
-        while end.sequence < before
+        while (end.sequence < before || !rule!(FramesWithinSegment))
             && let Some(frame) = segment::frame_at(bytes, end.at, header)
-            && frame.header.sequence == end.sequence
+            && (frame.header.sequence == end.sequence || !rule!(FrameInSequence))
         {
             unvouched.push_back((end.sequence, end.at));
             while unvouched

@@ -3,12 +3,17 @@
 
 use super::{Event, World};
 use crate::fault::Fault;
+use crate::process::Process;
 
 /// A leader that cannot lead is replaced, and clients have found the new one, within this
 /// time.
 const REPLACED: u64 = 8_000_000;
 /// A disk that hangs does so for longer than any run.
 const HANGS: u64 = 1_000_000_000_000;
+/// How long a replica is away at most that is to need a snapshot.
+const LAGS: u64 = 4_000_000;
+/// A replica has what it lacked within this time.
+const CAUGHT_UP: u64 = 25_000_000;
 /// The operator ends a process whose disk hangs, and it is started again after this time.
 const BACK: (u64, u64) = (1_000, 3_000_000);
 
@@ -52,6 +57,52 @@ impl World {
         Ok(())
     }
 
+    /// The source of a snapshot is gone while a replica fetches it: the replica gets one
+    /// from another, and does not wait for that source.
+    pub(super) fn check_lost_source(&mut self) -> Result<(), String> {
+        let voters = self.plan.voters;
+        let Some(leader) = self.leader() else {
+            return Ok(());
+        };
+        let lagging = ((leader as u64 + 1 + self.random.below(voters - 1)) % voters) as usize;
+        self.resume_clients();
+        self.fetch = Some((lagging, None));
+        self.cut_off(lagging, LAGS, Fault::Isolate);
+        self.check_lag(lagging);
+        let deadline = self.now + LAGS;
+        while self.now < deadline && self.fetch.is_some_and(|(_, source)| source.is_none()) {
+            self.next()?;
+        }
+        self.network.mend();
+        let Some((_, Some(source))) = self.fetch.take() else {
+            return Ok(());
+        };
+        self.trace.line(
+            self.now,
+            format_args!("replica {source} is gone while replica {lagging} fetches its snapshot"),
+        );
+        let applied = |process: &Process| {
+            let running = process.running.as_ref();
+            running.map_or(0, |it| it.replica.brief_status().applied.0)
+        };
+        let goal = self.processes.iter().map(applied).max().unwrap_or(0);
+        self.stop_for(source, false, HANGS);
+        // Snapshots that are taken faster than they travel would never arrive.
+        self.clients_rest = true;
+        let deadline = self.now + CAUGHT_UP;
+        while applied(&self.processes[lagging]) < goal {
+            if self.now > deadline {
+                return Err(format!(
+                    "replica {lagging} gets no snapshot {} s after the source of one is gone",
+                    CAUGHT_UP / 1_000_000
+                ));
+            }
+            self.next()?;
+        }
+        self.after(0, Event::Start(source));
+        Ok(())
+    }
+
     /// Waits until a client's operation is acknowledged.
     fn wait_for_progress(&mut self, why: impl FnOnce() -> String) -> Result<(), String> {
         let done = |world: &Self| -> u64 {
@@ -62,10 +113,12 @@ impl World {
         self.resume_clients();
         while done(self) == before {
             if self.now > deadline {
+                let statuses: Vec<_> = self.processes.iter().map(Process::describe).collect();
                 return Err(format!(
-                    "{}, and no other leads after {} s",
+                    "{}, and no other leads after {} s: {}",
                     why(),
-                    REPLACED / 1_000_000
+                    REPLACED / 1_000_000,
+                    statuses.join("; ")
                 ));
             }
             self.next()?;

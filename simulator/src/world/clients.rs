@@ -23,6 +23,10 @@ pub(super) enum Waiting {
     /// A client, to its operation of this number.
     Operation(usize, u64),
     Read(usize),
+    /// A member of a group, to its change.
+    Member(usize),
+    /// The answer does not matter.
+    Ignored,
 }
 
 impl World {
@@ -32,7 +36,12 @@ impl World {
         Ticket(self.next_ticket)
     }
 
-    fn submit(&mut self, node: usize, ticket: Ticket, command: &Command) -> Result<(), String> {
+    pub(super) fn submit(
+        &mut self,
+        node: usize,
+        ticket: Ticket,
+        command: &Command,
+    ) -> Result<(), String> {
         let command = command.encode();
         self.input(node, Input::Propose { ticket, command })
     }
@@ -46,6 +55,7 @@ impl World {
         self.settle(&root)?;
         let registration = self.register_node(ReplicaId(1))?;
         self.create_one_of_each(registration)?;
+        self.register_members(registration)?;
         for number in 0..self.plan.clients as usize {
             match self.register(Client::id(number), ReplicaId(1), registration)? {
                 Reply::Registered { session } => {
@@ -64,7 +74,7 @@ impl World {
         read: impl FnOnce(&MetadataState) -> Option<T>,
     ) -> Option<T> {
         let running = self.processes.iter().filter_map(|it| it.running.as_ref());
-        let newest = running.max_by_key(|it| it.replica.status().applied)?;
+        let newest = running.max_by_key(|it| it.replica.brief_status().applied)?;
         read(&newest.reader.read())
     }
 
@@ -229,6 +239,8 @@ impl World {
                 });
                 return Ok(());
             }
+            Some(Waiting::Member(number)) => return self.member_replied(number, ticket.0, result),
+            Some(Waiting::Ignored) => return Ok(()),
             _ => return Err(format!("ticket {} is answered twice", ticket.0)),
         };
         let client = &mut self.clients[number];
@@ -280,7 +292,7 @@ impl World {
             && done
             && let Some(running) = &self.processes[node].running
         {
-            let applied = running.replica.status().applied.0;
+            let applied = running.replica.brief_status().applied.0;
             let state = running.reader.read();
             self.trace.line(
                 self.now,

@@ -1,6 +1,6 @@
 //! Disks that return something else than was written, or nothing.
 
-use replica::disk::{Disk, DiskError};
+use replica::disk::{Disk, DiskError, read_all};
 
 use super::World;
 use crate::fault::Fault;
@@ -11,6 +11,9 @@ use crate::random::Random;
 const LOG: &str = "wal/";
 /// What a write to the log consists of.
 const BLOCK_BYTES: u64 = 4_096;
+/// The superblock, and how near to the end of a file damage to its newest part is.
+const SUPERBLOCK: &str = "meta/superblock";
+const LAST_BYTES: u64 = 64;
 /// Blocks at the start of a segment that are in use even where it is not full.
 const BLOCKS_IN_USE: u64 = 6;
 /// How many reads of a start, or of a process, precede the one that fails, at most.
@@ -22,6 +25,11 @@ impl World {
     pub(super) fn flip_bit(&mut self, node: usize, draw: u64) -> Result<(), String> {
         self.stop(node, false);
         let mut random = Random::new(draw);
+        match random.below(6) {
+            0 => return self.flip_newest(node, LOG, ".wal", &mut random),
+            1 => return self.flip_superblock(node, &mut random),
+            _ => {}
+        }
         let process = &self.processes[node];
         let mut files = process.disk.files();
         random.shuffle(&mut files);
@@ -42,16 +50,59 @@ impl World {
         let Some((path, bytes)) = files.into_iter().find(|(_, bytes)| *bytes > 0) else {
             return Ok(());
         };
-        let own = process.disk.copy();
         let offset = random.below(bytes.min(bytes_max));
-        let mask = 1 << random.below(8);
-        process.disk.flip(&path, offset as usize, mask);
+        self.flip(node, &path, offset, &mut random)
+    }
+
+    fn flip(
+        &mut self,
+        node: usize,
+        path: &str,
+        offset: u64,
+        random: &mut Random,
+    ) -> Result<(), String> {
+        let disk = &self.processes[node].disk;
+        let own = disk.copy();
+        disk.flip(path, offset as usize, 1 << random.below(8));
         self.delivered.note(Fault::BitRot);
         self.trace.line(
             self.now,
             format_args!("replica {node}: byte {offset} of {path} changes"),
         );
         self.start_on_damage(node, own)
+    }
+
+    /// A byte changes in the newest of these files, where it was written last.
+    pub(super) fn flip_newest(
+        &mut self,
+        node: usize,
+        start: &str,
+        end: &str,
+        random: &mut Random,
+    ) -> Result<(), String> {
+        let disk = &self.processes[node].disk;
+        let files = disk.files().into_iter();
+        let named = files.filter(|(path, _)| path.starts_with(start) && path.ends_with(end));
+        let Some((path, _)) = named.max() else {
+            return Ok(());
+        };
+        let written = written_bytes(disk, &path).map_err(|error| error.to_string())?;
+        let back = random.below(written.min(LAST_BYTES));
+        self.flip(node, &path, written.saturating_sub(1 + back), random)
+    }
+
+    /// A byte of the superblock changes, and another one when a start has repaired that.
+    fn flip_superblock(&mut self, node: usize, random: &mut Random) -> Result<(), String> {
+        for _ in 0..2 {
+            let files = self.processes[node].disk.files().into_iter();
+            let mut blocks = files.filter(|(path, bytes)| path == SUPERBLOCK && *bytes > 0);
+            let Some((path, bytes)) = blocks.next() else {
+                return Ok(());
+            };
+            let offset = random.below(bytes);
+            self.flip(node, &path, offset, random)?;
+        }
+        Ok(())
     }
 
     /// A block of the log is overwritten by another one. Mostly they are neighbours, so that
@@ -76,7 +127,13 @@ impl World {
             true => random.below((bytes / BLOCK_BYTES).min(BLOCKS_IN_USE)) * BLOCK_BYTES,
             false => random.below(bytes / BLOCK_BYTES) * BLOCK_BYTES,
         };
-        let (read, written) = (block(&mut random), block(&mut random));
+        let (mut read, mut written) = (block(&mut random), block(&mut random));
+        if from == to && random.per_mille(400) {
+            // The last block in use is overwritten by one shortly before it.
+            let bytes = written_bytes(&process.disk, from).map_err(|error| error.to_string())?;
+            written = bytes.saturating_sub(1) / BLOCK_BYTES * BLOCK_BYTES;
+            read = written.saturating_sub(random.between(1, 3) * BLOCK_BYTES);
+        }
         let own = process.disk.copy();
         process.disk.fail_after(None);
         copy_block(&process.disk, (from, read), (to, written))
@@ -126,6 +183,13 @@ impl World {
             self.processes[node].read_errors.fail_at(at);
         }
     }
+}
+
+/// Where the last byte of a file is that is not zero, plus one.
+fn written_bytes(disk: &impl Disk, path: &str) -> Result<u64, DiskError> {
+    let bytes = read_all(disk.open(path)?.as_ref())?;
+    let last = bytes.iter().rposition(|byte| *byte != 0);
+    Ok(last.map_or(0, |last| last as u64 + 1))
 }
 
 fn copy_block(disk: &impl Disk, from: (&str, u64), to: (&str, u64)) -> Result<(), DiskError> {

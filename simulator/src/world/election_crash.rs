@@ -66,7 +66,7 @@ impl World {
         let kept = |other: &usize| *other == node || Some(*other) == election_crash.leader;
         self.processes[node].stalled_until = self.now;
         if let Some(leader) = election_crash.leader {
-            self.processes[leader].paused_until = self.now;
+            self.wake(leader);
             self.network.rejoin(leader);
         }
         let voters = self.plan.voters as usize;
@@ -107,7 +107,8 @@ impl World {
         let (minority, majority) = nodes.split_at((voters - 1) / 2);
         for node in minority {
             let away = random.between(AWAY.0, AWAY.1);
-            self.after(moment, Event::CutOff(*node, away));
+            let cut_off = Event::CutOff(*node, away, Fault::ForgetfulMajority);
+            self.after(moment, cut_off);
         }
         for node in majority {
             let back = random.between_powers(BACK.0, BACK.1);
@@ -159,7 +160,7 @@ impl World {
     pub(super) fn check_lag(&mut self, node: usize) {
         let log = |node: usize| {
             let running = self.processes[node].running.as_ref()?;
-            let core = running.replica.status().core;
+            let core = running.replica.brief_status().core;
             Some((core.first, core.last))
         };
         let leaders = self.leader().and_then(log).map(|(first, _)| first);

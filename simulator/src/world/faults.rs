@@ -8,9 +8,10 @@ use replica::snapshots::CHUNK_BYTES;
 use replica::superblock::SuperblockError;
 
 use super::clients::Waiting;
+use super::processes::SUPERBLOCK_SYNCS;
 use super::{Event, World};
 use crate::fault::{Fault, Planned};
-use crate::process::{FilesFail, StartError};
+use crate::process::{FilesFail, StartError, StartFails};
 use crate::random::Random;
 
 /// A fault without a target is tried again after this time, at most so often.
@@ -20,8 +21,10 @@ const TRIES: usize = 100;
 const SLOW_TRIES: usize = 5;
 /// How many effects a process has before it ends between two, at most.
 const EFFECTS_MAX: u64 = 40;
-/// The same for the operations of its disk, and those of a start.
+/// The same for the operations of its disk.
 const OPERATIONS_MAX: u64 = 12;
+/// The same for those of a start.
+const START_OPERATIONS_MAX: u64 = 20;
 /// The same for the operations of work that makes a log shorter.
 const COMPACTION_MAX: u64 = 6;
 /// How long an outage lasts: longer than a replica waits for anything.
@@ -36,6 +39,8 @@ const SMALL_PIECES: u64 = 6;
 const POWER_LATE: (u64, u64) = (10_000, 1_000_000);
 /// How far a wall clock jumps, either way, in microseconds.
 pub(super) const WALL_JUMP_MAX: u64 = 3_600_000_000;
+/// A clock that is wrong by years.
+const FAR_AHEAD: i64 = 10 * 365 * 24 * 3_600_000_000;
 /// How far the ticks of a process jump.
 const TICK_JUMP_MAX: u64 = 10_000;
 
@@ -97,7 +102,7 @@ impl World {
 
     fn leads(&self, node: usize) -> bool {
         let running = self.processes[node].running.as_ref();
-        running.is_some_and(|running| running.replica.status().core.role == Role::Leader)
+        running.is_some_and(|running| running.replica.brief_status().core.role == Role::Leader)
     }
 
     fn strike(&mut self, planned: &Planned) -> Result<(), String> {
@@ -137,7 +142,11 @@ impl World {
             Fault::CrashWhileStarting => {
                 self.stop(node, draw >> 32 & 1 == 1);
                 let power = draw >> 33 & 1 == 1;
-                self.processes[node].start_fails_at = Some((1 + draw % OPERATIONS_MAX, power));
+                let at = match draw >> 34 & 3 == 0 {
+                    true => StartFails::Superblock(1 + draw % SUPERBLOCK_SYNCS),
+                    false => StartFails::Operation(1 + draw % START_OPERATIONS_MAX),
+                };
+                self.processes[node].start_fails_at = Some((at, power));
             }
             Fault::Pause => self.processes[node].paused_until = until,
             Fault::WipedDisk => return self.wipe(node),
@@ -171,7 +180,7 @@ impl World {
             Fault::MisdirectedWrite => return self.misdirect_write(node, draw),
             Fault::ReadError => self.arm_read_error(node, draw),
             Fault::Reconnect => self.reconnect(node, other, draw),
-            Fault::FullQueue => self.fill_queue(node, other, lasts, draw),
+            Fault::FullQueue => self.fill_queue(planned),
             Fault::Outage => {
                 let lasts = OUTAGE.0 + draw % (OUTAGE.1 - OUTAGE.0);
                 self.cut_off(node, lasts, fault);
@@ -186,6 +195,9 @@ impl World {
                 self.after(lasts, Event::Room(node));
             }
             Fault::ClockJump => self.clocks_jump(node, draw),
+            Fault::FirstWrite => self.arm_first_write(planned),
+            Fault::LateRot => self.arm_late_rot(planned),
+            Fault::Mistake => return self.start_by_mistake(node, other, draw),
             Fault::Transfer => {
                 let to = self.processes[other].id;
                 let ticket = self.ticket(Waiting::Setup);
@@ -227,7 +239,10 @@ impl World {
     fn clocks_jump(&mut self, node: usize, draw: u64) {
         let jump = (draw >> 8) % (2 * WALL_JUMP_MAX);
         let process = &mut self.processes[node];
-        process.wall_offset = jump as i64 - WALL_JUMP_MAX as i64;
+        process.wall_offset = match draw >> 56 & 3 == 0 {
+            true => FAR_AHEAD,
+            false => jump as i64 - WALL_JUMP_MAX as i64,
+        };
         if let Some(running) = &mut process.running {
             running.ticked(draw % TICK_JUMP_MAX);
         }
@@ -305,29 +320,67 @@ impl World {
             let lasts = match kind {
                 kind if kind.needs_snapshot() => self.lags_at_most(&planned),
                 Fault::CrashInCompaction => 50 * AGAIN,
+                Fault::FirstWrite => 20 * AGAIN,
                 Fault::SplitWrites => 20 * AGAIN,
                 _ => 5 * AGAIN,
             };
             self.after(0, Event::Fault(planned));
-            self.run_for(lasts)?;
+            self.run_until_delivered(kind, lasts)?;
         }
         let mut kinds = kinds.into_iter();
         Ok(kinds.find(|kind| self.delivered.of(*kind) == 0))
+    }
+
+    /// Until the fault has had an effect, and a while longer; for this time at most.
+    fn run_until_delivered(&mut self, fault: Fault, micros: u64) -> Result<(), String> {
+        let end = self.now + micros;
+        while self.now < end && self.delivered.of(fault) == 0 {
+            self.next()?;
+        }
+        self.run_for((5 * AGAIN).min(end.saturating_sub(self.now)))
+    }
+
+    /// Work in flight on a disk that stands still ends now.
+    fn resume_disk(&mut self, node: usize) {
+        let process = &self.processes[node];
+        let (start, now) = (process.starts, self.now);
+        let (log, files) = (
+            process.stalled_until > now,
+            process.files_stalled_until > now,
+        );
+        let Some(running) = &process.running else {
+            return;
+        };
+        let (write, filing) = (running.write_in_flight(), running.filing);
+        if let Some(write) = write.filter(|_| log) {
+            self.after(0, Event::Written { node, start, write });
+        }
+        if filing && files {
+            self.after(0, Event::Filed { node, start });
+        }
     }
 
     pub(super) fn end_faults(&mut self) {
         self.faulty = false;
         self.at_election = None;
         self.overtaken = None;
+        self.first_write = None;
         self.replay_at_election = false;
         self.replay_at_term = false;
         self.network.mend();
+        for node in 0..self.processes.len() {
+            self.wake(node);
+            self.resume_disk(node);
+        }
         for process in &mut self.processes {
-            process.paused_until = self.now;
             process.stalled_until = self.now;
             process.files_stalled_until = self.now;
             process.compaction_fails_at = None;
             process.install_stalls = None;
+            process.rot = None;
+            if process.wall_offset == FAR_AHEAD {
+                process.wall_offset = 0;
+            }
             process.crashes_after = None;
             process.election_crash = None;
             process.split_writes = None;

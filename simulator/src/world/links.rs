@@ -4,7 +4,7 @@ use consensus::ReplicaId;
 use replica::driver::Event as Input;
 
 use super::{Event, World};
-use crate::fault::Fault;
+use crate::fault::{Fault, Planned};
 use crate::random::Random;
 
 /// Of a thousand messages on a connection that breaks so many are lost.
@@ -19,6 +19,8 @@ const NOTICED: u64 = 20_000;
 const GAP: (u64, u64) = (1_000, 50_000);
 /// Messages that its queue holds.
 const QUEUE: (u64, u64) = (1, 16);
+/// How long it is slow at least where its queue has to be full.
+const LASTS_MIN: u64 = 300_000;
 
 /// A link that is slow, and holds few messages.
 #[derive(Clone, Copy, Debug)]
@@ -77,23 +79,26 @@ impl World {
         node: usize,
         peer: ReplicaId,
     ) -> Result<(), String> {
-        match self.is_paused(node) {
-            Some(rest) => {
-                self.after(rest, Event::Unreachable(node, peer));
-                Ok(())
-            }
-            None => self.input(node, Input::Unreachable(peer)),
+        if self.is_paused(node) {
+            self.defer(node, Event::Unreachable(node, peer));
+            return Ok(());
         }
+        self.input(node, Input::Unreachable(peer))
     }
 
-    pub(super) fn fill_queue(&mut self, from: usize, to: usize, lasts: u64, draw: u64) {
-        let mut random = Random::new(draw);
-        let slow = SlowLink {
-            until: self.now + lasts,
+    pub(super) fn fill_queue(&mut self, planned: &Planned) {
+        let mut random = Random::new(planned.draw);
+        let mut slow = SlowLink {
+            until: self.now + planned.lasts,
             gap: random.between_powers(GAP.0, GAP.1),
             queue: random.between(QUEUE.0, QUEUE.1),
             last: self.now,
         };
-        self.network.slow_down((from, to), slow);
+        if planned.number >= self.plan.schedule.len() {
+            // It has to have an effect, also where replicas send little.
+            slow.until = self.now + planned.lasts.max(LASTS_MIN);
+            (slow.gap, slow.queue) = (GAP.1, QUEUE.0);
+        }
+        self.network.slow_down((planned.node, planned.other), slow);
     }
 }

@@ -5,8 +5,12 @@ mod clients;
 mod damage;
 mod election_crash;
 mod faults;
+mod first_write;
 mod late_messages;
+mod late_rot;
 mod links;
+mod members;
+mod mistakes;
 mod network;
 mod overtaken_transfer;
 mod processes;
@@ -28,14 +32,18 @@ use crate::check::Checks;
 use crate::client::Client;
 use crate::fault::{Delivered, Fault, Planned};
 use crate::plan::Plan;
-use crate::process::Process;
+use crate::process::{EPOCH_MICROS, Process};
 use crate::random::Random;
 use crate::trace::Trace;
 use clients::Waiting;
 use late_messages::ReplayMoment;
+pub(crate) use members::GROUP;
+use members::Member;
 use network::Network;
 use overtaken_transfer::OvertakenTransfer;
 
+/// Delays where nothing depends on them.
+const HURRY: (u64, u64) = (50, 500);
 /// After the faults, everything has come together within this time.
 const RECOVERY: u64 = 60_000_000;
 /// Entries of a log that was just cut, beyond those that it is to keep.
@@ -180,7 +188,7 @@ enum Event {
     /// A disk has room again.
     Room(usize),
     /// Nothing passes to and from a replica for this time.
-    CutOff(usize, u64),
+    CutOff(usize, u64, Fault),
     /// A machine loses power, and has it again after this time.
     PowerFails(usize, u64),
     /// A replica gets again what it was sent before.
@@ -191,7 +199,12 @@ enum Event {
     CheckOvertaken,
     /// The operator turns to this replica.
     RollingRestart(usize),
+    /// A process that was paused continues.
+    Continue(usize),
     Act(usize),
+    /// A member of a group joins or leaves.
+    MemberActs(usize),
+    MemberTimeout(usize, u64),
     /// A replica notices that the connection to a peer is broken.
     Unreachable(usize, ReplicaId),
     /// A request arrives at a node.
@@ -209,8 +222,11 @@ struct World {
     events: BTreeMap<(u64, u64), Event>,
     next_event: u64,
     processes: Vec<Process>,
+    /// What happened to processes while they were paused.
+    deferred: BTreeMap<usize, Vec<Event>>,
     network: Network,
     clients: Vec<Client>,
+    members: Vec<Member>,
     tickets: BTreeMap<u64, Waiting>,
     next_ticket: u64,
     setup_reply: Option<Result<Reply, ProposeError>>,
@@ -220,6 +236,10 @@ struct World {
     /// What happens when the next leader is elected.
     at_election: Option<Planned>,
     overtaken: Option<OvertakenTransfer>,
+    /// What draws a power loss in the first write of the next leader.
+    first_write: Option<u64>,
+    /// A replica that fetches a snapshot, and its source once known.
+    fetch: Option<(usize, Option<usize>)>,
     replay_at_election: bool,
     /// The same for every replica that enters another term until then.
     replay_at_term: bool,
@@ -248,8 +268,10 @@ impl World {
             events: BTreeMap::new(),
             next_event: 0,
             processes,
+            deferred: BTreeMap::new(),
             network: Network::default(),
             clients: Vec::new(),
+            members: Vec::new(),
             tickets: BTreeMap::new(),
             next_ticket: 0,
             setup_reply: None,
@@ -257,6 +279,8 @@ impl World {
             clients_rest: false,
             at_election: None,
             overtaken: None,
+            first_write: None,
+            fetch: None,
             replay_at_election: false,
             replay_at_term: false,
             read_target: 0,
@@ -272,10 +296,13 @@ impl World {
             formatted.map_err(|error| format!("replica {node}: {error}"))?;
             self.start(node)?;
         }
-        self.form()?;
+        self.in_a_hurry(Self::form)?;
         self.faulty = true;
         for client in 0..self.clients.len() {
             self.after(client as u64 * 1_000, Event::Act(client));
+        }
+        for member in 0..self.members.len() {
+            self.after(0, Event::MemberActs(member));
         }
         for planned in self.plan.schedule.clone() {
             self.after(planned.at, Event::Fault(planned));
@@ -285,6 +312,28 @@ impl World {
         // What kept a fault from having an effect may be what recovery shows.
         self.recover()?;
         missing.map_or(Ok(()), |fault| Err(format!("{} {NO_EFFECT}", fault.name())))
+    }
+
+    /// On a quick network and quick disks: where there are no faults, waiting for them shows
+    /// nothing.
+    fn in_a_hurry(
+        &mut self,
+        part: impl FnOnce(&mut Self) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Plan {
+            latency,
+            bulk_latency,
+            disk,
+            ..
+        } = self.plan;
+        self.plan.latency = HURRY;
+        self.plan.bulk_latency = 0;
+        self.plan.disk = HURRY;
+        let done = part(self);
+        self.plan.latency = latency;
+        self.plan.bulk_latency = bulk_latency;
+        self.plan.disk = disk;
+        done
     }
 
     fn run_for(&mut self, micros: u64) -> Result<(), String> {
@@ -327,9 +376,9 @@ impl World {
                 self.processes[node].set_full(false);
                 Ok(())
             }
-            Event::CutOff(node, lasts) => {
+            Event::CutOff(node, lasts, fault) => {
                 if self.faulty {
-                    self.cut_off(node, lasts, Fault::ForgetfulMajority);
+                    self.cut_off(node, lasts, fault);
                 }
                 Ok(())
             }
@@ -355,7 +404,13 @@ impl World {
                 self.rolling_restart(node);
                 Ok(())
             }
+            Event::Continue(node) => {
+                self.continues(node);
+                Ok(())
+            }
             Event::Act(client) => self.act(client),
+            Event::MemberActs(member) => self.member_acts(member),
+            Event::MemberTimeout(member, ticket) => self.member_timed_out(member, ticket),
             Event::Unreachable(node, peer) => self.peer_is_unreachable(node, peer),
             Event::Submit(node, ticket, command) => {
                 self.input(node, Input::Propose { ticket, command })
@@ -380,9 +435,13 @@ impl World {
             self.check_hung_disk()?;
             self.converge()?;
         }
+        if self.plan.lost_source {
+            self.in_a_hurry(Self::check_lost_source)?;
+            self.converge()?;
+        }
         self.check_everything()?;
         self.check_reads()?;
-        self.check_sessions()?;
+        self.in_a_hurry(Self::check_sessions)?;
         // Clients have had to make room, and rest.
         self.agree_by(|_| true)
     }
@@ -409,6 +468,7 @@ impl World {
             self.clients_rest = self.clients_rest || done(self);
             if self.clients_rest
                 && self.clients_are_idle()
+                && self.members_are_gone()
                 && self.agree()
                 && self.logs_are_bounded()
             {
@@ -435,7 +495,8 @@ impl World {
         if self.leader().is_none() {
             return "no replica leads".into();
         }
-        let running = |process: &Process| process.running.as_ref().map(|it| it.replica.status());
+        let running =
+            |process: &Process| process.running.as_ref().map(|it| it.replica.brief_status());
         let statuses: Vec<_> = self.processes.iter().filter_map(running).collect();
         let last = statuses.iter().map(|status| status.applied).max();
         for (process, status) in self.processes.iter().zip(&statuses) {
@@ -453,6 +514,9 @@ impl World {
         if !self.clients_are_idle() {
             return "clients get no answer".into();
         }
+        if !self.members_are_gone() {
+            return "members of a group get no answer".into();
+        }
         if !self.logs_are_bounded() {
             return "logs are not compacted".into();
         }
@@ -467,7 +531,7 @@ impl World {
     /// Whether all replicas run, have applied the same, and have no unanswered request.
     fn agree(&self) -> bool {
         let mut applied = self.processes.iter().map(|process| {
-            let status = process.running.as_ref()?.replica.status();
+            let status = process.running.as_ref()?.replica.brief_status();
             let open = status.reads_waiting + status.batches_in_flight + status.commands_waiting;
             (open == 0).then_some(status.applied)
         });
@@ -489,11 +553,29 @@ impl World {
             }
             drop(state);
         }
+        self.check_time()?;
         let operations: u64 = self.clients.iter().map(|client| client.acknowledged).sum();
         if operations < OPERATIONS_MIN {
             return Err(NOTHING_DONE.into());
         }
         Ok(())
+    }
+
+    /// A clock that was ahead by years has not taken the time of the log there: a start may
+    /// gain a day, and every second a minute or two.
+    fn check_time(&self) -> Result<(), String> {
+        const DAY: u64 = 24 * 3_600_000_000;
+        let starts: u64 = self.processes.iter().map(|process| process.starts).sum();
+        // Ticks jump as well.
+        let jumps = self.delivered.of(Fault::ClockJump);
+        let latest = EPOCH_MICROS + 200 * self.now + (2 * starts + jumps + 1) * DAY;
+        match self.in_newest_state(|state| Some(state.now())) {
+            Some(now) if now > latest => Err(format!(
+                "the time of the log is {} days ahead",
+                (now - EPOCH_MICROS) / DAY
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether snapshots have cut all logs as far as they have to.
@@ -505,7 +587,7 @@ impl World {
             let Some(running) = &process.running else {
                 return false;
             };
-            let status = running.replica.status();
+            let status = running.replica.brief_status();
             let entries = status.core.last.0 + 1 - status.core.first.0;
             // An entry and the hard state after it have two frames at most.
             let segments = SEGMENTS_MORE + planned + entries + process.starts;

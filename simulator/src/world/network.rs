@@ -91,6 +91,9 @@ impl Network {
 impl World {
     pub(super) fn send(&mut self, from: usize, to: usize, bulk: bool, message: Bytes) {
         let link = (from, to);
+        if bulk && let Some((_, source)) = self.fetch.as_mut().filter(|it| it.0 == from) {
+            source.get_or_insert(to);
+        }
         if let Some((_, fault)) = self.network.cut.get(&link) {
             self.delivered.note(*fault);
             return;
@@ -198,8 +201,14 @@ impl World {
         if self.processes[to].running.is_none() {
             return Ok(());
         }
-        if let Some(rest) = self.is_paused(to) {
-            self.arrive(rest, (from, to), message, again);
+        if self.is_paused(to) {
+            let event = Event::Deliver {
+                from,
+                to,
+                message,
+                again,
+            };
+            self.defer(to, event);
             return Ok(());
         }
         if let Some(fault) = again {

@@ -66,7 +66,12 @@ impl World {
 
     /// The log of a replica that runs: its first index, its last, and what is committed.
     fn log_of(&self, node: usize) -> Option<(Index, Index, Index)> {
-        let core = self.processes[node].running.as_ref()?.replica.status().core;
+        let core = self.processes[node]
+            .running
+            .as_ref()?
+            .replica
+            .brief_status()
+            .core;
         Some((core.first, core.last, core.commit))
     }
 
@@ -163,7 +168,7 @@ impl World {
             let process = &mut self.processes[lagging];
             process.files_stalled_until = self.now;
             let start = process.starts;
-            self.processes[leader].paused_until = self.now;
+            self.wake(leader);
             self.network.rejoin(leader);
             self.overtaken = None;
             self.after(

@@ -6,8 +6,13 @@ use replica::driver::{Channel, Event as Input, FileEvent, Output, ReplicaStatus}
 use super::{Event, World};
 use crate::durable::quorum_holds;
 use crate::fault::Fault;
-use crate::process::{Running, Seen, StartError};
+use crate::plan::Backend;
+use crate::process::{Running, Seen, StartError, StartFails};
 
+/// How often a start makes the superblock durable.
+pub(super) const SUPERBLOCK_SYNCS: u64 = 2;
+/// What VR adds to a payload.
+const VR_LINK_BYTES: usize = 16;
 /// A process that ended is started again within this time.
 const BACK: (u64, u64) = (1_000, 3_000_000);
 /// A start that failed is tried again after so long.
@@ -24,13 +29,21 @@ impl World {
         let failed_before = process.disk.failed();
         let interrupted = process.start_fails_at.take();
         process.power_fails_with_disk = false;
-        process.disk.fail_after(interrupted.map(|(at, _)| at));
+        process.disk.fail_after(None);
+        match interrupted {
+            Some((StartFails::Operation(at), _)) => process.disk.fail_after(Some(at)),
+            Some((StartFails::Superblock(at), _)) => {
+                process.read_errors.fail_at_superblock_sync(at);
+            }
+            None => {}
+        }
         let reads_failed_before = process.read_errors.failed();
         let reads_fail_at = std::mem::take(&mut process.start_reads_fail_at);
         process.read_errors.fail_at(reads_fail_at);
         let started = process.start(&self.plan, &self.checks.history);
         let failed = process.disk.failed() > failed_before;
         process.disk.fail_after(None);
+        process.read_errors.fail_at_superblock_sync(0);
         process.read_errors.fail_at(0);
         if process.read_errors.failed() > reads_failed_before {
             return self.start_could_not_read(node, started);
@@ -48,10 +61,23 @@ impl World {
                     self.now,
                     format_args!("replica {node} cannot start: {error}"),
                 );
-                if let Some((_, power)) = interrupted {
+                if let Some((at, power)) = interrupted {
                     self.delivered.note(Fault::CrashWhileStarting);
+                    let process = &mut self.processes[node];
                     if power {
                         self.power_fails(node);
+                    } else if self.faulty && process.random.per_mille(500) {
+                        // What this start could not make durable, the next one reads.
+                        let random = &mut process.random;
+                        let next = match at {
+                            StartFails::Operation(at) => {
+                                StartFails::Operation(at + random.between(0, 4))
+                            }
+                            StartFails::Superblock(_) => {
+                                StartFails::Superblock(random.between(1, SUPERBLOCK_SYNCS))
+                            }
+                        };
+                        process.start_fails_at = Some((next, true));
                     }
                 } else {
                     self.delivered.note(Fault::DiskFull);
@@ -130,21 +156,50 @@ impl World {
         process.starts == start && process.running.is_some()
     }
 
-    /// Whether the process stands still; then the event comes again later.
-    pub(super) fn is_paused(&mut self, node: usize) -> Option<u64> {
-        let rest = self.processes[node]
-            .paused_until
-            .checked_sub(self.now + 1)?;
-        self.delivered.note(Fault::Pause);
-        Some(rest + 1)
+    /// Whether the process stands still.
+    pub(super) fn is_paused(&mut self, node: usize) -> bool {
+        let paused = self.processes[node].paused_until > self.now;
+        if paused {
+            self.delivered.note(Fault::Pause);
+        }
+        paused
+    }
+
+    /// An event waits until the process continues.
+    pub(super) fn defer(&mut self, node: usize, event: Event) {
+        let deferred = self.deferred.entry(node).or_default();
+        deferred.push(event);
+        if deferred.len() == 1 {
+            let rest = self.processes[node].paused_until - self.now;
+            self.after(rest, Event::Continue(node));
+        }
+    }
+
+    /// The process continues now.
+    pub(super) fn wake(&mut self, node: usize) {
+        self.processes[node].paused_until = self.now;
+        self.after(0, Event::Continue(node));
+    }
+
+    /// What has happened while a process was paused happens to it now, unless it is paused
+    /// for longer.
+    pub(super) fn continues(&mut self, node: usize) {
+        let rest = self.processes[node].paused_until.saturating_sub(self.now);
+        if rest > 0 {
+            self.after(rest, Event::Continue(node));
+            return;
+        }
+        for event in self.deferred.remove(&node).unwrap_or_default() {
+            self.after(0, event);
+        }
     }
 
     pub(super) fn tick(&mut self, node: usize, start: u64) -> Result<(), String> {
         if !self.is_current(node, start) {
             return Ok(());
         }
-        if let Some(rest) = self.is_paused(node) {
-            self.after(rest, Event::Tick { node, start });
+        if self.is_paused(node) {
+            self.defer(node, Event::Tick { node, start });
             return Ok(());
         }
         let again = self.processes[node].tick_micros();
@@ -177,7 +232,7 @@ impl World {
             // Nothing was due.
             return Ok(());
         }
-        let (start, status) = (running.start, running.replica.status());
+        let (start, status) = (running.start, running.replica.brief_status());
         let before = std::mem::replace(&mut running.seen, Seen::of(&status));
         if status.core.term != before.term {
             if let Some(election_crash) = &mut process.election_crash {
@@ -221,6 +276,7 @@ impl World {
             }
             self.carry_out(node, output)?;
         }
+        self.uncommitted(node, &status)?;
         if status.core.term != before.term {
             self.split_writes(node);
         }
@@ -241,6 +297,32 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What a leader has proposed and not committed is bounded, unless it is one proposal.
+    fn uncommitted(&self, node: usize, status: &ReplicaStatus) -> Result<(), String> {
+        let Some(running) = &self.processes[node].running else {
+            return Ok(());
+        };
+        if status.core.role != Role::Leader {
+            return Ok(());
+        }
+        let link = match self.plan.backend {
+            Backend::Raft => 0,
+            Backend::Vr => VR_LINK_BYTES,
+        };
+        let sizes = running.payloads(status.core.commit, status.core.term);
+        let sizes = sizes.map(|bytes| bytes.saturating_sub(link));
+        let (count, bytes) = sizes
+            .filter(|bytes| *bytes > 0)
+            .fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+        let max = self.plan.limits.uncommitted_bytes_max;
+        match count > 1 && bytes > max {
+            true => Err(format!(
+                "{bytes} bytes of {count} proposals are uncommitted at leader {node}, at most {max} may be"
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Whether the process ends before its next effect.
@@ -267,7 +349,10 @@ impl World {
         match output {
             Output::Persist(batch) => {
                 let resets = batch.reset_to.is_some();
-                running.write(batch);
+                self.first_write_starts(node, &batch);
+                if let Some(running) = &mut self.processes[node].running {
+                    running.write(batch);
+                }
                 if resets {
                     self.stall_install(node);
                 }
@@ -345,7 +430,11 @@ impl World {
                     self.after(takes, Event::Written { node, start, write });
                     break;
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    if self.rots(node)? {
+                        return Ok(());
+                    }
+                }
                 Err(error) => return self.disk_failed(node, &error.to_string()),
             }
         }
@@ -390,8 +479,8 @@ impl World {
         if !self.is_current(node, start) {
             return Ok(());
         }
-        if let Some(rest) = self.is_paused(node) {
-            self.after(rest, Event::Written { node, start, write });
+        if self.is_paused(node) {
+            self.defer(node, Event::Written { node, start, write });
             return Ok(());
         }
         self.fail_compaction(node);
@@ -400,7 +489,10 @@ impl World {
             return Ok(());
         };
         match running.finish_write(write, &mut process.durable) {
-            Ok(Some(last)) => self.input(node, Input::Persisted(last)),
+            Ok(Some(last)) => match self.rots(node)? {
+                true => Ok(()),
+                false => self.input(node, Input::Persisted(last)),
+            },
             Ok(None) => Ok(()),
             Err(error) => self.disk_failed(node, &error.to_string()),
         }
@@ -410,8 +502,8 @@ impl World {
         if !self.is_current(node, start) {
             return Ok(());
         }
-        if let Some(rest) = self.is_paused(node) {
-            self.after(rest, Event::Filed { node, start });
+        if self.is_paused(node) {
+            self.defer(node, Event::Filed { node, start });
             return Ok(());
         }
         let process = &mut self.processes[node];

@@ -4,23 +4,18 @@
 //! Like the checks of sessions: the whole cluster is well, so every answer is known.
 
 use adapters::metadata::{
-    ClientOperation, Command, GroupChange, GroupKey, GroupOperation, Identifier, MetadataError,
-    Proof, Reply, Revocation, UserOperation,
+    ClientOperation, Command, GroupChange, GroupOperation, Identifier, MetadataError, Proof, Reply,
+    Revocation, UserOperation,
 };
 use consensus::ReplicaId;
 
-use super::World;
 use super::faults::WALL_JUMP_MAX;
 use super::session_checks::{CLIENTS_FROM, HOME, Session, is, name, node_info, stream};
+use super::{GROUP, World};
 
 /// A node that no client comes to.
 const RESTARTED: ReplicaId = ReplicaId(3);
-/// The group that was created before the faults, and the member that joined it then.
-const GROUP: GroupKey = GroupKey {
-    stream_id: 0,
-    topic_id: 0,
-    group_id: 0,
-};
+/// The member that joined the group before the faults.
 const MEMBER: u128 = CLIENTS_FROM;
 /// Longer than any run.
 const LONG_MICROS: u64 = 24 * 3_600_000_000;

@@ -197,7 +197,8 @@ impl Handler for Primary {
         if active + 1 < context.membership().quorum() && rule!(PrimaryCedesWithoutQuorum) {
             return Next::Cede;
         }
-        if context.disk_stalls() && context.membership().quorum() > 1 {
+        let has_others = context.membership().quorum() > 1;
+        if context.disk_stalls() && has_others && rule!(PrimaryCedesWithoutDisk) {
             return Next::Cede;
         }
         if !self.has_ceded() {
@@ -231,6 +232,7 @@ impl Handler for Primary {
         let full = self.uncommitted_bytes > 0
             && self.uncommitted_bytes + bytes > context.limits().uncommitted_bytes_max;
         let uncommitted = (context.log().last().0 - context.commit().0) as usize;
+        let full = full && rule!(UncommittedBounded);
         if full || uncommitted >= HEADERS_MAX - 1 || self.transfer.is_some() {
             return Err(ProposeError::Overloaded);
         }
@@ -309,7 +311,7 @@ impl Handler for Primary {
         if self.beat_due {
             self.send_beat(context);
         }
-        for id in without_log {
+        for id in without_log.into_iter().filter(|_| rule!(SnapshotOffered)) {
             state_transfer::offer_snapshot(context, id);
         }
     }
@@ -461,5 +463,9 @@ fn send_start_view(context: &mut Context, to: ReplicaId, agreed: Index) {
         head: context.log().head(),
         entries: context.log().slice(agreed.next(), bytes_max),
     };
-    context.send_durable(to, message);
+    if rule!(StartViewDurable) {
+        context.send_durable(to, message);
+    } else {
+        context.send(to, message);
+    }
 }
