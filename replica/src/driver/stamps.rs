@@ -19,7 +19,8 @@ pub(super) struct Stamps {
     tick_micros: u64,
     /// The newest timestamp in the log; 0 when there is none.
     newest: u64,
-    /// A timestamp, and when it was seen first: once per tick.
+    /// A timestamp, and when it was seen first. Of those of this replica, the first of a
+    /// tick: else a clock that is ahead would gain with each batch. Of others, the newest.
     seen: (u64, Tick),
     /// Until the first batch of this process.
     first: bool,
@@ -43,9 +44,7 @@ impl Stamps {
             return;
         }
         self.newest = micros;
-        if now > self.seen.1 {
-            self.seen = (micros, now);
-        }
+        self.seen = (micros, now);
     }
 
     /// The timestamp of a batch that is proposed now.
@@ -57,7 +56,12 @@ impl Stamps {
             _ => wall_micros.min(self.latest(now)),
         };
         self.first = false;
-        self.see(micros, now);
+        if micros > self.newest {
+            self.newest = micros;
+            if now > self.seen.1 {
+                self.seen = (micros, now);
+            }
+        }
         micros
     }
 
@@ -130,6 +134,20 @@ mod tests {
         assert!((NOW + DAY..NOW + DAY + 60 * SECOND).contains(&first));
         let second = stamps.next(NOW + 3_650 * DAY, Tick(21));
         assert!(second < first + 3 * SECOND);
+    }
+
+    /// A replica that lagged applies hours of the log in one tick. When it leads then, time
+    /// does not stand still until the rate above has made up for these hours.
+    #[test]
+    fn the_newest_of_what_arrives_in_one_tick_counts() {
+        let mut stamps = Stamps::new(TICK, NOW);
+        assert_eq!(stamps.next(NOW + 1, Tick(1)), NOW + 1);
+        for hour in 1..=48 {
+            stamps.see(NOW + hour * 3_600 * SECOND, Tick(100));
+        }
+        let wall = NOW + 2 * DAY + 1;
+        assert_eq!(stamps.next(wall, Tick(100)), wall);
+        assert_eq!(stamps.next(wall + TICK, Tick(101)), wall + TICK);
     }
 
     #[test]
