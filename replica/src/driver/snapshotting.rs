@@ -20,6 +20,8 @@ pub(super) struct Snapshotting {
     /// Bytes of log payload since the newest snapshot.
     log_bytes: u64,
     saving: bool,
+    /// `log_bytes` when the snapshot that is being saved was taken.
+    saving_bytes: u64,
     /// Until then the newest snapshot stays.
     serving_until: Tick,
     not_before: Tick,
@@ -33,6 +35,7 @@ impl Snapshotting {
             newest,
             log_bytes: 0,
             saving: false,
+            saving_bytes: 0,
             serving_until: Tick(0),
             not_before: Tick(0),
         }
@@ -76,7 +79,7 @@ impl Snapshotting {
         let starts = self.is_due(applied, now) && !self.saving && now >= self.not_before;
         if starts {
             self.saving = true;
-            self.log_bytes = 0;
+            self.saving_bytes = std::mem::take(&mut self.log_bytes);
         }
         starts
     }
@@ -94,13 +97,14 @@ impl Snapshotting {
 
     pub(super) fn save_failed(&mut self, now: Tick) {
         self.saving = false;
+        self.log_bytes += std::mem::take(&mut self.saving_bytes);
         self.not_before = Tick(now.0 + RETRY_TICKS);
     }
 
     /// A fetched snapshot was restored.
     pub(super) fn installed(&mut self, index: Index) {
         self.newest = Some(index);
-        self.log_bytes = 0;
+        (self.log_bytes, self.saving_bytes) = (0, 0);
     }
 }
 
@@ -145,5 +149,19 @@ mod tests {
         snapshots.save_failed(Tick(1));
         assert!(!snapshots.start(Index(20), Tick(RETRY_TICKS)));
         assert!(snapshots.start(Index(20), Tick(1 + RETRY_TICKS)));
+    }
+
+    /// On a full disk nothing is appended, so the log does not grow until there is room.
+    #[test]
+    fn a_snapshot_that_was_due_by_bytes_is_retried_although_the_log_does_not_grow() {
+        let mut snapshots = Snapshotting::new(1_000, 64, None);
+        snapshots.grew(64);
+        assert!(snapshots.start(Index(1), Tick(1)));
+        snapshots.grew(1);
+        snapshots.save_failed(Tick(1));
+        assert_eq!(snapshots.log_bytes(), 65);
+        assert!(snapshots.start(Index(2), Tick(1 + RETRY_TICKS)));
+        assert!(snapshots.saved(Index(2)));
+        assert_eq!(snapshots.log_bytes(), 0);
     }
 }
