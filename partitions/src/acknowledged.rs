@@ -24,7 +24,7 @@ use tracing::warn;
 
 use crate::bytes_at::{u32_at, u64_at};
 use crate::error::{StorageError, failed};
-use crate::files::{Files, ManagedFile, lock};
+use crate::files::{Files, ManagedFile, OnClose, lock};
 use crate::key::PartitionKey;
 
 const MAGIC: &[u8; 8] = b"IGGYACK\n";
@@ -146,7 +146,9 @@ impl Acknowledged {
         now: Record,
     ) -> Result<Self, StorageError> {
         let path = dir.join(NAME);
-        let file = found.exists.then(|| ManagedFile::at(path.clone(), files));
+        let file = found
+            .exists
+            .then(|| ManagedFile::at(path.clone(), files, OnClose::Nothing));
         let opened = Self {
             path,
             files: Arc::clone(files),
@@ -189,7 +191,12 @@ impl Acknowledged {
             .disk
             .rename(&tmp, &self.path)
             .map_err(failed("rename", &tmp))?;
-        state.file = Some(ManagedFile::created(self.path.clone(), &self.files, handle));
+        state.file = Some(ManagedFile::created(
+            self.path.clone(),
+            &self.files,
+            handle,
+            OnClose::Nothing,
+        ));
         Ok(())
     }
 

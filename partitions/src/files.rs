@@ -280,10 +280,20 @@ impl Files {
     }
 }
 
+/// What closing a file does first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnClose {
+    /// Makes its writes durable, so that an error shows.
+    Sync,
+    /// Nothing: it is worth something without that too.
+    Nothing,
+}
+
 /// A file that is open while it is in use, and as long as not too many are.
 pub(super) struct ManagedFile {
     pub(super) path: PathBuf,
     files: Arc<Files>,
+    on_close: OnClose,
     used: AtomicBool,
     state: Mutex<State>,
 }
@@ -301,10 +311,11 @@ struct State {
 
 impl ManagedFile {
     /// A file that exists.
-    pub(super) fn at(path: PathBuf, files: &Arc<Files>) -> Arc<Self> {
+    pub(super) fn at(path: PathBuf, files: &Arc<Files>, on_close: OnClose) -> Arc<Self> {
         Arc::new(Self {
             path,
             files: Arc::clone(files),
+            on_close,
             used: AtomicBool::new(false),
             state: Mutex::default(),
         })
@@ -315,8 +326,9 @@ impl ManagedFile {
         path: PathBuf,
         files: &Arc<Files>,
         handle: Arc<dyn DiskFile>,
+        on_close: OnClose,
     ) -> Arc<Self> {
-        let file = Self::at(path, files);
+        let file = Self::at(path, files, on_close);
         {
             let mut state = lock(&file.state);
             state.handle = Some(handle);
@@ -429,7 +441,8 @@ impl ManagedFile {
         if Arc::strong_count(handle) > 1 {
             return false;
         }
-        if state.writes > 0 && state.synced != Some(state.writes) {
+        let syncs = self.on_close == OnClose::Sync;
+        if syncs && state.writes > 0 && state.synced != Some(state.writes) {
             match handle.sync() {
                 Ok(()) => state.synced = Some(state.writes),
                 Err(error) => state.failed = Some(sync_failed("sync", &self.path)(error)),

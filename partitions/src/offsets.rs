@@ -29,7 +29,7 @@ use tracing::warn;
 
 use crate::bytes_at::{u32_at, u64_at};
 use crate::error::{StorageError, failed, sync_failed};
-use crate::files::{Files, ManagedFile, lock};
+use crate::files::{Files, ManagedFile, OnClose, lock};
 use crate::queue::WorkQueue;
 use crate::types::{ConsumerKey, Durability};
 
@@ -102,7 +102,7 @@ impl Offsets {
             check_header(&path, &content)?;
             let records = &content[HEADER_BYTES..];
             file.records = (records.len() / RECORD_BYTES) as u64;
-            file.file = Some(ManagedFile::at(path.clone(), files));
+            file.file = Some(ManagedFile::at(path.clone(), files, OnClose::Sync));
             let damaged;
             (stored, damaged) = load(&path, records);
             files.damaged_offsets.fetch_add(damaged, Ordering::Relaxed);
@@ -343,7 +343,12 @@ impl Offsets {
         }
         self.outdated.store(false, Ordering::SeqCst);
         Ok(OffsetsFile {
-            file: Some(ManagedFile::created(self.path.clone(), &self.files, handle)),
+            file: Some(ManagedFile::created(
+                self.path.clone(),
+                &self.files,
+                handle,
+                OnClose::Sync,
+            )),
             records,
         })
     }

@@ -22,7 +22,7 @@ use tracing::warn;
 use crate::acknowledged::Found;
 use crate::batch::{self, HEADER_BYTES};
 use crate::error::{StorageError, failed};
-use crate::files::{Files, ManagedFile};
+use crate::files::{Files, ManagedFile, OnClose};
 use crate::format::{self, FILE_HEADER_BYTES, FileHeader, Mark};
 use crate::hint::{Hint, hint_path};
 use crate::key::PartitionKey;
@@ -158,7 +158,7 @@ impl Recovery<'_> {
                 what,
             }));
         }
-        let file = ManagedFile::at(path.clone(), self.files);
+        let file = ManagedFile::at(path.clone(), self.files, OnClose::Sync);
         let Some(header) = self.header(&file, base)? else {
             return Ok(Some(Damage {
                 path,
@@ -286,7 +286,7 @@ impl Recovery<'_> {
         };
         for &base in std::iter::once(&base).chain(later) {
             let path = log_path(self.dir, base);
-            let file = ManagedFile::at(path.clone(), self.files);
+            let file = ManagedFile::at(path.clone(), self.files, OnClose::Sync);
             let Some(header) = self.header(&file, base)? else {
                 continue;
             };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::StorageError;
-use crate::files::{Files, ManagedFile};
+use crate::files::{Files, ManagedFile, OnClose};
 use crate::format::{FILE_HEADER_BYTES, FileHeader};
 use crate::key::PartitionKey;
 
@@ -74,7 +74,7 @@ impl Segment {
         };
         let handle = files.create(&path, &header.encode())?;
         Ok(Self {
-            file: ManagedFile::created(path, files, handle),
+            file: ManagedFile::created(path, files, handle, OnClose::Sync),
             base_offset,
             salt,
             end: End {

@@ -346,6 +346,10 @@ async fn few_files_stay_open_however_many_partitions_there_are() {
     }
     // Closing a file with unsynced writes syncs it first.
     assert!(disk.count(Operation::Sync, ".log") >= 20);
+    // What was acknowledged is recorded without a sync, and stays so.
+    for name in ["acknowledged", "acknowledged.tmp"] {
+        assert_eq!(disk.count(Operation::Sync, name), 0, "{name}");
+    }
     for partition in 0..20 {
         let polled = storage
             .read(key(partition), written(), ReadFrom::First, 10, 1 << 20)
