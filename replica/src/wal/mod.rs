@@ -24,9 +24,17 @@
 //! frames since the last sync a crash may leave any, so a whole frame after a
 //! missing one proves nothing by itself. It is damage when a later segment exists,
 //! or when a later frame of the segment records that the missing one was durable: then
-//! recovery refuses. Otherwise it is a torn tail and ends the log. (Damage to the
-//! very last frame, which nothing vouches for yet, looks like a torn one in any
-//! log; to the group the replica is then one that has lost its last writes.)
+//! recovery refuses. Otherwise it is a torn tail and ends the log.
+//!
+//! Damage to the very last frame, which nothing vouches for yet, looks like a torn one. What
+//! would vouch for it has to be durable before the frame is acknowledged, and costs another
+//! fsync. A record that is written without one, as partitions have, proves nothing after a
+//! power loss; and while the machine runs, the frame is read from the page cache, as it was
+//! written. So the loss of one last frame goes unnoticed here. The leader of the group
+//! notices it by what this replica has acknowledged, and the replica stops. A change is lost
+//! only if, before that, all other replicas that have it are down and a leader is elected
+//! without them: that takes one disk that damages what it has fsynced, and one more failure
+//! at the same time.
 //!
 //! What nothing vouches for is written once more and synced before it counts.
 //! Every start opens a new segment, whose header ends the one before: nothing is ever
