@@ -59,8 +59,10 @@ impl Setup {
             self.machine.name(),
             "--memory",
             self.memory.name(),
+            "--stop-with-input",
         ];
         Program {
+            ends_with_input: true,
             environment: self.memory.environment(),
             ..Program::new(&self.binary, arguments)
         }

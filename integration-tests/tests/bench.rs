@@ -1,8 +1,9 @@
 //! The benchmarks run and write a report.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// One at a time: each uses all cores.
 static TURN: Mutex<()> = Mutex::new(());
@@ -65,6 +66,52 @@ fn a_killed_leader_is_followed_by_another() {
         let all: u64 = winners.iter().filter_map(serde_json::Value::as_u64).sum();
         assert_eq!(all, 1, "{failover}");
     }
+}
+
+/// The processes that the threads of a process have started and that still run.
+fn children(of: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{of}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let texts = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
+    let texts: Vec<_> = texts.map(Result::unwrap_or_default).collect();
+    let ids = texts.iter().flat_map(|text| text.split_whitespace());
+    ids.filter_map(|id| id.parse().ok()).collect()
+}
+
+fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_benchmark_that_is_killed_leaves_no_replicas() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_node"))
+        .args(["bench", "throughput", "--seconds", "600", "--out"])
+        .arg(dir.path())
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let replicas = until("no replicas start", || {
+        let found = children(bench.id());
+        (found.len() == 3).then_some(found)
+    });
+    bench.kill().expect("it runs");
+    bench.wait().expect("it has ended");
+    until("replicas are left", || {
+        let runs =
+            |id: &u32| std::fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|it| !it.is_empty());
+        (!replicas.iter().any(runs)).then_some(())
+    });
 }
 
 #[test]

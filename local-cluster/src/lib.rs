@@ -21,6 +21,7 @@
 
 mod error;
 mod http;
+mod input;
 mod ports;
 mod processes;
 mod temporary;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::ProcessError;
 pub use http::{GetError, get, get_within};
+pub use input::end_of_input;
 pub use ports::{Ports, free_node_ports, free_ports};
 pub use processes::{Processes, Program};
 pub use temporary::remove_abandoned;

@@ -39,9 +39,12 @@ pub(crate) struct ReplicaArgs {
     machine: Machine,
     #[arg(long, default_value = "kept")]
     pub(crate) memory: Memory,
+    /// Stop at the end of the standard input: a benchmark that is killed leaves no replicas
+    #[arg(long)]
+    stop_with_input: bool,
 }
 
-/// Runs a replica until it is killed.
+/// Runs a replica until it is killed, or its standard input ends.
 ///
 /// # Errors
 /// When it cannot start, or must stop.
@@ -76,8 +79,15 @@ pub(crate) async fn run(args: &ReplicaArgs) -> anyhow::Result<()> {
             tokio::spawn(Arc::clone(&shared).serve(stream));
         }
     };
+    let input = async {
+        match args.stop_with_input {
+            true => local_cluster::end_of_input().await,
+            false => std::future::pending().await,
+        }
+    };
     tokio::select! {
         result = serving => result,
+        () = input => Ok(()),
         stopped = node.stopped() => stopped.map_err(anyhow::Error::from),
     }
 }

@@ -1,9 +1,6 @@
 //! `serve`: runs one node.
 
-use std::io::Read;
-
 use anyhow::{Context, bail};
-use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{ServeArgs, logging, stop_signal};
@@ -44,7 +41,7 @@ pub(super) async fn run(args: &ServeArgs) -> anyhow::Result<()> {
 async fn stop_request(stop_with_input: bool) -> anyhow::Result<()> {
     let input = async {
         match stop_with_input {
-            true => end_of_input().await,
+            true => local_cluster::end_of_input().await,
             false => std::future::pending().await,
         }
     };
@@ -52,18 +49,4 @@ async fn stop_request(stop_with_input: bool) -> anyhow::Result<()> {
         result = stop_signal() => result,
         () = input => Ok(()),
     }
-}
-
-/// On a thread of its own, which does not keep the process from ending.
-async fn end_of_input() {
-    let (ended, end) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while std::io::stdin()
-            .read(&mut buffer)
-            .is_ok_and(|bytes| bytes > 0)
-        {}
-        let _ = ended.send(());
-    });
-    let _ = end.await;
 }
