@@ -2,9 +2,10 @@
 //!
 //! Their effects are not in the state. Without counting the partitions that they create,
 //! concurrent commands would all be placed on the node that owned the fewest before; and
-//! without their logins, two users could log in with the same client id concurrently.
+//! without their logins, two users could log in with the same client id concurrently, or one
+//! that is repeated late could replace the session of a newer one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adapters::metadata::{Command, DecisionError, Intent, MetadataCommand, MetadataReader, decide};
@@ -18,8 +19,8 @@ use super::failure::Failure;
 struct InFlight {
     /// New partitions of each node.
     partitions: BTreeMap<ReplicaId, u64>,
-    /// The user of the logins of a client's id, and their number.
-    logins: BTreeMap<u128, (u32, u64)>,
+    /// The client's ids of logins.
+    logins: BTreeSet<u128>,
 }
 
 #[derive(Default)]
@@ -44,11 +45,10 @@ impl Decisions {
     ) -> Result<Decision, Failure> {
         let mut in_flight = lock(&self.in_flight);
         let login = login_of(&intent);
-        if let Some((client, user_id)) = login
-            && let Some((other, _)) = in_flight.logins.get(&client)
-            && *other != user_id
+        if let Some(client) = login
+            && in_flight.logins.contains(&client)
         {
-            // It is repeated when the state has the outcome of that login.
+            // It is repeated when the state has the outcome of that login, and judged by it.
             return Err(Failure::NotAccepted);
         }
         let command = decide(intent, reader, &in_flight.partitions);
@@ -60,9 +60,7 @@ impl Decisions {
         for owner in command.owners() {
             *in_flight.partitions.entry(*owner).or_insert(0) += 1;
         }
-        if let Some((client, user_id)) = login {
-            in_flight.logins.entry(client).or_insert((user_id, 0)).1 += 1;
-        }
+        in_flight.logins.extend(login);
         Ok(Decision {
             command,
             in_flight: Arc::clone(&self.in_flight),
@@ -93,23 +91,16 @@ impl Drop for Decision {
                 *count = count.saturating_sub(1);
             }
         }
-        if let Some((client, _)) = login
-            && let Some((_, count)) = in_flight.logins.get_mut(&client)
-        {
-            *count -= 1;
-            if *count == 0 {
-                in_flight.logins.remove(&client);
-            }
+        if let Some(client) = login {
+            in_flight.logins.remove(&client);
         }
     }
 }
 
-/// The client's id and the user of a login.
-fn login_of<P>(command: &MetadataCommand<P>) -> Option<(u128, u32)> {
+/// The client's id of a login.
+fn login_of<P>(command: &MetadataCommand<P>) -> Option<u128> {
     match command {
-        MetadataCommand::Register {
-            client, user_id, ..
-        } => Some((*client, *user_id)),
+        MetadataCommand::Register { client, .. } => Some(*client),
         _ => None,
     }
 }
