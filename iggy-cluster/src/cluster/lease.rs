@@ -5,17 +5,43 @@
 //! after a confirmed read: the lease. It counts from the start of that read, when the state
 //! contained everything that was acknowledged. Another node that has waited for longer than
 //! the lease after a change was committed therefore knows that no node serves from a state
-//! without it.
+//! without it. Its clock counts while the machine is suspended: the other nodes have not
+//! waited for that.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// What the clocks of two nodes may differ in rate: an eighth of the lease.
 const DRIFT_DIVISOR: u32 = 8;
 
+/// A moment by a clock that does not stop while the machine is suspended, as that of
+/// `std::time::Instant` does on Linux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LeaseTime {
+    since_boot: Duration,
+}
+
+impl LeaseTime {
+    pub(super) fn now() -> Self {
+        #[cfg(target_os = "linux")]
+        let clock = ClockId::Boottime;
+        // Elsewhere this one does not stop.
+        #[cfg(not(target_os = "linux"))]
+        let clock = ClockId::Monotonic;
+        let now = clock_gettime(clock);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+        let nanos = u32::try_from(now.tv_nsec).unwrap_or_default();
+        Self {
+            since_boot: Duration::new(seconds, nanos),
+        }
+    }
+}
+
 pub(super) struct Lease {
     length: Duration,
-    started: Instant,
+    started: LeaseTime,
     /// Microseconds from `started` to the start of the last confirmed read, plus one; zero
     /// without any.
     confirmed: AtomicU64,
@@ -25,24 +51,28 @@ impl Lease {
     pub(super) fn new(length: Duration) -> Self {
         Self {
             length,
-            started: Instant::now(),
+            started: LeaseTime::now(),
             confirmed: AtomicU64::new(0),
         }
     }
 
     /// A read that started at this time is confirmed.
-    pub(super) fn renew(&self, at: Instant) {
-        let since = at.saturating_duration_since(self.started).as_micros();
-        let since = u64::try_from(since).unwrap_or(u64::MAX - 1) + 1;
+    pub(super) fn renew(&self, at: LeaseTime) {
+        let since = u64::try_from(self.age(at).as_micros()).unwrap_or(u64::MAX - 1) + 1;
         self.confirmed.fetch_max(since, Ordering::Release);
     }
 
-    pub(super) fn is_valid(&self, now: Instant) -> bool {
+    pub(super) fn is_valid(&self, now: LeaseTime) -> bool {
         let Some(confirmed) = self.confirmed.load(Ordering::Acquire).checked_sub(1) else {
             return false;
         };
-        let age = now.saturating_duration_since(self.started);
-        age.saturating_sub(Duration::from_micros(confirmed)) < self.length
+        self.age(now)
+            .saturating_sub(Duration::from_micros(confirmed))
+            < self.length
+    }
+
+    fn age(&self, now: LeaseTime) -> Duration {
+        now.since_boot.saturating_sub(self.started.since_boot)
     }
 
     /// Two renewals may fail before the lease ends.
@@ -64,16 +94,32 @@ mod tests {
     fn a_lease_counts_from_the_start_of_the_latest_confirmed_read() {
         let second = Duration::from_secs(1);
         let lease = Lease::new(3 * second);
-        let start = lease.started;
-        assert!(!lease.is_valid(start), "nothing is confirmed");
-        lease.renew(start + second);
-        assert!(lease.is_valid(start + 3 * second));
-        assert!(!lease.is_valid(start + 4 * second));
-        lease.renew(start + 2 * second);
+        let after = |seconds| LeaseTime {
+            since_boot: lease.started.since_boot + seconds * second,
+        };
+        assert!(!lease.is_valid(after(0)), "nothing is confirmed");
+        lease.renew(after(1));
+        assert!(lease.is_valid(after(3)));
+        assert!(!lease.is_valid(after(4)));
+        lease.renew(after(2));
         // An earlier read may be confirmed later.
-        lease.renew(start + second);
-        assert!(lease.is_valid(start + 4 * second));
-        assert!(!lease.is_valid(start + 5 * second));
+        lease.renew(after(1));
+        assert!(lease.is_valid(after(4)));
+        assert!(!lease.is_valid(after(5)));
         assert!(lease.certainly_over() > 3 * second);
+    }
+
+    /// The kernel counts its uptime by the clock that does not stop.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_clock_of_a_lease_counts_while_the_machine_is_suspended() {
+        let uptime = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            let seconds = text.split(' ').next().unwrap().parse().unwrap();
+            Duration::from_secs_f64(seconds)
+        };
+        let hundredth = Duration::from_millis(10);
+        let (before, now, after) = (uptime(), LeaseTime::now().since_boot, uptime());
+        assert!(before <= now + hundredth && now <= after + hundredth);
     }
 }

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::control;
 use super::decisions::Decisions;
 use super::failure::Failure;
-use super::lease::Lease;
+use super::lease::{Lease, LeaseTime};
 
 /// Between two attempts, unless the leader changes.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -60,13 +60,13 @@ impl Metadata {
     /// Whether the local state contains everything that was acknowledged anywhere up to one
     /// lease ago. To be called before the state is read.
     pub(crate) fn is_current(&self) -> bool {
-        self.lease.is_valid(Instant::now())
+        self.lease.is_valid(LeaseTime::now())
     }
 
     /// The lease starts now.
     #[cfg(test)]
     pub(crate) fn renew(&self) {
-        self.lease.renew(Instant::now());
+        self.lease.renew(LeaseTime::now());
     }
 
     /// Longer than any node serves from a state without a change, once it is committed.
@@ -300,7 +300,7 @@ impl Metadata {
         let mut leadership = self.log.leadership();
         loop {
             let leaderless = leadership.borrow_and_update().leader.is_none();
-            let started = Instant::now();
+            let started = LeaseTime::now();
             // A confirmed read waits until this node has applied what it needs.
             let read = tokio::time::timeout_at(deadline.into(), self.log.read()).await;
             let failure = match read {
