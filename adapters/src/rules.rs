@@ -10,6 +10,8 @@ consensus::rules! {
     ReplacedSessionEnded: "requests of a replaced session are executed",
     RequestContentCompared: "a different request under the last number is answered with the last reply",
     OlderRequestRefused: "a request older than the last is answered with the last reply",
+    FormerRequestAnswered: "a client that logs in again and repeats its last request executes it again",
+    LastRequestOfEndedSessionKept: "the last request of a session is forgotten when it ends or is replaced",
     OldestSessionEvicted: "a full table evicts the most recently used session",
     FencedNodeOpensNoSession: "a fenced node opens sessions",
     SessionsEndWithFence: "sessions survive the fencing of their node",

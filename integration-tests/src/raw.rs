@@ -92,6 +92,11 @@ impl RawClient {
         Ok(answer)
     }
 
+    /// The next change has this number again, or for the first time.
+    pub fn number_next(&mut self, request: u64) {
+        self.request = request - 1;
+    }
+
     /// Sends a command in a frame that is not replicated.
     ///
     /// # Errors

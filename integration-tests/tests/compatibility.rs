@@ -171,6 +171,36 @@ async fn a_login_does_not_end_the_session_of_another_user(backend: Backend) {
     assert_eq!(again.log_in("bob", PASSWORD).await.unwrap(), DONE);
 }
 
+/// Its connection is still open, has ended, or its node was killed.
+async fn a_restarted_client_repeats_its_last_change_and_gets_the_first_reply(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let raised = "all nodes know this feature level";
+    cluster.logged(leader, raised).await.unwrap();
+    let other = (leader + 1) % 3;
+    let exists = Answer::Code(1012);
+    for way in ["open", "ended", "killed"] {
+        let stream = stream_of(way);
+        let mut before = raw(&cluster, other, 77).await;
+        assert_eq!(before.log_in("iggy", "iggy").await.unwrap(), DONE);
+        before.number_next(7);
+        let created = before.change(Operation::CreateStream, &stream).await;
+        assert_eq!(created.unwrap(), DONE, "{way}");
+        match way {
+            "ended" => drop(before),
+            "killed" => cluster.kill(other).unwrap(),
+            _ => {}
+        }
+        let mut after = raw(&cluster, leader, 77).await;
+        assert_eq!(after.log_in("iggy", "iggy").await.unwrap(), DONE, "{way}");
+        after.number_next(7);
+        let again = after.change(Operation::CreateStream, &stream).await;
+        assert_eq!(again.unwrap(), DONE, "{way}: executed again");
+        let next = after.change(Operation::CreateStream, &stream).await;
+        assert_eq!(next.unwrap(), exists, "{way}");
+    }
+}
+
 /// Reads are answered with a code, and changes with an eviction. A stock client then logs in
 /// again, and reports what it receives for that.
 async fn requests_of_a_deleted_user_are_unauthenticated(backend: Backend) {
@@ -472,6 +502,7 @@ on_each_backend! {
     unknown_commands_are_invalid_and_a_flush_is_unavailable
     statistics_state_the_version
     a_login_does_not_end_the_session_of_another_user
+    a_restarted_client_repeats_its_last_change_and_gets_the_first_reply
     requests_of_a_deleted_user_are_unauthenticated
     older_clients_are_refused
     passwords_that_no_login_accepts_are_refused

@@ -68,7 +68,7 @@ impl Apply<'_> {
             }
             Command::RaiseFeatureLevel(level) => {
                 if self.state.lowest_node_level() >= Some(level) {
-                    self.state.feature_level = self.state.feature_level.max(level);
+                    self.state.raise_feature_level(level);
                 }
                 Ok(Reply::Done)
             }

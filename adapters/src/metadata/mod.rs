@@ -13,7 +13,7 @@
 //! | --- | --- |
 //! | `types`, `options`, `permissions`, `replicas`, `error`, `feature_level` | values |
 //! | `commands`, `reply`, `events` | what goes into the state machine, and what comes out |
-//! | `groups`, `users`, `sessions` | tables, each with its rules |
+//! | `groups`, `users`, `sessions`, `history` | tables, each with its rules |
 //! | `state` | all of them at one position of the log, and queries |
 //! | `authorize`, `placement` | judgements by a state |
 //! | `changes`, `apply`, `snapshot`, `machine` | the state machine |
@@ -28,6 +28,7 @@ mod error;
 mod events;
 mod feature_level;
 mod groups;
+mod history;
 mod machine;
 mod options;
 pub mod permissions;

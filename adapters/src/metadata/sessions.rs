@@ -4,6 +4,11 @@
 //! of the last one; a repetition is answered with that reply. Request numbers may skip
 //! (requests to partitions share the counter) but never decrease.
 //!
+//! From [`FeatureLevel::V0_2`](super::FeatureLevel::V0_2) on, a client that logs in again
+//! under its old id, as the same user, may repeat the last request of its former session,
+//! which may have ended meanwhile: [`History`] keeps it. Any other request starts afresh,
+//! because clients choose their ids and numbers themselves.
+//!
 //! The table is bounded: when it is full, the session that was used least recently, by
 //! position in the log, is evicted; members of groups last.
 
@@ -15,6 +20,7 @@ use consensus::rule;
 use consensus::rules::limit;
 
 use super::error::MetadataError;
+use super::history::{History, LastRequest};
 use crate::codec::{Malformed, Reader, Result, Writer};
 
 /// The most sessions: a constant of the state machine, not a key of the configuration,
@@ -41,9 +47,33 @@ pub struct Session {
     pub last_request: u64,
     last_checksum: u64,
     last_reply: Bytes,
+    /// The last request of the former session, until one is executed in this.
+    former: Option<LastRequest>,
     used: u64,
     /// Whether the client is a member of a group: others are evicted first.
     pinned: bool,
+}
+
+impl Session {
+    /// Whether a request of this number may have been executed.
+    #[must_use]
+    pub fn may_have_executed(&self, request: u64) -> bool {
+        let former = self.former.as_ref();
+        self.last_request >= request || former.is_some_and(|former| former.number == request)
+    }
+
+    /// The last request that was executed, in this session or the former.
+    fn last(self) -> Option<LastRequest> {
+        if self.last_request == 0 {
+            return self.former;
+        }
+        Some(LastRequest {
+            user_id: self.user_id,
+            number: self.last_request,
+            checksum: self.last_checksum,
+            reply: self.last_reply,
+        })
+    }
 }
 
 /// What to do with a request.
@@ -65,6 +95,8 @@ pub struct Sessions {
     by_use: BTreeSet<(bool, u64, u128)>,
     by_registration: BTreeSet<(ReplicaId, u64, u128)>,
     by_user: BTreeSet<(u32, u128)>,
+    /// From feature level 0.2 on.
+    history: Option<History>,
 }
 
 impl Sessions {
@@ -86,6 +118,11 @@ impl Sessions {
         self.by_client.get(&client)
     }
 
+    /// From now on the last requests of sessions that end are kept.
+    pub(super) fn keep_history(&mut self) {
+        self.history.get_or_insert_default();
+    }
+
     /// Opens a session, which replaces a former one of the client. Returns its number and
     /// the client whose session was evicted, if any.
     pub(super) fn open(
@@ -95,16 +132,18 @@ impl Sessions {
         node: ReplicaId,
         registration: u64,
     ) -> (u64, Option<u128>) {
-        self.remove(client);
+        self.end(client);
         let mut evicted = None;
         if self.by_client.len() >= limit(SESSIONS_LIMIT, SESSIONS_MAX)
             && let Some((_, _, oldest)) = self.next_to_evict()
         {
-            self.remove(oldest);
+            self.end(oldest);
             evicted = Some(oldest);
         }
         self.next += 1;
         self.uses += 1;
+        let history = self.history.as_mut();
+        let former = history.and_then(|history| history.take(client));
         self.insert(
             client,
             Session {
@@ -115,6 +154,7 @@ impl Sessions {
                 last_request: 0,
                 last_checksum: 0,
                 last_reply: Bytes::new(),
+                former: former.filter(|former| former.user_id == user_id),
                 used: self.uses,
                 pinned: false,
             },
@@ -146,10 +186,23 @@ impl Sessions {
         Some(session)
     }
 
+    /// Ends a session.
+    fn end(&mut self, client: u128) -> bool {
+        let Some(session) = self.remove(client) else {
+            return false;
+        };
+        if let (Some(history), Some(last)) = (&mut self.history, session.last())
+            && rule!(LastRequestOfEndedSessionKept)
+        {
+            history.put(client, last);
+        }
+        true
+    }
+
     /// Closes a session, unless the client has a newer one.
     pub(super) fn close(&mut self, client: u128, session: u64) -> bool {
         let current = self.get(client).is_some_and(|s| s.session == session);
-        current && self.remove(client).is_some()
+        current && self.end(client)
     }
 
     /// Closes all sessions of a node's registration and returns their clients.
@@ -160,7 +213,7 @@ impl Sessions {
             .map(|(_, _, client)| *client)
             .collect();
         for client in &clients {
-            self.remove(*client);
+            self.end(*client);
         }
         clients
     }
@@ -174,7 +227,7 @@ impl Sessions {
         }
     }
 
-    /// Closes all sessions of a user and returns their clients.
+    /// Closes all sessions of a user and returns their clients. Nothing of them is kept.
     pub(super) fn close_of_user(&mut self, user_id: u32) -> Vec<u128> {
         let clients: Vec<u128> = self
             .by_user
@@ -183,6 +236,9 @@ impl Sessions {
             .collect();
         for client in &clients {
             self.remove(*client);
+        }
+        if let Some(history) = &mut self.history {
+            history.forget_user(user_id);
         }
         clients
     }
@@ -204,6 +260,15 @@ impl Sessions {
         self.uses += 1;
         found.used = self.uses;
         self.by_use.insert((found.pinned, found.used, client));
+        if let Some(former) = &found.former
+            && former.is_repeated(request, checksum)
+            && rule!(FormerRequestAnswered)
+        {
+            return match former.reply.is_empty() {
+                true => Err(MetadataError::RequestAlreadyApplied),
+                false => Ok(Admission::Repeat(former.reply.clone())),
+            };
+        }
         if request > found.last_request || !rule!(RequestExecutedOnce) {
             return Ok(Admission::Execute);
         }
@@ -218,6 +283,7 @@ impl Sessions {
 
     pub(super) fn record(&mut self, client: u128, request: u64, checksum: u64, reply: &Bytes) {
         if let Some(session) = self.by_client.get_mut(&client) {
+            session.former = None;
             session.last_request = request;
             session.last_checksum = checksum;
             let fits = reply.len() <= REPLY_BYTES_MAX && rule!(ReplyKept);
@@ -228,7 +294,8 @@ impl Sessions {
         }
     }
 
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self> {
+    /// `with_history` as from feature level 0.2 on.
+    pub(super) fn read(reader: &mut Reader<'_>, with_history: bool) -> Result<Self> {
         let mut sessions = Self {
             next: reader.u64()?,
             uses: reader.u64()?,
@@ -245,6 +312,10 @@ impl Sessions {
                 last_checksum: reader.u64()?,
                 used: reader.u64()?,
                 last_reply: Bytes::copy_from_slice(reader.bytes(REPLY_BYTES_MAX)?),
+                former: match with_history && reader.bool()? {
+                    true => Some(LastRequest::read(reader)?),
+                    false => None,
+                },
                 pinned: false,
             };
             if session.used > sessions.uses || session.session > sessions.next {
@@ -252,18 +323,21 @@ impl Sessions {
             }
             sessions.insert(client, session);
         }
+        if with_history {
+            sessions.history = Some(History::read(reader)?);
+        }
         Ok(sessions)
     }
 
     pub(super) fn write(&self, out: &mut impl Writer) {
         out.put_u64_le(self.next);
         out.put_u64_le(self.uses);
-        if !rule!(SessionsInSnapshot) {
-            out.put_u32_le(0);
-            return;
-        }
-        out.put_u32_le(self.by_client.len() as u32);
-        for (client, session) in &self.by_client {
+        let written = match rule!(SessionsInSnapshot) {
+            true => self.by_client.len(),
+            false => 0,
+        };
+        out.put_u32_le(written as u32);
+        for (client, session) in self.by_client.iter().take(written) {
             out.put_u128_le(*client);
             out.put_u64_le(session.session);
             out.put_u32_le(session.user_id);
@@ -274,6 +348,15 @@ impl Sessions {
             out.put_u64_le(session.last_checksum);
             out.put_u64_le(session.used);
             out.put_bytes_with_length(&session.last_reply);
+            if self.history.is_some() {
+                out.put_bool(session.former.is_some());
+                if let Some(former) = &session.former {
+                    former.write(out);
+                }
+            }
+        }
+        if let Some(history) = &self.history {
+            history.write(out);
         }
     }
 }

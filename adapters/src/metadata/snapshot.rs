@@ -203,7 +203,7 @@ fn read(reader: &mut Reader<'_>, copies: bool) -> Result<MetadataState> {
     state
         .restore_streams(streams)
         .ok_or(Malformed("streams contradict each other"))?;
-    state.sessions = Sessions::read(reader)?;
+    state.sessions = Sessions::read(reader, feature_level >= FeatureLevel::V0_2)?;
     state
         .restore_memberships()
         .ok_or(Malformed("a member without a session"))?;

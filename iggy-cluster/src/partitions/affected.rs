@@ -74,7 +74,10 @@ impl Affected {
             MetadataEvent::SessionsClosed(clients) => {
                 let mut inner = self.lock();
                 for client in clients {
-                    inner.last.remove(client);
+                    // It may be repeated in the client's next session.
+                    if let Some(change) = inner.last.remove(client) {
+                        inner.since = inner.since.max(change.applied);
+                    }
                 }
             }
             MetadataEvent::Restored => {
@@ -207,7 +210,8 @@ mod tests {
         assert_eq!(affected.owners(&metadata, 7, 2), [(OTHER, noticed)]);
     }
 
-    /// It was applied before this node started, or restored a snapshot.
+    /// It was applied before this node started, restored a snapshot, or the client's session
+    /// ended.
     #[tokio::test]
     async fn a_change_that_is_not_known_waits_for_all_nodes() {
         let (log, metadata) = FakeLog::start(Duration::from_secs(5));
@@ -217,6 +221,9 @@ mod tests {
         assert_eq!(affected.owners(&metadata, 7, 1), [(OTHER, since)]);
         affected.note(&changed(1));
         assert_ne!(affected.owners(&metadata, 7, 1), [(OTHER, since)]);
+        let applied = affected.lock().last[&7].applied;
+        affected.note(&MetadataEvent::SessionsClosed(vec![7]));
+        assert_eq!(affected.owners(&metadata, 7, 1), [(OTHER, applied)]);
         affected.note(&MetadataEvent::Restored);
         let since = affected.lock().since;
         assert_eq!(affected.owners(&metadata, 7, 1), [(OTHER, since)]);

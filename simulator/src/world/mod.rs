@@ -8,6 +8,7 @@ mod faults;
 mod first_write;
 mod late_messages;
 mod late_rot;
+mod level_checks;
 mod links;
 mod members;
 mod mistakes;

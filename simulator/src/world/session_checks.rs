@@ -29,6 +29,16 @@ pub(super) struct Session {
     session: u64,
 }
 
+impl Session {
+    /// The client disconnects.
+    pub(super) fn end(self) -> Command {
+        Command::Unregister {
+            client: self.client,
+            session: self.session,
+        }
+    }
+}
+
 /// Compares a reply with the only one that is right.
 pub(super) fn is(what: &str, found: &Reply, expected: &Reply) -> Result<(), String> {
     match found == expected {
@@ -70,7 +80,17 @@ impl World {
         node: ReplicaId,
         incarnation: u64,
     ) -> Result<u64, String> {
-        let info = node_info(node, incarnation);
+        self.register_version(node, incarnation, "0")
+    }
+
+    pub(super) fn register_version(
+        &mut self,
+        node: ReplicaId,
+        incarnation: u64,
+        version: &str,
+    ) -> Result<u64, String> {
+        let mut info = node_info(node, incarnation);
+        info.version = version.into();
         match self.settle(&Command::RegisterNode(info))? {
             Reply::NodeRegistered { registration } => Ok(registration),
             reply => Err(format!("a node is not registered: {reply:?}")),
@@ -218,7 +238,8 @@ impl World {
         self.check_registrations()?;
         self.check_revocations(newer)?;
         self.check_tokens(newer)?;
-        self.check_eviction(newer, registration)
+        self.check_eviction(newer, registration)?;
+        self.check_levels()
     }
 
     /// More sessions than there may be: the one that rested longest makes room. The

@@ -132,6 +132,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         8 => (operation(), any::<bool>()).prop_map(|(operation, other)| Happening::Operation { operation, other }),
         1 => Just(Happening::Login),
+        1 => Just(Happening::Logout),
         1 => Just(Happening::CompleteRevocation),
         1 => (0..10_000_u64).prop_map(Happening::Expire),
     ]
@@ -168,8 +169,9 @@ proptest! {
     fn snapshots_change_nothing(
         before in prop::collection::vec(happening(), 0..60),
         after in prop::collection::vec(happening(), 0..40),
+        raised in any::<bool>(),
     ) {
-        let mut bench = Bench::new();
+        let mut bench = if raised { Bench::at_level_0_2() } else { Bench::new() };
         for happening in before {
             bench.happen(happening);
         }

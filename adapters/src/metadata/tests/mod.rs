@@ -40,16 +40,36 @@ enum Happening {
         other: bool,
     },
     Login,
+    Logout,
     CompleteRevocation,
     Expire(u64),
 }
 
 impl Bench {
     fn new() -> Self {
+        Self::of_version("0.1.0")
+    }
+
+    /// At feature level 0.2.
+    fn at_level_0_2() -> Self {
+        let bench = Self::of_version("0.2.0");
+        let level = bench.reader.read().feature_level();
+        assert_eq!(level, FeatureLevel::V0_2);
+        bench
+    }
+
+    /// At the level of that version of all nodes.
+    fn of_version(version: &str) -> Self {
         let mut bench = Self::empty();
         for node in 1..=NODES {
-            let reply = bench.apply(&Command::RegisterNode(node_info(node, 1)));
+            let mut info = node_info(node, 1);
+            info.version = version.into();
+            let reply = bench.apply(&Command::RegisterNode(info));
             assert!(matches!(reply, Reply::NodeRegistered { .. }));
+        }
+        let next = bench.reader.read().next_feature_level();
+        if let Some(level) = next {
+            bench.apply(&Command::RaiseFeatureLevel(level));
         }
         bench.apply(&Command::BootstrapRoot {
             username: name("iggy"),
@@ -146,6 +166,10 @@ impl Bench {
                     self.other = session;
                 }
                 reply
+            }
+            Happening::Logout => {
+                let (client, session) = (OTHER, std::mem::take(&mut self.other));
+                self.apply(&Command::Unregister { client, session })
             }
             Happening::CompleteRevocation => {
                 let found = {

@@ -95,7 +95,7 @@ impl Connection {
             let state = self.server.metadata.reader.read();
             let session = state.sessions().get(bound.client);
             let session = session.filter(|found| found.session == bound.session)?;
-            let executed = session.last_request >= header.request;
+            let executed = session.may_have_executed(header.request);
             Some(executed || state.allows_change(bound.user_id, operation))
         };
         if check() == Some(true) {
