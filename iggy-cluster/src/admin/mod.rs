@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cli")]
 mod client;
+mod disk_probe;
 mod report;
 mod reporter;
 
@@ -30,6 +31,7 @@ use replicated_log::links::LinkCounters;
 
 #[cfg(feature = "cli")]
 pub use client::{ReportError, cluster_report, is_ready, node_report};
+pub(crate) use disk_probe::DiskProbe;
 pub use report::{ClusterReport, NodeReport};
 pub(crate) use reporter::Reporter;
 

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
+use super::disk_probe::DiskProbe;
 use super::report::{OLDER, UNKNOWN, UNREACHABLE};
 use super::{ClusterReport, NodeReport};
 use crate::cluster::Metadata;
@@ -44,6 +45,7 @@ pub(crate) struct Reporter {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) storage: Arc<dyn PartitionStorage>,
     pub(crate) log: Arc<LogMetrics>,
+    pub(crate) disk: DiskProbe,
     /// The incarnation of this process.
     pub(crate) incarnation: u64,
 }
@@ -180,6 +182,9 @@ impl Reporter {
         let voters = core.membership.voters().iter();
         let voters: Vec<_> = voters.map(|id| number(*id).to_string()).collect();
         report.detail.insert("voters".into(), voters.join(","));
+        let level = self.metadata.reader.read().feature_level();
+        let level = ("feature_level".to_owned(), level.to_string());
+        report.detail.extend([level]);
         let refusing = refusing.map(|text| ("partitions_refusing".to_owned(), text));
         report.detail.extend(refusing);
         if !reserve {
@@ -201,6 +206,7 @@ impl Reporter {
     /// The report of this node, after a read and, on a leader with work, a commit.
     async fn checked(&self, section: &NodeSection) -> NodeReport {
         let deadline = Instant::now() + PROBE;
+        let disk = self.disk.start();
         let log = &self.metadata.log;
         let status = match timeout_at(deadline, log.status()).await {
             Ok(Some(status)) => status,
@@ -229,6 +235,7 @@ impl Reporter {
                 ));
             }
         }
+        report.problems.extend(disk.problem(deadline).await);
         report.healthy = report.problems.is_empty();
         report
     }
@@ -376,6 +383,7 @@ mod tests {
             metadata,
             storage: Arc::new(storage.unwrap()),
             log: Arc::default(),
+            disk: DiskProbe::new(data.join("probe")),
             incarnation: 1,
         }
     }

@@ -17,7 +17,7 @@ use super::descriptors::{self, Shares};
 use super::empty_disk::refuse_messages_alone;
 use super::services::{Requests, clean_up};
 use super::{Node, StartError};
-use crate::admin::{self, Admin, Reporter, Started};
+use crate::admin::{self, Admin, DiskProbe, Reporter, Started};
 use crate::cluster::{Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
 use crate::metrics::Metrics;
@@ -115,6 +115,7 @@ impl NodeBuilder {
             metadata: Arc::clone(&parts.metadata),
             storage: Arc::clone(&parts.storage),
             log: Arc::clone(&parts.metrics.log),
+            disk: DiskProbe::new(parts.config.storage.path.join("meta/probe")),
             incarnation: opened.incarnation(),
         });
         let requests = Requests {
