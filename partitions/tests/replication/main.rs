@@ -46,7 +46,7 @@ fn run(seed: u64) -> Result<Counts, Violation> {
 #[test]
 fn nothing_acknowledged_is_lost_and_the_copies_converge() {
     let mut all = Counts::default();
-    for seed in seeds() {
+    for seed in seeds().chain(FOUND) {
         match run(seed) {
             Ok(counts) => {
                 all.committed += counts.committed;
@@ -88,6 +88,9 @@ fn seeds() -> std::ops::Range<u64> {
     let range = range.and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     range.unwrap_or(0..SEEDS)
 }
+
+/// Seeds that have found something that the usual ones do not show.
+const FOUND: [u64; 4] = [995, 1_857, 3_280, 50_406];
 
 #[test]
 fn rare_situations_are_handled() {

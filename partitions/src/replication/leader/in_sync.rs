@@ -44,7 +44,9 @@ impl Leader {
             let has_table = peer.table >= self.offsets.may_be_committed();
             // What is before the start cannot be sent to it any more.
             let has = value(context, peer.written, peer.synced);
-            let has_start = has >= context.table.start.base.index;
+            let start = context.table.start.base;
+            // After a recovery the log may not reach its former start.
+            let has_start = has >= start.index || !context.chain.contains(start);
             assignment.is_live(node) && peer.trusted && is_steady && has_table && has_start
         }
     }
