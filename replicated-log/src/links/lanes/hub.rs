@@ -11,6 +11,7 @@ use consensus::ReplicaId;
 use super::LaneSource;
 use super::gate::Gate;
 use super::link::LaneLink;
+use super::rate::RateLimit;
 use crate::links::channel::Channel;
 use crate::links::target::Target;
 
@@ -25,6 +26,7 @@ struct Hub {
     /// Of what is received.
     gates: Mutex<BTreeMap<(ReplicaId, Channel), Arc<Gate>>>,
     accepted: AtomicU64,
+    catch_up_rate: Arc<RateLimit>,
 }
 
 impl fmt::Debug for Lanes {
@@ -43,6 +45,12 @@ impl Lanes {
         }
     }
 
+    /// Limits what this node sends on [`Channel::CopiesCatchUp`] to all peers together, from
+    /// now on; zero, as at the start, is no limit.
+    pub fn set_catch_up_rate(&self, bytes_per_second: u64) {
+        self.0.catch_up_rate.set(bytes_per_second);
+    }
+
     /// Sets where the frames are taken from. The first call counts.
     pub(in crate::links) fn set_source(&self, source: Arc<dyn LaneSource>) {
         let _ = self.0.source.set(source);
@@ -55,7 +63,13 @@ impl Lanes {
         };
         self.change(|links| {
             for lane in Channel::LANES {
-                let link = LaneLink::start(target.clone(), lane, Arc::clone(source));
+                let rate = (lane == Channel::CopiesCatchUp).then(|| &self.0.catch_up_rate);
+                let link = LaneLink::start(
+                    target.clone(),
+                    lane,
+                    Arc::clone(source),
+                    rate.map(Arc::clone),
+                );
                 links.insert((target.replica, lane), Arc::new(link));
             }
         });

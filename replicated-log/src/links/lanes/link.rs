@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::LaneSource;
 use super::counts::{LaneCounts, add};
+use super::rate::RateLimit;
 use super::sending::Sending;
 use super::wire::LaneError;
 use crate::links::channel::Channel;
@@ -45,6 +46,7 @@ struct Shared {
     target: Target,
     lane: Channel,
     source: Arc<dyn LaneSource>,
+    rate: Option<Arc<RateLimit>>,
     counts: Arc<LaneCounts>,
     /// The source may have frames, which no thread has looked for yet.
     woken: AtomicBool,
@@ -76,6 +78,8 @@ enum Turn {
     Idle,
     /// Wait until the socket has room.
     Full,
+    /// Wait until then: the rate is limited.
+    Limited(Instant),
     /// Continue.
     Unfinished,
     /// The connection is broken.
@@ -84,12 +88,18 @@ enum Turn {
 
 impl LaneLink {
     /// A lane that connects when it is woken for the first time.
-    pub(super) fn start(target: Target, lane: Channel, source: Arc<dyn LaneSource>) -> Self {
+    pub(super) fn start(
+        target: Target,
+        lane: Channel,
+        source: Arc<dyn LaneSource>,
+        rate: Option<Arc<RateLimit>>,
+    ) -> Self {
         let counts = target.counters.lanes.of(target.replica, lane);
         let shared = Arc::new(Shared {
             target,
             lane,
             source,
+            rate,
             counts,
             woken: AtomicBool::new(false),
             state: Mutex::default(),
@@ -178,6 +188,13 @@ impl Shared {
         }
         let mut written = 0;
         loop {
+            if let Some(until) = self
+                .rate
+                .as_ref()
+                .and_then(|rate| rate.until(Instant::now()))
+            {
+                return Turn::Limited(until);
+            }
             self.fill(&mut connection.sending, has_more);
             if !connection.sending.unwritten.has_remaining() {
                 return Turn::Idle;
@@ -186,7 +203,12 @@ impl Shared {
                 return Turn::Unfinished;
             }
             match connection.write() {
-                Ok(bytes) => written += bytes,
+                Ok(bytes) => {
+                    written += bytes;
+                    if let Some(rate) = &self.rate {
+                        rate.spend(Instant::now(), bytes);
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     connection.is_full = true;
                     return Turn::Full;
@@ -285,8 +307,13 @@ impl Shared {
         };
         loop {
             let turn = self.turn(&mut self.state(), TURN_BYTES_MAX);
+            let mut until = None;
             let is_full = match turn {
                 Turn::Full => true,
+                Turn::Limited(then) => {
+                    until = Some(then);
+                    false
+                }
                 Turn::Idle if !self.is_woken() => false,
                 Turn::Idle | Turn::Unfinished => {
                     // The peer's releases and the end of the connection are looked at too.
@@ -314,6 +341,7 @@ impl Shared {
                     }
                 }
                 () = self.task.notified() => {}
+                () = sleep_until(until) => {}
             }
         }
     }
@@ -346,6 +374,13 @@ impl Shared {
         if let Some(suppressed) = counters.refuse(Some(peer), "lane", error.label()) {
             warn!(%peer, lane = ?self.lane, %error, suppressed, "refused a number of a peer, and closed the connection");
         }
+    }
+}
+
+async fn sleep_until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
     }
 }
 

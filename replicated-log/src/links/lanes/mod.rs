@@ -40,6 +40,7 @@ mod credit;
 mod gate;
 mod hub;
 mod link;
+mod rate;
 mod receive;
 mod sending;
 mod wire;

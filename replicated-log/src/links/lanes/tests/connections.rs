@@ -82,6 +82,33 @@ async fn credit_of_a_connection_that_has_ended_is_gone_with_it() {
     assert_eq!(node.refused(), 0);
 }
 
+/// Each leaves half a long frame, and credit that is released when it has ended.
+#[tokio::test]
+async fn connections_in_quick_succession_leave_neither_sockets_nor_credit() {
+    const CONNECTIONS: u64 = 200;
+    let mut node = Node::start(0).await;
+    let mut former: Option<(Raw, Arrived)> = None;
+    let mut last = 0;
+    for _ in 0..CONNECTIONS {
+        let mut raw = Raw::dial(&node).await;
+        if let Some((former, arrived)) = former.take() {
+            former.closed().await;
+            drop(arrived);
+        }
+        raw.piece(0, true, b"whole", 0).await;
+        raw.piece(1, true, b"half", LANE_FRAME_BYTES_MAX / 4).await;
+        let arrived = node.next().await;
+        assert!(arrived.connection > last);
+        last = arrived.connection;
+        former = Some((raw, arrived));
+    }
+    drop(former);
+    let counts = node.counts(identity(7).replica);
+    assert_eq!(counts.held_bytes.load(Ordering::Relaxed), 0);
+    assert_eq!(counts.received.load(Ordering::Relaxed), CONNECTIONS);
+    assert_eq!(node.refused(), 0);
+}
+
 #[tokio::test]
 async fn garbage_closes_the_connection_with_one_reason() {
     let head = |slot, is_first, bytes, following| {

@@ -191,6 +191,42 @@ fn a_frame_that_is_too_long_is_dropped_and_the_next_is_sent() {
     assert_eq!((filled.frames, filled.bytes), (1, 10));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_rate_of_the_catch_up_lane_is_limited_and_that_of_others_is_not() {
+    let (near, mut far) = Node::pair().await;
+    near.lanes.set_catch_up_rate(MIB as u64);
+    let to = far.replica;
+    let lane = Channel::CopiesCatchUp;
+    let started = Instant::now();
+    let old = LaneFrame {
+        stream: 1,
+        parts: vec![Bytes::from(vec![1; MIB])],
+    };
+    let frames = VecDeque::from(vec![old; 8]);
+    near.source
+        .frames
+        .lock()
+        .unwrap()
+        .insert((lane, to), frames);
+    near.lanes.wake(lane, to);
+    for number in 0..8 {
+        near.send(&far, 1, content(1, number, MIB));
+    }
+    let mut lanes = Vec::new();
+    for _ in 0..16 {
+        lanes.push(far.next().await.lane);
+    }
+    // The last one takes a second after those before it.
+    assert!(
+        started.elapsed() >= Duration::from_secs(7),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(lanes[15], lane);
+    let others = lanes.iter().rposition(|lane| *lane == LANE).unwrap();
+    assert!(others < 10, "{lanes:?}");
+}
+
 /// The memory of a slow follower, and of the nodes that send to it.
 #[tokio::test]
 async fn a_receiver_that_releases_nothing_is_sent_a_window_and_no_more() {
@@ -227,8 +263,10 @@ async fn a_receiver_that_releases_nothing_is_sent_a_window_and_no_more() {
 #[tokio::test]
 async fn a_frame_of_the_greatest_length_arrives() {
     let (near, mut far) = Node::pair().await;
+    // Made before anything is sent: a thread that is busy for seconds looks like a dead peer.
+    let longest = content(2, 2, LANE_FRAME_BYTES_MAX - 16);
     near.send(&far, 1, content(1, 1, 3 * MIB));
-    near.send(&far, 2, content(2, 2, LANE_FRAME_BYTES_MAX - 16));
+    near.send(&far, 2, longest);
     let first = far.next().await;
     assert_eq!(check(first.frame), (1, 1, 3 * MIB));
     let counts = near.counts(far.replica);
