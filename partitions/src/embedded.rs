@@ -63,8 +63,8 @@ struct Inner {
     slots: Mutex<HashMap<PartitionKey, Arc<RwLock<Slot>>>>,
     shut: AtomicBool,
     removals: AtomicU64,
-    /// The highest generation that was removed since the start, for each stream, topic
-    /// and partition id that had one: as many as ids were ever in use together.
+    /// The age of the latest generation that was removed since the start, for each stream,
+    /// topic and partition id that had one: as many as ids were ever in use together.
     removed: Mutex<HashMap<[u32; 3], u64>>,
     /// Why partitions could not be opened when they were last used.
     unopened: Mutex<BTreeMap<PartitionKey, StorageError>>,
@@ -221,17 +221,15 @@ impl Inner {
     /// not create its directory again. To be called while its slot is locked.
     fn is_removed(&self, key: &PartitionKey) -> bool {
         let removed = lock(&self.removed);
-        removed
-            .get(&ids(key))
-            .is_some_and(|generation| key.generation <= *generation)
+        removed.get(&ids(key)).is_some_and(|age| key.age() <= *age)
     }
 
     /// Ends a partition, completely even when the caller drops its future.
     async fn end(self: &Arc<Self>, key: PartitionKey, end: Ending) -> Result<(), StorageError> {
         if end == Ending::Remove {
             let mut removed = lock(&self.removed);
-            let generation = removed.entry(ids(&key)).or_default();
-            *generation = key.generation.max(*generation);
+            let age = removed.entry(ids(&key)).or_default();
+            *age = key.age().max(*age);
         }
         let inner = Arc::clone(self);
         let task = tokio::spawn(async move {

@@ -44,7 +44,7 @@ mod tests;
 pub use batch::{BATCH_BYTES_MAX, BatchError};
 pub use embedded::{EmbeddedStorage, EmbeddedStorageConfig};
 pub use error::StorageError;
-pub use key::PartitionKey;
+pub use key::{GENERATION_INDEX_BITS, PartitionKey};
 pub use offsets::CONSUMERS_MAX;
 pub use record::{ClientBatch, RECORD_HEADER_BYTES, Record, RecordError, RecordFlags, Stamp, Tag};
 pub use storage::PartitionStorage;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use ::partitions::GENERATION_INDEX_BITS;
 use bytes::Bytes;
 use consensus::rule;
 use consensus::{ApplyContext, FrozenState, RestoreError, StateMachine, UnknownCommand};
@@ -11,10 +12,6 @@ use super::commands::Command;
 use super::events::{MetadataEvent, Observer};
 use super::snapshot;
 use super::state::MetadataState;
-
-/// Bits of a command's id that are the index of its entry. In the 20 bits above is its
-/// position in the entry: the configuration allows 2^20 commands in one.
-const INDEX_BITS: u32 = 44;
 
 /// The metadata as a replicated state machine.
 pub struct MetadataMachine {
@@ -102,9 +99,10 @@ impl StateMachine for MetadataMachine {
 }
 
 /// Identifies a command, as no other: all commands of a batch share the index of their
-/// entry.
+/// entry. In the 20 bits above the index is its position in the entry: the configuration
+/// allows 2^20 commands in one. It is the generation of partitions that it creates.
 fn command_id(context: ApplyContext) -> u64 {
-    context.index.0 | u64::from(context.position) << INDEX_BITS
+    context.index.0 | u64::from(context.position) << GENERATION_INDEX_BITS
 }
 
 struct Frozen(MetadataState);

@@ -66,6 +66,26 @@ async fn an_append_that_comes_after_the_removal_does_not_create_the_partition_ag
     }
 }
 
+/// A generation contains the position of its command above the index of its entry.
+#[tokio::test]
+async fn a_partition_that_is_created_after_a_removal_is_served_whatever_its_position() {
+    let at = |index: u64, position: u64| key(index | position << GENERATION_INDEX_BITS);
+    let dir = Dir::new();
+    let storage = dir.storage();
+    storage.remove(at(7, 3)).await.unwrap();
+    for removed in [at(7, 3), at(7, 2), at(6, 4)] {
+        let refused = storage
+            .append(removed, written(), numbered(0, 1), 1)
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, StorageError::Removed), "{refused:?}");
+    }
+    for created in [at(7, 4), at(8, 0)] {
+        let appended = storage.append(created, written(), numbered(0, 1), 1).await;
+        assert_eq!(appended.unwrap().base_offset, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_purged_partition_starts_at_zero_and_has_no_offsets() {
     let dir = Dir::new();
