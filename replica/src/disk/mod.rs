@@ -17,5 +17,5 @@ mod real;
 mod traits;
 
 pub use memory::{MemoryDisk, Survival};
-pub use real::{RealDisk, open_to_others};
+pub use real::{RealDisk, create_dirs, open_to_others};
 pub use traits::{Disk, DiskError, DiskFile, SECTOR_BYTES, read_all};

@@ -28,8 +28,12 @@ pub fn open_to_others(dir: &Path) -> Result<Option<u32>, DiskError> {
     Ok((mode & OTHERS != 0).then_some(mode))
 }
 
-/// Creates a directory and its parents, for the user of the process only, and durably.
-fn create_dirs(dir: &Path) -> io::Result<()> {
+/// Creates a directory and its parents if they are missing, for the user of the process
+/// only, and durably.
+///
+/// # Errors
+/// The error of the operating system.
+pub fn create_dirs(dir: &Path) -> io::Result<()> {
     let missing = missing_dirs(dir);
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(DIR_MODE).create(dir)?;
