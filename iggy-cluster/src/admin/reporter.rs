@@ -37,6 +37,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// A longer report of a peer is not read.
 const REPORT_BYTES_MAX: usize = 64 << 10;
 const REPORTED: u8 = 0;
+const NOT_CURRENT: &str = "this node has not caught up with the log for the fencing timeout: its links or its disk may hang";
 const NO_RESERVE: &str = "the disk is full, or was just now; make room";
 
 /// Reports the state of this node, and of the others as they report it.
@@ -59,7 +60,7 @@ impl Reporter {
             me.is_some_and(|node| node.live && node.info.incarnation == self.incarnation)
                 && state.user_by_id(0).is_some()
         };
-        not_ready(registered, status)
+        not_ready(registered, self.metadata.is_current(), status)
     }
 
     /// What this node knows: its whole state, and the addresses of the others.
@@ -272,8 +273,9 @@ impl Reporter {
 }
 
 /// Why a node cannot serve requests: it is ready when this incarnation is registered in the
-/// state that it has applied, and it knows a leader and follows it.
-fn not_ready(registered: bool, status: Option<&ReplicaStatus>) -> Option<String> {
+/// state that it has applied, that state is `current`, and it knows a leader and follows it.
+/// A node whose disk hangs knows a leader and applies nothing.
+fn not_ready(registered: bool, current: bool, status: Option<&ReplicaStatus>) -> Option<String> {
     let Some(status) = status else {
         return Some("this node has stopped".into());
     };
@@ -283,6 +285,7 @@ fn not_ready(registered: bool, status: Option<&ReplicaStatus>) -> Option<String>
     match (registered, status.core.leader) {
         (false, _) => Some("this node is not registered yet".into()),
         (_, None) => Some("no leader is known".into()),
+        (true, Some(_)) if !current => Some(NOT_CURRENT.into()),
         (true, Some(_)) => None,
     }
 }
@@ -437,10 +440,10 @@ mod tests {
             kind: "AppendEntries",
             reason: RefusalReason::Impossible("entry 7 differs from the committed one".into()),
         };
-        let why = not_ready(true, Some(&status(leader, Some(refused)))).unwrap();
+        let why = not_ready(true, true, Some(&status(leader, Some(refused)))).unwrap();
         assert!(why.contains("entry 7 differs"), "{why}");
         assert!(why.contains("AppendEntries of replica 1"), "{why}");
-        assert_eq!(not_ready(true, Some(&status(leader, None))), None);
+        assert_eq!(not_ready(true, true, Some(&status(leader, None))), None);
     }
 
     #[test]
@@ -451,8 +454,11 @@ mod tests {
             (true, Some(status(None, None))),
             (true, None),
         ] {
-            assert!(not_ready(registered, status.as_ref()).is_some());
+            assert!(not_ready(registered, true, status.as_ref()).is_some());
         }
+        let follows = status(leader, None);
+        let why = not_ready(true, false, Some(&follows)).unwrap();
+        assert!(why.starts_with("this node has not caught up"), "{why}");
     }
 
     #[tokio::test]
