@@ -9,9 +9,9 @@ use rustix::fs::{Access, access};
 
 use super::StartError;
 
-/// Creates the data directory if it is missing, like the disk: whoever creates it decides
-/// who may read it, and has to make its name durable. What fails here would fail later too, with
-/// the path of a file inside that an operator has never seen.
+/// Creates the data directory if it is missing, like the disk: what creates it decides
+/// which users may read it, and has to make its name durable. What fails here would fail
+/// later too, with the path of a file inside that an operator has never seen.
 pub(super) fn use_data_directory(path: &Path) -> Result<(), StartError> {
     let usable = create_dirs(path)
         .and_then(|()| fs::read_dir(path).map(drop))

@@ -37,8 +37,8 @@ fn elsewhere(failure: Failure) -> Failure {
     }
 }
 
-fn is_group_read(reader: Reader, right: Right) -> bool {
-    right == Right::Read && matches!(reader, Reader::Member { .. })
+fn is_member(reader: Reader) -> bool {
+    matches!(reader, Reader::Member { .. })
 }
 
 fn group_target(target: &OffsetTarget, group: &Identifier) -> GroupTarget {
@@ -135,8 +135,9 @@ impl Connection {
     }
 
     /// The same. If this node owns the partition, the reader must have the right to it;
-    /// another owner judges that itself. A member does not read a partition whose owner is
-    /// down: it requests its assignment, which leaves the partition out.
+    /// another owner judges that itself. A member neither reads a partition whose owner is
+    /// down nor stores its offset: it requests its assignment, which leaves the partition
+    /// out. A client that waited for the owner would poll nothing else meanwhile.
     fn find_for(
         &self,
         state: &MetadataState,
@@ -144,7 +145,7 @@ impl Connection {
         right: Right,
     ) -> Result<(Place, Reader), Failure> {
         let (place, reader) = self.find_in(state, target, right)?;
-        if !place.live && is_group_read(reader, right) {
+        if !place.live && is_member(reader) {
             return Err(FENCED);
         }
         if place.owner == self.server.metadata.me {
@@ -289,7 +290,7 @@ impl Connection {
             let owner = server.node_view(state, place.owner, leader, self.address.ip());
             match owner.healthy {
                 true => Ok((owner, state.applied())),
-                false if is_group_read(reader, right) => Err(FENCED),
+                false if is_member(reader) => Err(FENCED),
                 false => Err(Failure::NotAccepted),
             }
         });

@@ -208,16 +208,21 @@ async fn a_member_is_not_assigned_a_partition_whose_owner_is_down() {
     // The client requests its assignment.
     assert_eq!(bench.ask(poll(member(1))).await, Ok(wire::fenced()));
     let not_owned = Failure::Refused(code::PARTITION_NOT_OWNED);
-    let routing = bench.ask(Request::PollRouting(member(1))).await;
-    assert_eq!(routing, Err(not_owned));
     assert_ne!(bench.ask(poll(member(0))).await, Ok(wire::fenced()));
-    // Offsets and consumers without a group wait for the owner.
+    // Consumers that commit at intervals try every partition that they have read.
     for request in [
+        Request::PollRouting(member(1)),
         Request::OffsetRouting(member(1)),
-        poll(target(Consumer::Single(1), 1)),
+        Request::StoreOffset {
+            target: member(1),
+            offset: 0,
+        },
     ] {
-        assert_eq!(bench.ask(request).await, Err(Failure::NotAccepted));
+        assert_eq!(bench.ask(request).await, Err(not_owned));
     }
+    // Consumers without a group wait for the owner.
+    let single = target(Consumer::Single(1), 1);
+    assert_eq!(bench.ask(poll(single)).await, Err(Failure::NotAccepted));
     bench.log.register_node(OTHER);
     assert_eq!(bench.assignment().await, [0, 1]);
 }
