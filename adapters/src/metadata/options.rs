@@ -48,7 +48,7 @@ impl Options {
     }
 
     /// How many copies an acknowledged record of a partition with so many copies is on, at
-    /// least: what [`MIN_IN_SYNC_REPLICAS`] states, at most all, and a majority by default.
+    /// least: what `min_in_sync_replicas` states, at most all, and a majority by default.
     #[must_use]
     pub fn min_in_sync(&self, copies: usize) -> usize {
         let set = self.number(MIN_IN_SYNC_REPLICAS);

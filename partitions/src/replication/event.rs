@@ -26,7 +26,7 @@ pub enum Event {
     /// contains the registration of this start of the node: so no promise of an earlier
     /// start has to be remembered.
     Assigned(Assignment),
-    /// A client's batch, at the leader; the answer is an [`Effect::Reply`].
+    /// A client's batch, at the leader; the answer is an [`Effect::Reply`](super::Effect::Reply).
     Append {
         /// Names the request.
         request: u64,
