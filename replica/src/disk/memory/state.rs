@@ -321,6 +321,8 @@ impl Content {
     pub(super) fn truncate(&mut self, bytes: usize) {
         self.durable.truncate(bytes);
         self.current.truncate(bytes);
+        // The length is on the medium as well, also where a write that is not made it.
+        self.durable.length = self.current.length;
         for write in &mut self.unsynced {
             write.truncate(bytes.saturating_sub(write.offset as usize));
         }
