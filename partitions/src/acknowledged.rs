@@ -3,16 +3,22 @@
 //!
 //! ```text
 //! acknowledged: two slots, the first at 0, the second at 512; zeros between them
-//! slot: magic 8 | version u16 | 0 u16 | stream u32 | topic u32 | partition u32
-//!     | generation u64 | next offset u64 | synced offset u64 | boot u64 | crc32c u32
+//! slot of version 2: magic 8 | version u16 | 0 u16 | stream u32 | topic u32 | partition u32
+//!     | generation u64 | next offset u64 | synced offset u64 | boot u64 | last index u64
+//!     | synced index u64 | crc32c u32
+//! slot of version 1: ends after boot and its crc32c; an index is then an offset
 //! ```
-//! Before the batches of one write are acknowledged, one slot is overwritten, the two in
-//! turn: messages below `next offset` are acknowledged, or will be; those below `synced
-//! offset` were on the disk. The write is not fsynced. It survives the process, and in the
-//! same run of the machine (`boot`) the log has to reach `next offset`. After the machine
-//! was stopped, the log has to reach `synced offset`: what is above it could be lost with
+//! Before the records of one write are acknowledged, one slot is overwritten, the two in
+//! turn: records through `last index` are acknowledged, or will be; those through `synced
+//! index` were on the disk. The write is not fsynced. It survives the process, and in the
+//! same run of the machine (`boot`) the log has to reach `last index`. After the machine
+//! was stopped, the log has to reach `synced index`: what is above it could be lost with
 //! the machine. The file itself may then be some writes old, as old as the last
-//! sync of the log at most, and proves less; it never proves too much.
+//! sync of the log at most, and proves less; it never proves too much: before records are
+//! cut off, both slots are lowered, durably.
+//!
+//! A copy that lacks what it has promised may be completed from another copy. Until it is,
+//! what it writes does not lower the promise.
 //!
 //! A partition without the file, from a version before it, is opened without this check.
 
@@ -25,12 +31,13 @@ use tracing::warn;
 use crate::bytes_at::{u32_at, u64_at};
 use crate::error::{StorageError, failed};
 use crate::files::{Files, ManagedFile, OnClose, lock};
+use crate::format::Reach;
 use crate::key::PartitionKey;
 
 const MAGIC: &[u8; 8] = b"IGGYACK\n";
-const VERSION: u16 = 1;
-const SLOT_BYTES: usize = 60;
-const CRC_AT: usize = SLOT_BYTES - 4;
+const VERSION: u16 = 2;
+const SLOT_BYTES: usize = 76;
+const V1_SLOT_BYTES: usize = 60;
 /// Slots are in different sectors: a crash during the write of one leaves the other.
 const SLOT_EVERY_BYTES: usize = 512;
 const FILE_BYTES: usize = 2 * SLOT_EVERY_BYTES;
@@ -38,20 +45,20 @@ const NAME: &str = "acknowledged";
 
 /// What a slot records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) next_offset: u64,
-    pub(super) synced_offset: u64,
+pub(super) struct Promise {
+    pub(super) end: Reach,
+    pub(super) synced: Reach,
     /// Which run of the machine wrote it; zero when that is unknown.
     pub(super) boot: u64,
 }
 
-impl Record {
-    /// The log has to reach this offset, in this run of the machine.
-    fn promised(&self, boot: u64) -> u64 {
+impl Promise {
+    /// The log has to reach this place, in this run of the machine.
+    fn of(&self, boot: u64) -> Reach {
         let same_run = self.boot == boot && boot != 0;
         match same_run {
-            true => self.next_offset.max(self.synced_offset),
-            false => self.synced_offset,
+            true => self.end.max(self.synced),
+            false => self.synced,
         }
     }
 }
@@ -59,7 +66,7 @@ impl Record {
 /// What the file of a directory records.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Found {
-    slots: [Option<Record>; 2],
+    slots: [Option<Promise>; 2],
     exists: bool,
 }
 
@@ -76,8 +83,7 @@ impl Found {
         };
         let mut slots = [None; 2];
         for (slot, at) in slots.iter_mut().zip([0, SLOT_EVERY_BYTES]) {
-            let bytes = content.get(at..at + SLOT_BYTES);
-            *slot = match bytes {
+            *slot = match content.get(at..) {
                 Some(bytes) => decode(&path, bytes, key)?,
                 None => None,
             };
@@ -96,25 +102,28 @@ impl Found {
         })
     }
 
-    /// The log has to reach this offset, in this run of the machine.
-    pub(super) fn promised(&self, boot: u64) -> u64 {
-        let promised = self.slots.iter().flatten();
-        promised
-            .map(|record| record.promised(boot))
-            .max()
-            .unwrap_or(0)
+    /// The log has to reach this place, in this run of the machine.
+    pub(super) fn promised(&self, boot: u64) -> Reach {
+        let slots = self.slots.iter().flatten();
+        slots.fold(Reach::default(), |most, slot| most.max(slot.of(boot)))
     }
 
-    /// Messages below this offset were acknowledged.
-    pub(super) fn next_offset(&self) -> u64 {
-        let next = self.slots.iter().flatten();
-        next.map(|record| record.next_offset).max().unwrap_or(0)
+    /// The log was on the disk up to this place.
+    pub(super) fn synced(&self) -> Reach {
+        let slots = self.slots.iter().flatten();
+        slots.fold(Reach::default(), |most, slot| most.max(slot.synced))
+    }
+
+    /// Everything before this place was acknowledged.
+    pub(super) fn end(&self) -> Reach {
+        let slots = self.slots.iter().flatten();
+        slots.fold(Reach::default(), |most, slot| most.max(slot.end))
     }
 
     /// The slot to be overwritten next: the older one.
     fn older(&self) -> usize {
         match self.slots {
-            [Some(first), Some(second)] => usize::from(first.next_offset > second.next_offset),
+            [Some(first), Some(second)] => usize::from(first.end.index > second.end.index),
             [first, _] => usize::from(first.is_some()),
         }
     }
@@ -132,23 +141,43 @@ pub(super) struct Acknowledged {
 struct State {
     file: Option<Arc<ManagedFile>>,
     slot: usize,
+    /// What the log lacks of its promise.
+    missing: Option<Promise>,
+}
+
+impl State {
+    /// What is recorded when the log has this.
+    fn promise(&self, mut now: Promise) -> Promise {
+        if let Some(missing) = &self.missing {
+            now.end = now.end.max(missing.end);
+            now.synced = now.synced.max(missing.synced);
+        }
+        now
+    }
 }
 
 impl Acknowledged {
     /// The file as it was found. `now` is what the opened log contains: if more was
     /// recorded, which a stop of the machine explains, that is corrected, so that it is
-    /// reported once and does not count for messages that get these offsets next.
+    /// reported once and does not count for messages that get these offsets next. Where
+    /// nothing explains it, the log is `damaged`, and the promise stays.
     pub(super) fn open(
         dir: &Path,
         files: &Arc<Files>,
         key: &PartitionKey,
         found: &Found,
-        now: Record,
+        now: Promise,
+        damaged: bool,
     ) -> Result<Self, StorageError> {
         let path = dir.join(NAME);
         let file = found
             .exists
             .then(|| ManagedFile::at(path.clone(), files, OnClose::Nothing));
+        let missing = Promise {
+            end: found.promised(now.boot),
+            synced: found.synced(),
+            boot: now.boot,
+        };
         let opened = Self {
             path,
             files: Arc::clone(files),
@@ -156,31 +185,52 @@ impl Acknowledged {
             state: Mutex::new(State {
                 file,
                 slot: found.older(),
+                missing: damaged.then_some(missing),
             }),
         };
-        let lost = found.next_offset();
-        if lost > now.next_offset {
+        let lost = found.end();
+        if lost.index > now.end.index && !damaged {
             warn!(
                 path = %opened.path.display(),
-                from = now.next_offset,
-                to = lost - 1,
+                from = now.end.offset,
+                to = lost.offset.saturating_sub(1),
                 "messages with these offsets are lost: they were acknowledged before they were \
                  on the disk, and the machine stopped; new messages get these offsets"
             );
-            opened.write(now)?;
-            opened.write(now)?;
-            opened.sync()?;
+            opened.lower(now)?;
         }
         Ok(opened)
     }
 
+    /// Records that the log has no more than this, durably: records will be cut off.
+    pub(super) fn lower(&self, now: Promise) -> Result<(), StorageError> {
+        self.write(now)?;
+        self.write(now)?;
+        self.sync()
+    }
+
+    /// What the log lacks is not expected any more.
+    pub(super) fn forget(&self) {
+        lock(&self.state).missing = None;
+    }
+
+    /// Records that the log lacks nothing any more.
+    pub(super) fn complete(&self, now: Promise) -> Result<(), StorageError> {
+        let was = lock(&self.state).missing.take();
+        match was {
+            Some(_) => self.lower(now),
+            None => Ok(()),
+        }
+    }
+
     /// Creates the file, if there is none, for a log that ends here. Its name is durable
     /// with the directory.
-    pub(super) fn ensure(&self, now: Record) -> Result<(), StorageError> {
+    pub(super) fn ensure(&self, now: Promise) -> Result<(), StorageError> {
         let mut state = lock(&self.state);
         if state.file.is_some() {
             return Ok(());
         }
+        let now = state.promise(now);
         let mut content = [0; FILE_BYTES];
         for at in [0, SLOT_EVERY_BYTES] {
             content[at..at + SLOT_BYTES].copy_from_slice(&encode(&now, &self.key));
@@ -201,13 +251,14 @@ impl Acknowledged {
     }
 
     /// Records what is about to be acknowledged.
-    pub(super) fn write(&self, now: Record) -> Result<(), StorageError> {
+    pub(super) fn write(&self, now: Promise) -> Result<(), StorageError> {
         let mut state = lock(&self.state);
         let Some(file) = &state.file else {
             return Ok(());
         };
         let at = (state.slot * SLOT_EVERY_BYTES) as u64;
-        file.write(at, &mut [IoSlice::new(&encode(&now, &self.key))])?;
+        let now = encode(&state.promise(now), &self.key);
+        file.write(at, &mut [IoSlice::new(&now)])?;
         state.slot = 1 - state.slot;
         Ok(())
     }
@@ -224,46 +275,81 @@ impl Acknowledged {
     }
 }
 
-fn encode(record: &Record, key: &PartitionKey) -> [u8; SLOT_BYTES] {
+fn encode(promise: &Promise, key: &PartitionKey) -> [u8; SLOT_BYTES] {
     let mut out = [0; SLOT_BYTES];
+    encode_common(promise, key, VERSION, &mut out);
+    out[56..64].copy_from_slice(&promise.end.index.to_le_bytes());
+    out[64..72].copy_from_slice(&promise.synced.index.to_le_bytes());
+    seal(&mut out);
+    out
+}
+
+/// What both versions have.
+fn encode_common(promise: &Promise, key: &PartitionKey, version: u16, out: &mut [u8]) {
     out[..8].copy_from_slice(MAGIC);
-    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..10].copy_from_slice(&version.to_le_bytes());
     out[12..16].copy_from_slice(&key.stream_id.to_le_bytes());
     out[16..20].copy_from_slice(&key.topic_id.to_le_bytes());
     out[20..24].copy_from_slice(&key.partition_id.to_le_bytes());
     out[24..32].copy_from_slice(&key.generation.to_le_bytes());
-    out[32..40].copy_from_slice(&record.next_offset.to_le_bytes());
-    out[40..48].copy_from_slice(&record.synced_offset.to_le_bytes());
-    out[48..56].copy_from_slice(&record.boot.to_le_bytes());
-    let crc = crc32c::crc32c(&out[..CRC_AT]);
-    out[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-    out
+    out[32..40].copy_from_slice(&promise.end.offset.to_le_bytes());
+    out[40..48].copy_from_slice(&promise.synced.offset.to_le_bytes());
+    out[48..56].copy_from_slice(&promise.boot.to_le_bytes());
 }
 
-/// `None` when the slot is damaged.
-fn decode(path: &Path, bytes: &[u8], key: &PartitionKey) -> Result<Option<Record>, StorageError> {
-    if &bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..CRC_AT]) != u32_at(bytes, CRC_AT) {
+/// Puts the checksum at the end.
+fn seal(slot: &mut [u8]) {
+    let at = slot.len() - 4;
+    let crc = crc32c::crc32c(&slot[..at]);
+    slot[at..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The slot at the start of `bytes`; `None` when it is damaged.
+fn decode(path: &Path, bytes: &[u8], key: &PartitionKey) -> Result<Option<Promise>, StorageError> {
+    if bytes.len() < V1_SLOT_BYTES || &bytes[..8] != MAGIC {
         return Ok(None);
     }
     let found = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if found != VERSION {
+    let slot_bytes = if found == 1 {
+        V1_SLOT_BYTES
+    } else {
+        SLOT_BYTES
+    };
+    let Some(bytes) = bytes.get(..slot_bytes) else {
+        return Ok(None);
+    };
+    let crc_at = slot_bytes - 4;
+    if crc32c::crc32c(&bytes[..crc_at]) != u32_at(bytes, crc_at) {
+        return Ok(None);
+    }
+    if found != 1 && found != VERSION {
         return Err(StorageError::Version {
             path: path.to_owned(),
             found,
             known: VERSION,
         });
     }
-    let record = Record {
-        next_offset: u64_at(bytes, 32),
-        synced_offset: u64_at(bytes, 40),
+    let reach = |offset_at, index_at| {
+        let offset = u64_at(bytes, offset_at);
+        let index = match found {
+            1 => offset,
+            _ => u64_at(bytes, index_at),
+        };
+        Reach { index, offset }
+    };
+    let promise = Promise {
+        end: reach(32, 56),
+        synced: reach(40, 64),
         boot: u64_at(bytes, 48),
     };
-    if encode(&record, key) != bytes {
-        return Err(StorageError::corrupt(
+    let mut again = [0; SLOT_BYTES];
+    encode_common(&promise, key, found, &mut again);
+    match again[..V1_SLOT_BYTES - 4] == bytes[..V1_SLOT_BYTES - 4] {
+        true => Ok(Some(promise)),
+        false => Err(StorageError::corrupt(
             path,
             0,
             "it belongs to another partition",
-        ));
+        )),
     }
-    Ok(Some(record))
 }

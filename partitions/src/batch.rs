@@ -86,23 +86,6 @@ pub(super) fn check(batch: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(decoded.header)
 }
 
-/// The header of a checked batch with the storage's stamps.
-pub(super) fn stamp(
-    mut header: BatchHeader,
-    partition_id: u32,
-    base_offset: u64,
-    base_timestamp: u64,
-    batch: &[u8],
-) -> [u8; HEADER_BYTES] {
-    header.partition_id = u64::from(partition_id);
-    header.base_offset = base_offset;
-    header.base_timestamp = base_timestamp;
-    header.batch_checksum = calculate_batch_checksum(&header, &batch[HEADER_BYTES..]);
-    let mut bytes = [0; HEADER_BYTES];
-    header.encode_into(&mut bytes);
-    bytes
-}
-
 /// Whether the bytes are exactly one undamaged batch.
 pub(super) fn is_valid(batch: &[u8]) -> bool {
     decode_batch_slice(batch).is_ok_and(|decoded| decoded.header.total_size() == batch.len())

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -23,12 +22,9 @@ use crate::batch::BATCH_BYTES_MAX;
 use crate::error::{StorageError, failed};
 use crate::files::{Disk, Files, OsDisk, create_dir, lock};
 use crate::key::PartitionKey;
-use crate::offsets::NewOffset;
 use crate::partition::{Ending, Partition, Shared, blocking};
-use crate::storage::PartitionStorage;
-use crate::types::{
-    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim, Trimmed,
-};
+use crate::storage::{PartitionStorage, StoredPartition};
+use crate::types::PartitionOptions;
 
 const REMOVED: &str = ".removed";
 
@@ -123,32 +119,6 @@ impl EmbeddedStorage {
         })
     }
 
-    /// Does something with the partition, and again if it was closed or purged
-    /// meanwhile: a call that returns `Closed` has had no effect.
-    async fn with<T, F>(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        work: impl Fn(Arc<Partition>) -> F + Send + Sync,
-    ) -> Result<T, StorageError>
-    where
-        F: Future<Output = Result<T, StorageError>> + Send,
-    {
-        let mut tried = None;
-        loop {
-            let partition = self.inner.partition(key, options).await?;
-            let result = work(Arc::clone(&partition)).await;
-            let again = matches!(result, Err(StorageError::Closed))
-                && tried
-                    .as_ref()
-                    .is_none_or(|tried| !Arc::ptr_eq(tried, &partition));
-            if !again {
-                return result;
-            }
-            tried = Some(partition);
-        }
-    }
-
     #[cfg(test)]
     pub(super) fn dir(&self, key: &PartitionKey) -> PathBuf {
         self.inner.dir(key)
@@ -158,7 +128,7 @@ impl EmbeddedStorage {
     #[cfg(test)]
     pub(super) async fn waiting(&self, key: PartitionKey) -> usize {
         match &*self.inner.slot(key).read().await {
-            Slot::Open(partition) => partition.appends.waiting(),
+            Slot::Open(partition) => partition.works.waiting(),
             Slot::NotOpen | Slot::Stale => 0,
         }
     }
@@ -334,7 +304,7 @@ fn open(
         Slot::Open(partition) => Ok(Some(Arc::clone(partition))),
         Slot::Stale => Ok(None),
         Slot::NotOpen => {
-            let partition = Arc::new(Partition::open(dir, key, options, shared)?);
+            let partition = Partition::open(dir, key, options, shared)?.shared();
             *slot = Slot::Open(Arc::clone(&partition));
             Ok(Some(partition))
         }
@@ -343,130 +313,18 @@ fn open(
 
 #[async_trait]
 impl PartitionStorage for EmbeddedStorage {
-    async fn append(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        batch: Bytes,
-        now_micros: u64,
-    ) -> Result<Appended, StorageError> {
-        self.with(key, options, |partition| {
-            let batch = batch.clone();
-            async move { partition.append(options, batch, now_micros).await }
-        })
-        .await
+    fn can_truncate(&self) -> bool {
+        true
     }
 
-    async fn read(
+    async fn open(
         &self,
         key: PartitionKey,
         options: PartitionOptions,
-        from: ReadFrom,
-        messages_max: u32,
-        bytes_max: usize,
-    ) -> Result<PolledBatches, StorageError> {
-        self.with(key, options, |partition| async move {
-            partition.read(from, messages_max, bytes_max).await
-        })
-        .await
-    }
-
-    async fn store_offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-        offset: u64,
-    ) -> Result<(), StorageError> {
-        self.with(key, options, |partition| async move {
-            partition
-                .store_offset(options, consumer, offset, NewOffset::Exactly)
-                .await
-        })
-        .await
-    }
-
-    async fn advance_offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-        offset: u64,
-    ) -> Result<(), StorageError> {
-        self.with(key, options, |partition| async move {
-            partition
-                .store_offset(options, consumer, offset, NewOffset::AtLeast)
-                .await
-        })
-        .await
-    }
-
-    async fn offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-    ) -> Result<Option<u64>, StorageError> {
+    ) -> Result<Arc<dyn StoredPartition>, StorageError> {
         let partition = self.inner.partition(key, options).await?;
-        Ok(partition.offsets.get(consumer))
-    }
-
-    async fn offsets(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-    ) -> Result<Vec<(ConsumerKey, u64)>, StorageError> {
-        let partition = self.inner.partition(key, options).await?;
-        Ok(partition.offsets.all())
-    }
-
-    async fn sealed_end(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        count: u32,
-    ) -> Result<Option<u64>, StorageError> {
-        let partition = self.inner.partition(key, options).await?;
-        Ok(lock(&partition.log).sealed_end(count))
-    }
-
-    async fn trim(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        trim: Trim,
-    ) -> Result<Trimmed, StorageError> {
-        self.with(key, options, |partition| async move {
-            partition.trim(trim).await
-        })
-        .await
-    }
-
-    async fn delete_offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-    ) -> Result<(), StorageError> {
-        self.with(key, options, |partition| async move {
-            partition
-                .change_offset(options, consumer, NewOffset::None)
-                .await
-        })
-        .await
-    }
-
-    async fn stats(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-    ) -> Result<PartitionStats, StorageError> {
-        Ok(self.inner.partition(key, options).await?.stats())
-    }
-
-    async fn sync(&self, key: PartitionKey, options: PartitionOptions) -> Result<(), StorageError> {
-        let partition = self.inner.partition(key, options).await?;
-        blocking(move || partition.sync()).await
+        partition.set_options(options);
+        Ok(partition)
     }
 
     async fn purge(&self, key: PartitionKey) -> Result<(), StorageError> {
@@ -580,7 +438,7 @@ fn remove_all(path: &Path) -> Result<(), StorageError> {
 }
 
 /// Identifies this run of the machine; zero where the system does not report it.
-fn this_boot() -> u64 {
+pub(super) fn this_boot() -> u64 {
     let id = fs::read("/proc/sys/kernel/random/boot_id");
     id.map_or(0, |id| XxHash3_64::oneshot(&id).max(1))
 }

@@ -4,9 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use consensus::Index;
 use thiserror::Error;
 
 use crate::batch::BatchError;
+use crate::record::RecordError;
+use crate::replication::Position;
 
 /// Why the storage refused or failed.
 #[derive(Clone, Debug, Error)]
@@ -14,6 +17,9 @@ pub enum StorageError {
     /// The batch is not well-formed.
     #[error("invalid batch: {0}")]
     Batch(#[from] BatchError),
+    /// A record to be written is not well-formed.
+    #[error("invalid record: {0}")]
+    Record(#[from] RecordError),
     /// The offset lies beyond the last message.
     #[error("offset {offset} lies beyond the last message at {current}")]
     InvalidOffset {
@@ -107,6 +113,26 @@ pub enum StorageError {
         /// The error of the operating system.
         source: Arc<io::Error>,
     },
+    /// Records to be written do not follow the end of the log: an earlier write was refused,
+    /// or the caller is mistaken. Nothing was stored.
+    #[error(
+        "records from {found} on do not follow the end of the log at {end}; nothing was stored"
+    )]
+    NotNext {
+        /// The log's last record.
+        end: Position,
+        /// The first of the records.
+        found: Position,
+    },
+    /// The log does not have these records one by one: they were removed, or written by a
+    /// version that had none.
+    #[error("records after {after} are not kept; the first one that is follows {base}")]
+    NotKept {
+        /// The records after this one.
+        after: Index,
+        /// Those after this one can be read, and cut off.
+        base: Index,
+    },
     /// An earlier write or sync failed, so what the disk contains after the last
     /// acknowledgement is unknown. Reads still work.
     #[error(
@@ -132,6 +158,11 @@ impl StorageError {
             position,
             what: what.into(),
         }
+    }
+
+    /// Whether files are damaged or lack something.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Lost { .. })
     }
 
     pub(super) fn is_full(&self) -> bool {

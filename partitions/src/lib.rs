@@ -14,6 +14,7 @@
 mod acknowledged;
 mod append;
 mod batch;
+mod by_key;
 mod bytes_at;
 mod embedded;
 mod error;
@@ -22,18 +23,23 @@ mod format;
 mod hint;
 mod key;
 mod log;
+mod node;
 mod offset_writer;
 mod offsets;
+mod operation;
+mod operations;
 mod partition;
 mod queue;
 mod reader;
 mod record;
+mod record_reader;
 mod recovery;
 pub mod replication;
 #[doc(hidden)]
 pub mod rules;
 mod segment;
 mod storage;
+mod stored;
 mod trim;
 mod types;
 mod writer;
@@ -42,12 +48,15 @@ mod writer;
 mod tests;
 
 pub use batch::{BATCH_BYTES_MAX, BatchError};
+pub use by_key::ByKey;
 pub use embedded::{EmbeddedStorage, EmbeddedStorageConfig};
 pub use error::StorageError;
 pub use key::{GENERATION_INDEX_BITS, PartitionKey};
+pub use node::{LogState, NodeStart, NodeStorage};
 pub use offsets::CONSUMERS_MAX;
+pub use operation::{Done, Operation};
 pub use record::{ClientBatch, RECORD_HEADER_BYTES, Record, RecordError, RecordFlags, Stamp, Tag};
-pub use storage::PartitionStorage;
+pub use storage::{PartitionStorage, RecoveredLog, StoredPartition};
 pub use types::{
     Appended, ConsumerKey, Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom,
     Trim, Trimmed,

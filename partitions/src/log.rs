@@ -6,11 +6,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use consensus::Index;
+
 use crate::files::ManagedFile;
-use crate::format::FILE_HEADER_BYTES;
+use crate::format::{Base, Format, Reach};
 use crate::hint::Hint;
 use crate::reader::{Piece, ReadPlan, Start};
-use crate::recovery::Recovered;
+use crate::recovery::{Cut, Recovered};
+use crate::replication::{Chain, Position};
 use crate::segment::{End, Segment};
 use crate::types::{PartitionStats, ReadFrom, Trim};
 
@@ -21,14 +24,21 @@ const HINT_EVERY_BYTES: u64 = 1 << 20;
 #[derive(Default)]
 pub(super) struct Log {
     pub(super) segments: Vec<Segment>,
-    /// Messages below this offset are on the disk.
-    pub(super) synced_offset: u64,
+    /// Where the log starts, if it has no segment.
+    base: Base,
+    /// The records before this place are on the disk.
+    pub(super) synced: Reach,
+    /// What has to be removed before the next write.
+    pub(super) cut: Option<Cut>,
     /// Directories with names that may not be on the disk.
     pub(super) unsynced_dirs: Vec<PathBuf>,
     /// Bytes written since the last sync started.
     pub(super) unsynced_bytes: u64,
     /// A background sync runs.
     pub(super) syncing: bool,
+    /// Counts how often records were removed: what a reader has planned to read may then
+    /// be gone.
+    pub(super) removals: u64,
 }
 
 /// What of one segment is not durable.
@@ -36,35 +46,64 @@ pub(super) struct Unsynced {
     pub(super) file: Arc<ManagedFile>,
     pub(super) end: End,
     pub(super) hint: Option<Hint>,
-    base_offset: u64,
+    base_index: Index,
 }
 
 impl Log {
     pub(super) fn new(recovered: Recovered) -> Self {
         Self {
             segments: recovered.segments,
-            synced_offset: recovered.synced_offset,
+            base: recovered.base,
+            synced: recovered.synced,
+            cut: recovered.cut,
             ..Self::default()
         }
     }
 
+    /// Where the log starts.
+    pub(super) fn base(&self) -> Base {
+        self.segments.first().map_or(self.base, |first| first.base)
+    }
+
+    /// Where the log ends.
+    pub(super) fn end(&self) -> Base {
+        self.segments
+            .last()
+            .map_or(self.base, |last| last.end.base())
+    }
+
     pub(super) fn first_offset(&self) -> u64 {
-        self.segments.first().map_or(0, |first| first.base_offset)
+        self.base().offset
     }
 
     pub(super) fn next_offset(&self) -> u64 {
-        self.segments.last().map_or(0, |last| last.end.next_offset)
+        self.end().offset
+    }
+
+    /// The record before the first one that can be read by itself, or cut off.
+    pub(super) fn first_record(&self) -> Position {
+        let of_v1 = self
+            .segments
+            .iter()
+            .rev()
+            .find(|it| it.format == Format::V1);
+        of_v1.map_or(self.base().position, |segment| segment.end.last)
+    }
+
+    /// The epochs of the records.
+    pub(super) fn chain(&self) -> Chain {
+        let base = self.first_record();
+        let starts = self.segments.iter().flat_map(|segment| &segment.epochs);
+        Chain::of(base, starts.copied(), self.end().position.index)
     }
 
     pub(super) fn stats(&self) -> PartitionStats {
+        let segments = self.segments.iter();
+        let bytes = segments.map(|it| it.end.position - it.format.header_bytes());
         PartitionStats {
             segments: u32::try_from(self.segments.len()).unwrap_or(u32::MAX),
-            bytes: self
-                .segments
-                .iter()
-                .map(|segment| segment.end.position - FILE_HEADER_BYTES as u64)
-                .sum(),
-            messages: self.next_offset() - self.first_offset(),
+            bytes: bytes.sum(),
+            messages: self.segments.iter().map(|it| it.end.messages).sum(),
             first_offset: self.first_offset(),
             next_offset: self.next_offset(),
         }
@@ -95,15 +134,16 @@ impl Log {
             let added = segment.end.position - segment.hinted;
             let hint = (number < last || added >= HINT_EVERY_BYTES).then(|| Hint {
                 salt: segment.salt,
-                base_offset: segment.base_offset,
+                base_index: segment.base.position.index.0,
                 end: segment.end,
                 index: segment.index.clone(),
+                epochs: segment.epochs.clone(),
             });
             Unsynced {
                 file: Arc::clone(&segment.file),
                 end: segment.end,
                 hint,
-                base_offset: segment.base_offset,
+                base_index: segment.base.position.index,
             }
         });
         (self.unsynced_dirs.clone(), segments.collect())
@@ -112,7 +152,7 @@ impl Log {
     /// The writer has synced everything.
     pub(super) fn synced_to_end(&mut self) {
         self.unsynced_bytes = 0;
-        self.synced_offset = self.next_offset();
+        self.synced = self.end().reach();
         if let Some(last) = self.segments.last_mut() {
             last.synced = last.end.position;
         }
@@ -123,10 +163,10 @@ impl Log {
     }
 
     pub(super) fn synced(&mut self, what: &Unsynced) {
-        self.synced_offset = self.synced_offset.max(what.end.next_offset);
+        self.synced = self.synced.max(what.end.reach());
         let at = self
             .segments
-            .binary_search_by_key(&what.base_offset, |segment| segment.base_offset);
+            .binary_search_by_key(&what.base_index, |segment| segment.base.position.index);
         if let Some(segment) = at.ok().and_then(|at| self.segments.get_mut(at)) {
             segment.synced = segment.synced.max(what.end.position);
             if what.hint.is_some() {
@@ -135,14 +175,15 @@ impl Log {
         }
     }
 
-    /// Where to read; `None` when there is nothing to be read.
+    /// Where to read messages below offset `end`; `None` when there is nothing to be read.
     pub(super) fn plan(
         &self,
         from: ReadFrom,
         messages_max: u32,
         bytes_max: usize,
+        end: u64,
     ) -> Option<ReadPlan> {
-        let (first, next) = (self.first_offset(), self.next_offset());
+        let (first, next) = (self.first_offset(), self.next_offset().min(end));
         let start = match from {
             ReadFrom::Offset(offset) => Start::Offset(offset.max(first)),
             ReadFrom::First => Start::Offset(first),
@@ -159,51 +200,66 @@ impl Log {
                 .segments
                 .partition_point(|segment| segment.end.timestamp < timestamp),
         };
-        if messages_max == 0 || at == self.segments.len() {
+        let is_after = matches!(start, Start::Offset(offset) if offset >= next);
+        if messages_max == 0 || at == self.segments.len() || is_after {
             return None;
         }
         Some(ReadPlan {
             start,
             messages_max,
             bytes_max,
-            pieces: self.pieces(at, start, messages_max, bytes_max),
-            current_offset: next.saturating_sub(1),
+            pieces: self.pieces(at, start, messages_max, bytes_max, next),
+            end: next,
         })
     }
 
     /// The parts of segments from number `at` on that are certain to suffice.
-    fn pieces(&self, at: usize, start: Start, messages_max: u32, bytes_max: usize) -> Vec<Piece> {
+    fn pieces(
+        &self,
+        at: usize,
+        start: Start,
+        messages_max: u32,
+        bytes_max: usize,
+        end: u64,
+    ) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut messages, mut gaps) = (0, 0, false);
         let mut stop = match start {
             Start::Offset(offset) => Some(offset.saturating_add(u64::from(messages_max))),
             Start::Timestamp(_) => None,
         };
         for (number, segment) in self.segments[at..].iter().enumerate() {
             let from = match start {
-                _ if number > 0 => FILE_HEADER_BYTES as u64,
+                _ if number > 0 => segment.format.header_bytes(),
                 Start::Offset(offset) => segment.position_before(offset),
                 Start::Timestamp(timestamp) => segment.position_before_time(timestamp),
             };
-            let end = segment.end.position;
+            if segment.base.offset >= end {
+                break;
+            }
             let likely = stop.map_or_else(
                 || from.saturating_add(segment.likely_bytes(messages_max)),
                 |stop| segment.position_after(stop),
             );
             pieces.push(Piece {
                 file: Arc::clone(&segment.file),
+                format: segment.format,
                 salt: segment.salt,
                 start: from,
-                end,
+                end: segment.end.position,
                 likely_bytes: likely.saturating_sub(from),
             });
             if number > 0 {
-                bytes += end - from;
+                bytes += segment.end.position - from;
+                messages += segment.end.messages;
             }
+            // Offsets that were left out are no messages.
+            gaps |= segment.end.next_offset - segment.base.offset != segment.end.messages;
             // The bytes of the first segment after an unknown start are not counted.
             let next = segment.end.next_offset;
             let stop = *stop.get_or_insert(next.saturating_add(u64::from(messages_max)));
-            if next >= stop || bytes >= bytes_max as u64 {
+            let enough = next >= stop && !gaps || messages >= u64::from(messages_max);
+            if enough || bytes >= bytes_max as u64 {
                 break;
             }
         }
@@ -219,8 +275,13 @@ impl Log {
     }
 
     /// Removes the oldest segment from the list, when it may be removed. Consumers need
-    /// what follows `needed_after`.
-    pub(super) fn take_oldest(&mut self, trim: &Trim, needed_after: Option<u64>) -> Oldest {
+    /// what follows `needed_after`, and other copies what follows `end`.
+    pub(super) fn take_oldest(
+        &mut self,
+        trim: &Trim,
+        needed_after: Option<u64>,
+        end: u64,
+    ) -> Oldest {
         let Some((last, sealed)) = self.segments.split_last() else {
             return Oldest::Kept;
         };
@@ -228,17 +289,23 @@ impl Log {
             return Oldest::Kept;
         };
         let last_offset = oldest.end.next_offset.saturating_sub(1);
+        if oldest.end.next_offset > end {
+            return Oldest::Kept;
+        }
         let needed = needed_after.is_some_and(|read| last_offset > read);
         let bytes: u64 = sealed.iter().map(|segment| segment.end.position).sum();
         // However large, the newest batch stays: nothing could be read otherwise.
-        let is_newest = sealed.len() == 1 && last.end.next_offset == last.base_offset;
+        let is_newest = sealed.len() == 1 && last.is_empty();
         let too_large = trim.sealed_bytes_max.is_some_and(|max| bytes > max) && !is_newest;
         let time = oldest.end.timestamp;
         let expired = trim.not_after.is_some_and(|at| time > 0 && time <= at);
         let named = trim.through.is_some_and(|through| last_offset <= through);
         match named || too_large || expired {
             true if needed => Oldest::Needed,
-            true => Oldest::Taken(self.segments.remove(0)),
+            true => {
+                self.removals += 1;
+                Oldest::Taken(self.segments.remove(0))
+            }
             false => Oldest::Kept,
         }
     }

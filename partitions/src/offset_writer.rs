@@ -13,7 +13,7 @@ use crate::types::{ConsumerKey, PartitionOptions};
 
 impl Partition {
     /// Stores a consumer's offset, which must be that of a message.
-    pub(super) async fn store_offset(
+    pub(super) async fn store_offset_of(
         self: &Arc<Self>,
         options: PartitionOptions,
         consumer: ConsumerKey,
@@ -46,7 +46,8 @@ impl Partition {
         })?;
         if is_idle {
             let partition = Arc::clone(self);
-            tokio::task::spawn_blocking(move || partition.write_offsets());
+            self.runtime
+                .spawn_blocking(move || partition.write_offsets());
         }
         finished
             .await

@@ -7,21 +7,24 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
-use crate::acknowledged::{Acknowledged, Record};
-use crate::append::Append;
+use crate::acknowledged::{Acknowledged, Promise};
+use crate::append::Work;
 use crate::error::{StorageError, failed};
 use crate::files::{Files, create_dir, lock};
 use crate::key::PartitionKey;
 use crate::log::Log;
 use crate::offsets::Offsets;
+use crate::operation::Completion;
 use crate::queue::WorkQueue;
 use crate::recovery::recover;
-use crate::types::{Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom};
+use crate::replication::Trust;
+use crate::types::{Durability, PartitionOptions, PolledBatches, ReadFrom};
 
 /// Beside its batches, a write may need a segment, a directory and the record of what is
 /// acknowledged: some blocks of the file system.
@@ -45,15 +48,31 @@ pub(super) struct Partition {
     pub(super) dir: PathBuf,
     pub(super) shared: Arc<Shared>,
     pub(super) log: Mutex<Log>,
-    pub(super) appends: WorkQueue<Append>,
+    pub(super) works: WorkQueue<Work>,
+    /// Syncs that were submitted.
+    pub(super) syncs: WorkQueue<Completion>,
+    /// Where its tasks run.
+    pub(super) runtime: Handle,
+    pub(super) options: Mutex<PartitionOptions>,
     pub(super) room: Arc<Semaphore>,
     pub(super) offsets: Offsets,
     pub(super) acknowledged: Acknowledged,
     /// Locked during a sync, so that segments become durable in order.
     pub(super) syncing: Mutex<()>,
     pub(super) retired: AtomicBool,
+    me: OnceLock<Weak<Self>>,
+    /// What the files lack.
+    lacking: Mutex<Lacking>,
     failed: OnceLock<StorageError>,
     full: Mutex<Option<Full>>,
+}
+
+/// What a log lacks of what it acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Lacking {
+    pub(super) trust: Trust,
+    /// It cannot be explained by a stop of the machine.
+    pub(super) damage: Option<StorageError>,
 }
 
 /// The disk was full when the partition was written last.
@@ -79,8 +98,9 @@ impl Partition {
         options: PartitionOptions,
         shared: Arc<Shared>,
     ) -> Result<Self, StorageError> {
-        let recovered = recover(&dir, &shared.files, &key, shared.boot)?;
-        let found = recovered.acknowledged;
+        let repairable = options.repairable;
+        let mut recovered = recover(&dir, &shared.files, &key, shared.boot, repairable)?;
+        let (found, damage) = (recovered.acknowledged, recovered.damage.take());
         let mut log = Log::new(recovered);
         if dir.exists() {
             // The process that made them may have ended before it synced their names.
@@ -90,27 +110,49 @@ impl Partition {
             log.unsynced_dirs = dirs.map(Path::to_owned).collect();
             log.unsynced_dirs.reverse();
         }
-        let offsets = Offsets::open(&dir, &shared.files, log.next_offset())?;
-        let now = Record {
-            next_offset: log.next_offset(),
-            synced_offset: log.synced_offset,
+        // Other copies decide which offsets exist.
+        let offsets_end = if repairable {
+            u64::MAX
+        } else {
+            log.next_offset()
+        };
+        let offsets = Offsets::open(&dir, &shared.files, offsets_end)?;
+        let now = Promise {
+            end: log.end().reach(),
+            synced: log.synced,
             boot: shared.boot,
         };
-        let acknowledged = Acknowledged::open(&dir, &shared.files, &key, &found, now)?;
+        let lacks = damage.is_some() || found.end().index > now.end.index;
+        let acknowledged =
+            Acknowledged::open(&dir, &shared.files, &key, &found, now, damage.is_some())?;
         let partition = Self {
             key,
             dir,
             log: Mutex::new(log),
-            appends: WorkQueue::new(),
+            works: WorkQueue::new(),
+            syncs: WorkQueue::new(),
+            runtime: Handle::current(),
+            options: Mutex::new(options),
             room: Arc::new(Semaphore::new(shared.queue_bytes_max)),
             offsets,
             acknowledged,
             syncing: Mutex::default(),
             retired: AtomicBool::new(false),
+            me: OnceLock::new(),
+            lacking: Mutex::new(Lacking {
+                trust: match lacks {
+                    true => Trust::TailLost,
+                    false => Trust::Trusted,
+                },
+                damage,
+            }),
             failed: OnceLock::new(),
             full: Mutex::default(),
             shared,
         };
+        if !repairable {
+            partition.settle()?;
+        }
         if options.durability == Durability::Synced {
             // The process may have ended between a write and its sync. Readers must not
             // see what could still be lost.
@@ -119,36 +161,61 @@ impl Partition {
         Ok(partition)
     }
 
+    /// For tasks that outlast a call.
+    pub(super) fn shared(self) -> Arc<Self> {
+        let shared = Arc::new(self);
+        let _ = shared.me.set(Arc::downgrade(&shared));
+        shared
+    }
+
+    /// The partition itself; `None` in its last moments.
+    pub(super) fn me(&self) -> Option<Arc<Self>> {
+        self.me.get().and_then(Weak::upgrade)
+    }
+
+    pub(super) fn options(&self) -> PartitionOptions {
+        *lock(&self.options)
+    }
+
+    pub(super) fn lacking(&self) -> Lacking {
+        lock(&self.lacking).clone()
+    }
+
+    /// The log lacks nothing any more.
+    pub(super) fn trusted(&self) {
+        *lock(&self.lacking) = Lacking {
+            trust: Trust::Trusted,
+            damage: None,
+        };
+    }
+
     /// Reads the batches of a poll.
-    pub(super) async fn read(
+    pub(super) async fn read_below(
         &self,
         from: ReadFrom,
         messages_max: u32,
         bytes_max: usize,
+        end: u64,
     ) -> Result<PolledBatches, StorageError> {
         loop {
-            let (plan, first) = {
+            let (plan, removals) = {
                 let log = lock(&self.log);
-                match log.plan(from, messages_max, bytes_max) {
-                    Some(plan) => (plan, log.first_offset()),
+                match log.plan(from, messages_max, bytes_max, end) {
+                    Some(plan) => (plan, log.removals),
                     None => {
                         return Ok(PolledBatches {
-                            current_offset: log.stats().current_offset(),
+                            current_offset: log.next_offset().min(end).saturating_sub(1),
                             ..PolledBatches::default()
                         });
                     }
                 }
             };
             let read = blocking(move || plan.run()).await;
-            // The segments to be read may have been removed meanwhile.
-            if read.is_ok() || lock(&self.log).first_offset() == first {
+            // What was to be read may have been removed meanwhile.
+            if read.is_ok() || lock(&self.log).removals == removals {
                 return read;
             }
         }
-    }
-
-    pub(super) fn stats(&self) -> PartitionStats {
-        lock(&self.log).stats()
     }
 
     /// Makes the partition's directory, for a new name in it.
@@ -209,6 +276,9 @@ impl Partition {
         if let Some(failure) = self.failure() {
             return Some(failure.clone());
         }
+        if let Some(damage) = self.lacking().damage {
+            return Some(damage);
+        }
         let (error, bytes) = {
             let full = lock(&self.full);
             let full = full.as_ref()?;
@@ -227,8 +297,11 @@ impl Partition {
     }
 
     fn refuse(&self, error: &StorageError) {
-        for append in self.appends.shut(error.clone()) {
-            append.finish(Err(error.clone()));
+        for work in self.works.shut(error.clone()) {
+            work.refuse(error.clone());
+        }
+        for completion in self.syncs.shut(error.clone()) {
+            completion.finish(Err(error.clone()));
         }
         self.offsets.shut(error);
     }
@@ -272,7 +345,8 @@ impl Partition {
             Ending::Close | Ending::Purge => &StorageError::Closed,
             Ending::Remove => &StorageError::Removed,
         });
-        self.appends.idle().await;
+        self.works.idle().await;
+        self.syncs.idle().await;
         self.offsets.idle().await;
         blocking(move || {
             let synced = match end {

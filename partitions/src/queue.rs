@@ -37,9 +37,15 @@ impl<T> WorkQueue<T> {
 
     /// Adds an item; `true` when the caller has to start the task.
     pub(super) fn add(&self, item: T) -> Result<bool, StorageError> {
+        self.add_or_return(item).map_err(|(_, error)| error)
+    }
+
+    /// The same, and returns the item that is refused.
+    pub(super) fn add_or_return(&self, item: T) -> Result<bool, (T, StorageError)> {
         let mut state = lock(&self.state);
         if let Some(error) = &state.shut {
-            return Err(error.clone());
+            let error = error.clone();
+            return Err((item, error));
         }
         state.waiting.push_back(item);
         Ok(!std::mem::replace(&mut state.running, true))

@@ -17,7 +17,7 @@ use iggy_binary_protocol::batch::BatchHeader;
 use crate::batch::{self, HEADER_BYTES};
 use crate::error::StorageError;
 use crate::files::ManagedFile;
-use crate::format;
+use crate::format::{self, Format, StoredHeader};
 use crate::types::PolledBatches;
 
 /// Bytes of one read at most, unless one batch is larger.
@@ -34,6 +34,7 @@ pub(super) enum Start {
 /// A part of a segment.
 pub(super) struct Piece {
     pub(super) file: Arc<ManagedFile>,
+    pub(super) format: Format,
     pub(super) salt: u64,
     /// A batch starts here, at or before the first that is requested.
     pub(super) start: u64,
@@ -49,7 +50,8 @@ pub(super) struct ReadPlan {
     pub(super) messages_max: u32,
     pub(super) bytes_max: usize,
     pub(super) pieces: Vec<Piece>,
-    pub(super) current_offset: u64,
+    /// Only messages below this offset.
+    pub(super) end: u64,
 }
 
 impl ReadPlan {
@@ -58,8 +60,9 @@ impl ReadPlan {
             start: self.start,
             messages_left: self.messages_max,
             bytes_left: self.bytes_max,
+            end: self.end,
             polled: PolledBatches {
-                current_offset: self.current_offset,
+                current_offset: self.end.saturating_sub(1),
                 ..PolledBatches::default()
             },
         };
@@ -76,6 +79,7 @@ struct Reading {
     start: Start,
     messages_left: u32,
     bytes_left: usize,
+    end: u64,
     polled: PolledBatches,
 }
 
@@ -134,7 +138,7 @@ impl Reading {
         position: u64,
         mut window: Vec<u8>,
     ) -> Result<Outcome, StorageError> {
-        let mut taken: Option<Range<usize>> = None;
+        let mut taken: Vec<Range<usize>> = Vec::new();
         let mut at = 0;
         let outcome = loop {
             let here = position + at as u64;
@@ -150,17 +154,21 @@ impl Reading {
             if have == 0 || (have < HEADER_BYTES && !ends_here) {
                 break next(HEADER_BYTES);
             }
-            let header = format::stored_header(&window[at..], piece.salt, here);
-            let Some((header, _)) = header.filter(|(h, _)| h.batch_length <= piece.end - here)
-            else {
+            let header = StoredHeader::decode(piece.format, &window[at..], piece.salt, here);
+            let Some(header) = header.filter(|it| it.bytes() <= piece.end - here) else {
                 return Err(StorageError::corrupt(
                     &piece.file.path,
                     here,
                     "a batch is damaged",
                 ));
             };
+            let header = header.record.batch;
             let size = header.total_size();
-            if self.polled.messages == 0 && !self.is_requested(&header) {
+            if header.base_offset >= self.end {
+                break Outcome::Done;
+            }
+            let skipped = self.polled.messages == 0 && !self.is_requested(&header);
+            if skipped || header.message_count == 0 {
                 at += size;
                 continue;
             }
@@ -179,21 +187,34 @@ impl Reading {
                 ));
             };
             let range = at + range.start..at + range.end;
-            taken = Some(taken.map_or(range.start, |taken| taken.start)..range.end);
+            match taken.last_mut() {
+                // What follows directly shares the piece.
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => taken.push(range),
+            }
             if rest {
                 break Outcome::Done;
             }
             at += size;
         };
-        if let Some(range) = taken {
-            // A small part does not keep a large buffer.
-            let part = match range.len() < window.len() / 2 {
-                true => Bytes::copy_from_slice(&window[range]),
-                false => Bytes::from(window).slice(range),
-            };
-            self.polled.batches.push(part);
-        }
+        self.keep(window, &taken);
         Ok(outcome)
+    }
+
+    /// Adds parts of a window to the result.
+    fn keep(&mut self, window: Vec<u8>, taken: &[Range<usize>]) {
+        let bytes: usize = taken.iter().map(Range::len).sum();
+        // A small part does not keep a large buffer.
+        if bytes < window.len() / 2 {
+            let copies = taken
+                .iter()
+                .map(|it| Bytes::copy_from_slice(&window[it.clone()]));
+            self.polled.batches.extend(copies);
+            return;
+        }
+        let window = Bytes::from(window);
+        let parts = taken.iter().map(|range| window.slice(range.clone()));
+        self.polled.batches.extend(parts);
     }
 
     fn is_requested(&self, header: &BatchHeader) -> bool {
@@ -207,7 +228,7 @@ impl Reading {
     /// Turns a stored batch into what is served of it; whether messages
     /// are left at its end. `None` when the batch is damaged.
     fn take(&mut self, stored: &mut [u8], header: &BatchHeader) -> Option<(Range<usize>, bool)> {
-        format::clear_mark(stored);
+        format::clear_own(stored);
         if !batch::is_valid(stored) {
             return None;
         }
@@ -215,14 +236,15 @@ impl Reading {
             Start::Offset(offset) => offset.max(header.base_offset),
             Start::Timestamp(_) => header.base_offset,
         };
+        let below_end = u32::try_from(self.end - from).unwrap_or(u32::MAX);
+        let messages_max = self.messages_left.min(below_end);
         let whole = from == header.base_offset
-            && header.message_count <= self.messages_left
+            && header.message_count <= messages_max
             && stored.len() <= self.bytes_left;
         let (range, messages) = if whole {
             (0..stored.len(), header.message_count)
         } else {
-            let slice =
-                batch::slice_in_place(stored, header, from, self.messages_left, self.bytes_left)?;
+            let slice = batch::slice_in_place(stored, header, from, messages_max, self.bytes_left)?;
             (slice.range, slice.messages)
         };
         self.messages_left -= messages;

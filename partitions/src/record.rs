@@ -12,7 +12,7 @@
 //! stamps a record once; no other copy changes a byte of it.
 
 use std::fmt;
-use std::ops::BitOr;
+use std::ops::{BitOr, Range};
 
 use bytes::Bytes;
 use consensus::Index;
@@ -36,6 +36,8 @@ const SESSION_AT: usize = 88;
 const REQUEST_AT: usize = 96;
 const FLAGS_AT: usize = 104;
 const CRC_AT: usize = 108;
+/// Where a header has what Iggy's has not.
+pub(crate) const OWN_BYTES: Range<usize> = BATCH_RESERVED_OFFSET..CRC_AT + 4;
 const _: () = assert!(EPOCH_AT >= BATCH_RESERVED_OFFSET);
 
 /// A client's batch whose bytes have been checked.
@@ -336,6 +338,19 @@ impl RecordHeader {
             tag: self.tag,
             header,
             body,
+        }
+    }
+
+    /// What a segment has to know of a record.
+    pub(crate) fn of(record: &Record) -> Self {
+        let mut batch = BatchHeader::new(0, 0, record.bytes() as u64, record.messages);
+        batch.base_offset = record.first_offset;
+        batch.base_timestamp = record.timestamp;
+        Self {
+            batch,
+            position: record.position,
+            flags: record.flags,
+            tag: record.tag,
         }
     }
 

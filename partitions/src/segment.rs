@@ -8,23 +8,29 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use consensus::Index;
+
 use crate::error::StorageError;
 use crate::files::{Files, ManagedFile, OnClose};
-use crate::format::{FILE_HEADER_BYTES, FileHeader};
+use crate::format::{Base, FileHeader, Format, Reach};
 use crate::key::PartitionKey;
+use crate::record::RecordHeader;
+use crate::replication::Position;
 
-/// Index entries of the last segment are at least so far apart: at most 1 MiB of
+/// Index entries of the last segment are at least so far apart: at most 1.5 MiB of
 /// index for 1 GiB of messages.
 const INDEX_EVERY_BYTES: u64 = 16 << 10;
-/// Those of sealed segments: at most 128 KiB for 1 GiB.
+/// Those of sealed segments: at most 192 KiB for 1 GiB.
 const SEALED_INDEX_EVERY_BYTES: u64 = 128 << 10;
 
-/// Where a batch stands, relative to its segment.
+/// Where a record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct IndexEntry {
     pub(super) timestamp: u64,
-    /// Offset above the segment's base.
-    pub(super) offset: u32,
+    /// Of its first message.
+    pub(super) offset: u64,
+    /// Indices between the segment's base and the record.
+    pub(super) index: u32,
     pub(super) position: u32,
 }
 
@@ -33,17 +39,61 @@ pub(super) struct IndexEntry {
 pub(super) struct End {
     /// Bytes of the file in use, its header among them.
     pub(super) position: u64,
+    /// The last record, here or in an earlier segment.
+    pub(super) last: Position,
     pub(super) next_offset: u64,
-    /// Of the last batch, here or in an earlier segment.
+    /// Of the last record.
     pub(super) timestamp: u64,
+    /// Messages in the segment.
+    pub(super) messages: u64,
+}
+
+impl End {
+    pub(super) fn of(base: &Base, format: Format) -> Self {
+        Self {
+            position: format.header_bytes(),
+            last: base.position,
+            next_offset: base.offset,
+            timestamp: base.timestamp,
+            messages: 0,
+        }
+    }
+
+    /// Where the log ends, as the base of what follows.
+    pub(super) fn base(&self) -> Base {
+        Base {
+            position: self.last,
+            offset: self.next_offset,
+            timestamp: self.timestamp,
+        }
+    }
+
+    pub(super) fn reach(&self) -> Reach {
+        self.base().reach()
+    }
+
+    /// After one more record, which stands at the end.
+    pub(super) fn after(&self, record: &RecordHeader) -> Self {
+        let messages = u64::from(record.batch.message_count);
+        Self {
+            position: self.position + record.batch.batch_length,
+            last: record.position,
+            next_offset: record.batch.base_offset + messages,
+            timestamp: self.timestamp.max(record.batch.base_timestamp),
+            messages: self.messages + messages,
+        }
+    }
 }
 
 pub(super) struct Segment {
     pub(super) file: Arc<ManagedFile>,
-    pub(super) base_offset: u64,
+    pub(super) format: Format,
+    pub(super) base: Base,
     pub(super) salt: u64,
     pub(super) end: End,
     pub(super) index: Vec<IndexEntry>,
+    /// The first record of each epoch that starts here.
+    pub(super) epochs: Vec<Position>,
     /// Up to here it is on the disk.
     pub(super) synced: u64,
     /// Up to here its hint records the positions of batches.
@@ -51,63 +101,102 @@ pub(super) struct Segment {
 }
 
 /// The name of a segment's file.
-pub(super) fn log_path(dir: &Path, base_offset: u64) -> PathBuf {
-    dir.join(format!("{base_offset:020}.log"))
+pub(super) fn log_path(dir: &Path, base_index: u64) -> PathBuf {
+    dir.join(format!("{base_index:020}.log"))
 }
 
 impl Segment {
+    /// The header of a new segment.
+    pub(super) fn header(key: &PartitionKey, base: Base, starts_log: bool) -> FileHeader {
+        FileHeader {
+            format: Format::V2,
+            key: *key,
+            base,
+            // Every instance hashes the same differently: that is random enough.
+            salt: RandomState::new().hash_one(base.offset),
+            starts_log,
+        }
+    }
+
     /// Creates a segment. Neither its name nor its header is durable on return.
     pub(super) fn create(
         dir: &Path,
         files: &Arc<Files>,
         key: &PartitionKey,
-        base_offset: u64,
-        timestamp: u64,
+        base: Base,
     ) -> Result<Self, StorageError> {
-        let path = log_path(dir, base_offset);
-        // Every instance hashes the same differently: that is random enough.
-        let salt = RandomState::new().hash_one(base_offset);
-        let header = FileHeader {
-            key: *key,
-            base_offset,
-            salt,
-        };
+        let path = log_path(dir, base.position.index.0);
+        let header = Self::header(key, base, false);
         let handle = files.create(&path, &header.encode())?;
-        Ok(Self {
-            file: ManagedFile::created(path, files, handle, OnClose::Sync),
-            base_offset,
-            salt,
-            end: End {
-                position: FILE_HEADER_BYTES as u64,
-                next_offset: base_offset,
-                timestamp,
-            },
-            index: Vec::new(),
-            synced: 0,
-            hinted: 0,
-        })
+        let file = ManagedFile::created(path, files, handle, OnClose::Sync);
+        Ok(Self::empty(file, &header))
     }
 
-    /// Adds a batch that was read or written at the end.
-    pub(super) fn add(&mut self, timestamp: u64, bytes: u64, messages: u32) {
+    /// A segment with nothing but its header.
+    pub(super) fn empty(file: Arc<ManagedFile>, header: &FileHeader) -> Self {
+        Self {
+            file,
+            format: header.format,
+            base: header.base,
+            salt: header.salt,
+            end: End::of(&header.base, header.format),
+            index: Vec::new(),
+            epochs: Vec::new(),
+            synced: 0,
+            hinted: 0,
+        }
+    }
+
+    /// Adds a record that was read or written at the end.
+    pub(super) fn add(&mut self, record: &RecordHeader) {
         let due = self
             .index
             .last()
             .is_none_or(|last| self.end.position - u64::from(last.position) >= INDEX_EVERY_BYTES);
-        let offset = u32::try_from(self.end.next_offset - self.base_offset);
+        let before = self.end.last;
+        let index = u32::try_from(before.index.0 - self.base.position.index.0);
         let position = u32::try_from(self.end.position);
         // Segments are bounded far below what 32 bits can express; one that is larger,
         // because another program wrote it, is read from an earlier position.
-        if due && let (Ok(offset), Ok(position)) = (offset, position) {
+        if due && let (Ok(index), Ok(position)) = (index, position) {
             self.index.push(IndexEntry {
-                timestamp,
-                offset,
+                timestamp: record.batch.base_timestamp,
+                offset: record.batch.base_offset,
+                index,
                 position,
             });
         }
-        self.end.position += bytes;
-        self.end.next_offset += u64::from(messages);
-        self.end.timestamp = timestamp;
+        if record.position.epoch > before.epoch {
+            self.epochs.push(record.position);
+        }
+        self.end = self.end.after(record);
+    }
+
+    /// Whether this record may be the next one.
+    pub(super) fn accepts(&self, record: &RecordHeader) -> bool {
+        let (end, offset) = (&self.end, record.batch.base_offset);
+        match self.format {
+            Format::V1 => offset == end.next_offset,
+            Format::V2 => {
+                record.position.index == end.last.index.next()
+                    && record.position.epoch >= end.last.epoch
+                    && offset >= end.next_offset
+            }
+        }
+    }
+
+    /// Removes the records from this end on from what is known of the segment.
+    pub(super) fn cut(&mut self, end: End) {
+        self.index
+            .retain(|entry| u64::from(entry.position) < end.position);
+        self.epochs.retain(|first| first.index <= end.last.index);
+        self.synced = self.synced.min(end.position);
+        self.hinted = 0;
+        self.end = end;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.end.last.index == self.base.position.index
     }
 
     /// Nothing will be appended; the index becomes sparser.
@@ -125,7 +214,7 @@ impl Segment {
 
     /// Whether further batches belong into another segment. An empty one is never full.
     pub(super) fn is_full(&self, bytes_max: u64) -> bool {
-        self.end.position >= bytes_max && self.end.next_offset > self.base_offset
+        self.end.position >= bytes_max && !self.is_empty()
     }
 
     pub(super) fn is_synced(&self) -> bool {
@@ -135,7 +224,7 @@ impl Segment {
     /// The average bytes of so many messages, and those to be skipped before the first of
     /// them.
     pub(super) fn likely_bytes(&self, messages: u32) -> u64 {
-        let messages_here = (self.end.next_offset - self.base_offset).max(1);
+        let messages_here = self.end.messages.max(1);
         let bytes =
             u128::from(self.end.position) * u128::from(messages) / u128::from(messages_here);
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
@@ -144,9 +233,16 @@ impl Segment {
 
     /// A position at or before the batch that contains this offset.
     pub(super) fn position_before(&self, offset: u64) -> u64 {
+        let after = self.index.partition_point(|entry| entry.offset <= offset);
+        self.position_of(after.checked_sub(1))
+    }
+
+    /// A position at or before the record after this one.
+    pub(super) fn position_after_index(&self, index: Index) -> u64 {
+        let base = self.base.position.index.0;
         let after = self
             .index
-            .partition_point(|entry| self.base_offset + u64::from(entry.offset) <= offset);
+            .partition_point(|entry| base + u64::from(entry.index) <= index.0);
         self.position_of(after.checked_sub(1))
     }
 
@@ -160,9 +256,7 @@ impl Segment {
 
     /// A position after the message before this offset.
     pub(super) fn position_after(&self, offset: u64) -> u64 {
-        let after = self
-            .index
-            .partition_point(|entry| self.base_offset + u64::from(entry.offset) < offset);
+        let after = self.index.partition_point(|entry| entry.offset < offset);
         self.index
             .get(after)
             .map_or(self.end.position, |entry| u64::from(entry.position))
@@ -171,6 +265,8 @@ impl Segment {
     fn position_of(&self, entry: Option<usize>) -> u64 {
         entry
             .and_then(|entry| self.index.get(entry))
-            .map_or(FILE_HEADER_BYTES as u64, |entry| u64::from(entry.position))
+            .map_or(self.format.header_bytes(), |entry| {
+                u64::from(entry.position)
+            })
     }
 }

@@ -1,155 +1,43 @@
 //! What a node requires of a storage.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use consensus::Index;
 
 use crate::error::StorageError;
 use crate::key::PartitionKey;
+use crate::operation::{Done, Operation};
+use crate::record::Record;
+use crate::replication::{Chain, Trust};
 use crate::types::{
     Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim, Trimmed,
 };
 
 /// Where a node keeps its partitions.
 ///
-/// A partition is created by its first append. The options of a call
-/// apply to that call, so they may change while a partition is in use. Every
-/// future may be dropped at any time: its effect then takes place completely, or not at
-/// all.
+/// A partition is created by its first write. Every future may be dropped at any time: its
+/// effect then takes place completely, or not at all.
 ///
 /// Every call returns [`Closed`](StorageError::Closed) after
-/// [`shutdown`](Self::shutdown), and [`Failed`](StorageError::Failed) where an earlier
-/// write of the partition has failed and it writes.
+/// [`shutdown`](Self::shutdown).
 #[async_trait]
 pub trait PartitionStorage: Send + Sync {
-    /// Appends a batch of at most [`BATCH_BYTES_MAX`](crate::BATCH_BYTES_MAX) bytes, as a
-    /// client encoded it. `now_micros` are microseconds since the Unix epoch. Concurrent
-    /// appends share writes and syncs; each has its own offsets.
+    /// Whether logs can be cut off at their end. Without it, a node has only partitions with
+    /// one copy.
+    fn can_truncate(&self) -> bool;
+
+    /// Opens a partition, or returns the one that is open, with new options.
     ///
     /// # Errors
-    /// When the batch is not well-formed, or the disk fails.
-    async fn append(
+    /// When the disk fails, when what was acknowledged is damaged and not
+    /// [`repairable`](PartitionOptions::repairable), or when the partition was removed.
+    async fn open(
         &self,
         key: PartitionKey,
         options: PartitionOptions,
-        batch: Bytes,
-        now_micros: u64,
-    ) -> Result<Appended, StorageError>;
-
-    /// Reads up to `messages_max` messages in up to `bytes_max` bytes, at least
-    /// one message if there is one. An empty result is not an error. A batch that does
-    /// not fit after others is left for the next read.
-    ///
-    /// # Errors
-    /// When the disk fails or data is damaged.
-    async fn read(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        from: ReadFrom,
-        messages_max: u32,
-        bytes_max: usize,
-    ) -> Result<PolledBatches, StorageError>;
-
-    /// Stores a consumer's offset.
-    ///
-    /// # Errors
-    /// [`InvalidOffset`](StorageError::InvalidOffset) when it is greater than that of the
-    /// last message, [`TooManyConsumers`](StorageError::TooManyConsumers) when
-    /// [`CONSUMERS_MAX`](crate::CONSUMERS_MAX) others have one, or when the disk fails.
-    async fn store_offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-        offset: u64,
-    ) -> Result<(), StorageError>;
-
-    /// Stores a consumer's offset unless a later one is stored.
-    ///
-    /// # Errors
-    /// [`InvalidOffset`](StorageError::InvalidOffset) when it is greater than that of the
-    /// last message, [`TooManyConsumers`](StorageError::TooManyConsumers) when
-    /// [`CONSUMERS_MAX`](crate::CONSUMERS_MAX) others have one, or when the disk fails.
-    async fn advance_offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-        offset: u64,
-    ) -> Result<(), StorageError>;
-
-    /// A consumer's offset; `None` when none is stored.
-    ///
-    /// # Errors
-    /// When the partition cannot be opened.
-    async fn offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-    ) -> Result<Option<u64>, StorageError>;
-
-    /// Deletes a consumer's offset.
-    ///
-    /// # Errors
-    /// [`OffsetNotFound`](StorageError::OffsetNotFound), or when the disk fails.
-    async fn delete_offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        consumer: ConsumerKey,
-    ) -> Result<(), StorageError>;
-
-    /// All consumers' offsets.
-    ///
-    /// # Errors
-    /// When the partition cannot be opened.
-    async fn offsets(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-    ) -> Result<Vec<(ConsumerKey, u64)>, StorageError>;
-
-    /// The last offset of the `count` oldest sealed segments, or of all when there are
-    /// fewer; `None` when there are none.
-    ///
-    /// # Errors
-    /// When the partition cannot be opened.
-    async fn sealed_end(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        count: u32,
-    ) -> Result<Option<u64>, StorageError>;
-
-    /// Removes the oldest segments that may be removed; returns how many were, and for which
-    /// consumer more were kept. The last one always stays, and offsets continue.
-    ///
-    /// # Errors
-    /// When the disk fails; the partition then accepts no writes until it is closed and
-    /// opened again.
-    async fn trim(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        trim: Trim,
-    ) -> Result<Trimmed, StorageError>;
-
-    /// The partition's sizes.
-    ///
-    /// # Errors
-    /// When the partition cannot be opened.
-    async fn stats(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-    ) -> Result<PartitionStats, StorageError>;
-
-    /// Makes everything that was acknowledged durable.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    async fn sync(&self, key: PartitionKey, options: PartitionOptions) -> Result<(), StorageError>;
+    ) -> Result<Arc<dyn StoredPartition>, StorageError>;
 
     /// Drops all messages and consumer offsets; offsets start at zero
     /// again. After a crash either all of them are there or none.
@@ -200,4 +88,137 @@ pub trait PartitionStorage: Send + Sync {
     /// # Errors
     /// When the disk fails.
     async fn list(&self) -> Result<Vec<PartitionKey>, StorageError>;
+}
+
+/// An open partition.
+///
+/// Every call returns [`Closed`](StorageError::Closed) after it has been closed or purged,
+/// [`Removed`](StorageError::Removed) after it has been removed, and
+/// [`Failed`](StorageError::Failed) where an earlier write has failed and it writes.
+#[async_trait]
+pub trait StoredPartition: Send + Sync {
+    /// Changes the options. They count for later calls.
+    fn set_options(&self, options: PartitionOptions);
+
+    /// What the log has.
+    fn recovered(&self) -> RecoveredLog;
+
+    /// Queues an operation on the log, without waiting for the disk. Operations are carried
+    /// out in the order of the calls. Adjacent writes share one vectored write. A sync covers
+    /// all earlier writes and does not delay later ones. What a truncation removes is
+    /// off the disk before the next write.
+    ///
+    /// `done` is called once, from a thread of the storage, not from this call. A result of
+    /// [`Full`](StorageError::Full) or [`NotNext`](StorageError::NotNext) has had no effect,
+    /// but that records of the operation may be there; the same operation may be repeated.
+    /// After any other error, the partition accepts no operations until it is closed and
+    /// opened again.
+    fn submit(&self, operation: Operation, done: Done);
+
+    /// The records after `after`, at most through `through`, in up to `bytes_max` bytes but at
+    /// least one, if there is one: only what is done, whether synced or not. Blocks the
+    /// thread.
+    ///
+    /// # Errors
+    /// [`NotKept`](StorageError::NotKept) when the first of them was removed, or when the
+    /// disk fails or data is damaged.
+    fn records(
+        &self,
+        after: Index,
+        through: Index,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, StorageError>;
+
+    /// Appends a batch of at most [`BATCH_BYTES_MAX`](crate::BATCH_BYTES_MAX) bytes, as a
+    /// client encoded it, as the next record: for partitions with one copy. `now_micros` are
+    /// microseconds since the Unix epoch. Concurrent
+    /// appends share writes and syncs; each has its own offsets.
+    ///
+    /// # Errors
+    /// When the batch is not well-formed, or the disk fails.
+    async fn append(&self, batch: Bytes, now_micros: u64) -> Result<Appended, StorageError>;
+
+    /// Reads up to `messages_max` messages below offset `end` in up to `bytes_max` bytes, at
+    /// least one message if there is one. An empty result is not an error. A batch that does
+    /// not fit after others is left for the next read.
+    ///
+    /// # Errors
+    /// When the disk fails or data is damaged.
+    async fn read(
+        &self,
+        from: ReadFrom,
+        messages_max: u32,
+        bytes_max: usize,
+        end: u64,
+    ) -> Result<PolledBatches, StorageError>;
+
+    /// Stores a consumer's offset.
+    ///
+    /// # Errors
+    /// [`InvalidOffset`](StorageError::InvalidOffset) when it is greater than that of the
+    /// last message, [`TooManyConsumers`](StorageError::TooManyConsumers) when
+    /// [`CONSUMERS_MAX`](crate::CONSUMERS_MAX) others have one, or when the disk fails.
+    async fn store_offset(&self, consumer: ConsumerKey, offset: u64) -> Result<(), StorageError>;
+
+    /// Stores a consumer's offset unless a later one is stored.
+    ///
+    /// # Errors
+    /// As [`store_offset`](Self::store_offset).
+    async fn advance_offset(&self, consumer: ConsumerKey, offset: u64) -> Result<(), StorageError>;
+
+    /// Deletes a consumer's offset.
+    ///
+    /// # Errors
+    /// [`OffsetNotFound`](StorageError::OffsetNotFound), or when the disk fails.
+    async fn delete_offset(&self, consumer: ConsumerKey) -> Result<(), StorageError>;
+
+    /// A consumer's offset; `None` when none is stored.
+    fn offset(&self, consumer: ConsumerKey) -> Option<u64>;
+
+    /// All consumers' offsets.
+    fn offsets(&self) -> Vec<(ConsumerKey, u64)>;
+
+    /// The last offset of the `count` oldest sealed segments, or of all when there are
+    /// fewer; `None` when there are none.
+    fn sealed_end(&self, count: u32) -> Option<u64>;
+
+    /// Removes the oldest segments that may be removed and have only messages below offset
+    /// `end`; returns how many were, and for which
+    /// consumer more were kept. The last one always stays, and offsets continue.
+    ///
+    /// # Errors
+    /// When the disk fails; the partition then accepts no writes until it is closed and
+    /// opened again.
+    async fn trim(&self, trim: Trim, end: u64) -> Result<Trimmed, StorageError>;
+
+    /// The partition's sizes.
+    fn stats(&self) -> PartitionStats;
+
+    /// Makes everything that is written durable.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn sync(&self) -> Result<(), StorageError>;
+}
+
+/// What the log of an open partition has.
+#[derive(Clone, Debug)]
+pub struct RecoveredLog {
+    /// Its records. Its base is the record before the first one that can be read by
+    /// [`records`](StoredPartition::records).
+    pub chain: Chain,
+    /// Offset of the next message.
+    pub next_offset: u64,
+    /// Of the last record, in microseconds since the Unix epoch; zero when it is unknown.
+    pub timestamp: u64,
+    /// Up to here records are on the disk.
+    pub synced: Index,
+    /// Offset of the message after that record.
+    pub synced_offset: u64,
+    /// Bytes of the last segment; zero when the next record starts one.
+    pub segment_bytes: u64,
+    /// What it lacks of what it acknowledged, as far as its files show.
+    pub trust: Trust,
+    /// Why it lacks something that a stop of the machine cannot explain.
+    pub damage: Option<StorageError>,
 }

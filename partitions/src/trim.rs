@@ -19,13 +19,17 @@ use crate::partition::{Partition, blocking};
 use crate::types::{Trim, Trimmed};
 
 impl Partition {
-    /// Removes segments.
-    pub(super) async fn trim(self: &Arc<Self>, trim: Trim) -> Result<Trimmed, StorageError> {
+    /// Removes segments whose messages are all below offset `end`.
+    pub(super) async fn trim_below(
+        self: &Arc<Self>,
+        trim: Trim,
+        end: u64,
+    ) -> Result<Trimmed, StorageError> {
         let partition = Arc::clone(self);
-        blocking(move || partition.trim_now(trim)).await
+        blocking(move || partition.trim_now(trim, end)).await
     }
 
-    fn trim_now(&self, trim: Trim) -> Result<Trimmed, StorageError> {
+    fn trim_now(&self, trim: Trim, end: u64) -> Result<Trimmed, StorageError> {
         let mut trimmed = Trimmed::default();
         while trimmed.segments < trim.segments_max {
             // A sync works on the list of segments that it has read.
@@ -40,7 +44,7 @@ impl Partition {
             let lowest = self.offsets.lowest();
             let needed_after = lowest.map(|(_, offset)| offset);
             // Readers no longer find the segment when its file is removed.
-            let segment = match lock(&self.log).take_oldest(&trim, needed_after) {
+            let segment = match lock(&self.log).take_oldest(&trim, needed_after, end) {
                 Oldest::Taken(segment) => segment,
                 Oldest::Needed => {
                     trimmed.kept_for = lowest;
@@ -48,7 +52,14 @@ impl Partition {
                 }
                 Oldest::Kept => break,
             };
-            self.remove_file(&segment.file.path).inspect_err(|error| {
+            // The next one then states where the log starts.
+            let next = lock(&self.log)
+                .segments
+                .first()
+                .map(|it| Arc::clone(&it.file));
+            let synced = next.map_or(Ok(()), |next| next.sync());
+            let removed = synced.and_then(|()| self.remove_file(&segment.file.path));
+            removed.inspect_err(|error| {
                 // Part of it may be removed: what is there is known after a reopening.
                 self.fail(error);
             })?;

@@ -12,6 +12,9 @@ pub struct PartitionOptions {
     pub durability: Durability,
     /// The same for consumer offsets.
     pub offset_durability: Durability,
+    /// Whether other copies can complete the log. Where it lacks what it acknowledged, it is
+    /// then opened up to there, and otherwise refused. It counts when a partition is opened.
+    pub repairable: bool,
 }
 
 /// What an acknowledgement promises.

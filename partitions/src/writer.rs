@@ -1,8 +1,9 @@
-//! Appending to a partition's log.
+//! Writing to a partition's log.
 //!
-//! One task at a time takes the batches that wait, writes them with one vectored
-//! write, and one sync where acknowledgements promise durability, and acknowledges them in
-//! order. Where they do not promise it, a background sync follows the writer, so that
+//! One task at a time takes what waits, and writes records that wait together with one
+//! vectored write. Batches of [`append`](crate::StoredPartition::append) get their
+//! positions here; one sync follows their write where acknowledgements promise durability.
+//! Where they do not promise it, a background sync follows the writer, so that
 //! little is lost with the machine, and few bytes wait for the disk at a time.
 
 use std::io::IoSlice;
@@ -12,19 +13,22 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::acknowledged::Record;
-use crate::append::Append;
+use crate::acknowledged::Promise;
+use crate::append::{Append, Kind, Work};
 use crate::batch::{self, HEADER_BYTES};
 use crate::error::StorageError;
 use crate::files::{ManagedFile, lock};
-use crate::format::{self, Mark};
+use crate::format::{self, Base, Format, Mark, Reach};
+use crate::operation::{Completion, Operation, Submitted};
 use crate::partition::{Partition, Working};
+use crate::record::{ClientBatch, Record, RecordError, RecordFlags, RecordHeader, Stamp};
+use crate::replication::{Epoch, Position};
 use crate::segment::{End, Segment};
 use crate::types::{Appended, Durability, PartitionOptions};
 
-/// Batches that share one write at most: as many as the kernel accepts in one call.
-const BATCHES_PER_WRITE_MAX: usize = 512;
-/// Bytes that share one write at most, unless one batch is larger.
+/// Records that share one write at most: as many as the kernel accepts in one call.
+const RECORDS_PER_WRITE_MAX: usize = 512;
+/// Bytes that share one write at most, unless one record is larger.
 const BYTES_PER_WRITE_MAX: usize = 16 << 20;
 /// The background sync starts when so many bytes have been written.
 const SYNC_EVERY_BYTES: u64 = 64 << 20;
@@ -32,16 +36,17 @@ const SYNC_EVERY_BYTES: u64 = 64 << 20;
 /// index have 32 bits.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
-/// Where the next batches go.
+/// Where the next records are written.
 struct Target {
     file: Arc<ManagedFile>,
     salt: u64,
     end: End,
-    synced_offset: u64,
+    is_empty: bool,
+    synced: Reach,
 }
 
 impl Partition {
-    pub(super) async fn append(
+    pub(super) async fn append_batch(
         self: &Arc<Self>,
         options: PartitionOptions,
         batch: Bytes,
@@ -54,17 +59,16 @@ impl Partition {
             .await
             .map_err(|_| StorageError::Closed)?;
         let (result, finished) = oneshot::channel();
-        let is_idle = self.appends.add(Append {
+        let append = Append {
             header,
             batch,
             options,
             now_micros,
             result,
             _room: room,
-        })?;
-        if is_idle {
-            let partition = Arc::clone(self);
-            tokio::task::spawn_blocking(move || partition.write_waiting());
+        };
+        if self.works.add(Work::Append(append))? {
+            self.start_writer();
         }
         // Without a result, how much was written is unknown.
         finished
@@ -72,111 +76,301 @@ impl Partition {
             .unwrap_or_else(|_| Err(StorageError::Closed.lasting()))
     }
 
-    /// Writes until the queue is empty.
-    fn write_waiting(self: &Arc<Self>) {
+    pub(super) fn start_writer(self: &Arc<Self>) {
+        let partition = Arc::clone(self);
+        self.runtime.spawn_blocking(move || partition.work());
+    }
+
+    /// Works until the queue is empty.
+    fn work(self: &Arc<Self>) {
         let mut working = Working {
             partition: self,
-            queue: &self.appends,
+            queue: &self.works,
             done: false,
         };
         loop {
-            let (mut count, mut bytes) = (0, 0);
-            let group = self.appends.take(|append| {
-                count += 1;
-                bytes += append.batch.len();
-                count <= BATCHES_PER_WRITE_MAX && bytes <= BYTES_PER_WRITE_MAX
+            let (mut kind, mut count, mut bytes) = (None, 0, 0);
+            let group = self.works.take(|work| {
+                let size = work.size();
+                count += size.0;
+                bytes += size.1;
+                *kind.get_or_insert(work.kind()) == work.kind()
+                    && work.kind() != Kind::Other
+                    && count <= RECORDS_PER_WRITE_MAX
+                    && bytes <= BYTES_PER_WRITE_MAX
             });
             if group.is_empty() {
                 working.done = true;
                 return;
             }
-            match self.write_group(&group) {
-                Ok(appended) => {
-                    self.has_room();
-                    for (append, appended) in group.into_iter().zip(appended) {
-                        append.finish(Ok(appended));
-                    }
+            let (mut appends, mut writes) = (Vec::new(), Vec::new());
+            for work in group {
+                match work {
+                    Work::Append(append) => appends.push(append),
+                    Work::Submitted(Submitted {
+                        operation: Operation::Write(records),
+                        completion,
+                    }) => writes.push((records, completion)),
+                    Work::Submitted(other) => self.operate(other),
                 }
-                Err(error) if error.is_full() => {
-                    self.fills(&error, group.iter().map(|it| it.batch.len() as u64).sum());
-                    for append in group {
-                        append.finish(Err(error.clone()));
-                    }
+            }
+            if !appends.is_empty() {
+                self.write_appends(appends);
+            }
+            if !writes.is_empty() {
+                self.write_submitted(writes);
+            }
+        }
+    }
+
+    fn write_appends(self: &Arc<Self>, group: Vec<Append>) {
+        match self.write_group(&group) {
+            Ok(appended) => {
+                self.has_room();
+                for (append, appended) in group.into_iter().zip(appended) {
+                    append.finish(Ok(appended));
                 }
-                Err(error) => {
-                    self.fail(&error);
-                    for append in group {
-                        append.finish(Err(error.lasting()));
-                    }
+            }
+            Err(error) => {
+                let bytes = group.iter().map(|it| it.batch.len() as u64).sum();
+                let error = self.write_failed(error, bytes);
+                for append in group {
+                    append.finish(Err(error.clone()));
                 }
             }
         }
     }
 
+    /// Takes notice of a failed write of so many bytes; the error for those who wait for it.
+    fn write_failed(&self, error: StorageError, bytes: u64) -> StorageError {
+        if error.is_full() {
+            self.fills(&error, bytes);
+            return error;
+        }
+        self.fail(&error);
+        error.lasting()
+    }
+
     fn write_group(self: &Arc<Self>, group: &[Append]) -> Result<Vec<Appended>, StorageError> {
-        let target = self.target(group)?;
+        let bytes_max = bytes_max(group);
+        let target = self.target(|last| last.is_full(bytes_max))?;
         let durability = group.iter().map(|append| append.options.durability).max();
-        let durability = durability.unwrap_or_default();
+        let (records, appended) = self.stamp(&target, group);
+        self.write_records(&target, &records, durability.unwrap_or_default())?;
+        self.seal_if_full(bytes_max);
+        self.sync_if_due();
+        Ok(appended)
+    }
+
+    /// The records of a group, and the results.
+    fn stamp(&self, target: &Target, group: &[Append]) -> (Vec<Record>, Vec<Appended>) {
+        let mut end = target.end;
+        let mut flags = match target.is_empty {
+            true => RecordFlags::STARTS_SEGMENT,
+            false => RecordFlags::NONE,
+        };
+        let stamped = group.iter().map(|append| {
+            let batch = ClientBatch {
+                header: append.header,
+                body: append.batch.slice(HEADER_BYTES..),
+            };
+            let stamp = Stamp {
+                partition_id: self.key.partition_id,
+                position: Position {
+                    epoch: end.last.epoch.max(Epoch(1)),
+                    index: end.last.index.next(),
+                },
+                first_offset: end.next_offset,
+                timestamp: end.timestamp.max(append.now_micros),
+                flags: std::mem::take(&mut flags),
+                tag: None,
+            };
+            let record = Record::stamp(batch, stamp);
+            end = end.after(&RecordHeader::of(&record));
+            let appended = Appended {
+                base_offset: record.first_offset,
+                messages: record.messages,
+                base_timestamp: record.timestamp,
+            };
+            (record, appended)
+        });
+        stamped.unzip()
+    }
+
+    /// Writes the records of submitted operations.
+    fn write_submitted(self: &Arc<Self>, writes: Vec<(Vec<Record>, Completion)>) {
+        let mut waiting = Vec::with_capacity(writes.len());
+        let mut records = Vec::with_capacity(writes.iter().map(|it| it.0.len()).sum());
+        for (more, completion) in writes {
+            records.extend(more);
+            waiting.push((records.len(), completion));
+        }
+        let mut stored = 0;
+        let result = self.write_runs(&records, &mut stored);
+        let error = result.err().map(|error| match error {
+            StorageError::NotNext { .. } | StorageError::Record(_) => error,
+            error => {
+                let bytes = records.iter().map(|it| it.bytes() as u64).sum();
+                self.write_failed(error, bytes)
+            }
+        });
+        if error.is_none() {
+            self.has_room();
+        }
+        for (through, completion) in waiting {
+            completion.finish(match &error {
+                Some(error) if through > stored => Err(error.clone()),
+                _ => Ok(()),
+            });
+        }
+    }
+
+    /// Writes records, with one write for each segment; counts those that the log has.
+    fn write_runs(&self, records: &[Record], stored: &mut usize) -> Result<(), StorageError> {
+        *stored = self.known(records);
+        let (valid, problem) = self.check_follow(&records[*stored..]);
+        let valid = *stored + valid;
+        while *stored < valid {
+            let rest = &records[*stored..valid];
+            let starts = rest[0].flags.contains(RecordFlags::STARTS_SEGMENT);
+            let more = rest[1..].iter();
+            let more = more.take_while(|it| !it.flags.contains(RecordFlags::STARTS_SEGMENT));
+            let run = &rest[..=more.count()];
+            let target = self.target(|_| starts)?;
+            self.write_records(&target, run, Durability::Written)?;
+            *stored += run.len();
+        }
+        problem.map_or(Ok(()), Err)
+    }
+
+    /// How many of the first records the log has already.
+    fn known(&self, records: &[Record]) -> usize {
+        let log = lock(&self.log);
+        let end = log.end().position.index;
+        if records
+            .first()
+            .is_none_or(|first| first.position.index > end)
+        {
+            return 0;
+        }
+        let chain = log.chain();
+        let known = records.iter();
+        known.take_while(|it| chain.contains(it.position)).count()
+    }
+
+    /// How many of these records follow the log's end, and what is wrong with the next one.
+    fn check_follow(&self, records: &[Record]) -> (usize, Option<StorageError>) {
+        let Base {
+            position: mut last,
+            mut offset,
+            ..
+        } = lock(&self.log).end();
+        for (number, record) in records.iter().enumerate() {
+            let found = record.position;
+            let next = found.index == last.index.next()
+                && found.epoch >= last.epoch
+                && record.first_offset >= offset;
+            if !next {
+                return (number, Some(StorageError::NotNext { end: last, found }));
+            }
+            if record.header.len() != HEADER_BYTES {
+                return (number, Some(RecordError::Short.into()));
+            }
+            last = found;
+            offset = record.next_offset();
+        }
+        (records.len(), None)
+    }
+
+    /// Writes records that belong into one segment.
+    fn write_records(
+        &self,
+        target: &Target,
+        records: &[Record],
+        durability: Durability,
+    ) -> Result<(), StorageError> {
         self.acknowledged
-            .ensure(self.record(target.end.next_offset, target.synced_offset))?;
-        let (headers, appended) = self.stamp(&target, group);
-        let mut parts = Vec::with_capacity(2 * group.len());
-        for (header, append) in headers.iter().zip(group) {
+            .ensure(self.promise(target.end.reach(), target.synced))?;
+        let (headers, end) = self.mark(target, records);
+        let mut parts = Vec::with_capacity(2 * records.len());
+        for (header, record) in headers.iter().zip(records) {
             parts.push(IoSlice::new(header));
-            parts.push(IoSlice::new(&append.batch[HEADER_BYTES..]));
+            parts.push(IoSlice::new(&record.body));
         }
         let written = target.file.write(target.end.position, &mut parts);
         let written = written.and_then(|()| match durability {
             Durability::Written => Ok(()),
             Durability::Synced => self.sync_written(&target.file),
         });
-        written.or_else(|error| self.take_back(&target, error))?;
-        let next_offset = next_offset(&appended, &target);
+        written.or_else(|error| self.take_back(target, error))?;
         let recorded = self.acknowledged.write(match durability {
-            Durability::Written => self.record(next_offset, target.synced_offset),
-            Durability::Synced => self.record(next_offset, next_offset),
+            Durability::Written => self.promise(end.reach(), target.synced),
+            Durability::Synced => self.promise(end.reach(), end.reach()),
         });
         recorded.or_else(|error| match error.is_full() {
-            true => self.take_back(&target, error),
-            // The batches stay: it may be recorded that they are there.
+            true => self.take_back(target, error),
+            // The records stay: it may be recorded that they are there.
             false => Err(error),
         })?;
-        self.add(durability, group, &appended);
-        self.seal_if_full(bytes_max(group));
-        self.sync_if_due();
-        Ok(appended)
+        self.add(durability, target, records);
+        Ok(())
     }
 
-    fn record(&self, next_offset: u64, synced_offset: u64) -> Record {
-        Record {
-            next_offset,
-            synced_offset,
+    pub(super) fn promise(&self, end: Reach, synced: Reach) -> Promise {
+        Promise {
+            end,
+            synced,
             boot: self.shared.boot,
         }
     }
 
-    /// The last segment, or a new one when there is none or it is full.
-    fn target(&self, group: &[Append]) -> Result<Target, StorageError> {
-        let (base_offset, timestamp) = {
+    /// The last segment, or a new one when there is none or `is_full`.
+    fn target(&self, is_full: impl Fn(&Segment) -> bool) -> Result<Target, StorageError> {
+        self.settle()?;
+        let end = {
             let log = lock(&self.log);
             match log.segments.last() {
-                Some(last) if !last.is_full(bytes_max(group)) => {
-                    return Ok(Target::of(last, log.synced_offset));
+                Some(last) if last.format == Format::V2 && (last.is_empty() || !is_full(last)) => {
+                    return Ok(Target::of(last, log.synced));
                 }
-                Some(last) => (last.end.next_offset, last.end.timestamp),
-                None => (0, 0),
+                _ => log.end(),
             }
         };
-        self.start_segment(base_offset, timestamp)
+        self.start_segment(end)
+    }
+
+    /// Removes what follows the end of the log since a crash or a damage.
+    pub(super) fn settle(&self) -> Result<(), StorageError> {
+        if lock(&self.log).cut.is_none() {
+            return Ok(());
+        }
+        let _no_sync_runs = lock(&self.syncing);
+        let (cut, last) = {
+            let mut log = lock(&self.log);
+            let last = log.segments.last();
+            let last = last.map(|last| (Arc::clone(&last.file), last.end.position));
+            (log.cut.take(), last)
+        };
+        let Some(cut) = cut else {
+            return Ok(());
+        };
+        let applied = cut.apply(&self.dir, &self.shared.files, last);
+        if applied.is_err() {
+            lock(&self.log).cut = Some(cut);
+        }
+        applied
     }
 
     /// Adds an empty segment; the one before it is sealed.
-    fn start_segment(&self, base_offset: u64, timestamp: u64) -> Result<Target, StorageError> {
+    fn start_segment(&self, base: Base) -> Result<Target, StorageError> {
         self.make_dir()?;
-        let files = &self.shared.files;
-        let segment = Segment::create(&self.dir, files, &self.key, base_offset, timestamp)?;
+        let segment = Segment::create(&self.dir, &self.shared.files, &self.key, base)?;
         let mut log = lock(&self.log);
-        let target = Target::of(&segment, log.synced_offset);
+        let target = Target::of(&segment, log.synced);
+        // An empty one of version 1 had the same name.
+        if log.segments.last().is_some_and(Segment::is_empty) {
+            log.segments.pop();
+        }
         if let Some(last) = log.segments.last_mut() {
             last.seal();
         }
@@ -184,46 +378,34 @@ impl Partition {
         Ok(target)
     }
 
-    /// The headers as they will be in the file, and the results.
-    fn stamp(&self, target: &Target, group: &[Append]) -> (Vec<[u8; HEADER_BYTES]>, Vec<Appended>) {
+    /// The headers as they will be in the file, and where the segment then ends.
+    fn mark(&self, target: &Target, records: &[Record]) -> (Vec<[u8; HEADER_BYTES]>, End) {
         let mark = Mark {
-            synced_offset: target.synced_offset,
+            synced: target.synced,
             boot: self.shared.boot,
         };
         let mut end = target.end;
-        let stamped = group.iter().map(|append| {
-            end.timestamp = end.timestamp.max(append.now_micros);
-            let mut header = batch::stamp(
-                append.header,
-                self.key.partition_id,
-                end.next_offset,
-                end.timestamp,
-                &append.batch,
-            );
+        let headers = records.iter().map(|record| {
+            let mut header = [0; HEADER_BYTES];
+            header.copy_from_slice(&record.header);
             format::mark(&mut header, mark, target.salt, end.position);
-            let appended = Appended {
-                base_offset: end.next_offset,
-                messages: append.header.message_count,
-                base_timestamp: end.timestamp,
-            };
-            end.position += append.header.batch_length;
-            end.next_offset += u64::from(append.header.message_count);
-            (header, appended)
+            end = end.after(&RecordHeader::of(record));
+            header
         });
-        stamped.unzip()
+        (headers.collect(), end)
     }
 
-    fn add(&self, durability: Durability, group: &[Append], appended: &[Appended]) {
+    fn add(&self, durability: Durability, target: &Target, records: &[Record]) {
         let mut log = lock(&self.log);
-        for (append, appended) in group.iter().zip(appended) {
-            let bytes = append.header.batch_length;
-            log.unsynced_bytes += bytes;
-            if let Some(last) = log.segments.last_mut() {
-                assert_eq!(
-                    last.end.next_offset, appended.base_offset,
-                    "only the writer moves the end of the log"
-                );
-                last.add(appended.base_timestamp, bytes, appended.messages);
+        let log = &mut *log;
+        if let Some(last) = log.segments.last_mut() {
+            assert_eq!(
+                last.end, target.end,
+                "only the writer moves the end of the log"
+            );
+            for record in records {
+                log.unsynced_bytes += record.bytes() as u64;
+                last.add(&RecordHeader::of(record));
             }
         }
         if durability == Durability::Synced {
@@ -237,14 +419,17 @@ impl Partition {
         let full = {
             let log = lock(&self.log);
             let last = log.segments.last().filter(|last| last.is_full(bytes_max));
-            last.map(|last| last.end)
+            last.is_some()
         };
-        if let Some(end) = full
-            && let Err(error) = self.start_segment(end.next_offset, end.timestamp)
-        {
+        if full && let Err(error) = self.seal() {
             // The batch is written. The next append tries again, and reports what fails.
             warn!(partition = ?self.key, %error, "cannot start a segment after a full one");
         }
+    }
+
+    /// Starts a segment, unless the last one is empty.
+    pub(super) fn seal(&self) -> Result<(), StorageError> {
+        self.target(|_| true).map(|_| ())
     }
 
     fn sync_if_due(self: &Arc<Self>) {
@@ -256,7 +441,7 @@ impl Partition {
         if sync_now {
             let partition = Arc::clone(self);
             // The writer does not wait for it: a failure stops the partition.
-            tokio::task::spawn_blocking(move || {
+            self.runtime.spawn_blocking(move || {
                 let _ = partition.sync();
                 lock(&partition.log).syncing = false;
             });
@@ -286,13 +471,6 @@ impl Partition {
     }
 }
 
-/// The offset after the last message of a group.
-fn next_offset(appended: &[Appended], target: &Target) -> u64 {
-    appended.last().map_or(target.end.next_offset, |last| {
-        last.base_offset + u64::from(last.messages)
-    })
-}
-
 /// The bytes with which a segment is full.
 fn bytes_max(group: &[Append]) -> u64 {
     let bytes_max = group.iter().map(|append| append.options.segment_bytes_max);
@@ -300,12 +478,13 @@ fn bytes_max(group: &[Append]) -> u64 {
 }
 
 impl Target {
-    fn of(segment: &Segment, synced_offset: u64) -> Self {
+    fn of(segment: &Segment, synced: Reach) -> Self {
         Self {
             file: Arc::clone(&segment.file),
             salt: segment.salt,
             end: segment.end,
-            synced_offset,
+            is_empty: segment.is_empty(),
+            synced,
         }
     }
 }

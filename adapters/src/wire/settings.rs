@@ -73,6 +73,7 @@ impl TopicSettings {
                     .map_or(DEFAULT_SEGMENT_SIZE, |size| size.as_bytes_u64()),
                 durability: durability(parsed.durability),
                 offset_durability: durability(parsed.consumer_offset_durability),
+                repairable: false,
             },
         }
     }
@@ -89,6 +90,7 @@ mod tests {
                 segment_bytes_max,
                 durability: Durability::Synced,
                 offset_durability: Durability::Written,
+                repairable: false,
             },
             ..TopicSettings::of(&Options::default())
         }

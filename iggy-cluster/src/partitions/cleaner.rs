@@ -10,7 +10,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::partitions::{ConsumerKey, PartitionOptions, StorageError, Trim, Trimmed};
+use ::partitions::{ByKey, ConsumerKey, PartitionOptions, StorageError, Trim, Trimmed};
 use adapters::metadata::{ErrorCode, Identifier, PartitionKey};
 use adapters::wire::TopicSettings;
 use tracing::{debug, error, warn};

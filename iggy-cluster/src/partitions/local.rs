@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ::partitions::{ConsumerKey, PartitionOptions, PartitionStorage, ReadFrom, StorageError};
+use ::partitions::{
+    ByKey, ConsumerKey, PartitionOptions, PartitionStorage, ReadFrom, StorageError,
+};
 use adapters::metadata::{ErrorCode, MetadataState, PartitionKey, RemovedGroup, code};
 use adapters::wire::PollStart;
 use bytes::Bytes;
@@ -560,6 +562,9 @@ pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
         | StorageError::Lost { .. }
         | StorageError::Version { .. }
         | StorageError::Io { .. }
+        | StorageError::Record(_)
+        | StorageError::NotNext { .. }
+        | StorageError::NotKept { .. }
         | StorageError::Failed { .. } => {
             error!(?key, %error, "the partition cannot be served");
             code::IO_ERROR

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::partitions::{PartitionOptions, PolledBatches, ReadFrom};
+use ::partitions::{ByKey, PartitionOptions, PolledBatches, ReadFrom};
 use adapters::metadata::{ErrorCode, PartitionKey, code};
 use bytes::Bytes;
 use replicated_log::{MemoryBudget, ReservedMemory};

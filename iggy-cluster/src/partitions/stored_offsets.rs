@@ -1,6 +1,7 @@
 //! The stored consumer offsets of a topic, for people: which consumers keep messages, and
 //! which of them have not returned.
 
+use ::partitions::ByKey;
 use adapters::metadata::{Identifier, MetadataState, PartitionKey};
 use serde::Serialize;
 

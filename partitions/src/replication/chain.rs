@@ -54,6 +54,18 @@ impl Chain {
         }
     }
 
+    /// The log after `base`, up to `end`, with these first records of epochs, in order;
+    /// those that are not after `base` are left out.
+    #[must_use]
+    pub fn of(base: Position, starts: impl IntoIterator<Item = Position>, end: Index) -> Self {
+        let starts = starts.into_iter();
+        Self {
+            base,
+            starts: starts.filter(|start| start.index > base.index).collect(),
+            end,
+        }
+    }
+
     /// The last record, or the last removed one.
     #[must_use]
     pub fn last(&self) -> Position {

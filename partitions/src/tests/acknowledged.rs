@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use super::faulty::Operation;
 use super::*;
 
-const SLOT: usize = 60;
+const SLOT: usize = 76;
 const SECOND_SLOT: usize = 512;
 
 async fn open(storage: &EmbeddedStorage) -> Result<PartitionStats, StorageError> {
@@ -95,7 +95,7 @@ async fn segments_that_are_missing_at_the_end_are_noticed() {
     storage.shutdown().await.unwrap();
     for path in dir.segments().into_iter().rev() {
         let is_empty =
-            fs::metadata(&path).unwrap().len() == crate::format::FILE_HEADER_BYTES as u64;
+            fs::metadata(&path).unwrap().len() == crate::format::FILE_HEADER_BYTES_MAX as u64;
         fs::remove_file(&path).unwrap();
         if is_empty {
             continue;
@@ -182,7 +182,7 @@ async fn of_a_damaged_record_the_other_slot_counts() {
         }
         assert_eq!(open(&dir.storage()).await.unwrap().next_offset, 5);
         // Before both batches, which both slots have seen.
-        file.set_len(crate::format::FILE_HEADER_BYTES as u64)
+        file.set_len(crate::format::FILE_HEADER_BYTES_MAX as u64)
             .unwrap();
         let refused = open(&dir.storage()).await.is_err();
         assert_eq!(refused, damaged.len() == 1, "{damaged:?}");

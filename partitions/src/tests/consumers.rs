@@ -63,7 +63,7 @@ async fn an_offset_that_was_set_back_stays_there_when_the_log_has_grown_again() 
         append(&storage, 0, 5, 1).await;
         let path = dir.segments().remove(0);
         let cut = if kept == 0 {
-            crate::format::FILE_HEADER_BYTES as u64
+            crate::format::FILE_HEADER_BYTES_MAX as u64
         } else {
             fs::metadata(&path).unwrap().len()
         };

@@ -4,11 +4,14 @@
 mod acknowledged;
 mod append_read;
 mod consumers;
+mod crash_disk;
 mod faults;
 mod faulty;
 mod full;
 mod generations;
 mod model;
+mod node;
+mod operations;
 mod records;
 mod recovery;
 mod trim;
@@ -36,6 +39,7 @@ fn written() -> PartitionOptions {
         segment_bytes_max: 8 << 10,
         durability: Durability::Written,
         offset_durability: Durability::Written,
+        repairable: false,
     }
 }
 

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use super::faulty::Operation;
 use super::*;
-use crate::format::FILE_HEADER_BYTES;
+use crate::format::FILE_HEADER_BYTES_MAX;
 
-const HEADER: u64 = FILE_HEADER_BYTES as u64;
+const HEADER: u64 = FILE_HEADER_BYTES_MAX as u64;
 
 fn damage(path: &Path, position: u64, bytes: &[u8]) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
@@ -455,7 +455,7 @@ async fn an_unknown_version_is_refused_by_number() {
     damage(&dir.segments()[0], 8, &[9, 0]);
     match open(&dir.storage()).await {
         Err(StorageError::Version {
-            found: 9, known: 1, ..
+            found: 9, known: 2, ..
         }) => {}
         other => panic!("{other:?}"),
     }

@@ -1,6 +1,6 @@
 //! The maximum size of a topic.
 
-use ::partitions::PartitionStats;
+use ::partitions::{ByKey, PartitionStats};
 use bytes::{Bytes, BytesMut};
 use iggy_binary_protocol::requests::messages::{RawMessage, SendMessagesEncoder};
 use iggy_binary_protocol::{WireIdentifier, WirePartitioning};

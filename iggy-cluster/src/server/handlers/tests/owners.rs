@@ -1,6 +1,6 @@
 //! Owners of partitions that do not know yet what was acknowledged, or know it first.
 
-use ::partitions::{PartitionKey, PartitionOptions, PartitionStorage};
+use ::partitions::{ByKey, PartitionKey, PartitionOptions, PartitionStorage};
 use adapters::metadata::{GroupChange, GroupOperation};
 use adapters::wire::{GroupTarget, TopicSettings};
 use consensus::ReplicaId;
