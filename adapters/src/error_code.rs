@@ -99,6 +99,8 @@ pub mod code {
     pub const TRANSIENT_NOT_COMMITTED: ErrorCode = ErrorCode::of(Kind::TransientNotCommitted);
     /// Certainly without effect: the client may repeat it at any node.
     pub const TRANSIENT_NOT_ACCEPTED: ErrorCode = ErrorCode::of(Kind::TransientNotAccepted);
+    /// Partitions cannot have so many copies.
+    pub const INVALID_REPLICATION_FACTOR: ErrorCode = ErrorCode::of(Kind::InvalidReplicationFactor);
     /// The request was applied and its reply is gone.
     pub const REQUEST_ALREADY_APPLIED: ErrorCode = ErrorCode::of(Kind::RequestAlreadyApplied);
     /// No such partition.
@@ -143,6 +145,7 @@ mod tests {
             (code::TRANSIENT_NOT_COMMITTED, 57),
             (code::TRANSIENT_NOT_ACCEPTED, 58),
             (code::REQUEST_ALREADY_APPLIED, 59),
+            (code::INVALID_REPLICATION_FACTOR, 2018),
             (code::PARTITION_NOT_FOUND, 3007),
             (code::OFFSET_NOT_FOUND, 3021),
             (code::EMPTY_PAYLOAD, 4024),

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use consensus::ReplicaId;
 use consensus::rule;
 
-use super::commands::{ClientOperation, ClientRequest, Command, LogState, NodeInfo, Owners, Proof};
+use super::commands::{
+    ClientOperation, ClientRequest, Command, CopiesCommand, LogState, NodeInfo, Placement, Proof,
+};
 use super::error::MetadataError;
-use super::events::{MetadataEvent, OwnersAffected};
+use super::events::{AssignmentsChange, MetadataEvent, OwnersAffected};
 use super::replicas::is_node_id;
 use super::reply::{Reply, TopicInfo};
 use super::sessions::Admission;
@@ -36,7 +38,8 @@ impl Apply<'_> {
                 }
                 Ok(Reply::Done)
             }
-            Command::RegisterNode(info) => self.register_node(info),
+            Command::RegisterNode(info) => self.register_node(info, None),
+            Command::Copies(command) => self.copies(command),
             Command::FenceNode { node, registration } => {
                 self.fence_node(node, registration);
                 Ok(Reply::Done)
@@ -77,7 +80,7 @@ impl Apply<'_> {
     }
 
     /// Executes a request once; a repetition is answered with the first reply.
-    fn request(&mut self, request: ClientRequest<Owners>) -> Bytes {
+    fn request(&mut self, request: ClientRequest<Placement>) -> Bytes {
         let ClientRequest {
             client,
             session,
@@ -115,7 +118,7 @@ impl Apply<'_> {
     fn operation(
         &mut self,
         client: u128,
-        operation: ClientOperation<Owners>,
+        operation: ClientOperation<Placement>,
     ) -> Result<Reply, MetadataError> {
         let state = &mut *self.state;
         let user_id = state.sessions.get(client).map(|session| session.user_id);
@@ -148,9 +151,11 @@ impl Apply<'_> {
                 stream,
                 name,
                 options,
-                partitions: Owners(owners),
+                partitions: Placement(placement),
             } => {
-                let topic = state.create_topic(&stream, name, options, &owners)?;
+                let stream_id = state.stream_id(&stream)?;
+                let topic = state.create_topic(&stream, name, options, &placement)?;
+                self.topic_changed((stream_id, topic.id));
                 return Ok(Reply::TopicCreated(TopicInfo {
                     id: topic.id,
                     created_at: topic.created_at,
@@ -165,7 +170,9 @@ impl Apply<'_> {
                 name,
                 options,
             } => {
+                let ids = state.topic_ids(&stream, &topic)?;
                 state.update_topic(&stream, &topic, name, &options)?;
+                self.topic_changed(ids);
                 return Ok(Reply::Done);
             }
             ClientOperation::DeleteTopic { stream, topic } => {
@@ -174,9 +181,11 @@ impl Apply<'_> {
             ClientOperation::CreatePartitions {
                 stream,
                 topic,
-                partitions: Owners(owners),
+                partitions: Placement(placement),
             } => {
-                state.create_partitions(&stream, &topic, &owners)?;
+                let ids = state.topic_ids(&stream, &topic)?;
+                state.create_partitions(&stream, &topic, &placement)?;
+                self.topic_changed(ids);
                 return Ok(Reply::Done);
             }
             ClientOperation::DeletePartitions {
@@ -252,23 +261,33 @@ impl Apply<'_> {
     }
 
     /// A node that starts again ends the sessions of its former incarnation.
-    fn register_node(&mut self, info: NodeInfo) -> Result<Reply, MetadataError> {
+    fn register_node(
+        &mut self,
+        info: NodeInfo,
+        storage: Option<(u128, LogState)>,
+    ) -> Result<Reply, MetadataError> {
         let id = info.node;
         let registration = self.state.applied;
         let (mut partitions, mut leads) = (0, 0);
+        let (storage_id, log) = self.state.storage_of(&info, storage);
         if !is_node_id(id) {
             return Err(MetadataError::InvalidCommand);
         }
         if !self.state.admits_version(&info.version) {
             return Err(MetadataError::VersionTooLow);
         }
-        if let Some(known) = self.state.nodes.get(&id) {
+        if let Some(known) = self.state.nodes.get_mut(&id) {
             if info.incarnation < known.info.incarnation && rule!(EarlierIncarnationRefused) {
                 return Err(MetadataError::NodeFenced);
             }
             (partitions, leads) = (known.partitions, known.leads);
-            if known.live && known.info == info && rule!(RepeatedRegistrationKept) {
-                // A repeated request.
+            let same_storage = known.storage_id == storage_id || known.storage_id == 0;
+            let same = known.info == info && same_storage;
+            if known.live && same && rule!(RepeatedRegistrationKept) {
+                // A repeated request, or one that names the storage for the first time.
+                if storage.is_some() {
+                    (known.storage_id, known.log) = (storage_id, log);
+                }
                 return Ok(Reply::NodeRegistered {
                     registration: known.registration,
                 });
@@ -282,14 +301,55 @@ impl Apply<'_> {
             info,
             registration,
             live: true,
-            storage_id: 0,
-            log: LogState::Intact,
+            storage_id,
+            log,
             partitions,
             leads,
         };
         self.state.nodes.insert(id, node);
+        self.state.node_started(id);
         self.events.push(MetadataEvent::NodeRegistered(id));
+        self.assignments_changed(AssignmentsChange::OfNode(id));
         Ok(Reply::NodeRegistered { registration })
+    }
+
+    fn copies(&mut self, command: CopiesCommand) -> Result<Reply, MetadataError> {
+        // Version 0.1 does not know these commands: no leader proposes one.
+        if !self.state.leaders_change() {
+            return Err(MetadataError::InvalidCommand);
+        }
+        let changed = match command {
+            CopiesCommand::StartNode(start) => {
+                return self.register_node(start.info, Some((start.storage_id, start.log)));
+            }
+            CopiesCommand::AlterInSync(alter) => self.state.alter_in_sync(&alter),
+            CopiesCommand::MoveLeaders(moves) => self.state.move_leaders(&moves),
+            CopiesCommand::Recover(recover) => {
+                let recovered = self.state.recover(&recover);
+                recovered.then_some(recover.key).into_iter().collect()
+            }
+            CopiesCommand::ForceRecover(recover) => {
+                let recovered = self.state.force_recover(&recover);
+                recovered.then_some(recover.key).into_iter().collect()
+            }
+        };
+        if !changed.is_empty() {
+            self.assignments_changed(AssignmentsChange::Of(changed));
+        }
+        Ok(Reply::Done)
+    }
+
+    fn topic_changed(&mut self, (stream_id, topic_id): (u32, u32)) {
+        self.assignments_changed(AssignmentsChange::OfTopic {
+            stream_id,
+            topic_id,
+        });
+    }
+
+    fn assignments_changed(&mut self, change: AssignmentsChange) {
+        if self.state.leaders_change() {
+            self.events.push(MetadataEvent::AssignmentsChanged(change));
+        }
     }
 
     fn fence_node(&mut self, id: ReplicaId, registration: u64) {
@@ -304,7 +364,9 @@ impl Apply<'_> {
         if rule!(SessionsEndWithFence) {
             self.close_sessions_of(id, registration);
         }
+        self.state.node_fenced(id);
         self.events.push(MetadataEvent::NodeFenced(id));
+        self.assignments_changed(AssignmentsChange::OfNode(id));
     }
 
     fn close_sessions_of(&mut self, node: ReplicaId, registration: u64) {

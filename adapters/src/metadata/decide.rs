@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use consensus::ReplicaId;
 use thiserror::Error;
 
-use super::commands::{Command, Intent, Owners, PartitionCount};
+use super::commands::{Command, CopiesCommand, Intent, NodeStart, PartitionCount};
 use super::feature_level::FeatureLevel;
 use super::machine::MetadataReader;
-use super::placement::{PlacementError, place};
+use super::placement::{Load, PlacementError, REPLICATES_MESSAGES, copies_of, place};
 
 /// Why the leader proposes nothing for an intent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -37,7 +37,7 @@ pub enum DecisionError {
 /// The command that the leader proposes for an intent: all decisions that replicas must
 /// not make for themselves are made here, and nowhere else.
 ///
-/// `in_flight` counts the new partitions of each node whose commands are proposed and not
+/// `in_flight` counts the new copies of each node whose commands are proposed and not
 /// yet applied, so that concurrent commands are not all placed on the same node. The state
 /// is read only when there is something to decide.
 ///
@@ -47,7 +47,7 @@ pub enum DecisionError {
 pub fn decide(
     intent: Intent,
     reader: &MetadataReader,
-    in_flight: &BTreeMap<ReplicaId, u64>,
+    in_flight: &BTreeMap<ReplicaId, Load>,
 ) -> Result<Command, DecisionError> {
     if let Intent::Register {
         client, user_id, ..
@@ -59,7 +59,9 @@ pub fn decide(
             return Err(DecisionError::ClientOfAnotherUser);
         }
     }
-    if let Intent::RegisterNode(info) = &intent {
+    if let Intent::RegisterNode(info)
+    | Intent::Copies(CopiesCommand::StartNode(NodeStart { info, .. })) = &intent
+    {
         let state = reader.read();
         if !state.admits_version(&info.version) {
             return Err(DecisionError::VersionTooLow {
@@ -69,8 +71,13 @@ pub fn decide(
             });
         }
     }
+    let copies = match &intent {
+        Intent::Client(request) if REPLICATES_MESSAGES => {
+            copies_of(&reader.read(), &request.operation)
+        }
+        _ => 1,
+    };
     intent.decide_partitions(|PartitionCount(count)| {
-        let owners = place(&reader.read(), in_flight, count)?;
-        Ok(Owners(owners))
+        Ok(place(&reader.read(), in_flight, count, copies)?)
     })
 }

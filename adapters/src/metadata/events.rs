@@ -22,8 +22,26 @@ pub enum MetadataEvent {
     GroupRemoved(RemovedGroup),
     /// Revocations are pending in a consumer group that has changed.
     Revoking,
+    /// [Assignments](super::MetadataState::assignment) have changed.
+    AssignmentsChanged(AssignmentsChange),
     /// The whole state was replaced.
     Restored,
+}
+
+/// Whose assignments have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AssignmentsChange {
+    /// Those of these partitions.
+    Of(Vec<PartitionKey>),
+    /// Those of all partitions with a copy on this node, which has started or was fenced.
+    OfNode(ReplicaId),
+    /// Those of all partitions of this topic, which was created, changed, or got more.
+    OfTopic {
+        /// The stream's id.
+        stream_id: u32,
+        /// The topic's id.
+        topic_id: u32,
+    },
 }
 
 /// A request that has removed or purged partitions, or changed the options of their topic.

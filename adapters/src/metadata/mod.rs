@@ -43,19 +43,22 @@ mod users;
 
 pub use crate::error_code::{ErrorCode, code};
 pub use ::partitions::PartitionKey;
+pub use ::partitions::replication::Epoch;
+pub use changes::FORCED_OFFSET_GAP;
 pub use commands::{
-    ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Intent, LogState,
-    MetadataCommand, NewPartitions, NodeInfo, Owners, PartitionCount, Proof, UserOperation,
+    AlterInSync, ClientOperation, ClientRequest, Command, CopiesCommand, ForceRecover, GroupChange,
+    GroupOperation, InSyncChange, Intent, LeaderMove, LogState, MetadataCommand, NewPartitions,
+    NodeInfo, NodeStart, PartitionCount, Placement, Proof, Recover, UserOperation,
 };
 pub use decide::{DecisionError, decide};
 pub use error::MetadataError;
-pub use events::{MetadataEvent, Observer, OwnersAffected, RemovedGroup};
+pub use events::{AssignmentsChange, MetadataEvent, Observer, OwnersAffected, RemovedGroup};
 pub use feature_level::FeatureLevel;
 pub use groups::{Group, Member, Revocation};
 pub use machine::{MetadataMachine, MetadataReader};
-pub use options::{OptionEntry, Options};
+pub use options::{MIN_IN_SYNC_REPLICAS, OptionEntry, Options, REPLICATION_FACTOR};
 pub use permissions::{Permissions, Rule, StreamPermissions};
-pub use placement::{PlacementError, place};
+pub use placement::{Load, PlacementError, REPLICATES_MESSAGES, place};
 pub use replicas::{COPIES_MAX, Replicas};
 pub use reply::{Reply, TopicInfo};
 pub use sessions::{REPLY_BYTES_MAX, SESSIONS_LIMIT, SESSIONS_MAX, Session, Sessions};

@@ -10,8 +10,10 @@ const ENTRIES_MAX: usize = 1024;
 const KEY_BYTES_MAX: usize = 255;
 const VALUE_BYTES_MAX: usize = 100_000;
 
+/// The option with how many copies a partition has.
+pub const REPLICATION_FACTOR: &str = "replication_factor";
 /// The option with how many copies an acknowledged message is on, at least.
-pub(super) const MIN_IN_SYNC_REPLICAS: &str = "min_in_sync_replicas";
+pub const MIN_IN_SYNC_REPLICAS: &str = "min_in_sync_replicas";
 /// Iggy's number for the kind of values that are a `u32`.
 const U32_KIND: u8 = 11;
 
@@ -47,6 +49,13 @@ impl Options {
         self.0.iter().map(|(key, entry)| (&**key, entry))
     }
 
+    /// How many copies a partition has: what [`REPLICATION_FACTOR`] states, or one.
+    #[must_use]
+    pub fn replication_factor(&self) -> usize {
+        self.number(REPLICATION_FACTOR)
+            .map_or(1, |set| set as usize)
+    }
+
     /// How many copies an acknowledged record of a partition with so many copies is on, at
     /// least: what `min_in_sync_replicas` states, at most all, and a majority by default.
     #[must_use]
@@ -55,8 +64,18 @@ impl Options {
         set.map_or(copies / 2 + 1, |set| (set as usize).clamp(1, copies))
     }
 
+    /// Sets an option of the kind `u32`.
+    pub fn set_number(&mut self, key: &str, number: u32, explicit: bool) {
+        let entry = OptionEntry {
+            kind: U32_KIND,
+            value: number.to_le_bytes().into(),
+            explicit,
+        };
+        self.set(key, entry);
+    }
+
     /// The value of an option of the kind `u32`.
-    fn number(&self, key: &str) -> Option<u32> {
+    pub(crate) fn number(&self, key: &str) -> Option<u32> {
         let value = &self.get(key).filter(|entry| entry.kind == U32_KIND)?.value;
         Some(u32::from_le_bytes((**value).try_into().ok()?))
     }

@@ -110,6 +110,46 @@ pub(super) fn is_node_id(node: ReplicaId) -> bool {
     (1..=NODE_ID_MAX).contains(&node.0)
 }
 
+/// A set of nodes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct NodeSet([u64; NODE_ID_MAX as usize / 64]);
+
+impl NodeSet {
+    pub(super) fn contains(&self, node: ReplicaId) -> bool {
+        let (word, bit) = Self::place(node);
+        self.0.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    pub(super) fn insert(&mut self, node: ReplicaId) {
+        let (word, bit) = Self::place(node);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    /// The nodes, by id.
+    pub(super) fn iter(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        (1..=NODE_ID_MAX)
+            .map(ReplicaId)
+            .filter(|node| self.contains(*node))
+    }
+
+    fn place(node: ReplicaId) -> (usize, u64) {
+        let number = node.0.wrapping_sub(1);
+        ((number / 64) as usize, 1 << (number % 64))
+    }
+}
+
+impl FromIterator<ReplicaId> for NodeSet {
+    fn from_iter<T: IntoIterator<Item = ReplicaId>>(nodes: T) -> Self {
+        let mut set = Self::default();
+        for node in nodes {
+            set.insert(node);
+        }
+        set
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +157,15 @@ mod tests {
     fn of(ids: &[u64]) -> Option<Replicas> {
         let nodes: Vec<_> = ids.iter().copied().map(ReplicaId).collect();
         Replicas::new(&nodes)
+    }
+
+    #[test]
+    fn a_set_has_the_nodes_that_can_be() {
+        let ids = [256, 1, 64, 65, 0, 257];
+        let set: NodeSet = ids.into_iter().map(ReplicaId).collect();
+        let found: Vec<_> = set.iter().map(|node| node.0).collect();
+        assert_eq!(found, [1, 64, 65, 256]);
+        assert!(!set.contains(ReplicaId(0)) && !set.contains(ReplicaId(2)));
     }
 
     #[test]

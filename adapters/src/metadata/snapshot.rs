@@ -1,13 +1,13 @@
 //! The whole state as bytes.
 //!
 //! ```text
-//! version u32 | applied u64 | now u64 | [feature level u16 u16 | leaders change u8 |]
-//! users | nodes | streams | sessions
+//! version u32 | applied u64 | now u64 | [feature level u16 u16 |] users | nodes | streams
+//! | sessions
 //! ```
 //! Version 2 is that of release 0.1, and of feature level 0.1: a partition has an owner and
-//! an epoch. Version 3 has the copies of each. A state at level 0.1 in which no leader has
-//! ever changed is written as version 2, so that nodes of both releases can install each
-//! other's snapshots while a cluster is upgraded.
+//! an epoch. Version 3 has the copies of each. A state at level 0.1 is written as version
+//! 2, so that nodes of both releases can install each other's snapshots while a cluster is
+//! upgraded.
 //!
 //! Everything is written in the order of its ids, and what can be derived is not
 //! written: equal states have equal bytes. Storage adds checksums.
@@ -47,13 +47,12 @@ pub(super) fn digest(state: &MetadataState) -> u128 {
 
 pub(super) fn encode(state: &MetadataState) -> Vec<u8> {
     let mut out = Vec::with_capacity(4096 + 32 * state.partitions_count() as usize);
-    let copies = state.leaders_change || state.feature_level > FeatureLevel::V0_1;
+    let copies = state.feature_level > FeatureLevel::V0_1;
     out.put_u32_le(if copies { VERSION } else { VERSION_0_1 });
     out.put_u64_le(state.applied);
     out.put_u64_le(state.now);
     if copies {
         state.feature_level.write(&mut out);
-        out.put_bool(state.leaders_change);
     }
     state.users.write(&mut out);
     out.put_u32_le(state.nodes.len() as u32);
@@ -163,11 +162,11 @@ pub(super) fn decode(bytes: &[u8]) -> std::result::Result<MetadataState, Restore
 
 fn read(reader: &mut Reader<'_>, copies: bool) -> Result<MetadataState> {
     let (applied, now) = (reader.u64()?, reader.u64()?);
-    let (feature_level, leaders_change) = match copies {
-        true => (FeatureLevel::read(reader)?, reader.bool()?),
-        false => Default::default(),
+    let feature_level = match copies {
+        true => FeatureLevel::read(reader)?,
+        false => FeatureLevel::V0_1,
     };
-    if copies && feature_level == FeatureLevel::V0_1 && !leaders_change {
+    if copies && feature_level == FeatureLevel::V0_1 {
         return Err(Malformed("a state that is written as version 2"));
     }
     let mut state = MetadataState {
@@ -175,7 +174,6 @@ fn read(reader: &mut Reader<'_>, copies: bool) -> Result<MetadataState> {
         now,
         feature_level,
         users: Users::read(reader)?,
-        leaders_change,
         ..MetadataState::default()
     };
     for _ in 0..reader.count(40)? {

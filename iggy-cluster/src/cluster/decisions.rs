@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use adapters::metadata::{Command, DecisionError, Intent, MetadataCommand, MetadataReader, decide};
+use adapters::metadata::{
+    Command, DecisionError, Intent, Load, MetadataCommand, MetadataReader, PlacementError, decide,
+};
 use consensus::{ReplicaId, Term};
 use tracing::warn;
 
@@ -18,7 +20,7 @@ use super::failure::Failure;
 #[derive(Default)]
 struct InFlight {
     /// New partitions of each node.
-    partitions: BTreeMap<ReplicaId, u64>,
+    partitions: BTreeMap<ReplicaId, Load>,
     /// The client's ids of logins.
     logins: BTreeSet<u128>,
 }
@@ -56,9 +58,16 @@ impl Decisions {
             if matches!(refused, DecisionError::VersionTooLow { .. }) {
                 warn!(%refused, "a node is not registered");
             }
+            if let DecisionError::Placement(PlacementError::TooFewNodes { .. }) = refused {
+                warn!(%refused, "partitions are not created");
+            }
         })?;
-        for owner in command.owners() {
-            *in_flight.partitions.entry(*owner).or_insert(0) += 1;
+        for replicas in command.placement() {
+            for node in replicas.iter() {
+                let load = in_flight.partitions.entry(node).or_default();
+                load.copies += 1;
+                load.leads += u64::from(node == replicas.preferred());
+            }
         }
         in_flight.logins.extend(login);
         Ok(Decision {
@@ -80,15 +89,19 @@ impl Decisions {
 
 impl Drop for Decision {
     fn drop(&mut self) {
-        let owners = self.command.owners();
+        let placement = self.command.placement();
         let login = login_of(&self.command);
-        if owners.is_empty() && login.is_none() {
+        if placement.is_empty() && login.is_none() {
             return;
         }
         let mut in_flight = lock(&self.in_flight);
-        for owner in owners {
-            if let Some(count) = in_flight.partitions.get_mut(owner) {
-                *count = count.saturating_sub(1);
+        for replicas in placement {
+            for node in replicas.iter() {
+                if let Some(load) = in_flight.partitions.get_mut(&node) {
+                    let leads = u64::from(node == replicas.preferred());
+                    load.copies = load.copies.saturating_sub(1);
+                    load.leads = load.leads.saturating_sub(leads);
+                }
             }
         }
         if let Some(client) = login {

@@ -52,6 +52,9 @@ impl From<DecisionError> for Failure {
     fn from(error: DecisionError) -> Self {
         match error {
             DecisionError::Placement(PlacementError::NoLiveNode) => Self::NotAccepted,
+            DecisionError::Placement(PlacementError::TooFewNodes { .. }) => {
+                Self::Refused(code::INVALID_REPLICATION_FACTOR)
+            }
             DecisionError::ClientOfAnotherUser => Self::Refused(code::UNAUTHENTICATED),
             DecisionError::VersionTooLow { .. } => MetadataError::VersionTooLow.into(),
         }

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use adapters::metadata::{Intent, Name, NodeInfo, Reply, code};
+use adapters::metadata::{
+    CopiesCommand, Intent, LogState, MetadataState, Name, NodeInfo, NodeStart, Reply, code,
+};
 use consensus::Term;
 use replicated_log::links::Links;
 use secrecy::ExposeSecret;
@@ -27,6 +29,8 @@ const EXPIRY_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) struct Members {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) info: NodeInfo,
+    /// Identifies the data directory, above zero.
+    pub(crate) storage_id: u128,
     pub(crate) root: RootUser,
     pub(crate) fencing_timeout: Duration,
     pub(crate) links: Links,
@@ -58,19 +62,15 @@ impl Members {
         }
     }
 
-    /// Registers this node unless its registration is up to date. Not before there are
-    /// users: a registered node answers logins.
+    /// Registers this node unless its registration is up to date.
     async fn register(&self) {
         let due = {
             let state = self.metadata.reader.read();
-            let node = state.node(self.metadata.me);
-            let registered = node.is_some_and(|node| node.live && node.info == self.info);
-            !registered && state.user_by_id(0).is_some()
+            registration(&state, &self.info, self.storage_id)
         };
-        if !due || self.metadata.leadership().leader.is_none() {
+        let Some(intent) = due.filter(|_| self.metadata.leadership().leader.is_some()) else {
             return;
-        }
-        let intent = Intent::RegisterNode(self.info.clone());
+        };
         match self.metadata.replicate(intent).await {
             Ok((_, Reply::NodeRegistered { .. })) => info!(
                 incarnation = self.info.incarnation,
@@ -145,6 +145,28 @@ impl Members {
             let _ = self.metadata.replicate(intent).await;
         }
     }
+}
+
+/// What registers a node, unless its registration is up to date. Not before there are users: a
+/// registered node answers logins.
+fn registration(state: &MetadataState, info: &NodeInfo, storage_id: u128) -> Option<Intent> {
+    state.user_by_id(0)?;
+    let names_storage = state.leaders_change();
+    let registered = state.node(info.node).is_some_and(|node| {
+        let same_storage = !names_storage || node.storage_id == storage_id;
+        node.live && node.info == *info && same_storage
+    });
+    let info = info.clone();
+    let intent = match names_storage {
+        true => Intent::Copies(CopiesCommand::StartNode(NodeStart {
+            info,
+            storage_id,
+            // Until the storage finds out what it may have lost.
+            log: LogState::Intact,
+        })),
+        false => Intent::RegisterNode(info),
+    };
+    (!registered).then_some(intent)
 }
 
 /// The log decides: a node of a lower version may register meanwhile.
@@ -227,6 +249,41 @@ mod tests {
             commands.push(metadata.applied() - before);
         }
         assert_eq!(commands, [1, 0, 0, 1]);
+    }
+
+    /// A node names its storage once the level allows it, and keeps its registration then.
+    #[tokio::test]
+    async fn a_node_registers_until_it_is_registered_with_its_storage() {
+        let (log, metadata) = FakeLog::start(Duration::from_secs(5));
+        let info = FakeLog::node_info(metadata.me, env!("CARGO_PKG_VERSION"));
+        let due = || registration(&metadata.reader.read(), &info, 77);
+        let number = || {
+            metadata
+                .reader
+                .read()
+                .node(metadata.me)
+                .unwrap()
+                .registration
+        };
+        let first = due().unwrap();
+        assert_eq!(first, Intent::RegisterNode(info.clone()));
+        metadata.replicate(first).await.unwrap();
+        assert_eq!(due(), None);
+        let registered = number();
+        raise_feature_level(&metadata).await;
+        let named = due().unwrap();
+        assert!(
+            matches!(&named, Intent::Copies(CopiesCommand::StartNode(it)) if it.storage_id == 77)
+        );
+        metadata.replicate(named).await.unwrap();
+        assert_eq!((due(), number()), (None, registered));
+        log.apply(&Command::FenceNode {
+            node: metadata.me,
+            registration: registered,
+        });
+        metadata.replicate(due().unwrap()).await.unwrap();
+        assert_eq!(due(), None);
+        assert!(number() > registered);
     }
 
     #[tokio::test]

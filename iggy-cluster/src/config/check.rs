@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use adapters::metadata::COPIES_MAX;
 use consensus::Membership;
 
 use super::{AdvertisedAddress, ClusterConfig, ConsensusSettings, NodeSection, join_host_port};
@@ -191,6 +192,12 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
         wrong.push(format!(
             "cluster.fencing_timeout = \"{}\" must be at least twice the election_timeout of \"{}\", so that an election does not fence healthy nodes",
             config.cluster.fencing_timeout, consensus.election_timeout
+        ));
+    }
+    let copies = config.cluster.default_replication_factor;
+    if !(1..=COPIES_MAX).contains(&usize::from(copies)) {
+        wrong.push(format!(
+            "cluster.default_replication_factor = {copies} must be 1 to {COPIES_MAX}"
         ));
     }
     for (key, value) in [

@@ -57,6 +57,9 @@ pub struct ClusterSection {
     /// A node that sends nothing for this long is fenced: it receives no new partitions,
     /// and its clients' sessions end.
     pub fencing_timeout: HumanDuration,
+    /// Copies of a partition whose topic does not state how many; at most one per node. Has
+    /// no effect yet: nodes do not replicate messages.
+    pub default_replication_factor: u8,
     /// The consensus of the nodes.
     pub consensus: ConsensusSettings,
     /// All nodes of the cluster. Every node has the same list.
@@ -228,6 +231,7 @@ impl Default for ClusterSection {
             enabled: true,
             name: "iggy-cluster".into(),
             fencing_timeout: HumanDuration::from_millis(3_000),
+            default_replication_factor: 3,
             consensus: ConsensusSettings::default(),
             nodes: Vec::new(),
         }
@@ -399,6 +403,13 @@ impl ClusterConfig {
         config.cluster.consensus.backend = backend;
         config.cluster.nodes = (0..).zip(ports).map(section).collect();
         config
+    }
+
+    /// Copies of a partition whose topic does not state how many.
+    #[must_use]
+    pub fn replication_factor(&self) -> u32 {
+        let nodes = self.cluster.nodes.len().max(1) as u32;
+        u32::from(self.cluster.default_replication_factor).min(nodes)
     }
 
     /// The node with this `replica_id`.

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
+use twox_hash::XxHash3_64;
 
 use super::admission::Registered;
 use super::data_directory::use_data_directory;
@@ -278,6 +279,7 @@ impl Parts {
         let members = Members {
             metadata: Arc::clone(metadata),
             info: node_info(section, run.incarnation),
+            storage_id: storage_id(config, section),
             root: run.root,
             fencing_timeout: config.cluster.fencing_timeout.duration(),
             links: run.links,
@@ -323,6 +325,13 @@ fn tls_names(section: &NodeSection) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// Identifies the data directory of a node: it is of one cluster and one node. Until the
+/// storage has an identity of its own.
+fn storage_id(config: &ClusterConfig, section: &NodeSection) -> u128 {
+    let cluster = XxHash3_64::oneshot(config.cluster.name.as_bytes());
+    u128::from(section.replica().0) << 64 | u128::from(cluster)
 }
 
 fn node_info(section: &NodeSection, incarnation: u64) -> NodeInfo {

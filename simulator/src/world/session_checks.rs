@@ -7,8 +7,8 @@
 
 use adapters::metadata::{
     ClientOperation, ClientRequest, Command, GroupChange, GroupOperation, Identifier,
-    MetadataError, Name, NodeInfo, Options, Owners, Permissions, Proof, Reply, StreamPermissions,
-    UserOperation,
+    MetadataError, Name, NodeInfo, Options, Permissions, Placement, Proof, Reply,
+    StreamPermissions, UserOperation,
 };
 use consensus::ReplicaId;
 
@@ -51,7 +51,7 @@ pub(super) fn name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
 }
 
-pub(super) fn stream(text: &str) -> Result<ClientOperation<Owners>, String> {
+pub(super) fn stream(text: &str) -> Result<ClientOperation<Placement>, String> {
     Ok(ClientOperation::CreateStream {
         name: name(text)?,
         options: Options::default(),
@@ -131,7 +131,7 @@ impl World {
         session: Session,
         request: u64,
         checksum: u64,
-        operation: ClientOperation<Owners>,
+        operation: ClientOperation<Placement>,
     ) -> Result<Reply, String> {
         self.settle(&Command::Client(ClientRequest {
             client: session.client,
@@ -164,12 +164,12 @@ impl World {
                 stream: of.clone(),
                 name: name("topic")?,
                 options: Options::default(),
-                partitions: Owners(vec![HOME; 3]),
+                partitions: Placement::single(&[HOME; 3]).ok_or("no node has this id")?,
             },
             ClientOperation::CreatePartitions {
                 stream: of,
                 topic,
-                partitions: Owners(vec![HOME]),
+                partitions: Placement::single(&[HOME]).ok_or("no node has this id")?,
             },
             group(GroupChange::Create(name("group")?)),
             group(GroupChange::Join {

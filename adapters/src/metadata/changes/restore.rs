@@ -15,7 +15,7 @@ impl MetadataState {
             }
             for topic in stream.topics() {
                 let known = |it: Partition| {
-                    let leads = |leader| !self.leaders_change || self.is_live(leader);
+                    let leads = |leader| !self.leaders_change() || self.is_live(leader);
                     it.leader().is_none_or(leads)
                         && it.replicas.iter().all(|it| self.nodes.contains_key(&it))
                 };

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use consensus::ReplicaId;
 use partitions::PartitionKey;
 
 use crate::metadata::error::MetadataError;
@@ -18,10 +17,10 @@ impl MetadataState {
         stream: &Identifier,
         name: Name,
         options: Options,
-        owners: &[ReplicaId],
+        placement: &[Replicas],
     ) -> Result<Arc<Topic>, MetadataError> {
         let stream_id = self.stream_id(stream)?;
-        let partitions = self.new_partitions(owners)?;
+        let partitions = self.new_partitions(placement)?;
         let created_at = self.now;
         let stream = self.stream_mut(stream_id)?;
         if stream.topic_id(&name).is_some() {
@@ -30,7 +29,7 @@ impl MetadataState {
         if stream.topics().len() as u32 >= TOPICS_MAX {
             return Err(MetadataError::TooManyTopics);
         }
-        if owners.len() as u32 > PARTITIONS_MAX {
+        if placement.len() as u32 > PARTITIONS_MAX {
             return Err(MetadataError::PartitionIdSpaceExhausted);
         }
         let topic = Arc::new(Topic {
@@ -102,10 +101,10 @@ impl MetadataState {
         &mut self,
         stream: &Identifier,
         topic: &Identifier,
-        owners: &[ReplicaId],
+        placement: &[Replicas],
     ) -> Result<(), MetadataError> {
         let (stream_id, topic_id) = self.topic_ids(stream, topic)?;
-        let added = self.new_partitions(owners)?;
+        let added = self.new_partitions(placement)?;
         let topic = self.topic_mut(stream_id, topic_id)?;
         if topic.partitions.len() + added.len() > PARTITIONS_MAX as usize {
             return Err(MetadataError::PartitionIdSpaceExhausted);
@@ -141,19 +140,22 @@ impl MetadataState {
         Ok(keys)
     }
 
-    /// New partitions, each with a copy on its owner.
-    fn new_partitions(&self, owners: &[ReplicaId]) -> Result<Vec<Partition>, MetadataError> {
-        let new = |owner: &ReplicaId| {
-            let replicas = Replicas::single(*owner)?;
-            self.nodes.get(owner)?;
-            Some(Partition::new(
-                replicas,
-                Some(*owner),
-                self.command_id,
-                self.now,
-            ))
+    fn new_partitions(&self, placement: &[Replicas]) -> Result<Vec<Partition>, MetadataError> {
+        if !self.leaders_change() && placement.iter().any(|replicas| replicas.len() > 1) {
+            return Err(MetadataError::InvalidCommand);
+        }
+        let candidates = self.candidates();
+        let new = |replicas: &Replicas| {
+            let known = replicas.iter().all(|node| self.nodes.contains_key(&node));
+            let leader = Some(replicas.preferred());
+            let mut partition = Partition::new(*replicas, leader, self.command_id, self.now);
+            if self.leaders_change() {
+                let leader = candidates.leader(&partition, None);
+                partition = Partition::new(*replicas, leader, self.command_id, self.now);
+            }
+            known.then_some(partition)
         };
-        let partitions = owners.iter().map(new).collect::<Option<_>>();
+        let partitions = placement.iter().map(new).collect::<Option<_>>();
         partitions.ok_or(MetadataError::InvalidCommand)
     }
 }

@@ -3,11 +3,13 @@
 use bytes::{BufMut, Bytes};
 use consensus::ReplicaId;
 
-use super::new_partitions::{NewPartitions, Owners, PartitionCount};
+use super::copies::CopiesCommand;
+use super::new_partitions::{NewPartitions, PartitionCount, Placement};
 use super::node::NodeInfo;
 use super::operation::ClientOperation;
 use crate::codec::{self, Malformed, Reader, Result, Writer};
 use crate::metadata::feature_level::FeatureLevel;
+use crate::metadata::replicas::Replicas;
 use crate::metadata::types::{GroupKey, Name, TokenHash, read_token_hash};
 
 const VERSION: u8 = 1;
@@ -19,7 +21,7 @@ const NO_REGISTRATION: u64 = 0;
 pub type Intent = MetadataCommand<PartitionCount>;
 
 /// What the log contains, and the state machine applies.
-pub type Command = MetadataCommand<Owners>;
+pub type Command = MetadataCommand<Placement>;
 
 /// An [`Intent`] or a [`Command`]; they differ in `P`, what is known of new partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub enum MetadataCommand<P> {
     /// Every node that has ever registered knows this level: it is used from now on. No
     /// effect if one of them does not, or if the level is reached.
     RaiseFeatureLevel(FeatureLevel),
+    /// Changes copies of partitions.
+    Copies(CopiesCommand),
 }
 
 /// The credentials of a client. The node that it is connected to has checked them;
@@ -164,19 +168,20 @@ impl<P> MetadataCommand<P> {
                 MetadataCommand::ExpireRevocations { timeout_micros }
             }
             Self::RaiseFeatureLevel(level) => MetadataCommand::RaiseFeatureLevel(level),
+            Self::Copies(command) => MetadataCommand::Copies(command),
         })
     }
 }
 
 impl Command {
-    /// The owners of the partitions that the command creates.
+    /// The nodes with copies of the partitions that the command creates.
     #[must_use]
-    pub fn owners(&self) -> &[ReplicaId] {
+    pub fn placement(&self) -> &[Replicas] {
         match self {
             Self::Client(request) => request
                 .operation
                 .new_partitions()
-                .map_or(&[], |owners| &owners.0),
+                .map_or(&[], |placement| &placement.0),
             _ => &[],
         }
     }
@@ -262,6 +267,10 @@ impl<P: NewPartitions> MetadataCommand<P> {
                 out.put_u8(11);
                 level.write(out);
             }
+            Self::Copies(command) => {
+                out.put_u8(12);
+                command.write(out);
+            }
         }
     }
 
@@ -325,6 +334,7 @@ impl<P: NewPartitions> MetadataCommand<P> {
                 timeout_micros: reader.u64()?,
             },
             11 => Self::RaiseFeatureLevel(FeatureLevel::read(reader)?),
+            12 => Self::Copies(CopiesCommand::read(reader)?),
             _ => return Err(Malformed("unknown command")),
         })
     }

@@ -3,11 +3,12 @@
 //! An [`Intent`] is the request of a node or of its client, and is forwarded to the leader.
 //! A [`Command`] is what the log contains, with every value that replicas could find
 //! differently. The leader turns one into the other in [`decide`](super::decide()); today
-//! that decides the owners of new partitions.
+//! that decides which nodes have copies of new partitions.
 //!
 //! ```text
 //! version u8 | tag u8 | body
-//! new partitions in a body: count u32 | owners u32 | owner u64 ...
+//! new partitions with one copy each: count u32 | owners u32 | owner u64 ...
+//! new partitions with more: count u32 | (copies u8 | replica_id u8 ...) ...
 //! ```
 //!
 //! # Compatibility
@@ -20,8 +21,11 @@
 //! - [`MetadataCommand::Noop`] is encoded as `FenceNode` with registration 0, which no
 //!   node has: version 0.1 proposes that where it needs a command without effect, and
 //!   its leader refuses to propose a tag that it does not know.
+//! - [`MetadataCommand::Copies`] is unknown to version 0.1, and is proposed only when every
+//!   node knows it.
 
 mod command;
+mod copies;
 mod group;
 mod new_partitions;
 mod node;
@@ -29,8 +33,11 @@ mod operation;
 mod user;
 
 pub use command::{ClientRequest, Command, Intent, MetadataCommand, Proof};
+pub use copies::{
+    AlterInSync, CopiesCommand, ForceRecover, InSyncChange, LeaderMove, NodeStart, Recover,
+};
 pub use group::{GroupChange, GroupOperation};
-pub use new_partitions::{NewPartitions, Owners, PartitionCount};
+pub use new_partitions::{NewPartitions, PartitionCount, Placement};
 pub use node::{LogState, NodeInfo};
 pub use operation::ClientOperation;
 pub use user::UserOperation;

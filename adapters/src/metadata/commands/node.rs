@@ -7,7 +7,7 @@ use crate::codec::{Malformed, Reader, Result, Writer};
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// What the storage of a node may have lost of what it acknowledged, as of its last start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogState {
     /// Nothing.
     #[default]

@@ -8,6 +8,7 @@ use super::new_partitions::NewPartitions;
 use super::user::UserOperation;
 use crate::codec::{Malformed, Reader, Result, Writer};
 use crate::metadata::options::Options;
+use crate::metadata::replicas::Replicas;
 use crate::metadata::types::{Identifier, Name};
 
 /// A change of metadata. `P` is what is known of the partitions that it creates: their
@@ -220,7 +221,7 @@ impl<P: NewPartitions> ClientOperation<P> {
                 options,
                 partitions,
             } => {
-                out.put_u8(4);
+                out.put_u8(if has_one_copy(partitions) { 4 } else { 13 });
                 stream.write(out);
                 out.put_text(name.as_str());
                 options.write(out);
@@ -257,7 +258,7 @@ impl<P: NewPartitions> ClientOperation<P> {
                 topic,
                 partitions,
             } => {
-                out.put_u8(7);
+                out.put_u8(if has_one_copy(partitions) { 7 } else { 14 });
                 stream.write(out);
                 topic.write(out);
                 write_partitions(out, partitions);
@@ -297,11 +298,11 @@ impl<P: NewPartitions> ClientOperation<P> {
             3 => Self::DeleteStream {
                 stream: Identifier::read(reader)?,
             },
-            4 => Self::CreateTopic {
+            tag @ (4 | 13) => Self::CreateTopic {
                 stream: Identifier::read(reader)?,
                 name: Name::read(reader)?,
                 options: Options::read(reader)?,
-                partitions: read_partitions(reader)?,
+                partitions: read_partitions(reader, tag < 13)?,
             },
             5 => Self::UpdateTopic {
                 stream: Identifier::read(reader)?,
@@ -313,10 +314,10 @@ impl<P: NewPartitions> ClientOperation<P> {
                 stream: Identifier::read(reader)?,
                 topic: Identifier::read(reader)?,
             },
-            7 => Self::CreatePartitions {
+            tag @ (7 | 14) => Self::CreatePartitions {
                 stream: Identifier::read(reader)?,
                 topic: Identifier::read(reader)?,
-                partitions: read_partitions(reader)?,
+                partitions: read_partitions(reader, tag < 13)?,
             },
             8 => Self::DeletePartitions {
                 stream: Identifier::read(reader)?,
@@ -337,18 +338,42 @@ impl<P: NewPartitions> ClientOperation<P> {
     }
 }
 
+/// The encoding of version 0.1 has room for one copy.
+fn has_one_copy(partitions: &impl NewPartitions) -> bool {
+    partitions.replicas().iter().all(|it| it.len() == 1)
+}
+
 fn write_partitions(out: &mut Vec<u8>, partitions: &impl NewPartitions) {
     out.put_u32_le(partitions.count());
-    out.put_u32_le(partitions.owners().len() as u32);
-    for owner in partitions.owners() {
-        out.put_u64_le(owner.0);
+    if !has_one_copy(partitions) {
+        for replicas in partitions.replicas() {
+            replicas.write(out);
+        }
+        return;
+    }
+    out.put_u32_le(partitions.replicas().len() as u32);
+    for replicas in partitions.replicas() {
+        out.put_u64_le(replicas.preferred().0);
     }
 }
 
-fn read_partitions<P: NewPartitions>(reader: &mut Reader<'_>) -> Result<P> {
-    let count = reader.u32()?;
-    let owners = (0..reader.count(8)?)
-        .map(|_| Ok(ReplicaId(reader.u64()?)))
-        .collect::<Result<_>>()?;
-    P::from_parts(count, owners).ok_or(Malformed("partitions without an owner each"))
+fn read_partitions<P: NewPartitions>(reader: &mut Reader<'_>, one_copy: bool) -> Result<P> {
+    let (count, replicas) = match one_copy {
+        true => (reader.u32()?, read_owners(reader)?),
+        false => {
+            let count = reader.count(2)?;
+            let replicas = (0..count).map(|_| Replicas::read(reader));
+            (count as u32, replicas.collect::<Result<_>>()?)
+        }
+    };
+    P::from_parts(count, replicas).ok_or(Malformed("partitions without an owner each"))
+}
+
+fn read_owners(reader: &mut Reader<'_>) -> Result<Vec<Replicas>> {
+    (0..reader.count(8)?)
+        .map(|_| {
+            let owner = ReplicaId(reader.u64()?);
+            Replicas::single(owner).ok_or(Malformed("an owner that is no node"))
+        })
+        .collect()
 }

@@ -20,6 +20,7 @@ use super::commands::{ClientOperation, LogState, NodeInfo};
 use super::error::MetadataError;
 use super::feature_level::FeatureLevel;
 use super::groups::{Group, Member};
+use super::replicas::NodeSet;
 use super::sessions::Sessions;
 use super::types::{GroupKey, Identifier, Name};
 use super::users::{User, Users};
@@ -70,9 +71,6 @@ pub struct MetadataState {
     /// How many partitions there are.
     pub(super) partitions: u64,
     pub(super) free_stream_ids: BTreeSet<u32>,
-    /// Whether leaders change when nodes start and stop: since the first command that
-    /// version 0.1 does not know. Before it, a partition has one copy, and its node leads.
-    pub(super) leaders_change: bool,
 }
 
 /// Queries.
@@ -102,6 +100,13 @@ impl MetadataState {
     pub fn next_feature_level(&self) -> Option<FeatureLevel> {
         let level = self.lowest_node_level()?.min(FeatureLevel::KNOWN);
         (level > self.feature_level).then_some(level)
+    }
+
+    /// Whether leaders change when nodes start and stop. Before that, a partition has one
+    /// copy, and its node leads.
+    #[must_use]
+    pub fn leaders_change(&self) -> bool {
+        self.feature_level >= FeatureLevel::V0_2
     }
 
     /// Whether a node with this version may register.
@@ -183,25 +188,29 @@ impl MetadataState {
     /// The nodes that serve the partitions that a change
     /// [affects](ClientOperation::affects_owners), or whose copies are in sync.
     pub(super) fn owners_affected<P>(&self, change: &ClientOperation<P>) -> BTreeSet<ReplicaId> {
-        let owners_of = |topic: &Arc<Topic>| -> BTreeSet<ReplicaId> {
-            let partitions = topic.partitions.iter();
-            let nodes = partitions.flat_map(|it| it.in_sync().chain([it.owner()]));
-            nodes.collect()
+        let mut nodes = NodeSet::default();
+        let mut add = |topic: &Topic| {
+            for partition in &topic.partitions {
+                nodes.insert(partition.owner());
+                partition.in_sync().for_each(|node| nodes.insert(node));
+            }
         };
         match change {
             ClientOperation::DeleteStream { stream } | ClientOperation::PurgeStream { stream } => {
                 let topics = self.stream(stream).into_iter().flat_map(|it| it.topics());
-                topics.flat_map(owners_of).collect()
+                topics.for_each(|topic| add(topic));
             }
             ClientOperation::UpdateTopic { stream, topic, .. }
             | ClientOperation::DeleteTopic { stream, topic }
             | ClientOperation::PurgeTopic { stream, topic }
             | ClientOperation::DeletePartitions { stream, topic, .. } => {
-                let topic = self.topic(stream, topic);
-                topic.map_or_else(|_| BTreeSet::new(), |(_, topic)| owners_of(topic))
+                if let Ok((_, topic)) = self.topic(stream, topic) {
+                    add(topic);
+                }
             }
-            _ => BTreeSet::new(),
+            _ => {}
         }
+        nodes.iter().collect()
     }
 
     /// A user by name.

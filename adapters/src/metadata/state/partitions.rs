@@ -49,6 +49,24 @@ impl Leadership {
         (self.leader != NO_NODE).then_some(ReplicaId(u64::from(self.leader)))
     }
 
+    /// The next version, in which these copies are in sync.
+    pub(in crate::metadata) fn set_in_sync(&mut self, in_sync: u8) {
+        self.version = self.version.saturating_add(1);
+        self.in_sync = in_sync;
+    }
+
+    /// The next version, in which nothing else changes.
+    pub(in crate::metadata) fn keep_in_sync(&mut self) {
+        self.set_in_sync(self.in_sync);
+    }
+
+    /// The next epoch, with this leader.
+    pub(in crate::metadata) fn start_epoch(&mut self, leader: Option<ReplicaId>) {
+        self.epoch = self.epoch.saturating_add(1);
+        self.version = self.version.saturating_add(1);
+        self.leader = leader.map_or(NO_NODE, |node| node.0 as u16);
+    }
+
     /// One bit for each copy that is in sync, in the order of preference.
     pub(in crate::metadata) fn in_sync_bits(&self) -> u8 {
         self.in_sync
@@ -154,6 +172,17 @@ struct Place {
     replicas: Replicas,
 }
 
+impl Place {
+    fn with(&self, leadership: Leadership) -> Partition {
+        Partition {
+            generation: self.generation,
+            created_at: self.created_at,
+            replicas: self.replicas,
+            leadership,
+        }
+    }
+}
+
 /// Neighbours. Both lists have the same length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Chunk {
@@ -163,13 +192,7 @@ struct Chunk {
 
 impl Chunk {
     fn get(&self, at: usize) -> Option<Partition> {
-        let place = self.places.get(at)?;
-        Some(Partition {
-            generation: place.generation,
-            created_at: place.created_at,
-            replicas: place.replicas,
-            leadership: *self.leaderships.get(at)?,
-        })
+        Some(self.places.get(at)?.with(*self.leaderships.get(at)?))
     }
 }
 
@@ -238,6 +261,49 @@ impl Partitions {
         {
             Arc::make_mut(&mut last.places).truncate(rest);
             Arc::make_mut(&mut last.leaderships).truncate(rest);
+        }
+    }
+
+    /// Whether the leadership of one of them has this property.
+    pub(in crate::metadata) fn any(&self, has: impl Fn(&Leadership) -> bool) -> bool {
+        let mut chunks = self.chunks.iter();
+        chunks.any(|chunk| chunk.leaderships.iter().any(&has))
+    }
+
+    /// Starts an epoch in those whose leadership is `concerned`, where `next` returns its
+    /// leader.
+    pub(in crate::metadata) fn change_leaders(
+        &mut self,
+        concerned: impl Fn(&Leadership) -> bool,
+        mut next: impl FnMut(&Partition) -> Option<Option<ReplicaId>>,
+    ) {
+        for chunk in &mut self.chunks {
+            if !chunk.leaderships.iter().any(&concerned) {
+                continue;
+            }
+            let leaderships = Arc::make_mut(&mut chunk.leaderships);
+            for (place, leadership) in chunk.places.iter().zip(leaderships) {
+                if concerned(leadership)
+                    && let Some(leader) = next(&place.with(*leadership))
+                {
+                    leadership.start_epoch(leader);
+                }
+            }
+        }
+    }
+
+    pub(in crate::metadata) fn leadership_mut(&mut self, id: u32) -> Option<&mut Leadership> {
+        let id = id as usize;
+        let chunk = self.chunks.get_mut(id / CHUNK)?;
+        Arc::make_mut(&mut chunk.leaderships).get_mut(id % CHUNK)
+    }
+
+    pub(in crate::metadata) fn set_replicas(&mut self, id: u32, replicas: Replicas) {
+        let id = id as usize;
+        let chunk = self.chunks.get_mut(id / CHUNK);
+        let places = chunk.map(|chunk| Arc::make_mut(&mut chunk.places));
+        if let Some(place) = places.and_then(|places| places.get_mut(id % CHUNK)) {
+            place.replicas = replicas;
         }
     }
 

@@ -69,6 +69,13 @@ impl Stream {
         self.topics.values_mut().map(Arc::make_mut)
     }
 
+    /// All topics, each shared until it is changed.
+    pub(in crate::metadata) fn shared_topics_mut(
+        &mut self,
+    ) -> impl Iterator<Item = &mut Arc<Topic>> {
+        self.topics.values_mut()
+    }
+
     /// The id of the topic with this name.
     pub(in crate::metadata) fn topic_id(&self, name: &Name) -> Option<u32> {
         self.topic_names.get(name).copied()

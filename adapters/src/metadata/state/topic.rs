@@ -98,6 +98,12 @@ impl Topic {
         former
     }
 
+    /// The latest epoch of a partition that was started without a quorum of trusted copies.
+    #[must_use]
+    pub fn recovery(&self, partition: u32) -> Option<Recovery> {
+        self.recoveries.get(&partition).copied()
+    }
+
     /// The groups, by id.
     pub fn groups(&self) -> impl ExactSizeIterator<Item = &Arc<Group>> {
         self.groups.by_id.values()

@@ -27,7 +27,7 @@ fn version_1_commands_stay_as_they_are() {
         operation: ClientOperation::CreatePartitions {
             stream: Identifier::Id(5),
             topic: named("t"),
-            partitions: Owners(vec![ReplicaId(6)]),
+            partitions: Placement::single(&[ReplicaId(6)]).unwrap(),
         },
     });
     let hex: String = command
@@ -71,7 +71,7 @@ fn version_1_forwards_an_intent_as_a_command_without_owners() {
     assert!(Command::decode(&bytes).is_err(), "nothing is decided yet");
     // The leader decides, whatever a node has sent.
     let command = decide(intent(2), &Bench::new().reader, &BTreeMap::new()).unwrap();
-    assert_eq!(command.owners().len(), 2);
+    assert_eq!(command.placement().len(), 2);
     assert_eq!(Intent::decode(&command.encode()), Ok(intent(2)));
 }
 

@@ -5,6 +5,7 @@ use consensus::{ApplyContext, Index, ReplicaId, StateMachine, UnknownCommand};
 
 use super::*;
 
+mod copies;
 mod encoding;
 mod feature_level;
 mod groups;
@@ -29,6 +30,8 @@ struct Bench {
     other: u64,
 }
 
+/// Storage ids are this and the node's id.
+const STORAGE: u128 = 1_000;
 const OTHER: u128 = 78;
 const CLIENT: u128 = 77;
 
@@ -197,6 +200,45 @@ impl Bench {
         }
     }
 
+    fn raise_level(&mut self) {
+        self.apply(&Command::RaiseFeatureLevel(FeatureLevel::V0_2));
+    }
+
+    /// This many nodes of version 0.2 have started for the second time, and there is a
+    /// stream.
+    fn start_all(&mut self, nodes: u64) {
+        for id in 1..=nodes {
+            self.apply(&Command::RegisterNode(new_node(id, 2)));
+        }
+        self.raise_level();
+        for id in 1..=nodes {
+            self.apply(&Command::Copies(CopiesCommand::StartNode(NodeStart {
+                info: new_node(id, 2),
+                storage_id: STORAGE + u128::from(id),
+                log: LogState::Intact,
+            })));
+        }
+        assert!(self.log_in_anywhere());
+        self.create_stream("s");
+    }
+
+    /// Opens another session of the client, at any live node; whether there is one.
+    fn log_in_anywhere(&mut self) -> bool {
+        let live = {
+            let state = self.reader.read();
+            let mut live = state.nodes().filter(|node| node.live);
+            live.next().map(|it| (it.info.node.0, it.registration))
+        };
+        let Some((node, registration)) = live else {
+            return false;
+        };
+        match self.apply(&register(CLIENT, node, registration)) {
+            Reply::Registered { session } => self.session = session,
+            other => panic!("{other:?}"),
+        }
+        true
+    }
+
     fn change_group(&mut self, change: GroupChange) -> Reply {
         self.client(ClientOperation::Group(GroupOperation {
             stream: named("s"),
@@ -300,6 +342,14 @@ fn node_info(node: u64, incarnation: u64) -> NodeInfo {
         tcp_port: 8090,
         admin: "127.0.0.1:3300".into(),
         version: "0.1.0".into(),
+    }
+}
+
+/// A node that knows copies.
+fn new_node(node: u64, incarnation: u64) -> NodeInfo {
+    NodeInfo {
+        version: "0.2.0".into(),
+        ..node_info(node, incarnation)
     }
 }
 

@@ -8,6 +8,7 @@ mod groups;
 mod messages;
 mod nodes;
 mod options;
+mod replication;
 mod reply;
 mod request;
 mod resources;
@@ -24,6 +25,7 @@ pub use nodes::{cluster, routing};
 pub use options::{
     check_topic_update, create_stream_options, create_topic_options, update_topic_options,
 };
+pub use replication::{check_replication_update, complete_replication};
 pub use reply::{Eviction, Reply, SERVER_VERSION};
 pub use request::decode;
 pub use resources::{created_stream, created_topic, no_topics, stream, streams, topic, topics};

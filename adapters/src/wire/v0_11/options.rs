@@ -9,8 +9,9 @@ use iggy_common::{
     validate_topic_segment_size,
 };
 
+use super::replication;
 use crate::error_code::ErrorCode;
-use crate::metadata::Options;
+use crate::metadata::{Options, REPLICATION_FACTOR};
 use crate::wire::option_block::{from_wire, to_wire};
 
 /// Partitions that one request may create, as on Iggy's server.
@@ -24,6 +25,7 @@ const PARTITIONS_PER_REQUEST_MAX: u32 = 1000;
 /// too many.
 pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Options, ErrorCode> {
     let create = || -> Result<Options, IggyError> {
+        let (options, copies) = &replication::split(options)?;
         let parsed = TopicCreateOptions::parse(options)?;
         let segment_bytes = match parsed.segment_size {
             Some(size) => {
@@ -48,6 +50,7 @@ pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Op
         )?;
         let mut created = from_wire(&derived, false);
         created.patch(&from_wire(&explicit, true));
+        created.patch(copies);
         Ok(created)
     };
     create().map_err(ErrorCode::from)
@@ -59,6 +62,10 @@ pub fn create_topic_options(options: &WireOptions, partitions: u32) -> Result<Op
 /// Iggy's code when a key is unknown or cannot be changed, or a value is invalid.
 pub fn update_topic_options(options: &WireOptions) -> Result<Options, ErrorCode> {
     let update = || -> Result<Options, IggyError> {
+        let (options, copies) = &replication::split(options)?;
+        if copies.get(REPLICATION_FACTOR).is_some() {
+            return Err(IggyError::UnsupportedOptionKey(REPLICATION_FACTOR.into()));
+        }
         check_keys(options, UPDATABLE_TOPIC_OPTION_KEYS)?;
         let parsed = TopicCreateOptions::parse(options)?;
         // Zero stands for what the topic has.
@@ -67,7 +74,9 @@ pub fn update_topic_options(options: &WireOptions) -> Result<Options, ErrorCode>
             "max_topic_size" => parsed.max_topic_size.map_or(0, u64::from) == 0,
             _ => false,
         };
-        Ok(from_wire(options, true).without(unchanged))
+        let mut updated = from_wire(options, true).without(unchanged);
+        updated.patch(copies);
+        Ok(updated)
     };
     update().map_err(ErrorCode::from)
 }

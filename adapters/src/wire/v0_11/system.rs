@@ -15,9 +15,12 @@ use iggy_common::SemanticVersion;
 use super::fields::wire_text;
 use super::groups;
 use super::options::create_topic_options;
+use super::replication;
 use super::reply::SERVER_VERSION;
 use crate::error_code::{ErrorCode, code};
-use crate::metadata::{GroupKey, MetadataState};
+use crate::metadata::{
+    GroupKey, MIN_IN_SYNC_REPLICAS, MetadataState, REPLICATES_MESSAGES, REPLICATION_FACTOR,
+};
 use crate::wire::facts::{ConnectedClient, StatsOf, SystemStats};
 
 /// Iggy's number of the TCP transport.
@@ -73,21 +76,25 @@ fn client_response(state: &MetadataState, client: &ConnectedClient) -> ClientRes
     }
 }
 
-/// The options that a resource of this scope can have.
+/// The options that a resource of this scope can have. `default_factor` is the number of
+/// copies of a partition by default.
 ///
 /// # Errors
 /// Iggy's code when there is no such scope.
-pub fn describe_options(scope: u8) -> Result<Bytes, ErrorCode> {
+pub fn describe_options(scope: u8, default_factor: u32) -> Result<Bytes, ErrorCode> {
     let entries = match scope {
-        1 => topic_options(),
+        1 => topic_options(default_factor),
         2 | 3 => Vec::new(),
         _ => return Err(code::INVALID_COMMAND),
     };
     Ok(DescribeOptionsResponse { entries }.to_bytes())
 }
 
-fn topic_options() -> Vec<OptionDescriptor> {
-    let defaults = create_topic_options(&WireOptions::empty(), 0).unwrap_or_default();
+fn topic_options(default_factor: u32) -> Vec<OptionDescriptor> {
+    let mut defaults = create_topic_options(&WireOptions::empty(), 0).unwrap_or_default();
+    defaults.set_number(REPLICATION_FACTOR, default_factor, false);
+    let least = defaults.min_in_sync(default_factor as usize);
+    defaults.set_number(MIN_IN_SYNC_REPLICAS, least as u32, false);
     let described = [
         (
             "compression_algorithm",
@@ -123,8 +130,12 @@ fn topic_options() -> Vec<OptionDescriptor> {
             "Kept and returned; segments grow as they are written",
         ),
     ];
+    let copies = replication::DESCRIBED
+        .into_iter()
+        .filter(|_| REPLICATES_MESSAGES);
     described
         .into_iter()
+        .chain(copies)
         .filter_map(|(key, description)| {
             let default = defaults.get(key)?;
             Some(OptionDescriptor {

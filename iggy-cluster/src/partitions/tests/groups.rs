@@ -47,7 +47,7 @@ impl Bench {
         bench
     }
 
-    fn command(&mut self, client: u128, operation: ClientOperation<Owners>) -> Command {
+    fn command(&mut self, client: u128, operation: ClientOperation<Placement>) -> Command {
         self.requests += 1;
         Command::Client(ClientRequest {
             client,

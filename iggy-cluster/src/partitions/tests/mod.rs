@@ -1,5 +1,5 @@
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
-use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options, Owners};
+use adapters::metadata::{ClientOperation, ClientRequest, Command, Name, Options, Placement};
 use bytes::{Bytes, BytesMut};
 use iggy_binary_protocol::requests::messages::{RawMessage, SendMessagesEncoder};
 use iggy_binary_protocol::{WireIdentifier, WirePartitioning};
@@ -43,7 +43,7 @@ fn batch_of(messages: u128, payload: &[u8]) -> Bytes {
 }
 
 /// Commands of one client.
-fn commands(session: u64, operations: Vec<ClientOperation<Owners>>) -> Vec<Command> {
+fn commands(session: u64, operations: Vec<ClientOperation<Placement>>) -> Vec<Command> {
     let request = |(number, operation)| {
         Command::Client(ClientRequest {
             client: CLIENT,
@@ -57,7 +57,7 @@ fn commands(session: u64, operations: Vec<ClientOperation<Owners>>) -> Vec<Comma
 }
 
 /// Stream `s` with topic `t`, whose partitions this node owns.
-fn topic_here(options: Options, partitions: usize) -> Vec<ClientOperation<Owners>> {
+fn topic_here(options: Options, partitions: usize) -> Vec<ClientOperation<Placement>> {
     vec![
         ClientOperation::CreateStream {
             name: Name::new("s").unwrap(),
@@ -67,7 +67,7 @@ fn topic_here(options: Options, partitions: usize) -> Vec<ClientOperation<Owners
             stream: named("s"),
             name: Name::new("t").unwrap(),
             options,
-            partitions: Owners(vec![ME; partitions]),
+            partitions: Placement::single(&vec![ME; partitions]).unwrap(),
         },
     ]
 }
@@ -89,7 +89,7 @@ async fn a_partition_is_looked_up_in_no_older_state_than_the_client_has_seen() {
         stream: named("s"),
         name: Name::new("t").unwrap(),
         options: Options::default(),
-        partitions: Owners(vec![ME]),
+        partitions: Placement::single(&[ME]).unwrap(),
     };
     let operations = vec![
         ClientOperation::CreateStream {

@@ -10,12 +10,16 @@ use crate::cluster::Failure;
 use crate::server::connection::{Connection, Outcome};
 
 impl Connection {
-    /// Checks what needs more than the request to be checked.
-    pub(super) fn check_change(
+    /// Completes and checks what needs more than the request for that.
+    pub(super) fn complete_change(
         &self,
-        operation: &ClientOperation<PartitionCount>,
+        operation: &mut ClientOperation<PartitionCount>,
     ) -> Result<(), Failure> {
         match operation {
+            ClientOperation::CreateTopic { options, .. } => {
+                let factor = self.server.config.replication_factor();
+                wire::complete_replication(options, factor).map_err(Failure::Refused)
+            }
             ClientOperation::UpdateTopic {
                 stream,
                 topic,
@@ -23,15 +27,19 @@ impl Connection {
                 ..
             } => {
                 let state = self.server.metadata.reader.read();
-                // A segment's size never changes, so any state that contains the topic will do.
-                let segment_bytes = match state.topic(stream, topic) {
-                    Ok((_, topic)) => {
-                        let settings = TopicSettings::of(&topic.options);
-                        settings.partitions.segment_bytes_max
-                    }
-                    Err(_) => return Ok(()),
+                // Neither a segment's size nor the number of copies ever changes, so any state
+                // that contains the topic will do.
+                let Ok((_, topic)) = state.topic(stream, topic) else {
+                    return Ok(());
                 };
-                wire::check_topic_update(options, segment_bytes).map_err(Failure::Refused)
+                let segment_bytes = TopicSettings::of(&topic.options)
+                    .partitions
+                    .segment_bytes_max;
+                let checked = wire::check_topic_update(options, segment_bytes);
+                let copies = topic.options.replication_factor();
+                checked
+                    .and_then(|()| wire::check_replication_update(options, copies))
+                    .map_err(Failure::Refused)
             }
             _ => Ok(()),
         }

@@ -49,7 +49,7 @@ impl Connection {
             Request::Logout if self.bound.is_none() => self.logout(header).await,
             _ if !self.is_bound(header) => self.not_bound(header),
             Request::Logout => self.logout(header).await,
-            Request::Change(operation) => match self.check_change(&operation) {
+            Request::Change(mut operation) => match self.complete_change(&mut operation) {
                 Ok(()) => self.change(header, operation).await,
                 Err(failure) => self.reply(header, Err(failure)),
             },
@@ -134,7 +134,8 @@ impl Connection {
                 )])
             }
             Request::DescribeOptions { scope } => {
-                let described = wire::describe_options(scope);
+                let described =
+                    wire::describe_options(scope, self.server.config.replication_factor());
                 described.map(|body| vec![body]).map_err(Failure::Refused)
             }
             Request::Me => Ok(self.client(self.id)),

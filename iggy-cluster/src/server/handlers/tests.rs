@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use ::partitions::EmbeddedStorage;
 use adapters::metadata::{
-    ClientOperation, ClientRequest, Command, ErrorCode, Identifier, Name, Options, Owners, Proof,
-    Reply as Answer, UserOperation,
+    ClientOperation, ClientRequest, Command, ErrorCode, Identifier, Name, Options, Placement,
+    Proof, Reply as Answer, UserOperation,
 };
 use adapters::wire::{
     Consumer, Credentials, OffsetTarget, Partitioning, PollRequest, PollStart, SendRequest,
@@ -153,7 +153,7 @@ impl Bench {
         });
     }
 
-    fn by_root(&self, request: u64, operation: ClientOperation<Owners>) -> Command {
+    fn by_root(&self, request: u64, operation: ClientOperation<Placement>) -> Command {
         Command::Client(ClientRequest {
             client: CLIENT,
             session: 1,
@@ -234,7 +234,7 @@ async fn what_appears_while_it_is_looked_up_is_judged_as_well() {
                 stream: of("s"),
                 name: name("t"),
                 options: Options::default(),
-                partitions: Owners(vec![ME]),
+                partitions: Placement::single(&[ME]).unwrap(),
             },
             ClientOperation::User(UserOperation::Create {
                 name: name("eve"),

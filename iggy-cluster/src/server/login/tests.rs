@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use adapters::metadata::{
-    ClientOperation, ClientRequest, Command, Identifier, Name, Owners, Reply, UserOperation,
+    ClientOperation, ClientRequest, Command, Identifier, Name, Placement, Reply, UserOperation,
 };
 
 use super::*;
@@ -45,7 +45,7 @@ impl Bench {
 
     fn by_root(&mut self, operation: UserOperation) {
         self.request += 1;
-        let operation: ClientOperation<Owners> = ClientOperation::User(operation);
+        let operation: ClientOperation<Placement> = ClientOperation::User(operation);
         let applied = self.log.apply(&Command::Client(ClientRequest {
             client: ROOT,
             session: self.session,

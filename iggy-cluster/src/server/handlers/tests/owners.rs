@@ -30,7 +30,7 @@ fn purge<P>() -> ClientOperation<P> {
 
 impl Bench {
     /// Creates a topic whose partitions have these owners.
-    fn create_topic(&self, owners: Vec<ReplicaId>) {
+    fn create_topic(&self, owners: &[ReplicaId]) {
         let create_stream = ClientOperation::CreateStream {
             name: Name::new("s").unwrap(),
             options: Options::default(),
@@ -40,7 +40,7 @@ impl Bench {
             stream: named("s"),
             name: Name::new("t").unwrap(),
             options: Options::default(),
-            partitions: Owners(owners),
+            partitions: Placement::single(owners).unwrap(),
         };
         self.log.apply(&self.by_root(2, create_topic));
     }
@@ -126,7 +126,7 @@ async fn a_purge_is_answered_when_no_owner_may_serve_without_it() {
     let lease_over = bench.connection.server.metadata.lease_over();
     assert!(lease_over > LEASE);
     bench.log.register_node(OTHER);
-    bench.create_topic(vec![ME, OTHER]);
+    bench.create_topic(&[ME, OTHER]);
     assert!(bench.purged_after(3).await >= lease_over);
     // The owner may have renewed its lease before it was fenced.
     bench.fence_other();
@@ -139,7 +139,7 @@ async fn a_repeated_purge_waits_for_the_owners_again() {
     let mut bench = Bench::with_lease(LEASE);
     let lease_over = bench.connection.server.metadata.lease_over();
     bench.log.register_node(OTHER);
-    bench.create_topic(vec![OTHER]);
+    bench.create_topic(&[OTHER]);
     let started = Instant::now();
     bench.log.apply(&bench.by_root(3, purge()));
     bench.purged_after(3).await;
@@ -151,7 +151,7 @@ async fn a_repeated_purge_waits_for_the_owners_again() {
 async fn a_change_that_affects_no_other_owner_waits_for_none() {
     let mut bench = Bench::new(Duration::from_secs(5));
     bench.log.register_node(OTHER);
-    bench.create_topic(vec![ME]);
+    bench.create_topic(&[ME]);
     bench.purged_after(3).await;
 }
 
@@ -159,7 +159,7 @@ async fn a_change_that_affects_no_other_owner_waits_for_none() {
 #[tokio::test]
 async fn a_send_to_a_partition_that_was_purged_meanwhile_reaches_it() {
     let mut bench = Bench::new(Duration::from_secs(5));
-    bench.create_topic(vec![ME]);
+    bench.create_topic(&[ME]);
     let former = bench.key();
     bench.storage.remove(former).await.unwrap();
     bench.log.commit_unseen(bench.by_root(3, purge()));
@@ -199,7 +199,7 @@ fn poll(target: OffsetTarget) -> Request {
 async fn a_member_is_not_assigned_a_partition_whose_owner_is_down() {
     let mut bench = Bench::new(Duration::from_secs(5));
     bench.log.register_node(OTHER);
-    bench.create_topic(vec![ME, OTHER]);
+    bench.create_topic(&[ME, OTHER]);
     bench.join();
     assert_eq!(bench.assignment().await, [0, 1]);
     bench.fence_other();
@@ -231,7 +231,7 @@ async fn a_member_is_not_assigned_a_partition_whose_owner_is_down() {
 async fn balanced_sends_skip_partitions_whose_owner_is_down() {
     let mut bench = Bench::new(Duration::from_secs(5));
     bench.log.register_node(OTHER);
-    bench.create_topic(vec![ME, OTHER]);
+    bench.create_topic(&[ME, OTHER]);
     bench.fence_other();
     for _ in 0..4 {
         let send = Request::Send(SendRequest {
