@@ -5,7 +5,7 @@ use std::time::Duration;
 use local_cluster::{GetError, get, get_within};
 use thiserror::Error;
 
-use super::ClusterReport;
+use super::{ClusterReport, GroupsReport, Listing, PartitionsReport};
 
 /// The node itself waits up to two seconds for the reports of the others.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(4);
@@ -30,6 +30,29 @@ pub async fn cluster_report(address: &str) -> Result<ClusterReport, ReportError>
     let reply = get_within(CLUSTER_TIMEOUT, address, "/status?nodes=all").await?;
     let report: ClusterReport = serde_json::from_slice(&reply)?;
     Ok(report.completed())
+}
+
+/// Partitions, as the metadata of the node at `address` has them.
+///
+/// # Errors
+/// When it does not reply.
+pub async fn partitions_report(
+    address: &str,
+    listing: &Listing,
+) -> Result<PartitionsReport, ReportError> {
+    let path = format!("/partitions?{}", listing.to_query());
+    let reply = get_within(CLUSTER_TIMEOUT, address, &path).await?;
+    Ok(serde_json::from_slice(&reply)?)
+}
+
+/// Consumer groups, as the metadata of the node at `address` has them.
+///
+/// # Errors
+/// When it does not reply.
+pub async fn groups_report(address: &str, listing: &Listing) -> Result<GroupsReport, ReportError> {
+    let path = format!("/groups?{}", listing.to_query());
+    let reply = get_within(CLUSTER_TIMEOUT, address, &path).await?;
+    Ok(serde_json::from_slice(&reply)?)
 }
 
 /// One node's report: complete for itself, with the addresses of the others.

@@ -3,6 +3,7 @@
 #[cfg(feature = "cli")]
 mod client;
 mod disk_probe;
+mod listing;
 mod report;
 mod reporter;
 
@@ -30,8 +31,13 @@ use replicated_log::Acceptor;
 use replicated_log::links::LinkCounters;
 
 #[cfg(feature = "cli")]
-pub use client::{ReportError, cluster_report, is_ready, node_report};
+pub use client::{
+    ReportError, cluster_report, groups_report, is_ready, node_report, partitions_report,
+};
 pub(crate) use disk_probe::DiskProbe;
+pub use listing::{
+    GroupReport, GroupsReport, LISTED_MAX, Listing, MemberReport, PartitionReport, PartitionsReport,
+};
 pub use report::{ClusterReport, NodeReport};
 pub(crate) use reporter::Reporter;
 
@@ -66,6 +72,8 @@ pub(crate) async fn run(started: Started, listener: TcpListener) {
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/offsets/{stream}/{topic}", get(offsets))
+        .route("/partitions", get(partitions))
+        .route("/groups", get(groups))
         .with_state(started);
     accept(app, listener).await;
 }
@@ -147,6 +155,39 @@ async fn offsets(
     match admin.local.stored_offsets(&stream, &topic).await {
         Some(listed) => Json(listed).into_response(),
         None => (StatusCode::NOT_FOUND, "this topic does not exist\n").into_response(),
+    }
+}
+
+const UNKNOWN_FILTER: (StatusCode, &str) = (
+    StatusCode::BAD_REQUEST,
+    "a list has the filters stream, topic, node (a replica_id), state and limit\n",
+);
+
+/// Partitions, as this node's metadata has them.
+async fn partitions(State(started): State<Started>, uri: Uri) -> impl IntoResponse {
+    let Some(admin) = started.get() else {
+        return STARTING.into_response();
+    };
+    match Listing::of_query(uri.query().unwrap_or("")) {
+        Some(listing) => {
+            let reader = &admin.reporter.metadata.reader;
+            Json(listing::partitions(reader, &listing)).into_response()
+        }
+        None => UNKNOWN_FILTER.into_response(),
+    }
+}
+
+/// Consumer groups, as this node's metadata has them.
+async fn groups(State(started): State<Started>, uri: Uri) -> impl IntoResponse {
+    let Some(admin) = started.get() else {
+        return STARTING.into_response();
+    };
+    match Listing::of_query(uri.query().unwrap_or("")) {
+        Some(listing) => {
+            let reader = &admin.reporter.metadata.reader;
+            Json(listing::groups(reader, &listing)).into_response()
+        }
+        None => UNKNOWN_FILTER.into_response(),
     }
 }
 

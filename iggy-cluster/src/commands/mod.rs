@@ -3,6 +3,7 @@
 mod config_check;
 mod dev;
 mod format;
+mod listing;
 mod logging;
 mod serve;
 mod status;
@@ -41,6 +42,12 @@ enum Command {
     Dev(DevArgs),
     /// Show the state of the nodes of a running cluster
     Status(StatusArgs),
+    /// Show partitions: where their copies are, and who leads them
+    #[command(subcommand)]
+    Partitions(PartitionsCommand),
+    /// Show consumer groups and their members
+    #[command(subcommand)]
+    Groups(GroupsCommand),
     /// Measure both backends on this machine, and alternatives to this project
     #[cfg(feature = "bench")]
     Bench(benchmarks::BenchArgs),
@@ -138,6 +145,18 @@ struct StatusArgs {
 }
 
 #[derive(Debug, Subcommand)]
+enum PartitionsCommand {
+    /// List partitions with leader, copies and in-sync copies
+    List(listing::PartitionsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum GroupsCommand {
+    /// List consumer groups with their numbers of members and partitions
+    List(listing::GroupsArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Check a configuration file and print everything that is wrong with it
     Check {
@@ -182,6 +201,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         #[cfg(feature = "bench")]
         Command::Advise(args) => runtime()?.block_on(benchmarks::advise::run(args)),
         Command::Status(args) => run_and_leave(status::run(&args)),
+        Command::Partitions(PartitionsCommand::List(args)) => {
+            run_and_leave(listing::partitions(&args))
+        }
+        Command::Groups(GroupsCommand::List(args)) => run_and_leave(listing::groups(&args)),
         Command::Config(ConfigCommand::Check { file }) => config_check::run(&file),
     }
 }
