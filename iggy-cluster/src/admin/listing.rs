@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// Entries of a list by default, and at most: a reply is at most 1 MiB.
 pub const LISTED_MAX: usize = 1_000;
 
-/// What is asked of a list.
+/// What a list is restricted to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Of this stream only, by name or id.
@@ -25,7 +25,7 @@ pub struct Listing {
     pub limit: Option<usize>,
 }
 
-/// Partitions that were asked for.
+/// Partitions of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionsReport {
     /// The position of the metadata that this is from: the index of the last entry applied.
@@ -72,7 +72,7 @@ pub struct PartitionReport {
     pub state: String,
 }
 
-/// Consumer groups that were asked for.
+/// Consumer groups of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupsReport {
     /// The position of the metadata that this is from: the index of the last entry applied.
@@ -156,16 +156,16 @@ impl Listing {
         self.limit.unwrap_or(LISTED_MAX).min(LISTED_MAX)
     }
 
-    fn names(wanted: Option<&String>, name: &str, id: u32) -> bool {
-        wanted.is_none_or(|wanted| wanted == name || *wanted == id.to_string())
+    fn names(required: Option<&String>, name: &str, id: u32) -> bool {
+        required.is_none_or(|required| required == name || *required == id.to_string())
     }
 
-    /// Whether something in this state is asked for; `best` is the state without a problem.
+    /// Whether something in this state is in the list; `best` is the state without a problem.
     fn has_state(&self, state: &str, best: &str) -> bool {
         match self.state.as_deref() {
             None => true,
             Some("problem") => state != best,
-            Some(wanted) => state == wanted,
+            Some(required) => state == required,
         }
     }
 }
@@ -227,7 +227,7 @@ fn judged(has_leader: bool, in_sync: usize, copies: usize, min_in_sync: usize) -
     }
 }
 
-/// The partitions that are asked for, by the metadata of this node.
+/// The partitions of a list, by the metadata of this node.
 #[must_use]
 pub(super) fn partitions(reader: &MetadataReader, listing: &Listing) -> PartitionsReport {
     let seen = Seen::of(&reader.read());
@@ -282,7 +282,7 @@ fn partition_report(
     }
 }
 
-/// The groups that are asked for, by the metadata of this node.
+/// The groups of a list, by the metadata of this node.
 #[must_use]
 pub(super) fn groups(reader: &MetadataReader, listing: &Listing) -> GroupsReport {
     let state = reader.read();
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_says_what_it_was_made_of() {
+    fn a_query_encodes_what_it_was_made_of() {
         let listing = Listing {
             stream: Some("a&b=c d".into()),
             topic: Some("ü".into()),

@@ -95,7 +95,7 @@ impl MetadataState {
     }
 
     /// A node that has registered leads what it led in new epochs, if it has lost nothing
-    /// or no other node can lead, and what nobody led because it was down.
+    /// or no other node can lead; and those without a leader, if its copy is in sync.
     pub(in crate::metadata) fn node_started(&mut self, node: ReplicaId) {
         if !self.leaders_change() {
             return;

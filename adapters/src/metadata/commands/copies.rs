@@ -1,6 +1,6 @@
 //! Commands about copies of partitions, and their encoding.
 //!
-//! Each changes what it says only where the state is still the one that it is based on:
+//! Each takes effect only where the state is still the one that it is based on:
 //! a repetition, or a command that comes late, changes nothing. Members are identified by
 //! the incarnation of their node, which rises with every start of its process.
 

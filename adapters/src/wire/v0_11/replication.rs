@@ -72,7 +72,7 @@ pub fn complete_replication(options: &mut Options, default_factor: u32) -> Resul
 
 fn complete(options: &mut Options, default_factor: u32) -> Result<(), ErrorCode> {
     if options.get(REPLICATION_FACTOR).is_none() {
-        // A client that wants a message on more copies than the default wants them all.
+        // A client that sets more copies than the default requires all of them.
         let least = options.number(MIN_IN_SYNC_REPLICAS).unwrap_or(1);
         options.set_number(REPLICATION_FACTOR, default_factor.max(least), false);
     }
