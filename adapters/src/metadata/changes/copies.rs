@@ -89,6 +89,7 @@ impl MetadataState {
         if changed_before || !self.leaders_change() {
             return;
         }
+        self.sessions.keep_history();
         let live = self.candidates().live;
         let led = |it: &Leadership| it.leader().is_some_and(|leader| !live.contains(leader));
         self.change_leaders(led, |_| Some(None));

@@ -116,13 +116,6 @@ impl MetadataState {
             || self.feature_level == FeatureLevel::V0_1
     }
 
-    pub(super) fn raise_feature_level(&mut self, level: FeatureLevel) {
-        self.feature_level = self.feature_level.max(level);
-        if self.feature_level >= FeatureLevel::V0_2 {
-            self.sessions.keep_history();
-        }
-    }
-
     /// The lowest level of all nodes that have ever registered.
     pub(super) fn lowest_node_level(&self) -> Option<FeatureLevel> {
         let nodes = self.nodes.values();
