@@ -116,7 +116,7 @@ pub struct Trim {
     pub not_after: Option<u64>,
 }
 
-/// What [`trim`](crate::PartitionStorage::trim) has removed, and why not more.
+/// What [`trim`](crate::StoredPartition::trim) has removed, and why not more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {
     /// Segments that were removed.

@@ -5,6 +5,7 @@ use ::partitions::replication::{Epoch, Recovery};
 use super::*;
 
 mod random;
+use random::check_copies;
 
 fn node(id: u64) -> ReplicaId {
     ReplicaId(id)

@@ -126,7 +126,7 @@ impl Bench {
 }
 
 /// A partition has a leader exactly if a copy in sync is on a live node, and it is such a one.
-fn check_copies(state: &MetadataState) {
+pub(super) fn check_copies(state: &MetadataState) {
     for topic in state.streams().flat_map(|stream| stream.topics()) {
         for it in &topic.partitions {
             assert!(it.in_sync().count() > 0, "{it:?}");
