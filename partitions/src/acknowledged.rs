@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! acknowledged: two slots, the first at 0, the second at 512; zeros between them
-//! slot of version 2: magic 8 | version u16 | 0 u16 | stream u32 | topic u32 | partition u32
+//! slot of version 3: magic 8 | version u16 | 0 u16 | stream u32 | topic u32 | partition u32
 //!     | generation u64 | next offset u64 | synced offset u64 | boot u64 | last index u64
-//!     | synced index u64 | crc32c u32
+//!     | synced index u64 | committed index u64 | crc32c u32
+//! slot of version 2: has no committed index
 //! slot of version 1: ends after boot and its crc32c; an index is then an offset
 //! ```
 //! Before the records of one write are acknowledged, one slot is overwritten, the two in
@@ -17,6 +18,10 @@
 //! sync of the log at most, and proves less; it never proves too much: before records are
 //! cut off, both slots are lowered, durably.
 //!
+//! Records through `committed index`, which were on the disk when it was written, are
+//! committed on all copies. It is lowered with the rest when records are cut off, so it never
+//! counts for others that take their places.
+//!
 //! A copy that lacks what it has promised may be completed from another copy. Until it is,
 //! what it writes does not lower the promise.
 //!
@@ -25,6 +30,7 @@
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -35,8 +41,9 @@ use crate::format::Reach;
 use crate::key::PartitionKey;
 
 const MAGIC: &[u8; 8] = b"IGGYACK\n";
-const VERSION: u16 = 2;
-const SLOT_BYTES: usize = 76;
+const VERSION: u16 = 3;
+const SLOT_BYTES: usize = 84;
+const V2_SLOT_BYTES: usize = 76;
 const V1_SLOT_BYTES: usize = 60;
 /// Slots are in different sectors: a crash during the write of one leaves the other.
 const SLOT_EVERY_BYTES: usize = 512;
@@ -44,12 +51,14 @@ const FILE_BYTES: usize = 2 * SLOT_EVERY_BYTES;
 const NAME: &str = "acknowledged";
 
 /// What a slot records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Promise {
     pub(super) end: Reach,
     pub(super) synced: Reach,
     /// Which run of the machine wrote it; zero when that is unknown.
     pub(super) boot: u64,
+    /// The last record that is known to be committed, and is on the disk.
+    pub(super) commit: u64,
 }
 
 impl Promise {
@@ -120,6 +129,12 @@ impl Found {
         slots.fold(Reach::default(), |most, slot| most.max(slot.end))
     }
 
+    /// The last record that was known to be committed.
+    pub(super) fn commit(&self) -> u64 {
+        let slots = self.slots.iter().flatten();
+        slots.map(|slot| slot.commit).max().unwrap_or(0)
+    }
+
     /// The slot to be overwritten next: the older one.
     fn older(&self) -> usize {
         match self.slots {
@@ -141,6 +156,9 @@ pub(super) struct Acknowledged {
 struct State {
     file: Option<Arc<ManagedFile>>,
     slot: usize,
+    /// What is recorded, and since when.
+    last: Promise,
+    since: Option<Instant>,
     /// What the log lacks of its promise.
     missing: Option<Promise>,
 }
@@ -177,6 +195,7 @@ impl Acknowledged {
             end: found.promised(now.boot),
             synced: found.synced(),
             boot: now.boot,
+            commit: now.commit,
         };
         let opened = Self {
             path,
@@ -185,6 +204,8 @@ impl Acknowledged {
             state: Mutex::new(State {
                 file,
                 slot: found.older(),
+                last: now,
+                since: None,
                 missing: damaged.then_some(missing),
             }),
         };
@@ -197,6 +218,8 @@ impl Acknowledged {
                 "messages with these offsets are lost: they were acknowledged before they were \
                  on the disk, and the machine stopped; new messages get these offsets"
             );
+            opened.lower(now)?;
+        } else if found.commit() > now.commit {
             opened.lower(now)?;
         }
         Ok(opened)
@@ -230,6 +253,7 @@ impl Acknowledged {
         if state.file.is_some() {
             return Ok(());
         }
+        state.last = now;
         let now = state.promise(now);
         let mut content = [0; FILE_BYTES];
         for at in [0, SLOT_EVERY_BYTES] {
@@ -252,14 +276,36 @@ impl Acknowledged {
 
     /// Records what is about to be acknowledged.
     pub(super) fn write(&self, now: Promise) -> Result<(), StorageError> {
+        self.write_locked(&mut lock(&self.state), now)
+    }
+
+    /// Records what is committed, unless something was recorded within this time. What is
+    /// about to be acknowledged is as before.
+    pub(super) fn mark(&self, now: Promise, every: Duration) -> Result<(), StorageError> {
         let mut state = lock(&self.state);
+        let recently = state.since.is_some_and(|since| since.elapsed() < every);
+        if now.commit <= state.last.commit || recently {
+            return Ok(());
+        }
+        let now = Promise {
+            end: state.last.end,
+            ..now
+        };
+        self.write_locked(&mut state, now)
+    }
+
+    fn write_locked(&self, state: &mut State, mut now: Promise) -> Result<(), StorageError> {
+        // What was recorded once was on the disk, even if that is not known any more.
+        now.commit = now.commit.max(state.last.commit.min(now.end.index));
         let Some(file) = &state.file else {
             return Ok(());
         };
         let at = (state.slot * SLOT_EVERY_BYTES) as u64;
-        let now = encode(&state.promise(now), &self.key);
-        file.write(at, &mut [IoSlice::new(&now)])?;
+        let slot = encode(&state.promise(now), &self.key);
+        file.write(at, &mut [IoSlice::new(&slot)])?;
         state.slot = 1 - state.slot;
+        state.last = now;
+        state.since = Some(Instant::now());
         Ok(())
     }
 
@@ -280,6 +326,7 @@ fn encode(promise: &Promise, key: &PartitionKey) -> [u8; SLOT_BYTES] {
     encode_common(promise, key, VERSION, &mut out);
     out[56..64].copy_from_slice(&promise.end.index.to_le_bytes());
     out[64..72].copy_from_slice(&promise.synced.index.to_le_bytes());
+    out[72..80].copy_from_slice(&promise.commit.to_le_bytes());
     seal(&mut out);
     out
 }
@@ -310,10 +357,10 @@ fn decode(path: &Path, bytes: &[u8], key: &PartitionKey) -> Result<Option<Promis
         return Ok(None);
     }
     let found = u16::from_le_bytes([bytes[8], bytes[9]]);
-    let slot_bytes = if found == 1 {
-        V1_SLOT_BYTES
-    } else {
-        SLOT_BYTES
+    let slot_bytes = match found {
+        1 => V1_SLOT_BYTES,
+        2 => V2_SLOT_BYTES,
+        _ => SLOT_BYTES,
     };
     let Some(bytes) = bytes.get(..slot_bytes) else {
         return Ok(None);
@@ -322,7 +369,7 @@ fn decode(path: &Path, bytes: &[u8], key: &PartitionKey) -> Result<Option<Promis
     if crc32c::crc32c(&bytes[..crc_at]) != u32_at(bytes, crc_at) {
         return Ok(None);
     }
-    if found != 1 && found != VERSION {
+    if found == 0 || found > VERSION {
         return Err(StorageError::Version {
             path: path.to_owned(),
             found,
@@ -341,6 +388,10 @@ fn decode(path: &Path, bytes: &[u8], key: &PartitionKey) -> Result<Option<Promis
         end: reach(32, 56),
         synced: reach(40, 64),
         boot: u64_at(bytes, 48),
+        commit: match found {
+            1 | 2 => 0,
+            _ => u64_at(bytes, 72),
+        },
     };
     let mut again = [0; SLOT_BYTES];
     encode_common(&promise, key, found, &mut again);

@@ -48,7 +48,8 @@ impl Work {
         match self {
             Self::Append(_) => Kind::Append,
             Self::Submitted(submitted) => match submitted.operation {
-                Operation::Write(_) => Kind::Write,
+                // A mark does not separate the writes before it from those after it.
+                Operation::Write(_) | Operation::Commit { .. } => Kind::Write,
                 _ => Kind::Other,
             },
         }

@@ -6,7 +6,9 @@
 //! file header of version 2, 128 bytes:
 //!   magic 8 | version u16 | flags u16 | stream u32 | topic u32 | partition u32
 //!   | generation u64 | base offset u64 | salt u64 | base index u64 | base epoch u64
-//!   | base timestamp u64 | 0 .. | crc32c u32 @124
+//!   | base timestamp u64 | bytes of the sessions u32 | crc32c of the sessions u32 | 0 ..
+//!   | crc32c u32 @124
+//! then the sessions as of the base, if there are any (`replication::Sessions`), then records
 //! file header of version 1, 64 bytes: ends after the salt | 0 .. | crc32c u32 @60
 //! mark, in the last 32 bytes of each record's header:
 //!   synced offset u64 | boot u64 | synced index u64 (0 in version 1) | 0 ..
@@ -123,6 +125,40 @@ impl Base {
     }
 }
 
+/// The state of sessions that is kept with a segment: after its file header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Zero for none.
+    bytes: u32,
+    crc: u32,
+}
+
+impl Kept {
+    /// These bytes; at most 4 GiB.
+    pub(super) fn of(sessions: &[u8]) -> Self {
+        Self {
+            bytes: u32::try_from(sessions.len()).unwrap_or(u32::MAX),
+            crc: match sessions.is_empty() {
+                true => 0,
+                false => crc32c::crc32c(sessions),
+            },
+        }
+    }
+
+    pub(super) fn exists(self) -> bool {
+        self.bytes > 0
+    }
+
+    pub(super) fn len(self) -> usize {
+        self.bytes as usize
+    }
+
+    /// Whether these are the bytes.
+    pub(super) fn is(self, sessions: &[u8]) -> bool {
+        self == Self::of(sessions)
+    }
+}
+
 /// A segment's file header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileHeader {
@@ -132,9 +168,16 @@ pub(super) struct FileHeader {
     pub(super) salt: u64,
     /// What is before it no longer belongs to the log.
     pub(super) starts_log: bool,
+    /// The sessions before its first record.
+    pub(super) kept: Kept,
 }
 
 impl FileHeader {
+    /// Where the first record stands.
+    pub(super) fn records_at(&self) -> u64 {
+        self.format.header_bytes() + u64::from(self.kept.bytes)
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let bytes = usize::try_from(self.format.header_bytes()).unwrap_or(FILE_HEADER_BYTES_MAX);
         let mut out = vec![0; bytes];
@@ -155,6 +198,8 @@ impl FileHeader {
             out[48..56].copy_from_slice(&self.base.position.index.0.to_le_bytes());
             out[56..64].copy_from_slice(&self.base.position.epoch.0.to_le_bytes());
             out[64..72].copy_from_slice(&self.base.timestamp.to_le_bytes());
+            out[72..76].copy_from_slice(&self.kept.bytes.to_le_bytes());
+            out[76..80].copy_from_slice(&self.kept.crc.to_le_bytes());
         }
         let crc = crc32c::crc32c(&out[..bytes - 4]);
         out[bytes - 4..].copy_from_slice(&crc.to_le_bytes());
@@ -182,13 +227,14 @@ impl FileHeader {
             return Ok(None);
         };
         let offset = u64_at(bytes, 32);
-        let (position, timestamp) = match format {
+        let (position, timestamp, kept) = match format {
             Format::V1 => (
                 Position {
                     epoch: Epoch(0),
                     index: Index(offset),
                 },
                 0,
+                Kept::default(),
             ),
             Format::V2 => (
                 Position {
@@ -196,6 +242,10 @@ impl FileHeader {
                     index: Index(u64_at(bytes, 48)),
                 },
                 u64_at(bytes, 64),
+                Kept {
+                    bytes: u32_at(bytes, 72),
+                    crc: u32_at(bytes, 76),
+                },
             ),
         };
         let header = Self {
@@ -213,6 +263,7 @@ impl FileHeader {
             },
             salt: u64_at(bytes, 40),
             starts_log: bytes[10] != 0,
+            kept,
         };
         Ok((header.encode() == bytes).then_some(header))
     }

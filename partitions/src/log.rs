@@ -39,6 +39,8 @@ pub(super) struct Log {
     /// Counts how often records were removed: what a reader has planned to read may then
     /// be gone.
     pub(super) removals: u64,
+    /// Counts how often the log was started elsewhere.
+    pub(super) resets: u64,
 }
 
 /// What of one segment is not durable.
@@ -90,6 +92,16 @@ impl Log {
         of_v1.map_or(self.base().position, |segment| segment.end.last)
     }
 
+    /// Offset of the message after that record.
+    pub(super) fn first_record_offset(&self) -> u64 {
+        let of_v1 = self
+            .segments
+            .iter()
+            .rev()
+            .find(|it| it.format == Format::V1);
+        of_v1.map_or(self.base().offset, |segment| segment.end.next_offset)
+    }
+
     /// The epochs of the records.
     pub(super) fn chain(&self) -> Chain {
         let base = self.first_record();
@@ -99,7 +111,7 @@ impl Log {
 
     pub(super) fn stats(&self) -> PartitionStats {
         let segments = self.segments.iter();
-        let bytes = segments.map(|it| it.end.position - it.format.header_bytes());
+        let bytes = segments.map(|it| it.end.position - it.records_at);
         PartitionStats {
             segments: u32::try_from(self.segments.len()).unwrap_or(u32::MAX),
             bytes: bytes.sum(),
@@ -230,7 +242,7 @@ impl Log {
         };
         for (number, segment) in self.segments[at..].iter().enumerate() {
             let from = match start {
-                _ if number > 0 => segment.format.header_bytes(),
+                _ if number > 0 => segment.records_at,
                 Start::Offset(offset) => segment.position_before(offset),
                 Start::Timestamp(timestamp) => segment.position_before_time(timestamp),
             };
@@ -274,6 +286,24 @@ impl Log {
         Some(last.end.next_offset.saturating_sub(1))
     }
 
+    /// Whether the oldest segment is not the last one, nor the one whose sessions the records
+    /// after it are applied to.
+    fn may_start_after_oldest(&self) -> bool {
+        let needed = self.segments.first().is_some_and(|it| it.kept.exists())
+            && self.segments.get(1).is_some_and(|it| !it.kept.exists());
+        self.segments.len() > 1 && !needed
+    }
+
+    /// Removes the oldest segment from the list, if it has only records up to this one.
+    pub(super) fn take_before(&mut self, through: Index) -> Option<Segment> {
+        let oldest = self.segments.first()?;
+        let removable = oldest.end.last.index <= through && self.may_start_after_oldest();
+        removable.then(|| {
+            self.removals += 1;
+            self.segments.remove(0)
+        })
+    }
+
     /// Removes the oldest segment from the list, when it may be removed. Consumers need
     /// what follows `needed_after`, and other copies what follows `end`.
     pub(super) fn take_oldest(
@@ -289,7 +319,7 @@ impl Log {
             return Oldest::Kept;
         };
         let last_offset = oldest.end.next_offset.saturating_sub(1);
-        if oldest.end.next_offset > end {
+        if oldest.end.next_offset > end || !self.may_start_after_oldest() {
             return Oldest::Kept;
         }
         let needed = needed_after.is_some_and(|read| last_offset > read);

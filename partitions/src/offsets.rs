@@ -1,43 +1,47 @@
-//! Consumer offsets of one partition: an append-only file of small records,
-//! rewritten when most of it is outdated.
+//! The table of a partition's consumer offsets, and where its log starts: an append-only file
+//! of small records, rewritten when most of it is outdated.
 //!
 //! ```text
-//! offsets: magic 8 | version u16 | 0 u16 | crc32c u32
+//! offsets of version 1: magic 8 | version u16 | 0 u16 | crc32c u32
 //!     | { kind u8 | id u32 | offset u64 | crc32c u32 } *
+//! version 2: see `table_file`
 //! ```
-//! The offset `u64::MAX` means that the offset was deleted.
+//! The offset `u64::MAX` means that the offset was deleted. The file is of version 1 until a
+//! write of [`Operation::Table`](crate::Operation::Table): only that needs what version 2 has.
 //!
-//! Changes gather while others are written; of several for one consumer only the
-//! last is written. A damaged record is left out: its consumer continues
+//! Changes gather while others are written; in version 1, of several for one consumer only the
+//! last is written. A damaged record of version 1 is left out: its consumer continues
 //! from the offset that it had stored before. For the same
 //! reason an offset beyond the end of the log, which a crash of the machine may
 //! have cut, is set back to that end, also in the file and before anything is
 //! appended: the offset would be within the log again after that, and its consumer
 //! would miss what has been appended meanwhile.
 //!
-//! On a full disk, records are overwritten in place: consumers that have one make progress,
-//! and retention can remove what they have read.
+//! On a full disk, records of version 1 are overwritten in place: consumers that have one make
+//! progress, and retention can remove what they have read.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::bytes_at::{u32_at, u64_at};
 use crate::error::{StorageError, failed, sync_failed};
 use crate::files::{Files, ManagedFile, OnClose, lock};
+use crate::offsets_v1::{self, NONE, RECORD_BYTES, encode, last_records};
+use crate::operation::Completion;
 use crate::queue::WorkQueue;
+use crate::replication::{OffsetTable, TableChange, TableWrite, Trust};
+use crate::table_file;
 use crate::types::{ConsumerKey, Durability};
 
 const MAGIC: &[u8; 8] = b"IGGYOFF\n";
-const VERSION: u16 = 1;
-const HEADER_BYTES: usize = 16;
-const RECORD_BYTES: usize = 1 + 4 + 8 + 4;
-const NONE: u64 = u64::MAX;
+const VERSION: u16 = 2;
+const V1: u16 = 1;
+pub(super) const HEADER_BYTES: usize = 16;
 /// Below this many records a file is not worth rewriting.
 const REWRITE_RECORDS_MIN: u64 = 4096;
 /// A file is rewritten when it has this many records for each offset.
@@ -51,21 +55,52 @@ pub const CONSUMERS_MAX: usize = 4096;
 /// Changes that share one write at most.
 pub(super) const CHANGES_PER_WRITE_MAX: usize = 1024;
 
-/// The consumer offsets of a partition.
+/// The table of offsets of a partition.
 pub(super) struct Offsets {
     path: PathBuf,
     files: Arc<Files>,
-    stored: RwLock<BTreeMap<ConsumerKey, u64>>,
+    stored: RwLock<OffsetTable>,
+    /// What it lacks.
+    trust: Mutex<Trust>,
     file: Mutex<OffsetsFile>,
     /// The file still has offsets that were set back.
     outdated: AtomicBool,
     pub(super) changes: WorkQueue<Change>,
+    pub(super) tables: WorkQueue<TableWork>,
+}
+
+/// A write of the table that waits.
+pub(super) struct TableWork {
+    pub(super) write: TableWrite,
+    pub(super) completion: Completion,
 }
 
 #[derive(Default)]
 struct OffsetsFile {
     file: Option<Arc<ManagedFile>>,
-    records: u64,
+    version: u16,
+    /// Where the next record is written.
+    end: u64,
+    /// Everything before it is on the disk. Of version 2.
+    durable: u64,
+    /// Something follows the end. Of version 2.
+    is_torn: bool,
+}
+
+impl OffsetsFile {
+    fn records(&self) -> u64 {
+        let bytes = match self.version {
+            VERSION => table_file::RECORD_BYTES,
+            _ => RECORD_BYTES,
+        };
+        self.end.saturating_sub(HEADER_BYTES as u64) / bytes as u64
+    }
+
+    /// Whether most of it is outdated, for so many entries.
+    fn is_long(&self, entries: usize) -> bool {
+        let records = self.records();
+        records >= REWRITE_RECORDS_MIN && records > REWRITE_FACTOR * entries as u64
+    }
 }
 
 /// The new value of a consumer's offset.
@@ -88,36 +123,79 @@ pub(super) struct Change {
 }
 
 impl Offsets {
-    /// Reads the offsets of a directory.
+    /// Reads the offsets of a directory. What is damaged of version 2 is not left out, but
+    /// missing, where other copies can complete it (`repairable`).
     pub(super) fn open(
         dir: &Path,
         files: &Arc<Files>,
         next_offset: u64,
+        repairable: bool,
     ) -> Result<Self, StorageError> {
         let path = dir.join("offsets");
-        let mut stored = BTreeMap::new();
-        let mut file = OffsetsFile::default();
-        let mut set_back = false;
-        if let Some(content) = files.load(&path)? {
-            check_header(&path, &content)?;
-            let records = &content[HEADER_BYTES..];
-            file.records = (records.len() / RECORD_BYTES) as u64;
-            file.file = Some(ManagedFile::at(path.clone(), files, OnClose::Sync));
-            let damaged;
-            (stored, damaged) = load(&path, records);
-            files.damaged_offsets.fetch_add(damaged, Ordering::Relaxed);
-            set_back = limit(&path, &mut stored, next_offset);
-        }
-        let offsets = Self {
-            path,
+        let mut opened = Self {
+            path: path.clone(),
             files: Arc::clone(files),
-            stored: RwLock::new(stored),
-            file: Mutex::new(file),
-            outdated: AtomicBool::new(set_back),
+            stored: RwLock::default(),
+            trust: Mutex::new(Trust::Trusted),
+            file: Mutex::default(),
+            outdated: AtomicBool::new(false),
             changes: WorkQueue::new(),
+            tables: WorkQueue::new(),
         };
-        offsets.settle()?;
-        Ok(offsets)
+        if let Some(content) = files.load(&path)? {
+            match check_header(&path, &content) {
+                Ok(version) => opened.load(&content, version, repairable),
+                Err(error) if error.is_damage() && repairable => {
+                    warn!(%error, "the offsets have to be completed from another copy");
+                    files.damaged_offsets.fetch_add(1, Ordering::Relaxed);
+                    opened.trust = Mutex::new(Trust::Lost);
+                }
+                Err(error) => return Err(error),
+            }
+            let stored = opened.stored.get_mut();
+            let stored = stored.unwrap_or_else(PoisonError::into_inner);
+            let set_back = limit(&path, stored, next_offset);
+            opened.outdated = AtomicBool::new(set_back);
+        }
+        opened.settle()?;
+        Ok(opened)
+    }
+
+    fn load(&mut self, content: &[u8], version: u16, repairable: bool) {
+        let records = &content[HEADER_BYTES..];
+        let first = HEADER_BYTES as u64;
+        let mut file = OffsetsFile {
+            file: Some(ManagedFile::at(
+                self.path.clone(),
+                &self.files,
+                OnClose::Sync,
+            )),
+            version,
+            ..OffsetsFile::default()
+        };
+        let (table, damaged) = if version == V1 {
+            let whole = records.len() / RECORD_BYTES * RECORD_BYTES;
+            file.end = first + whole as u64;
+            offsets_v1::load(&self.path, records)
+        } else {
+            let loaded = match repairable {
+                true => table_file::load(&self.path, records, first),
+                false => table_file::load_alone(&self.path, records, first),
+            };
+            file.end = loaded.end;
+            file.is_torn = loaded.end < content.len() as u64;
+            if loaded.damaged > 0 && repairable {
+                // It is written anew, with what it lacks.
+                file.file = None;
+            }
+            self.trust = Mutex::new(loaded.trust);
+            (loaded.table, loaded.damaged)
+        };
+        self.files
+            .damaged_offsets
+            .fetch_add(damaged, Ordering::Relaxed);
+        self.stored = RwLock::new(table);
+        self.file = Mutex::new(file);
     }
 
     /// Writes the offsets that were set back when the file was opened, durably. The log
@@ -125,8 +203,10 @@ impl Offsets {
     pub(super) fn settle(&self) -> Result<(), StorageError> {
         if self.outdated.load(Ordering::SeqCst) {
             let mut file = lock(&self.file);
-            match self.rewrite() {
-                Err(error) if error.is_full() => self.set_back_in_place(&file)?,
+            match self.rewrite(file.version, &self.table()) {
+                Err(error) if error.is_full() && file.version == V1 => {
+                    self.set_back_in_place(&file)?;
+                }
                 rewritten => *file = rewritten?,
             }
         }
@@ -136,7 +216,7 @@ impl Offsets {
     /// Overwrites each consumer's record with the offset that is stored now, durably.
     fn set_back_in_place(&self, file: &OffsetsFile) -> Result<(), StorageError> {
         if let Some(target) = &file.file {
-            for (consumer, at) in last_records(target, file.records)? {
+            for (consumer, at) in last_records(target, file.records())? {
                 let offset = self.get(consumer).unwrap_or(NONE);
                 target.write(at, &mut [IoSlice::new(&encode(consumer, offset))])?;
             }
@@ -146,33 +226,52 @@ impl Offsets {
         Ok(())
     }
 
+    pub(super) fn table(&self) -> OffsetTable {
+        self.stored().clone()
+    }
+
+    fn stored(&self) -> RwLockReadGuard<'_, OffsetTable> {
+        self.stored.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn trust(&self) -> Trust {
+        *lock(&self.trust)
+    }
+
+    pub(super) fn has_file(&self) -> bool {
+        lock(&self.file).file.is_some()
+    }
+
+    /// The table lacks nothing any more.
+    pub(super) fn trusted(&self) -> Result<(), StorageError> {
+        let mut file = lock(&self.file);
+        let before = std::mem::replace(&mut *lock(&self.trust), Trust::Trusted);
+        if before != Trust::Trusted {
+            let rewritten = self.rewrite(VERSION, &self.table());
+            *file = rewritten.inspect_err(|_| *lock(&self.trust) = before)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn get(&self, consumer: ConsumerKey) -> Option<u64> {
-        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        stored.get(&consumer).copied()
+        self.stored().offset(consumer)
     }
 
     pub(super) fn all(&self) -> Vec<(ConsumerKey, u64)> {
-        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        let stored = stored.iter();
-        stored
-            .map(|(consumer, offset)| (*consumer, *offset))
-            .collect()
+        offsets_of(&self.stored()).collect()
     }
 
     /// How many individual consumers and how many groups have an offset.
     fn counts(&self) -> [usize; 2] {
-        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        // Groups come after individual consumers.
-        let first_group = ConsumerKey { group: true, id: 0 };
-        let groups = stored.range(first_group..).count();
-        [stored.len() - groups, groups]
+        let stored = self.stored();
+        let groups = offsets_of(&stored).filter(|(consumer, _)| consumer.group);
+        let groups = groups.count();
+        [stored.consumers() - groups, groups]
     }
 
     /// The lowest that is stored, and whose it is: no consumer needs what is before it.
     pub(super) fn lowest(&self) -> Option<(ConsumerKey, u64)> {
-        let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-        let lowest = stored.iter().min_by_key(|(_, offset)| **offset);
-        lowest.map(|(consumer, offset)| (*consumer, *offset))
+        offsets_of(&self.stored()).min_by_key(|(_, offset)| *offset)
     }
 
     pub(super) fn shut(&self, error: &StorageError) {
@@ -180,15 +279,34 @@ impl Offsets {
         for change in waiting {
             let _ = change.result.send(Err(error.clone()));
         }
+        for work in self.tables.shut(error.clone()) {
+            work.completion.finish(Err(error.clone()));
+        }
     }
 
     pub(super) async fn idle(&self) {
         self.changes.idle().await;
+        self.tables.idle().await;
     }
 
     pub(super) fn sync(&self) -> Result<(), StorageError> {
-        let file = lock(&self.file).file.clone();
-        file.map_or(Ok(()), |file| file.sync())
+        let (target, end) = {
+            let file = lock(&self.file);
+            let Some(target) = &file.file else {
+                return Ok(());
+            };
+            (Arc::clone(target), file.end)
+        };
+        target.sync()?;
+        let mut file = lock(&self.file);
+        if file
+            .file
+            .as_ref()
+            .is_some_and(|it| Arc::ptr_eq(it, &target))
+        {
+            file.durable = file.durable.max(end);
+        }
+        Ok(())
     }
 
     pub(super) fn release(&self) {
@@ -233,20 +351,13 @@ impl Offsets {
             after.insert(change.consumer, to);
             results.push(Ok(()));
         }
-        if !after.is_empty() {
-            if let Some(full) = self.write_or_overwrite(&mut after, durability)? {
-                for (change, result) in group.iter().zip(&mut results) {
-                    if result.is_ok() && !after.contains_key(&change.consumer) {
-                        *result = Err(full.clone());
-                    }
+        if !after.is_empty()
+            && let Some(full) = self.write_or_overwrite(&mut after, durability)?
+        {
+            for (change, result) in group.iter().zip(&mut results) {
+                if result.is_ok() && !after.contains_key(&change.consumer) {
+                    *result = Err(full.clone());
                 }
-            }
-            let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
-            for (consumer, offset) in after {
-                match offset {
-                    Some(offset) => stored.insert(consumer, offset),
-                    None => stored.remove(&consumer),
-                };
             }
         }
         Ok(results)
@@ -259,42 +370,80 @@ impl Offsets {
         changes: &mut BTreeMap<ConsumerKey, Option<u64>>,
         durability: Durability,
     ) -> Result<Option<StorageError>, StorageError> {
-        let full = match self.write_records(changes, durability) {
-            Err(error) if error.is_full() => error,
-            written => return written.map(|()| None),
+        let mut file = lock(&self.file);
+        let is_v1 = file.version != VERSION && self.trust() == Trust::Trusted;
+        let mut at = self.stored().at;
+        let writes = changes.iter().map(|(consumer, offset)| {
+            at.version += u64::from(!is_v1);
+            let change = TableChange::Consumer {
+                consumer: *consumer,
+                offset: *offset,
+                tag: None,
+            };
+            TableWrite::Change { at, change }
+        });
+        let writes: Vec<_> = writes.collect();
+        if !is_v1 {
+            return match self.write_locked(&mut file, &writes, durability) {
+                Err(error) if error.is_full() => {
+                    changes.clear();
+                    Ok(Some(error))
+                }
+                written => written.map(|()| None),
+            };
+        }
+        let full = match self.write_records(&mut file, changes, durability) {
+            Err(error) if error.is_full() => {
+                self.overwrite(&file, changes, durability)?;
+                Some(error)
+            }
+            written => written.map(|()| None)?,
         };
-        let file = lock(&self.file);
-        let records = match &file.file {
-            Some(target) => last_records(target, file.records)?,
-            None => BTreeMap::new(),
+        let is_written = |write: &&TableWrite| match write {
+            TableWrite::Change {
+                change: TableChange::Consumer { consumer, .. },
+                ..
+            } => changes.contains_key(consumer),
+            _ => true,
         };
-        changes.retain(|consumer, _| records.contains_key(consumer));
+        self.apply(writes.iter().filter(is_written));
+        Ok(full)
+    }
+
+    /// Overwrites the last records of those consumers that have one; the others are removed
+    /// from `changes`.
+    fn overwrite(
+        &self,
+        file: &OffsetsFile,
+        changes: &mut BTreeMap<ConsumerKey, Option<u64>>,
+        durability: Durability,
+    ) -> Result<(), StorageError> {
         let Some(target) = &file.file else {
-            return Ok(Some(full));
+            changes.clear();
+            return Ok(());
         };
+        let records = last_records(target, file.records())?;
+        changes.retain(|consumer, _| records.contains_key(consumer));
         for (consumer, offset) in &*changes {
             let record = encode(*consumer, offset.unwrap_or(NONE));
             target.write(records[consumer], &mut [IoSlice::new(&record)])?;
         }
-        if durability == Durability::Synced {
-            target.sync()?;
+        match durability {
+            Durability::Written => Ok(()),
+            Durability::Synced => target.sync(),
         }
-        Ok(Some(full))
     }
 
+    /// Writes records of version 1.
     fn write_records(
         &self,
+        file: &mut OffsetsFile,
         changes: &BTreeMap<ConsumerKey, Option<u64>>,
         durability: Durability,
     ) -> Result<(), StorageError> {
-        let mut file = lock(&self.file);
-        let live = {
-            let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-            stored.len() as u64
-        };
-        let long = file.records >= REWRITE_RECORDS_MIN && file.records > REWRITE_FACTOR * live;
-        if long || file.file.is_none() {
-            match self.rewrite() {
+        let entries = self.stored().entries.len();
+        if file.is_long(entries) || file.file.is_none() {
+            match self.rewrite(V1, &self.table()) {
                 // A long file serves as well.
                 Err(error) if error.is_full() && file.file.is_some() => {}
                 rewritten => *file = rewritten?,
@@ -307,7 +456,7 @@ impl Offsets {
         for (consumer, offset) in changes {
             records.extend_from_slice(&encode(*consumer, offset.unwrap_or(NONE)));
         }
-        let at = HEADER_BYTES as u64 + file.records * RECORD_BYTES as u64;
+        let at = file.end;
         if let Err(error) = target.write(at, &mut [IoSlice::new(&records)]) {
             // Nothing of it may be found by the next start.
             return match error.is_full() && target.truncate(at).is_err() {
@@ -318,20 +467,102 @@ impl Offsets {
         if durability == Durability::Synced {
             target.sync()?;
         }
-        file.records += changes.len() as u64;
+        file.end += records.len() as u64;
         Ok(())
     }
 
-    /// Creates a new file with only what is stored now; durable on return.
-    fn rewrite(&self) -> Result<OffsetsFile, StorageError> {
-        let mut content = header().to_vec();
-        let records = {
-            let stored = self.stored.read().unwrap_or_else(PoisonError::into_inner);
-            for (consumer, offset) in stored.iter() {
-                content.extend_from_slice(&encode(*consumer, *offset));
+    /// Writes the table, or changes of it, one after the other: all or none.
+    pub(super) fn write_table(
+        &self,
+        writes: &[TableWrite],
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        self.write_locked(&mut lock(&self.file), writes, durability)
+    }
+
+    fn write_locked(
+        &self,
+        file: &mut OffsetsFile,
+        writes: &[TableWrite],
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        let is_none = file.file.is_none() || file.version == V1;
+        let entries = self.stored().entries.len();
+        if is_none || file.is_long(entries) {
+            let mut table = self.table();
+            for write in writes {
+                write.apply_to(&mut table);
             }
-            stored.len() as u64
+            match self.rewrite(VERSION, &table) {
+                // A long file serves as well.
+                Err(error) if error.is_full() && !is_none => {}
+                rewritten => {
+                    *file = rewritten?;
+                    *self.stored.write().unwrap_or_else(PoisonError::into_inner) = table;
+                    return Ok(());
+                }
+            }
+        }
+        self.append(file, writes, durability)?;
+        self.apply(writes);
+        Ok(())
+    }
+
+    /// Appends records of version 2.
+    fn append(
+        &self,
+        file: &mut OffsetsFile,
+        writes: &[TableWrite],
+        durability: Durability,
+    ) -> Result<(), StorageError> {
+        let Some(target) = &file.file else {
+            return Ok(());
         };
+        let cut = || target.truncate(file.end).and_then(|()| target.sync());
+        if file.is_torn {
+            // What follows the end must not come back after what is written there.
+            cut()?;
+            file.is_torn = false;
+        }
+        let (trust, end) = (self.trust(), file.end);
+        let mut records = Vec::new();
+        for write in writes {
+            let at = end + records.len() as u64;
+            table_file::put(write, trust, at, file.durable, &mut records);
+        }
+        if let Err(error) = target.write(end, &mut [IoSlice::new(&records)]) {
+            return match error.is_full() && cut().is_err() {
+                true => Err(error.lasting()),
+                false => Err(error),
+            };
+        }
+        file.end += records.len() as u64;
+        if durability == Durability::Synced {
+            target.sync()?;
+            file.durable = file.end;
+        }
+        Ok(())
+    }
+
+    fn apply<'a>(&self, writes: impl IntoIterator<Item = &'a TableWrite>) {
+        let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
+        for write in writes {
+            write.apply_to(&mut stored);
+        }
+    }
+
+    /// Creates a new file with only this table; durable on return.
+    fn rewrite(&self, version: u16, table: &OffsetTable) -> Result<OffsetsFile, StorageError> {
+        let mut content = header(version).to_vec();
+        if version == V1 {
+            for (consumer, offset) in offsets_of(table) {
+                content.extend_from_slice(&encode(consumer, offset));
+            }
+        } else {
+            let mut records = Vec::new();
+            table_file::put_whole(table, self.trust(), HEADER_BYTES as u64, 0, &mut records);
+            content.extend(records);
+        }
         let tmp = self.path.with_extension("tmp");
         let handle = self.files.create(&tmp, &content)?;
         handle.sync().map_err(sync_failed("sync", &tmp))?;
@@ -342,29 +573,34 @@ impl Offsets {
             self.files.sync_dir(dir)?;
         }
         self.outdated.store(false, Ordering::SeqCst);
+        let (path, files) = (self.path.clone(), &self.files);
+        let end = content.len() as u64;
         Ok(OffsetsFile {
-            file: Some(ManagedFile::created(
-                self.path.clone(),
-                &self.files,
-                handle,
-                OnClose::Sync,
-            )),
-            records,
+            file: Some(ManagedFile::created(path, files, handle, OnClose::Sync)),
+            version,
+            end,
+            durable: end,
+            is_torn: false,
         })
     }
 }
 
-fn header() -> [u8; HEADER_BYTES] {
+fn offsets_of(table: &OffsetTable) -> impl Iterator<Item = (ConsumerKey, u64)> {
+    let entries = table.entries.iter();
+    entries.filter_map(|(consumer, entry)| Some((*consumer, entry.offset?)))
+}
+
+fn header(version: u16) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     out[..8].copy_from_slice(MAGIC);
-    out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..10].copy_from_slice(&version.to_le_bytes());
     let crc = crc32c::crc32c(&out[..12]);
     out[12..].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// The file gets its name only when it is whole, so an invalid header is damage.
-fn check_header(path: &Path, content: &[u8]) -> Result<(), StorageError> {
+/// The version. The file gets its name only when it is whole, so an invalid header is damage.
+fn check_header(path: &Path, content: &[u8]) -> Result<u16, StorageError> {
     let damaged = |what| Err(StorageError::corrupt(path, 0, what));
     let Some(found) = content.get(..HEADER_BYTES) else {
         return damaged("the file ends in its header");
@@ -373,64 +609,22 @@ fn check_header(path: &Path, content: &[u8]) -> Result<(), StorageError> {
         return damaged("it is not a file of consumer offsets");
     }
     let version = u16::from_le_bytes([found[8], found[9]]);
-    if version != VERSION {
+    if version != V1 && version != VERSION {
         return Err(StorageError::Version {
             path: path.to_owned(),
             found: version,
             known: VERSION,
         });
     }
-    if found != header() {
+    if found != header(version) {
         return damaged("its header is damaged");
     }
-    Ok(())
-}
-
-/// Where each consumer's last record is. It may be overwritten: should the machine stop
-/// meanwhile and damage it, the consumer continues from the record before it.
-fn last_records(
-    file: &Arc<ManagedFile>,
-    records: u64,
-) -> Result<BTreeMap<ConsumerKey, u64>, StorageError> {
-    let bytes = usize::try_from(records).unwrap_or(usize::MAX);
-    let content = file.read(HEADER_BYTES as u64, bytes.saturating_mul(RECORD_BYTES))?;
-    let records = content.chunks_exact(RECORD_BYTES).enumerate();
-    let found = records.filter_map(|(number, record)| {
-        let (consumer, _) = decode(record)?;
-        Some((consumer, (HEADER_BYTES + number * RECORD_BYTES) as u64))
-    });
-    Ok(found.collect())
-}
-
-/// The offsets, and how many records are damaged.
-fn load(path: &Path, records: &[u8]) -> (BTreeMap<ConsumerKey, u64>, u64) {
-    let mut stored = BTreeMap::new();
-    let mut damaged = 0;
-    for (number, record) in records.chunks_exact(RECORD_BYTES).enumerate() {
-        match decode(record) {
-            Some((consumer, NONE)) => {
-                stored.remove(&consumer);
-            }
-            Some((consumer, offset)) => {
-                stored.insert(consumer, offset);
-            }
-            None => {
-                damaged += 1;
-                warn!(
-                    path = %path.display(),
-                    position = HEADER_BYTES + number * RECORD_BYTES,
-                    "a consumer offset is damaged; the consumer continues from the one it had \
-                     stored before"
-                );
-            }
-        }
-    }
-    (stored, damaged)
+    Ok(version)
 }
 
 /// Sets offsets beyond the end of the log back to it; whether there were any.
-fn limit(path: &Path, stored: &mut BTreeMap<ConsumerKey, u64>, next_offset: u64) -> bool {
-    let beyond = stored.values().filter(|offset| **offset >= next_offset);
+fn limit(path: &Path, table: &mut OffsetTable, next_offset: u64) -> bool {
+    let beyond = offsets_of(table).filter(|(_, offset)| *offset >= next_offset);
     let beyond = beyond.count();
     if beyond == 0 {
         return false;
@@ -442,32 +636,12 @@ fn limit(path: &Path, stored: &mut BTreeMap<ConsumerKey, u64>, next_offset: u64)
         "consumer offsets lie beyond the end of the log, which lost its tail; they are set \
          back to the end"
     );
-    match next_offset.checked_sub(1) {
-        Some(last) => stored
-            .values_mut()
-            .for_each(|offset| *offset = last.min(*offset)),
-        None => stored.clear(),
+    let last = next_offset.checked_sub(1);
+    for entry in table.entries.values_mut() {
+        entry.offset = entry.offset.and_then(|offset| Some(offset.min(last?)));
     }
+    table
+        .entries
+        .retain(|_, it| it.offset.is_some() || it.tag.is_some());
     true
-}
-
-fn encode(consumer: ConsumerKey, offset: u64) -> [u8; RECORD_BYTES] {
-    let mut out = [0; RECORD_BYTES];
-    out[0] = u8::from(consumer.group);
-    out[1..5].copy_from_slice(&consumer.id.to_le_bytes());
-    out[5..13].copy_from_slice(&offset.to_le_bytes());
-    let crc = crc32c::crc32c(&out[..13]);
-    out[13..].copy_from_slice(&crc.to_le_bytes());
-    out
-}
-
-fn decode(record: &[u8]) -> Option<(ConsumerKey, u64)> {
-    let is_valid = crc32c::crc32c(&record[..13]) == u32_at(record, 13);
-    is_valid.then(|| {
-        let consumer = ConsumerKey {
-            group: record[0] != 0,
-            id: u32_at(record, 1),
-        };
-        (consumer, u64_at(record, 5))
-    })
 }

@@ -5,24 +5,29 @@
 //! last one on, each durably, and then the end of the last one that stays.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use consensus::Index;
 
 use crate::append::Work;
 use crate::batch::HEADER_BYTES;
-use crate::error::{StorageError, failed, sync_failed};
-use crate::files::{ManagedFile, OnClose, lock};
+use crate::error::StorageError;
+use crate::files::lock;
 use crate::format::{Base, Reach, StoredHeader};
 use crate::hint::hint_path;
 use crate::operation::{Completion, Done, Operation, Submitted};
 use crate::partition::{Partition, Working};
 use crate::recovery::remove_segment;
+use crate::replication::Start;
 use crate::segment::{End, Segment, log_path};
 
 impl Partition {
     /// Queues an operation. Does not block.
     pub(super) fn submit_operation(self: &Arc<Self>, operation: Operation, done: Done) {
         let completion = Completion::new(done);
+        if let Operation::Table(write) = operation {
+            return self.write_table_later(write, completion);
+        }
         let submitted = Submitted {
             operation,
             completion,
@@ -44,14 +49,16 @@ impl Partition {
             completion,
         } = submitted;
         let result = match operation {
-            Operation::Write(_) => Ok(()),
+            // Those are carried out elsewhere.
+            Operation::Write(_) | Operation::Commit { .. } | Operation::Table(_) => Ok(()),
+            Operation::StartSegment { sessions } => {
+                *lock(&self.next_sessions) = Some(sessions);
+                Ok(())
+            }
+            Operation::Trim { start } => return self.trim_later(start, completion),
             Operation::Sync => return self.sync_later(completion),
             Operation::Truncate { end } => self.truncate(end),
-            Operation::Reset { base, first_offset } => self.reset(Base {
-                position: base,
-                offset: first_offset,
-                timestamp: 0,
-            }),
+            Operation::Reset { start, sessions } => self.reset(start, &sessions),
             Operation::Seal => self.seal(),
             Operation::Trust => self.trust(),
         };
@@ -104,6 +111,7 @@ impl Partition {
     /// Removes the records after `end`.
     fn truncate(&self, end: Index) -> Result<(), StorageError> {
         self.settle()?;
+        *lock(&self.next_sessions) = None;
         let _no_sync_runs = lock(&self.syncing);
         let (base, last) = {
             let log = lock(&self.log);
@@ -129,6 +137,7 @@ impl Partition {
             log.synced = log.synced.min(cut.end.reach());
             (removed, last, cut.end, log.synced)
         };
+        self.committed.fetch_min(end.0, Ordering::SeqCst);
         self.acknowledged
             .lower(self.promise(cut_end.reach(), reach))?;
         let files = &self.shared.files;
@@ -147,7 +156,7 @@ impl Partition {
 
     /// Where the log ends after record `end`, which it has.
     fn find_cut(&self, end: Index) -> Result<CutAt, StorageError> {
-        let (segments, file, format, salt, base, mut position, whole) = {
+        let (segments, file, format, salt, start, mut position, whole) = {
             let log = lock(&self.log);
             // A segment that would be empty is removed, but for the first one.
             let segments = log
@@ -168,7 +177,7 @@ impl Partition {
                 file,
                 segment.format,
                 segment.salt,
-                segment.base,
+                End::of(&segment.base, segment.records_at),
                 from,
                 whole,
             )
@@ -178,7 +187,7 @@ impl Partition {
             let header = StoredHeader::decode(format, &bytes, salt, position);
             header.ok_or_else(|| StorageError::corrupt(&file.path, position, "a batch is damaged"))
         };
-        let mut last = End::of(&base, format);
+        let mut last = start;
         if last.last.index < end {
             last.position = position;
         }
@@ -200,19 +209,27 @@ impl Partition {
         })
     }
 
-    /// Removes all records; the next one follows `base`.
-    fn reset(&self, base: Base) -> Result<(), StorageError> {
+    /// Removes all records; the next one follows `start`.
+    fn reset(&self, start: Start, sessions: &[u8]) -> Result<(), StorageError> {
+        let base = Base {
+            position: start.base,
+            offset: start.first_offset,
+            timestamp: 0,
+        };
         self.settle()?;
+        *lock(&self.next_sessions) = None;
         self.make_dir()?;
         let _no_sync_runs = lock(&self.syncing);
         // Not even the former log is expected any more.
         self.acknowledged.forget();
+        self.committed.store(0, Ordering::SeqCst);
         self.acknowledged
             .lower(self.promise(Reach::default(), Reach::default()))?;
         let files = &self.shared.files;
         let former = {
             let mut log = lock(&self.log);
             log.removals += 1;
+            log.resets += 1;
             log.synced = Reach::default();
             std::mem::take(&mut log.segments)
         };
@@ -225,20 +242,11 @@ impl Partition {
             remove_segment(&self.dir, files, name(segment))?;
         }
         // With this name, what is before it no longer belongs to the log.
-        let header = Segment::header(&self.key, base, true);
+        let header = Segment::header(&self.key, base, true, sessions);
         let path = log_path(&self.dir, base.position.index.0);
-        let tmp = path.with_extension("tmp");
-        let handle = files.create(&tmp, &header.encode())?;
-        handle.sync().map_err(sync_failed("sync", &tmp))?;
         files.remove(&hint_path(&path))?;
-        let renamed = files.disk.rename(&tmp, &path);
-        renamed.map_err(failed("rename", &tmp))?;
-        files.sync_dir(&self.dir)?;
-        let file = ManagedFile::created(path, files, handle, OnClose::Sync);
-        {
-            let mut log = lock(&self.log);
-            log.segments.push(Segment::empty(file, &header));
-        }
+        let segment = Segment::replace(&self.dir, files, &header, sessions)?;
+        lock(&self.log).segments.push(segment);
         for segment in &former[..kept] {
             remove_segment(&self.dir, files, name(segment))?;
         }
@@ -252,6 +260,7 @@ impl Partition {
             (log.end().reach(), log.synced)
         };
         self.acknowledged.complete(self.promise(end, synced))?;
+        self.offsets.trusted()?;
         self.trusted();
         Ok(())
     }

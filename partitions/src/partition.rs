@@ -6,9 +6,11 @@
 //! used again: they may then belong to another generation.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
@@ -49,6 +51,10 @@ pub(super) struct Partition {
     pub(super) shared: Arc<Shared>,
     pub(super) log: Mutex<Log>,
     pub(super) works: WorkQueue<Work>,
+    /// Sessions for the segment that the next write starts.
+    pub(super) next_sessions: Mutex<Option<Bytes>>,
+    /// The last record that is known to be committed.
+    pub(super) committed: AtomicU64,
     /// Syncs that were submitted.
     pub(super) syncs: WorkQueue<Completion>,
     /// Where its tasks run.
@@ -116,11 +122,12 @@ impl Partition {
         } else {
             log.next_offset()
         };
-        let offsets = Offsets::open(&dir, &shared.files, offsets_end)?;
+        let offsets = Offsets::open(&dir, &shared.files, offsets_end, repairable)?;
         let now = Promise {
             end: log.end().reach(),
             synced: log.synced,
             boot: shared.boot,
+            commit: found.commit().min(log.end().position.index.0),
         };
         let lacks = damage.is_some() || found.end().index > now.end.index;
         let acknowledged =
@@ -130,6 +137,8 @@ impl Partition {
             dir,
             log: Mutex::new(log),
             works: WorkQueue::new(),
+            next_sessions: Mutex::default(),
+            committed: AtomicU64::new(now.commit),
             syncs: WorkQueue::new(),
             runtime: Handle::current(),
             options: Mutex::new(options),
@@ -319,6 +328,20 @@ impl Partition {
         self.sync_in_order().inspect_err(|error| self.fail(error))
     }
 
+    /// Makes the names of the partition's directories durable.
+    pub(super) fn sync_dirs(&self) -> Result<(), StorageError> {
+        if lock(&self.log).unsynced_dirs.is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = lock(&self.syncing);
+        let dirs = lock(&self.log).unsynced_dirs.clone();
+        for dir in &dirs {
+            self.shared.files.sync_dir(dir)?;
+        }
+        lock(&self.log).synced_dirs(dirs.len());
+        Ok(())
+    }
+
     fn sync_in_order(&self) -> Result<(), StorageError> {
         let (dirs, segments) = lock(&self.log).unsynced();
         for dir in &dirs {
@@ -336,6 +359,9 @@ impl Partition {
             lock(&self.log).synced(&segment);
         }
         self.offsets.sync()?;
+        let synced = lock(&self.log).synced;
+        self.acknowledged
+            .mark(self.promise(synced, synced), Duration::ZERO)?;
         self.acknowledged.sync()
     }
 

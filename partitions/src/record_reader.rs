@@ -4,6 +4,7 @@
 //! before it is sent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use consensus::Index;
@@ -14,6 +15,9 @@ use crate::files::{ManagedFile, lock};
 use crate::format::{self, Format, StoredHeader};
 use crate::partition::Partition;
 use crate::record::{Record, RecordHeader};
+use crate::recovery::kept_last;
+use crate::replication::Sessions;
+use crate::segment::Segment;
 
 /// Bytes of one read at least: fewer are not faster.
 const READ_BYTES_MIN: u64 = 64 << 10;
@@ -60,13 +64,7 @@ impl Partition {
                     }
                     let start = segment.position_after_index(after);
                     bytes += segment.end.position - start;
-                    parts.push(Part {
-                        file: Arc::clone(&segment.file),
-                        format: segment.format,
-                        salt: segment.salt,
-                        start,
-                        end: segment.end.position,
-                    });
+                    parts.push(Part::of(segment, start));
                 }
                 (parts, through.min(log.end().position.index), log.removals)
             };
@@ -82,6 +80,78 @@ impl Partition {
                 return read.map(|()| reading.records);
             }
         }
+    }
+}
+
+impl Partition {
+    /// The sessions after the last record: those that are kept with a segment, and the
+    /// records from there on.
+    pub(super) fn read_sessions(&self) -> Result<Sessions, StorageError> {
+        loop {
+            let (kept, parts, removals) = {
+                let log = lock(&self.log);
+                let first = kept_last(&log.segments);
+                let parts = log.segments[first.unwrap_or(0)..].iter();
+                let parts = parts.filter(|it| it.format == Format::V2);
+                let parts: Vec<_> = parts.map(|it| Part::of(it, it.records_at)).collect();
+                let kept = first.map(|at| log.segments[at].kept_bytes());
+                (kept, parts, log.removals)
+            };
+            let commit = Index(self.committed.load(Ordering::SeqCst));
+            let read = kept.map_or(Ok(Sessions::default()), |kept| kept.decode());
+            let read = read.and_then(|mut sessions| {
+                for part in &parts {
+                    part.apply_to(&mut sessions, commit)?;
+                }
+                Ok(sessions)
+            });
+            // What was to be read may have been removed meanwhile.
+            if read.is_ok() || lock(&self.log).removals == removals {
+                return read;
+            }
+        }
+    }
+}
+
+impl Part {
+    /// Everything of a segment from this position on.
+    fn of(segment: &Segment, start: u64) -> Self {
+        Self {
+            file: Arc::clone(&segment.file),
+            format: segment.format,
+            salt: segment.salt,
+            start,
+            end: segment.end.position,
+        }
+    }
+
+    /// Applies its records, of which only the headers are read, and those between them if they
+    /// are small.
+    fn apply_to(&self, sessions: &mut Sessions, commit: Index) -> Result<(), StorageError> {
+        let (mut position, mut at, mut window) = (self.start, self.start, Vec::new());
+        while position < self.end {
+            let skipped = usize::try_from(position - at).unwrap_or(usize::MAX);
+            let rest = window.get(skipped..).unwrap_or_default();
+            if rest.len() < HEADER_BYTES {
+                let bytes = READ_BYTES_MIN.min(self.end - position);
+                let bytes = usize::try_from(bytes).unwrap_or(HEADER_BYTES);
+                window = self.file.read(position, bytes)?;
+                at = position;
+            }
+            let skipped = usize::try_from(position - at).unwrap_or(usize::MAX);
+            let rest = window.get(skipped..).unwrap_or_default();
+            let header = StoredHeader::decode(self.format, rest, self.salt, position);
+            let header = header.ok_or_else(|| {
+                StorageError::corrupt(&self.file.path, position, "a batch is damaged")
+            })?;
+            position += header.bytes();
+            if header.record.tag.is_some() || position >= self.end {
+                let (head, body) = (Bytes::new(), Bytes::new());
+                sessions.apply(&header.record.into_record(head, body));
+                sessions.settle(commit);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,9 @@
 //! [`acknowledged`](crate::acknowledged): a cut never removes what an acknowledgement
 //! promised, and a log that is too short without any damage is refused alike.
 //!
+//! The sessions that are kept with a segment are part of its header: should those be damaged
+//! that the records after them are applied to, the log ends before that segment.
+//!
 //! A log that other copies can complete is not refused: it ends before the damage. What
 //! follows stays in the files until the next write.
 
@@ -85,6 +88,11 @@ impl Cut {
     }
 }
 
+/// The number of the segment whose sessions the records after it are applied to.
+pub(super) fn kept_last(segments: &[Segment]) -> Option<usize> {
+    segments.iter().rposition(|segment| segment.kept.exists())
+}
+
 /// Removes a segment with its hint, durably.
 pub(super) fn remove_segment(
     dir: &Path,
@@ -151,18 +159,10 @@ pub(super) fn recover(
         let Some(damage) = recovery.open(base)? else {
             continue;
         };
-        let later = &bases[number + 1..];
-        let proof = recovery.judge(&damage, base, later);
-        let proof = proof.and_then(|()| recovery.check_reaches(damage.end, &damage.describe()));
-        match proof {
-            Err(error) if repairable && error.is_damage() => {
-                recovery.recovered.damage = Some(error);
-            }
-            proof => proof?,
-        }
-        recovery.end_before(&damage, base, later);
+        recovery.end_with(&damage, base, &bases[number + 1..])?;
         break;
     }
+    recovery.check_sessions(&bases)?;
     if recovery.recovered.damage.is_none() {
         let end = recovery
             .end()
@@ -252,7 +252,9 @@ impl Recovery<'_> {
         }
         let file = ManagedFile::at(path.clone(), self.files, OnClose::Sync);
         let header = self.header(&file, base)?;
-        let header = header.filter(|header| self.continues(header));
+        let length = file.len()?;
+        let whole = |header: &FileHeader| length >= header.records_at();
+        let header = header.filter(|header| self.continues(header) && whole(header));
         let Some(header) = header else {
             let before = self
                 .end()
@@ -265,7 +267,6 @@ impl Recovery<'_> {
                 what: "its header is damaged".into(),
             }));
         };
-        let length = file.len()?;
         let mut segment = self.open_vouched(file, &header, length)?;
         let damage = self.scan(&mut segment, length)?;
         let end = segment.end.reach();
@@ -276,6 +277,45 @@ impl Recovery<'_> {
             end,
             what: "a batch is damaged".into(),
         }))
+    }
+
+    /// Ends the log before the damage, if that may be.
+    fn end_with(&mut self, damage: &Damage, base: u64, later: &[u64]) -> Result<(), StorageError> {
+        let proof = self.judge(damage, base, later);
+        let proof = proof.and_then(|()| self.check_reaches(damage.end, &damage.describe()));
+        match proof {
+            Err(error) if self.repairable && error.is_damage() => {
+                self.recovered.damage = Some(error);
+            }
+            proof => proof?,
+        }
+        self.end_before(damage, base, later);
+        Ok(())
+    }
+
+    /// Ends the log where the sessions are not known that its last records follow.
+    fn check_sessions(&mut self, bases: &[u64]) -> Result<(), StorageError> {
+        while let Some(at) = kept_last(&self.recovered.segments) {
+            let segment = &self.recovered.segments[at];
+            if segment.kept_bytes().are_whole()? {
+                break;
+            }
+            let base = segment.base;
+            let damage = Damage {
+                path: segment.file.path.clone(),
+                position: 0,
+                end: base.reach(),
+                what: "the sessions that are kept with it are damaged".into(),
+            };
+            self.recovered.segments.truncate(at);
+            let index = base.position.index.0;
+            if at == 0 {
+                self.recovered.base = self.lost_base(index);
+            }
+            let later = bases.partition_point(|base| *base <= index);
+            self.end_with(&damage, index, &bases[later..])?;
+        }
+        Ok(())
     }
 
     /// Whether a segment with this header may follow the one before it.
@@ -443,7 +483,7 @@ impl Recovery<'_> {
         from: u64,
         proves: impl Fn(Mark) -> bool,
     ) -> Result<Option<u64>, StorageError> {
-        let mut position = from.max(header.format.header_bytes());
+        let mut position = from.max(header.records_at());
         loop {
             let window = file.read(position, SCAN_BYTES + HEADER_BYTES)?;
             if window.len() < HEADER_BYTES {

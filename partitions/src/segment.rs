@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use consensus::Index;
 
-use crate::error::StorageError;
+use crate::error::{StorageError, failed, sync_failed};
 use crate::files::{Files, ManagedFile, OnClose};
-use crate::format::{Base, FileHeader, Format, Reach};
+use crate::format::{Base, FileHeader, Format, Kept, Reach};
 use crate::key::PartitionKey;
 use crate::record::RecordHeader;
-use crate::replication::Position;
+use crate::replication::{Position, Sessions};
 
 /// Index entries of the last segment are at least so far apart: at most 1.5 MiB of
 /// index for 1 GiB of messages.
@@ -49,9 +49,9 @@ pub(super) struct End {
 }
 
 impl End {
-    pub(super) fn of(base: &Base, format: Format) -> Self {
+    pub(super) fn of(base: &Base, records_at: u64) -> Self {
         Self {
-            position: format.header_bytes(),
+            position: records_at,
             last: base.position,
             next_offset: base.offset,
             timestamp: base.timestamp,
@@ -90,6 +90,12 @@ pub(super) struct Segment {
     pub(super) format: Format,
     pub(super) base: Base,
     pub(super) salt: u64,
+    /// What is before it no longer belongs to the log.
+    pub(super) starts_log: bool,
+    /// The sessions before its first record.
+    pub(super) kept: Kept,
+    /// Where that record stands.
+    pub(super) records_at: u64,
     pub(super) end: End,
     pub(super) index: Vec<IndexEntry>,
     /// The first record of each epoch that starts here.
@@ -100,14 +106,40 @@ pub(super) struct Segment {
     pub(super) hinted: u64,
 }
 
+/// The sessions that are kept with a segment, to be read.
+pub(super) struct KeptBytes {
+    file: Arc<ManagedFile>,
+    at: u64,
+    kept: Kept,
+}
+
+impl KeptBytes {
+    /// Whether they are as they were written.
+    pub(super) fn are_whole(&self) -> Result<bool, StorageError> {
+        let bytes = self.file.read(self.at, self.kept.len())?;
+        Ok(self.kept.is(&bytes))
+    }
+
+    pub(super) fn decode(&self) -> Result<Sessions, StorageError> {
+        let bytes = self.file.read(self.at, self.kept.len())?;
+        Sessions::decode(&bytes)
+            .map_err(|error| StorageError::corrupt(&self.file.path, self.at, error.to_string()))
+    }
+}
+
 /// The name of a segment's file.
 pub(super) fn log_path(dir: &Path, base_index: u64) -> PathBuf {
     dir.join(format!("{base_index:020}.log"))
 }
 
 impl Segment {
-    /// The header of a new segment.
-    pub(super) fn header(key: &PartitionKey, base: Base, starts_log: bool) -> FileHeader {
+    /// The header of a new segment with these sessions.
+    pub(super) fn header(
+        key: &PartitionKey,
+        base: Base,
+        starts_log: bool,
+        sessions: &[u8],
+    ) -> FileHeader {
         FileHeader {
             format: Format::V2,
             key: *key,
@@ -115,21 +147,42 @@ impl Segment {
             // Every instance hashes the same differently: that is random enough.
             salt: RandomState::new().hash_one(base.offset),
             starts_log,
+            kept: Kept::of(sessions),
         }
     }
 
-    /// Creates a segment. Neither its name nor its header is durable on return.
+    /// Creates a segment with these sessions. Neither its name nor its content is durable on
+    /// return.
     pub(super) fn create(
         dir: &Path,
         files: &Arc<Files>,
         key: &PartitionKey,
         base: Base,
+        sessions: &[u8],
     ) -> Result<Self, StorageError> {
         let path = log_path(dir, base.position.index.0);
-        let header = Self::header(key, base, false);
-        let handle = files.create(&path, &header.encode())?;
+        let header = Self::header(key, base, false, sessions);
+        let handle = files.create(&path, &[&header.encode(), sessions].concat())?;
         let file = ManagedFile::created(path, files, handle, OnClose::Sync);
         Ok(Self::empty(file, &header))
+    }
+
+    /// Creates a segment in place of the file with its name, durably.
+    pub(super) fn replace(
+        dir: &Path,
+        files: &Arc<Files>,
+        header: &FileHeader,
+        sessions: &[u8],
+    ) -> Result<Self, StorageError> {
+        let path = log_path(dir, header.base.position.index.0);
+        let tmp = path.with_extension("tmp");
+        let handle = files.create(&tmp, &[&header.encode(), sessions].concat())?;
+        handle.sync().map_err(sync_failed("sync", &tmp))?;
+        let renamed = files.disk.rename(&tmp, &path);
+        renamed.map_err(failed("rename", &tmp))?;
+        files.sync_dir(dir)?;
+        let file = ManagedFile::created(path, files, handle, OnClose::Sync);
+        Ok(Self::empty(file, header))
     }
 
     /// A segment with nothing but its header.
@@ -139,7 +192,10 @@ impl Segment {
             format: header.format,
             base: header.base,
             salt: header.salt,
-            end: End::of(&header.base, header.format),
+            starts_log: header.starts_log,
+            kept: header.kept,
+            records_at: header.records_at(),
+            end: End::of(&header.base, header.records_at()),
             index: Vec::new(),
             epochs: Vec::new(),
             synced: 0,
@@ -193,6 +249,15 @@ impl Segment {
         self.synced = self.synced.min(end.position);
         self.hinted = 0;
         self.end = end;
+    }
+
+    /// The sessions that are kept with it.
+    pub(super) fn kept_bytes(&self) -> KeptBytes {
+        KeptBytes {
+            file: Arc::clone(&self.file),
+            at: self.format.header_bytes(),
+            kept: self.kept,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -265,8 +330,6 @@ impl Segment {
     fn position_of(&self, entry: Option<usize>) -> u64 {
         entry
             .and_then(|entry| self.index.get(entry))
-            .map_or(self.format.header_bytes(), |entry| {
-                u64::from(entry.position)
-            })
+            .map_or(self.records_at, |entry| u64::from(entry.position))
     }
 }

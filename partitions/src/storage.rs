@@ -8,11 +8,13 @@ use consensus::Index;
 
 use crate::error::StorageError;
 use crate::key::PartitionKey;
+use crate::node::LogState;
 use crate::operation::{Done, Operation};
 use crate::record::Record;
-use crate::replication::{Chain, Trust};
+use crate::replication::{Chain, Epoch, OffsetTable, Recovered, Sessions, Trust};
 use crate::types::{
-    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim, Trimmed,
+    Appended, ConsumerKey, Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom,
+    Trim, Trimmed,
 };
 
 /// Where a node keeps its partitions.
@@ -100,10 +102,14 @@ pub trait StoredPartition: Send + Sync {
     /// Changes the options. They count for later calls.
     fn set_options(&self, options: PartitionOptions);
 
-    /// What the log has.
-    fn recovered(&self) -> RecoveredLog;
+    /// What the log and the table of offsets have. Reads the headers of the last segment's
+    /// records; blocks the thread.
+    ///
+    /// # Errors
+    /// When the disk fails, or the headers are damaged.
+    fn recovered(&self) -> Result<RecoveredLog, StorageError>;
 
-    /// Queues an operation on the log, without waiting for the disk. Operations are carried
+    /// Queues an operation, without waiting for the disk. Operations on the log are carried
     /// out in the order of the calls. Adjacent writes share one vectored write. A sync covers
     /// all earlier writes and does not delay later ones. What a truncation removes is
     /// off the disk before the next write.
@@ -201,12 +207,14 @@ pub trait StoredPartition: Send + Sync {
     async fn sync(&self) -> Result<(), StorageError>;
 }
 
-/// What the log of an open partition has.
+/// What an open partition has.
 #[derive(Clone, Debug)]
 pub struct RecoveredLog {
     /// Its records. Its base is the record before the first one that can be read by
     /// [`records`](StoredPartition::records).
     pub chain: Chain,
+    /// Offset of the first message after that base; of the next one when there is none.
+    pub first_offset: u64,
     /// Offset of the next message.
     pub next_offset: u64,
     /// Of the last record, in microseconds since the Unix epoch; zero when it is unknown.
@@ -215,10 +223,62 @@ pub struct RecoveredLog {
     pub synced: Index,
     /// Offset of the message after that record.
     pub synced_offset: u64,
-    /// Bytes of the last segment; zero when the next record starts one.
+    /// Bytes of the last segment; zero for an empty log that has never had records, and
+    /// `u64::MAX` when the next record has to start one.
     pub segment_bytes: u64,
     /// What it lacks of what it acknowledged, as far as its files show.
     pub trust: Trust,
     /// Why it lacks something that a stop of the machine cannot explain.
     pub damage: Option<StorageError>,
+    /// Up to here records are known to be committed.
+    pub commit: Index,
+    /// The table of offsets.
+    pub table: OffsetTable,
+    /// What that lacks, as far as its file shows.
+    pub table_trust: Trust,
+    /// The sessions after the last record.
+    pub sessions: Sessions,
+}
+
+impl RecoveredLog {
+    /// What a copy has when its node starts, which may have lost this much. What is
+    /// acknowledged with the promise of being on the disk survives a stop of the machine.
+    #[must_use]
+    pub fn for_copy(
+        self,
+        adopted: Epoch,
+        node: LogState,
+        durability: Durability,
+        offset_durability: Durability,
+    ) -> Recovered {
+        let node = |durability| match (node, durability) {
+            (LogState::Lost, _) => Trust::Lost,
+            (LogState::TailLost, Durability::Written) => Trust::TailLost,
+            (LogState::TailLost, Durability::Synced) | (LogState::Intact, _) => Trust::Trusted,
+        };
+        // Without damage, what the log lacks had not been on the disk.
+        let trust = match durability {
+            Durability::Synced if self.damage.is_none() => Trust::Trusted,
+            Durability::Written | Durability::Synced => self.trust,
+        };
+        let end = self.chain.last().index;
+        let commit = self.commit.min(end);
+        let mut sessions = self.sessions;
+        sessions.settle(commit);
+        Recovered {
+            chain: self.chain,
+            first_offset: self.first_offset,
+            next_offset: self.next_offset,
+            last_timestamp: self.timestamp,
+            segment_bytes: self.segment_bytes,
+            synced: self.synced,
+            synced_offset: self.synced_offset,
+            commit,
+            adopted,
+            trust: trust.max(node(durability)),
+            table: self.table,
+            table_trust: self.table_trust.max(node(offset_durability)),
+            sessions,
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! An open partition as its users see it.
 
+use std::sync::atomic::Ordering;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use consensus::Index;
@@ -11,6 +13,7 @@ use crate::offsets::NewOffset;
 use crate::operation::{Done, Operation};
 use crate::partition::{Partition, blocking};
 use crate::record::Record;
+use crate::replication::Position;
 use crate::storage::{RecoveredLog, StoredPartition};
 use crate::types::{
     Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim, Trimmed,
@@ -22,22 +25,31 @@ impl StoredPartition for Partition {
         *lock(&self.options) = options;
     }
 
-    fn recovered(&self) -> RecoveredLog {
+    fn recovered(&self) -> Result<RecoveredLog, StorageError> {
+        let sessions = self.read_sessions()?;
         let lacking = self.lacking();
         let log = lock(&self.log);
         let end = log.end();
+        let chain = log.chain();
         let last = log.segments.last();
         let last = last.filter(|last| last.format == Format::V2 && !last.is_empty());
-        RecoveredLog {
-            chain: log.chain(),
+        let is_new = end.position == Position::default();
+        let commit = Index(self.committed.load(Ordering::SeqCst));
+        Ok(RecoveredLog {
+            commit: commit.max(chain.base().index),
+            first_offset: log.first_record_offset(),
+            table: self.offsets.table(),
+            table_trust: self.offsets.trust(),
+            sessions,
+            chain,
             next_offset: end.offset,
             timestamp: end.timestamp,
             synced: Index(log.synced.index),
             synced_offset: log.synced.offset,
-            segment_bytes: last.map_or(0, |last| last.end.position),
+            segment_bytes: last.map_or(u64::MAX * u64::from(!is_new), |last| last.end.position),
             trust: lacking.trust,
             damage: lacking.damage,
-        }
+        })
     }
 
     fn submit(&self, operation: Operation, done: Done) {

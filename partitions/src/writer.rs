@@ -8,8 +8,11 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
+use consensus::Index;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -32,6 +35,8 @@ const RECORDS_PER_WRITE_MAX: usize = 512;
 const BYTES_PER_WRITE_MAX: usize = 16 << 20;
 /// The background sync starts when so many bytes have been written.
 const SYNC_EVERY_BYTES: u64 = 64 << 20;
+/// What is committed is recorded so often, unless that is written anyway.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// A segment is sealed after the batch with which it exceeds this: positions in the
 /// index have 32 bits.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
@@ -104,6 +109,7 @@ impl Partition {
                 return;
             }
             let (mut appends, mut writes) = (Vec::new(), Vec::new());
+            let (mut commit, mut marks) = (None, Vec::new());
             for work in group {
                 match work {
                     Work::Append(append) => appends.push(append),
@@ -111,6 +117,13 @@ impl Partition {
                         operation: Operation::Write(records),
                         completion,
                     }) => writes.push((records, completion)),
+                    Work::Submitted(Submitted {
+                        operation: Operation::Commit { through },
+                        completion,
+                    }) => {
+                        commit = commit.max(Some(through));
+                        marks.push(completion);
+                    }
                     Work::Submitted(other) => self.operate(other),
                 }
             }
@@ -119,6 +132,9 @@ impl Partition {
             }
             if !writes.is_empty() {
                 self.write_submitted(writes);
+            }
+            if let Some(through) = commit {
+                self.mark_committed(through, marks);
             }
         }
     }
@@ -153,7 +169,7 @@ impl Partition {
 
     fn write_group(self: &Arc<Self>, group: &[Append]) -> Result<Vec<Appended>, StorageError> {
         let bytes_max = bytes_max(group);
-        let target = self.target(|last| last.is_full(bytes_max))?;
+        let target = self.target(None, |last| last.is_full(bytes_max))?;
         let durability = group.iter().map(|append| append.options.durability).max();
         let (records, appended) = self.stamp(&target, group);
         self.write_records(&target, &records, durability.unwrap_or_default())?;
@@ -236,10 +252,16 @@ impl Partition {
             let more = rest[1..].iter();
             let more = more.take_while(|it| !it.flags.contains(RecordFlags::STARTS_SEGMENT));
             let run = &rest[..=more.count()];
-            let target = self.target(|_| starts)?;
+            let sessions = match starts {
+                true => lock(&self.next_sessions).clone(),
+                false => None,
+            };
+            let target = self.target(sessions.as_deref(), |_| starts)?;
             self.write_records(&target, run, Durability::Written)?;
             *stored += run.len();
         }
+        // They belonged to the first of these records.
+        *lock(&self.next_sessions) = None;
         problem.map_or(Ok(()), Err)
     }
 
@@ -321,22 +343,49 @@ impl Partition {
             end,
             synced,
             boot: self.shared.boot,
+            commit: self.committed.load(Ordering::SeqCst).min(synced.index),
         }
     }
 
-    /// The last segment, or a new one when there is none or `is_full`.
-    fn target(&self, is_full: impl Fn(&Segment) -> bool) -> Result<Target, StorageError> {
+    /// Records up to here are committed, as far as the log has them.
+    fn mark_committed(&self, through: Index, marks: Vec<Completion>) {
+        let (end, synced) = {
+            let log = lock(&self.log);
+            (log.end().reach(), log.synced)
+        };
+        let through = through.0.min(end.index);
+        self.committed.fetch_max(through, Ordering::SeqCst);
+        let recorded = self
+            .acknowledged
+            .mark(self.promise(end, synced), COMMIT_EVERY);
+        let recorded = recorded.map_err(|error| self.write_failed(error, 0));
+        for completion in marks {
+            completion.finish(recorded.clone());
+        }
+    }
+
+    /// The last segment, or a new one when there is none or `is_full`. A segment that starts
+    /// here has these sessions.
+    fn target(
+        &self,
+        sessions: Option<&[u8]>,
+        is_full: impl Fn(&Segment) -> bool,
+    ) -> Result<Target, StorageError> {
         self.settle()?;
+        let fits = |last: &Segment| match last.is_empty() {
+            true => sessions.is_none_or(|sessions| last.kept.is(sessions)),
+            false => !is_full(last),
+        };
         let end = {
             let log = lock(&self.log);
             match log.segments.last() {
-                Some(last) if last.format == Format::V2 && (last.is_empty() || !is_full(last)) => {
+                Some(last) if last.format == Format::V2 && fits(last) => {
                     return Ok(Target::of(last, log.synced));
                 }
                 _ => log.end(),
             }
         };
-        self.start_segment(end)
+        self.start_segment(end, sessions.unwrap_or_default())
     }
 
     /// Removes what follows the end of the log since a crash or a damage.
@@ -362,20 +411,34 @@ impl Partition {
     }
 
     /// Adds an empty segment; the one before it is sealed.
-    fn start_segment(&self, base: Base) -> Result<Target, StorageError> {
+    fn start_segment(&self, base: Base, sessions: &[u8]) -> Result<Target, StorageError> {
         self.make_dir()?;
-        let segment = Segment::create(&self.dir, &self.shared.files, &self.key, base)?;
+        let files = &self.shared.files;
+        let former = {
+            let log = lock(&self.log);
+            let former = log.segments.last().filter(|last| last.is_empty());
+            former.map(|former| former.starts_log)
+        };
+        let Some(starts_log) = former else {
+            let segment = Segment::create(&self.dir, files, &self.key, base, sessions)?;
+            return Ok(self.add_segment(segment));
+        };
+        // It has the same name, and a sync may use it.
+        let _no_sync_runs = lock(&self.syncing);
+        let header = Segment::header(&self.key, base, starts_log, sessions);
+        let segment = Segment::replace(&self.dir, files, &header, sessions)?;
+        lock(&self.log).segments.pop();
+        Ok(self.add_segment(segment))
+    }
+
+    fn add_segment(&self, segment: Segment) -> Target {
         let mut log = lock(&self.log);
         let target = Target::of(&segment, log.synced);
-        // An empty one of version 1 had the same name.
-        if log.segments.last().is_some_and(Segment::is_empty) {
-            log.segments.pop();
-        }
         if let Some(last) = log.segments.last_mut() {
             last.seal();
         }
         log.segments.push(segment);
-        Ok(target)
+        target
     }
 
     /// The headers as they will be in the file, and where the segment then ends.
@@ -429,7 +492,7 @@ impl Partition {
 
     /// Starts a segment, unless the last one is empty.
     pub(super) fn seal(&self) -> Result<(), StorageError> {
-        self.target(|_| true).map(|_| ())
+        self.target(None, |_| true).map(|_| ())
     }
 
     fn sync_if_due(self: &Arc<Self>) {

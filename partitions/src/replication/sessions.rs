@@ -149,7 +149,7 @@ impl Sessions {
     }
 
     /// Records up to here are not cut any more.
-    pub(super) fn settle(&mut self, commit: Index) {
+    pub(crate) fn settle(&mut self, commit: Index) {
         while self.undo.front().is_some_and(|undo| undo.index <= commit) {
             self.undo.pop_front();
         }

@@ -97,6 +97,16 @@ pub enum OffsetChange {
     Delete,
 }
 
+impl TableWrite {
+    /// Applies it to the table before it.
+    pub(crate) fn apply_to(&self, table: &mut OffsetTable) {
+        match self {
+            Self::Whole(whole) => table.clone_from(whole),
+            Self::Change { at, change } => table.apply(*at, *change),
+        }
+    }
+}
+
 impl OffsetTable {
     /// Applies the change that leads to this state.
     pub fn apply(&mut self, at: TableVersion, change: TableChange) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use super::faulty::Operation;
 use super::*;
 
-const SLOT: usize = 76;
+const SLOT: usize = 84;
 const SECOND_SLOT: usize = 512;
 
 async fn open(storage: &EmbeddedStorage) -> Result<PartitionStats, StorageError> {

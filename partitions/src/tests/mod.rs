@@ -4,6 +4,7 @@
 mod acknowledged;
 mod append_read;
 mod consumers;
+mod copies;
 mod crash_disk;
 mod faults;
 mod faulty;

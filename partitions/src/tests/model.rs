@@ -6,7 +6,7 @@ use consensus::Index;
 use proptest::prelude::*;
 
 use super::*;
-use crate::replication::Position;
+use crate::replication::{Position, Start};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -198,11 +198,12 @@ impl History {
             epoch: crate::replication::Epoch(1),
             index: Index(base),
         };
-        let operation = Operation::Reset {
+        let start = Start {
             base: position,
             first_offset,
         };
-        self.submit(operation).await;
+        let sessions = Bytes::new();
+        self.submit(Operation::Reset { start, sessions }).await;
         self.model.base = base;
         self.model.first = first_offset;
         self.model.records.clear();
@@ -239,7 +240,7 @@ impl History {
             offset += messages;
         }
         assert_eq!(
-            partition.recovered().chain.last().index.0,
+            partition.recovered().unwrap().chain.last().index.0,
             self.model.base + total
         );
         let size: usize = found.iter().map(Record::bytes).sum();

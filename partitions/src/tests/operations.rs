@@ -6,23 +6,23 @@ use tokio::sync::oneshot;
 use super::crash_disk::{CrashDisk, Stop};
 use super::faulty::Operation as DiskOperation;
 use super::*;
-use crate::replication::{Epoch, Position, Trust};
+use crate::replication::{Epoch, Position, Sessions, Start, Trust};
 
-fn repairable() -> PartitionOptions {
+pub(super) fn repairable() -> PartitionOptions {
     PartitionOptions {
         repairable: true,
         ..written()
     }
 }
 
-fn at(epoch: u64, index: u64) -> Position {
+pub(super) fn at(epoch: u64, index: u64) -> Position {
     Position {
         epoch: Epoch(epoch),
         index: Index(index),
     }
 }
 
-fn stamp(position: Position, offset: u64, flags: RecordFlags) -> Stamp {
+pub(super) fn stamp(position: Position, offset: u64, flags: RecordFlags) -> Stamp {
     Stamp {
         partition_id: 3,
         position,
@@ -34,14 +34,14 @@ fn stamp(position: Position, offset: u64, flags: RecordFlags) -> Stamp {
 }
 
 /// A record of two messages.
-fn record(position: Position, offset: u64, flags: RecordFlags) -> Record {
+pub(super) fn record(position: Position, offset: u64, flags: RecordFlags) -> Record {
     let batch = ClientBatch::check(&numbered(offset, 2)).unwrap();
     Record::stamp(batch, stamp(position, offset, flags))
 }
 
 /// The first record of an epoch, and `count` others; those whose index is divisible by 4
 /// start segments.
-fn epoch(first: Position, mut offset: u64, count: u64) -> Vec<Record> {
+pub(super) fn epoch(first: Position, mut offset: u64, count: u64) -> Vec<Record> {
     let mut records = vec![Record::epoch_start(stamp(first, offset, RecordFlags::NONE))];
     for index in first.index.0 + 1..=first.index.0 + count {
         let flags = match index % 4 {
@@ -55,7 +55,7 @@ fn epoch(first: Position, mut offset: u64, count: u64) -> Vec<Record> {
     records
 }
 
-fn submit(
+pub(super) fn submit(
     partition: &Arc<dyn StoredPartition>,
     operation: Operation,
 ) -> oneshot::Receiver<Result<(), StorageError>> {
@@ -65,20 +65,20 @@ fn submit(
     receiver
 }
 
-async fn run(
+pub(super) async fn run(
     partition: &Arc<dyn StoredPartition>,
     operation: Operation,
 ) -> Result<(), StorageError> {
     submit(partition, operation).await.unwrap()
 }
 
-async fn opened(storage: &EmbeddedStorage) -> Arc<dyn StoredPartition> {
+pub(super) async fn opened(storage: &EmbeddedStorage) -> Arc<dyn StoredPartition> {
     storage.open(key(1), repairable()).await.unwrap()
 }
 
 /// All records, each of which is whole.
-fn records_of(partition: &Arc<dyn StoredPartition>) -> Vec<Record> {
-    let recovered = partition.recovered();
+pub(super) fn records_of(partition: &Arc<dyn StoredPartition>) -> Vec<Record> {
+    let recovered = partition.recovered().unwrap();
     let (base, last) = (recovered.chain.base(), recovered.chain.last());
     let found = partition.records(base.index, Index(u64::MAX), usize::MAX);
     let found = found.unwrap();
@@ -88,7 +88,7 @@ fn records_of(partition: &Arc<dyn StoredPartition>) -> Vec<Record> {
     found
 }
 
-async fn messages_of(partition: &Arc<dyn StoredPartition>, end: u64) -> Vec<u64> {
+pub(super) async fn messages_of(partition: &Arc<dyn StoredPartition>, end: u64) -> Vec<u64> {
     let polled = partition.read(ReadFrom::First, 1_000, 1 << 20, end).await;
     let messages = decoded(&polled.unwrap());
     for (offset, payload) in &messages {
@@ -127,7 +127,7 @@ async fn records_are_read_as_they_were_written_by_every_copy_and_start() {
         assert_eq!(messages_of(&partition, u64::MAX).await, all(20));
         assert_eq!(messages_of(&partition, 7).await, all(7));
         assert_eq!(partition.stats().messages, 20);
-        assert_eq!(partition.recovered().trust, Trust::Trusted);
+        assert_eq!(partition.recovered().unwrap().trust, Trust::Trusted);
     }
 }
 
@@ -176,7 +176,7 @@ async fn a_truncated_log_continues_with_other_records() {
         for storage in [dir.storage(), dir.storage_after_boot()] {
             let partition = opened(&storage).await;
             assert_eq!(records_of(&partition), expected, "after {end}");
-            assert_eq!(partition.recovered().trust, Trust::Trusted);
+            assert_eq!(partition.recovered().unwrap().trust, Trust::Trusted);
         }
     }
 }
@@ -252,11 +252,11 @@ async fn a_sync_delays_no_write() {
     run(&partition, Operation::Write(records[1..].to_vec()))
         .await
         .unwrap();
-    assert_eq!(partition.recovered().chain.last(), at(1, 3));
-    assert_eq!(partition.recovered().synced, Index(0));
+    assert_eq!(partition.recovered().unwrap().chain.last(), at(1, 3));
+    assert_eq!(partition.recovered().unwrap().synced, Index(0));
     disk.release_syncs();
     sync.await.unwrap().unwrap();
-    assert!(partition.recovered().synced >= Index(1));
+    assert!(partition.recovered().unwrap().synced >= Index(1));
 }
 
 #[tokio::test]
@@ -292,6 +292,13 @@ struct Step {
     durable: bool,
 }
 
+pub(super) fn reset(base: Position, first_offset: u64) -> Operation {
+    Operation::Reset {
+        start: Start { base, first_offset },
+        sessions: Sessions::default().encode(),
+    }
+}
+
 /// Two changes of the leader that cut the log, and a start elsewhere.
 fn history() -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
@@ -305,9 +312,9 @@ fn history() -> Vec<Step> {
                 durable = false;
             }
             Operation::Truncate { end } => log.retain(|it| it.position.index <= *end),
-            Operation::Reset { base: to, .. } => {
+            Operation::Reset { start, .. } => {
                 log.clear();
-                base = *to;
+                base = start.base;
             }
             _ => {}
         }
@@ -339,16 +346,10 @@ fn history() -> Vec<Step> {
     )]));
     step(end(3));
     step(Operation::Write(epoch(at(4, 4), 4, 6)));
-    step(Operation::Reset {
-        base: at(5, 40),
-        first_offset: 70,
-    });
+    step(reset(at(5, 40), 70));
     step(Operation::Write(epoch(at(6, 41), 70, 2)));
     step(Operation::Sync);
-    step(Operation::Reset {
-        base: at(6, 30),
-        first_offset: 90,
-    });
+    step(reset(at(6, 30), 90));
     step(Operation::Write(epoch(at(7, 31), 90, 2)));
     step(Operation::Sync);
     steps
@@ -418,7 +419,7 @@ async fn stopped_after(operations: usize, stop: Stop) -> bool {
         Stop::Power => left.storage_after_boot(),
     };
     let partition = opened(&storage).await;
-    let recovered = partition.recovered();
+    let recovered = partition.recovered().unwrap();
     assert!(recovered.damage.is_none(), "{operations}: {recovered:?}");
     let mut found = records_of(&partition);
     let base = recovered.chain.base();
@@ -430,7 +431,7 @@ async fn stopped_after(operations: usize, stop: Stop) -> bool {
     for storage in [left.storage(), left.storage_after_boot()] {
         let partition = opened(&storage).await;
         assert_eq!(records_of(&partition), found, "{operations}");
-        assert_eq!(partition.recovered().trust, Trust::Trusted);
+        assert_eq!(partition.recovered().unwrap().trust, Trust::Trusted);
     }
     false
 }
@@ -473,7 +474,7 @@ async fn a_damaged_copy_ends_before_the_damage_and_lacks_its_promise_until_it_is
     for _ in 0..2 {
         let storage = dir.storage();
         let partition = opened(&storage).await;
-        let recovered = partition.recovered();
+        let recovered = partition.recovered().unwrap();
         assert_eq!(recovered.trust, Trust::TailLost);
         assert!(recovered.damage.is_some());
         assert_eq!(records_of(&partition), records[..6]);
@@ -487,13 +488,13 @@ async fn a_damaged_copy_ends_before_the_damage_and_lacks_its_promise_until_it_is
         .unwrap();
     let partition = opened(&dir.storage()).await;
     assert_eq!(records_of(&partition), records[..8]);
-    assert_eq!(partition.recovered().trust, Trust::TailLost);
+    assert_eq!(partition.recovered().unwrap().trust, Trust::TailLost);
     run(&partition, Operation::Write(records[8..].to_vec()))
         .await
         .unwrap();
     run(&partition, Operation::Trust).await.unwrap();
-    assert!(partition.recovered().damage.is_none());
+    assert!(partition.recovered().unwrap().damage.is_none());
     let partition = opened(&dir.storage()).await;
     assert_eq!(records_of(&partition), records);
-    assert_eq!(partition.recovered().trust, Trust::Trusted);
+    assert_eq!(partition.recovered().unwrap().trust, Trust::Trusted);
 }
