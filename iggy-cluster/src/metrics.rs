@@ -18,8 +18,8 @@ use prometheus_client::registry::Registry;
 use replica::driver::ReplicaStatus;
 
 use crate::partitions::Refusing;
-use replicated_log::LogMetrics;
 use replicated_log::links::LinkCounters;
+use replicated_log::{LogMetrics, MemoryBudget};
 
 /// The node's metrics.
 pub(crate) struct Metrics {
@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) frames_refused: Counter,
     pub(crate) logins_refused: Counter,
     pub(crate) requests_without_memory: Counter,
+    pub(crate) polls_shortened: Counter,
+    pub(crate) clients_not_reading: Counter,
     pub(crate) messages_in: Counter,
     pub(crate) message_bytes_in: Counter,
     pub(crate) messages_out: Counter,
@@ -52,6 +54,8 @@ impl Metrics {
             frames_refused: Counter::default(),
             logins_refused: Counter::default(),
             requests_without_memory: Counter::default(),
+            polls_shortened: Counter::default(),
+            clients_not_reading: Counter::default(),
             messages_in: Counter::default(),
             message_bytes_in: Counter::default(),
             messages_out: Counter::default(),
@@ -85,8 +89,18 @@ impl Metrics {
             ),
             (
                 "requests_without_memory",
-                "Client requests refused because requests and replies take up tcp.memory_max",
+                "Requests refused because requests and replies take up tcp.memory_max, or the part of it of their user or node",
                 &metrics.requests_without_memory,
+            ),
+            (
+                "polls_shortened",
+                "Polls that returned fewer messages because requests and replies take up tcp.memory_max, or the part of it of their user or node",
+                &metrics.polls_shortened,
+            ),
+            (
+                "clients_not_reading",
+                "Connections closed because the client has not read a reply within tcp.frame_timeout",
+                &metrics.clients_not_reading,
             ),
             (
                 "messages_received",
@@ -154,6 +168,18 @@ impl Metrics {
             self.started.elapsed().as_secs(),
         );
         partitions(registry, sampled.refusing);
+        gauge(
+            registry,
+            "memory_reserved_bytes",
+            "Bytes of requests and replies in memory, of tcp.memory_max",
+            sampled.memory.reserved_bytes() as u64,
+        );
+        gauge(
+            registry,
+            "memory_waiting",
+            "Polls that wait for memory",
+            sampled.memory.waiting() as u64,
+        );
         if let Ok(disk) = rustix::fs::statvfs(sampled.data) {
             gauge(
                 registry,
@@ -191,6 +217,7 @@ pub(crate) struct Sampled<'a> {
     pub(crate) status: &'a ReplicaStatus,
     pub(crate) links: &'a LinkCounters,
     pub(crate) refusing: &'a Refusing,
+    pub(crate) memory: &'a MemoryBudget,
     pub(crate) backend: &'static str,
     /// The data directory.
     pub(crate) data: &'a Path,

@@ -32,7 +32,7 @@ const STATUS_AT: usize = 216;
 
 static CLIENTS: AtomicU64 = AtomicU64::new(1);
 
-/// A connection to one node, logged in as the root user.
+/// A connection to one node, logged in.
 pub struct PinnedClient {
     stream: TcpStream,
     id: u128,
@@ -42,11 +42,24 @@ pub struct PinnedClient {
 }
 
 impl PinnedClient {
-    /// Connects to a node and logs in.
+    /// Connects to a node and logs in as the root user.
     ///
     /// # Errors
     /// When the node refuses.
     pub async fn connect(cluster: &Cluster, node: u8) -> anyhow::Result<Self> {
+        Self::connect_as(cluster, node, "iggy", "iggy").await
+    }
+
+    /// The same as another user.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn connect_as(
+        cluster: &Cluster,
+        node: u8,
+        username: &str,
+        password: &str,
+    ) -> anyhow::Result<Self> {
         let mut client = Self {
             stream: TcpStream::connect(cluster.tcp(node)).await?,
             id: u128::from(CLIENTS.fetch_add(1, Ordering::Relaxed)),
@@ -60,8 +73,8 @@ impl PinnedClient {
                 sdk_name: WireName::new("pinned")?,
                 sdk_version: WireName::new("0.11.0")?,
             },
-            username: WireName::new("iggy")?,
-            password: "iggy".into(),
+            username: WireName::new(username)?,
+            password: password.into(),
             client_context: None,
         };
         let login = login.to_bytes();
@@ -86,11 +99,19 @@ impl PinnedClient {
     /// # Errors
     /// Those of [`Self::request`].
     pub async fn send(&mut self, partition: u32) -> anyhow::Result<u32> {
+        self.send_payload(partition, b"payload").await
+    }
+
+    /// The same with this payload.
+    ///
+    /// # Errors
+    /// Those of [`Self::request`].
+    pub async fn send_payload(&mut self, partition: u32, payload: &[u8]) -> anyhow::Result<u32> {
         let message = RawMessage {
             id: u128::from(CLIENTS.fetch_add(1, Ordering::Relaxed)),
             origin_timestamp: 1,
             headers: None,
-            payload: b"payload",
+            payload,
         };
         let (stream, topic) = (WireIdentifier::named("s")?, WireIdentifier::named("t")?);
         let to = WirePartitioning::PartitionId(partition);

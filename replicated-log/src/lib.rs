@@ -136,7 +136,7 @@ pub use admission::ReplicaRegistry;
 pub use config::{Backend, ConsensusSettings, LogConfig};
 pub use error::{FatalCause, FatalError, LogError, LogThread, TransferError};
 pub use handle::{Leadership, LogHandle, ReplicatedLog};
-pub use memory::{CountedBuffer, MemoryBudget, ReservedMemory};
+pub use memory::{CountedBuffer, MemoryAccount, MemoryBudget, MemoryShare, ReservedMemory};
 pub use metrics::LogMetrics;
 pub use node::{EmptyDisk, LogNode, LogNodeBuilder, OpenedNode};
 pub use outcome::{Outcome, Outcomes};

@@ -508,6 +508,10 @@ impl RpcHandler for NoRequests {
     ) -> RpcReply {
         RpcReply::new()
     }
+
+    fn without_memory(&self) -> RpcReply {
+        RpcReply::new()
+    }
 }
 
 #[cfg(test)]

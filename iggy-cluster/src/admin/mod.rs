@@ -211,6 +211,7 @@ async fn metrics(State(started): State<Started>, headers: HeaderMap) -> impl Int
                 status: &status,
                 links: &admin.links,
                 refusing: &Refusing::of(&*reporter.storage),
+                memory: &admin.local.memory,
                 backend: reporter.config.cluster.consensus.backend.name(),
                 data: &reporter.config.storage.path,
             };

@@ -252,7 +252,7 @@ impl Metadata {
         match call.await {
             Ok(answer) => control::decode(answer),
             Err(RpcError::NotSent) => Err(Failure::NotAccepted),
-            Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),
+            Err(RpcError::Unknown | RpcError::NoRoom(_)) => Err(Failure::OutcomeUnknown),
         }
     }
 

@@ -30,10 +30,10 @@ pub(super) fn violations(config: &ClusterConfig, replica_id: Option<u8>) -> Vec<
         ));
     }
     // What other nodes send in one frame must fit with another one.
-    let (memory, memory_min) = (config.tcp.memory_max, 128 << 20);
+    let (memory, memory_min) = (config.tcp.memory_max, 256 << 20);
     if memory.bytes() < memory_min || memory.bytes() > 1 << 40 {
         wrong.push(format!(
-            "tcp.memory_max = \"{memory}\" must be \"128 MiB\" (two frames) to \"1 TiB\""
+            "tcp.memory_max = \"{memory}\" must be \"256 MiB\" (four frames) to \"1 TiB\""
         ));
     }
     wrong

@@ -224,6 +224,8 @@ impl Parts {
         let local = LocalPartitions::new(Arc::clone(&metadata), Arc::clone(&storage));
         let mut local = local.memory(memory);
         local.retention_blocked = metrics.retention_blocked.clone();
+        local.polls_shortened = metrics.polls_shortened.clone();
+        local.without_memory = metrics.requests_without_memory.clone();
         let local = Arc::new(local);
         let partitions = Arc::new(Partitions::new(
             Arc::clone(&metadata),

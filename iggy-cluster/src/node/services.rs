@@ -24,16 +24,20 @@ pub(super) struct Requests {
 impl RpcHandler for Requests {
     async fn handle(
         &self,
-        _from: ReplicaId,
+        from: ReplicaId,
         channel: Channel,
         kind: u8,
         payload: Bytes,
     ) -> RpcReply {
         match channel {
-            Channel::Data => self.local.serve_bytes(payload).await,
+            Channel::Data => self.local.serve_bytes(from, payload).await,
             _ if kind == control::REPORT => self.reporter.answer().await,
             _ => self.metadata.serve_control(kind, payload).await,
         }
+    }
+
+    fn without_memory(&self) -> RpcReply {
+        self.local.refuse_bytes()
     }
 }
 

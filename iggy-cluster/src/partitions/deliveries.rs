@@ -6,13 +6,19 @@
 
 use std::time::Duration;
 
+use adapters::metadata::FeatureLevel;
+use adapters::wire::PollStart;
+use consensus::ReplicaId;
+use replicated_log::ReservedMemory;
+use replicated_log::links::RpcError;
 use tracing::debug;
 
-use super::messages::{DataReply, DataRequest, Poll};
+use super::messages::{DataReply, DataRequest, Poll, REQUEST};
 use super::pending_commits::PendingCommit;
 use super::place::Place;
 use super::readers::Reader;
-use super::{Failure, Partitions};
+use super::reading::{PollMemory, Read, Source};
+use super::{Failure, OWNER_TIMEOUT, Partitions};
 
 /// A commit at another node that takes longer is given up: the client's next request waits
 /// for it. The messages are perhaps served again.
@@ -38,20 +44,17 @@ impl Partitions {
         &self,
         place: Place,
         poll: Poll,
+        memory: &PollMemory,
     ) -> Result<(DataReply, Option<Delivery>), Failure> {
         if !place.live {
             return Err(Failure::NotAccepted);
         }
         if place.owner == self.metadata.me {
-            let polled = self.local.poll_judged(poll, place.options).await;
+            let polled = self.local.poll_judged(poll, place.options, memory).await;
             let (reply, commit) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
             return Ok((reply.or_failure()?, commit.map(Delivery::Here)));
         }
-        let forwarded = Poll {
-            auto_commit: false,
-            ..poll
-        };
-        let reply = self.call(place, DataRequest::Poll(forwarded)).await?;
+        let reply = self.poll_elsewhere(place, poll, memory).await?;
         let last = match &reply {
             DataReply::Polled(polled) if poll.auto_commit => polled.last_offset,
             _ => None,
@@ -62,6 +65,26 @@ impl Partitions {
             offset,
         });
         Ok((reply, delivery))
+    }
+
+    /// Has another node serve a poll without its commit, within memory that is reserved here.
+    async fn poll_elsewhere(
+        &self,
+        place: Place,
+        poll: Poll,
+        memory: &PollMemory,
+    ) -> Result<DataReply, Failure> {
+        let there = There {
+            partitions: self,
+            owner: place.owner,
+            poll,
+            level: self.metadata.reader.read().feature_level(),
+        };
+        match self.local.gather(memory, poll.count, &there).await {
+            Ok(Some(polled)) => Ok(DataReply::Polled(polled)),
+            Ok(None) => Err(Failure::NotAccepted),
+            Err(other) => other,
+        }
     }
 
     /// Stores the offset of a poll whose messages are delivered.
@@ -109,5 +132,54 @@ impl Partitions {
             self.call(place, store).await?;
         }
         Ok(())
+    }
+}
+
+/// A partition of another node.
+struct There<'a> {
+    partitions: &'a Partitions,
+    owner: ReplicaId,
+    poll: Poll,
+    level: FeatureLevel,
+}
+
+impl Source for There<'_> {
+    /// A reply without messages, or none.
+    type Error = Result<DataReply, Failure>;
+
+    async fn read(
+        &self,
+        after: Option<u64>,
+        messages_max: u32,
+        reserved: ReservedMemory,
+    ) -> Result<Read, Self::Error> {
+        let start = after.map(|last| PollStart::Offset(last + 1));
+        let poll = Poll {
+            start: start.unwrap_or(self.poll.start),
+            count: messages_max,
+            auto_commit: false,
+            ..self.poll
+        };
+        let request = match self.level >= FeatureLevel::V0_2 {
+            true => DataRequest::PollWithin {
+                poll,
+                bytes_max: reserved.bytes() as u64,
+            },
+            // A longer reply than there is memory for is dropped, and requested again.
+            false => DataRequest::Poll(poll),
+        };
+        let links = &self.partitions.links;
+        let parts = request.encode();
+        let call = links.call_within(self.owner, REQUEST, parts, OWNER_TIMEOUT, reserved);
+        let reply = match call.await {
+            Ok(reply) => DataReply::decode(reply).map(DataReply::or_failure),
+            Err(RpcError::NoRoom(bytes)) => return Ok(Read::NoRoom(bytes)),
+            Err(RpcError::NotSent | RpcError::Unknown) => None,
+        };
+        match reply {
+            Some(Ok(DataReply::Polled(polled))) => Ok(Read::Batches(polled)),
+            Some(other) => Err(other),
+            None => Err(Err(Failure::NotAccepted)),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The partitions that this node owns.
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::partitions::{
@@ -9,8 +10,9 @@ use ::partitions::{
 use adapters::metadata::{ErrorCode, MetadataState, PartitionKey, RemovedGroup, code};
 use adapters::wire::PollStart;
 use bytes::Bytes;
+use consensus::ReplicaId;
 use prometheus_client::metrics::counter::Counter;
-use replicated_log::{MemoryBudget, Throttle};
+use replicated_log::{MemoryAccount, MemoryBudget, Throttle};
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
@@ -18,6 +20,7 @@ use super::messages::{DataReply, DataRequest, Poll};
 use super::pending_commits::{PendingCommit, PendingCommits};
 use super::place::Place;
 use super::readers::{Denied, Reader, Right, Served, group_of};
+use super::reading::{PollBytes, PollMemory};
 use crate::cluster::Metadata;
 
 /// Memory for messages that are read, if there is no budget.
@@ -29,6 +32,12 @@ pub(crate) struct LocalPartitions {
     pub(super) storage: Arc<dyn PartitionStorage>,
     /// For the messages that are read.
     pub(crate) memory: MemoryBudget,
+    /// The parts of it for the polls of other nodes' clients.
+    of_peers: Mutex<BTreeMap<ReplicaId, MemoryAccount>>,
+    /// Polls that returned fewer messages because there was no memory for more.
+    pub(crate) polls_shortened: Counter,
+    /// Requests that were refused because there was none.
+    pub(crate) without_memory: Counter,
     served: Served,
     pending: PendingCommits,
     /// Notified when the revocation of a partition may be complete.
@@ -71,6 +80,9 @@ impl LocalPartitions {
             metadata,
             storage,
             memory: MemoryBudget::new(MEMORY_BYTES),
+            of_peers: Mutex::default(),
+            polls_shortened: Counter::default(),
+            without_memory: Counter::default(),
             served: Served::default(),
             pending: PendingCommits::default(),
             revocations: Notify::new(),
@@ -85,28 +97,48 @@ impl LocalPartitions {
         self
     }
 
-    /// Serves a request in the encoding of the links between nodes.
-    pub(crate) async fn serve_bytes(&self, payload: Bytes) -> Vec<Bytes> {
+    /// Serves a request of another node in the encoding of the links between nodes.
+    pub(crate) async fn serve_bytes(&self, from: ReplicaId, payload: Bytes) -> Vec<Bytes> {
         let reply = match DataRequest::decode(payload) {
-            Some(request) => self.serve(request).await,
+            Some(request) => self.serve_for(from, request).await,
             None => DataReply::Refused(code::INVALID_COMMAND),
         };
         reply.encode()
     }
 
-    /// Serves another node's request, which is judged here.
+    /// The reply to a request of another node for which there is no memory.
+    pub(crate) fn refuse_bytes(&self) -> Vec<Bytes> {
+        self.without_memory.inc();
+        DataReply::Refused(code::TRANSIENT_NOT_ACCEPTED).encode()
+    }
+
+    /// Memory for a poll of a node's client.
+    fn memory_of(&self, peer: ReplicaId) -> PollMemory {
+        let accounts = self.of_peers.lock();
+        let mut accounts = accounts.unwrap_or_else(PoisonError::into_inner);
+        let account = accounts.entry(peer);
+        let account = account.or_insert_with(|| self.memory.account());
+        PollMemory::new(account.share(), PollBytes::default())
+    }
+
+    /// Serves a request of this node, which is judged here.
     pub(crate) async fn serve(&self, request: DataRequest) -> DataReply {
+        self.serve_for(self.metadata.me, request).await
+    }
+
+    async fn serve_for(&self, from: ReplicaId, request: DataRequest) -> DataReply {
         let served = match request {
             DataRequest::Idle { group, keys } => Ok(self.idle(group, keys).await),
             DataRequest::Stats(keys) => self.stats(keys).await,
             DataRequest::Trim { key, through } => self.trim_through(key, through).await,
+            DataRequest::Poll(poll) => self.poll_of(poll, self.memory_of(from)).await,
+            DataRequest::PollWithin { poll, bytes_max } => {
+                let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+                self.poll_of(poll, self.memory_of(from).exactly(bytes_max))
+                    .await
+            }
             request => match self.open(&request).await {
                 Ok(options) => self.execute(request, options).await,
-                Err(Refusal::Denied(Denied::Fenced))
-                    if matches!(request, DataRequest::Poll { .. }) =>
-                {
-                    Ok(DataReply::Fenced)
-                }
                 Err(refusal) => Err(refusal.code()),
             },
         };
@@ -138,7 +170,6 @@ impl LocalPartitions {
     ) -> Result<DataReply, ErrorCode> {
         match request {
             DataRequest::Append { key, batch } => self.append(key, options, batch).await,
-            DataRequest::Poll(poll) => self.poll_and_commit(poll, options).await,
             DataRequest::Offset { key, consumer } => self.offset(key, options, consumer).await,
             DataRequest::StoreOffset {
                 key,
@@ -149,9 +180,11 @@ impl LocalPartitions {
                 self.delete_offset(key, options, reader).await
             }
             DataRequest::SealedEnd { key, count } => self.sealed_end(key, options, count).await,
-            DataRequest::Idle { .. } | DataRequest::Stats(_) | DataRequest::Trim { .. } => {
-                Err(code::INVALID_COMMAND)
-            }
+            DataRequest::Poll(_)
+            | DataRequest::PollWithin { .. }
+            | DataRequest::Idle { .. }
+            | DataRequest::Stats(_)
+            | DataRequest::Trim { .. } => Err(code::INVALID_COMMAND),
         }
     }
 
@@ -160,7 +193,9 @@ impl LocalPartitions {
     /// does when its lease has ended.
     async fn open(&self, request: &DataRequest) -> Result<PartitionOptions, Refusal> {
         let (key, reader) = match request {
-            DataRequest::Poll(poll) => (poll.key, Some((poll.reader, Right::Read))),
+            DataRequest::Poll(poll) | DataRequest::PollWithin { poll, .. } => {
+                (poll.key, Some((poll.reader, Right::Read)))
+            }
             DataRequest::StoreOffset { key, reader, .. }
             | DataRequest::DeleteOffset { key, reader } => (*key, Some((*reader, Right::Store))),
             DataRequest::Append { key, .. }
@@ -323,14 +358,14 @@ impl LocalPartitions {
             .map_err(|error| refusal(&key, &error))
     }
 
-    /// Polls for a client of another node, of version 0.1: what it commits is committed
-    /// immediately. Later versions commit with a request of its own.
-    async fn poll_and_commit(
-        &self,
-        poll: Poll,
-        options: PartitionOptions,
-    ) -> Result<DataReply, ErrorCode> {
-        let (reply, commit) = self.poll_judged(poll, options).await?;
+    /// Polls for a client of another node. What a node of version 0.1 commits with it is
+    /// committed immediately. Later versions commit with a request of its own.
+    async fn poll_of(&self, poll: Poll, memory: PollMemory) -> Result<DataReply, ErrorCode> {
+        let options = match self.open(&DataRequest::Poll(poll)).await {
+            Ok(options) => options,
+            Err(refusal) => return refusal.of_poll().map(|(reply, _)| reply),
+        };
+        let (reply, commit) = self.poll_judged(poll, options, &memory).await?;
         if let Some(commit) = commit {
             self.commit(commit).await?;
         }
@@ -344,7 +379,10 @@ impl LocalPartitions {
         poll: Poll,
     ) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
         match self.open(&DataRequest::Poll(poll)).await {
-            Ok(options) => self.poll_judged(poll, options).await,
+            Ok(options) => {
+                let memory = self.memory_of(self.metadata.me);
+                self.poll_judged(poll, options, &memory).await
+            }
             Err(refusal) => refusal.of_poll(),
         }
     }
@@ -354,6 +392,7 @@ impl LocalPartitions {
         &self,
         poll: Poll,
         options: PartitionOptions,
+        memory: &PollMemory,
     ) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
         let Poll {
             key,
@@ -378,7 +417,7 @@ impl LocalPartitions {
                 }
             }
         };
-        let polled = self.read(key, options, from, count).await?;
+        let polled = self.read(key, options, from, count, memory).await?;
         let Some(last) = polled.last_offset else {
             return Ok((DataReply::Polled(polled), None));
         };

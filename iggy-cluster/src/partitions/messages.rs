@@ -21,6 +21,12 @@ pub(crate) enum DataRequest {
         batch: Bytes,
     },
     Poll(Poll),
+    /// A poll whose reply has at most so many bytes, or a single message: what the node of the
+    /// client has memory for. Sent at feature level 0.2.
+    PollWithin {
+        poll: Poll,
+        bytes_max: u64,
+    },
     Offset {
         key: PartitionKey,
         consumer: ConsumerKey,
@@ -98,7 +104,7 @@ impl DataRequest {
 
     pub(crate) fn is_read_only(&self) -> bool {
         match self {
-            Self::Poll(poll) => !poll.auto_commit,
+            Self::Poll(poll) | Self::PollWithin { poll, .. } => !poll.auto_commit,
             Self::Offset { .. } | Self::Stats(_) | Self::Idle { .. } => true,
             Self::SealedEnd { .. } => true,
             // Idempotent, but not read-only.
@@ -117,27 +123,13 @@ impl DataRequest {
                 batch = Some(sent);
             }
             Self::Poll(poll) => {
-                let Poll {
-                    key,
-                    reader,
-                    start,
-                    count,
-                    auto_commit,
-                } = poll;
                 out.put_u8(2);
-                put_key(&mut out, &key);
-                put_reader(&mut out, reader);
-                let (kind, value) = match start {
-                    PollStart::Offset(offset) => (1, offset),
-                    PollStart::Timestamp(timestamp) => (2, timestamp),
-                    PollStart::First => (3, 0),
-                    PollStart::Last => (4, 0),
-                    PollStart::Next => (5, 0),
-                };
-                out.put_u8(kind);
-                out.put_u64_le(value);
-                out.put_u32_le(count);
-                out.put_u8(u8::from(auto_commit));
+                put_poll(&mut out, poll);
+            }
+            Self::PollWithin { poll, bytes_max } => {
+                out.put_u8(10);
+                put_poll(&mut out, poll);
+                out.put_u64_le(bytes_max);
             }
             Self::Offset { key, consumer } => {
                 out.put_u8(3);
@@ -194,24 +186,11 @@ impl DataRequest {
                 let key = get_key(&mut bytes)?;
                 return Some(Self::Append { key, batch: bytes });
             }
-            2 => Self::Poll(Poll {
-                key: get_key(&mut bytes)?,
-                reader: get_reader(&mut bytes)?,
-                start: {
-                    let kind = bytes.try_get_u8().ok()?;
-                    let value = bytes.try_get_u64_le().ok()?;
-                    match kind {
-                        1 => PollStart::Offset(value),
-                        2 => PollStart::Timestamp(value),
-                        3 => PollStart::First,
-                        4 => PollStart::Last,
-                        5 => PollStart::Next,
-                        _ => return None,
-                    }
-                },
-                count: bytes.try_get_u32_le().ok()?,
-                auto_commit: bytes.try_get_u8().ok()? != 0,
-            }),
+            2 => Self::Poll(get_poll(&mut bytes)?),
+            10 => Self::PollWithin {
+                poll: get_poll(&mut bytes)?,
+                bytes_max: bytes.try_get_u64_le().ok()?,
+            },
             3 => Self::Offset {
                 key: get_key(&mut bytes)?,
                 consumer: get_consumer(&mut bytes)?,
@@ -347,6 +326,50 @@ impl DataReply {
         };
         bytes.is_empty().then_some(reply)
     }
+}
+
+fn put_poll(out: &mut BytesMut, poll: Poll) {
+    let Poll {
+        key,
+        reader,
+        start,
+        count,
+        auto_commit,
+    } = poll;
+    put_key(out, &key);
+    put_reader(out, reader);
+    let (kind, value) = match start {
+        PollStart::Offset(offset) => (1, offset),
+        PollStart::Timestamp(timestamp) => (2, timestamp),
+        PollStart::First => (3, 0),
+        PollStart::Last => (4, 0),
+        PollStart::Next => (5, 0),
+    };
+    out.put_u8(kind);
+    out.put_u64_le(value);
+    out.put_u32_le(count);
+    out.put_u8(u8::from(auto_commit));
+}
+
+fn get_poll(bytes: &mut Bytes) -> Option<Poll> {
+    Some(Poll {
+        key: get_key(bytes)?,
+        reader: get_reader(bytes)?,
+        start: {
+            let kind = bytes.try_get_u8().ok()?;
+            let value = bytes.try_get_u64_le().ok()?;
+            match kind {
+                1 => PollStart::Offset(value),
+                2 => PollStart::Timestamp(value),
+                3 => PollStart::First,
+                4 => PollStart::Last,
+                5 => PollStart::Next,
+                _ => return None,
+            }
+        },
+        count: bytes.try_get_u32_le().ok()?,
+        auto_commit: bytes.try_get_u8().ok()? != 0,
+    })
 }
 
 fn put_key(out: &mut BytesMut, key: &PartitionKey) {

@@ -38,6 +38,7 @@ pub(crate) use local::LocalPartitions;
 pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
 pub(crate) use place::Place;
 pub(crate) use readers::{Denied, Reader, Right, has_session};
+pub(crate) use reading::{PollBytes, PollMemory, bytes_of};
 pub(crate) use refusing::Refusing;
 pub(crate) use revocations::run as complete_revocations;
 
@@ -141,8 +142,8 @@ impl Partitions {
                 .ok_or(Failure::OutcomeUnknown)?
                 .or_failure(),
             Err(RpcError::NotSent) => Err(Failure::NotAccepted),
-            Err(RpcError::Unknown) if read_only => Err(Failure::NotAccepted),
-            Err(RpcError::Unknown) => Err(Failure::OutcomeUnknown),
+            Err(RpcError::Unknown | RpcError::NoRoom(_)) if read_only => Err(Failure::NotAccepted),
+            Err(RpcError::Unknown | RpcError::NoRoom(_)) => Err(Failure::OutcomeUnknown),
         }
     }
 

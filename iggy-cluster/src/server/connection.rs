@@ -11,7 +11,7 @@ use adapters::wire::v0_11::{
     Eviction, FrameError, HEADER_BYTES, Reply, RequestHeader, body_matches,
 };
 use bytes::Bytes;
-use replicated_log::{CountedBuffer, MemoryBudget};
+use replicated_log::{CountedBuffer, MemoryShare};
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::task::JoinHandle;
@@ -21,7 +21,7 @@ use tracing::debug;
 
 use super::Server;
 use super::admission::Place;
-use crate::partitions::{Delivery, has_session};
+use crate::partitions::{Delivery, PollBytes, has_session};
 
 /// For a header and a short body; longer bodies are read directly. Small, because every
 /// idle connection has one.
@@ -76,6 +76,12 @@ pub(super) struct Connection {
     pub(super) address: SocketAddr,
     /// The offset through which a request removes segments.
     pub(super) trimming: Option<(Trimming, Option<u64>)>,
+    /// What its polls need.
+    pub(super) poll_bytes: PollBytes,
+    /// A reply was not read in time.
+    is_unread: bool,
+    /// Its share of the memory of this user.
+    memory: Option<(u32, MemoryShare)>,
     /// Its place among the connections without a login, while it is one of them.
     place: Option<Place>,
     /// When it must be logged in, if it is not.
@@ -116,14 +122,28 @@ impl Connection {
             new_token: None,
             address,
             trimming: None,
+            poll_bytes: PollBytes::default(),
+            is_unread: false,
+            memory: None,
         }
     }
 
+    /// The memory for its requests and replies, a share of that of its user. Only short ones
+    /// are served without a login, and not counted.
+    pub(super) fn memory(&mut self) -> &MemoryShare {
+        let user = self.bound.map_or(u32::MAX, |bound| bound.user_id);
+        let same = self.memory.take().filter(|(of, _)| *of == user);
+        let memory = same.unwrap_or_else(|| (user, self.server.memory.share(user)));
+        &self.memory.insert(memory).1
+    }
+
+    /// Serves the client until the connection ends. Returns whether that is because the client
+    /// has not read a reply in time: then the kernel still has a part of it.
     pub(super) async fn run(
         mut self,
         reader: impl AsyncRead + Unpin,
         mut writer: impl AsyncWrite + Unpin,
-    ) {
+    ) -> bool {
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
         if let Err(error) = self.serve(&mut reader, &mut writer).await {
             debug!(client = self.id, %error, "a connection ended");
@@ -133,6 +153,7 @@ impl Connection {
         }
         self.server.clients.remove(self.id);
         self.close_session();
+        self.is_unread
     }
 
     /// Ends the session of a client that has disconnected. No other connection may use it.
@@ -228,8 +249,8 @@ impl Connection {
             limited(&mut self.place, deadline, skipped).await?;
             return Ok(Err(self.reply(header, Err(failure))));
         }
-        let memory = &self.server.partitions.local.memory;
-        let body = read_body(reader, header.body_bytes, memory);
+        let memory = self.memory().clone();
+        let body = read_body(reader, header.body_bytes, &memory);
         Ok(match limited(&mut self.place, deadline, body).await? {
             Some(body) => Ok(body),
             None => Err(self.without_memory(header)),
@@ -271,13 +292,24 @@ impl Connection {
         }
     }
 
+    /// Writes to a client that reads it in time.
+    async fn in_time(&mut self, writing: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        let at_most = self.server.config.tcp.frame_timeout.duration();
+        let Ok(written) = tokio::time::timeout(at_most, writing).await else {
+            let user_id = self.bound.map(|bound| bound.user_id);
+            self.server.unread(user_id, self.address);
+            self.is_unread = true;
+            return Err(io::ErrorKind::TimedOut.into());
+        };
+        written
+    }
+
     async fn serve(
         &mut self,
         reader: &mut BufReader<impl AsyncRead + Unpin>,
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> io::Result<()> {
         let frame_bytes_max = self.server.config.tcp.frame_size_max.bytes() as usize;
-        let frame_timeout = self.server.config.tcp.frame_timeout.duration();
         loop {
             self.update_place();
             let mut bytes = [0; HEADER_BYTES];
@@ -287,7 +319,7 @@ impl Connection {
                 Next::Silence(client) => {
                     // The connection is closed too: clients ignore an eviction on an open one.
                     let eviction = Eviction::StaleClient.encode(client);
-                    return in_time(frame_timeout, write_all(writer, &eviction)).await;
+                    return self.in_time(write_all(writer, &eviction)).await;
                 }
             }
             let deadline = self.frame_deadline();
@@ -313,7 +345,7 @@ impl Connection {
                     self.server.metrics.frames_refused.inc();
                     if let FrameError::TooLarge { header, code, .. } = &error {
                         let reply = Reply::denied(header, self.watermark, *code);
-                        in_time(frame_timeout, write_reply(writer, &reply)).await?;
+                        self.in_time(write_reply(writer, &reply)).await?;
                         // Bytes that are not read would reset the connection, and the client
                         // would lose the reply with it.
                         let rest = header.body_bytes.min(DRAINED_BYTES_MAX);
@@ -326,10 +358,10 @@ impl Connection {
             // A client that does not read its replies is disconnected.
             match outcome {
                 Outcome::Reply(reply) => {
-                    in_time(frame_timeout, write_reply(writer, &reply)).await?;
+                    self.in_time(write_reply(writer, &reply)).await?;
                 }
                 Outcome::Evict(frame) => {
-                    in_time(frame_timeout, write_all(writer, &frame)).await?;
+                    self.in_time(write_all(writer, &frame)).await?;
                     self.close_session();
                     self.server.clients.set_user(self.id, None);
                 }
@@ -363,12 +395,6 @@ async fn write_all(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::
     writer.flush().await
 }
 
-async fn in_time<T>(at_most: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(at_most, work)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
 /// The same until a moment, or until the connection has to make room for another one without
 /// a login.
 pub(super) async fn limited<T>(
@@ -395,7 +421,7 @@ pub(super) async fn limited<T>(
 async fn read_body(
     reader: &mut BufReader<impl AsyncRead + Unpin>,
     length: usize,
-    memory: &MemoryBudget,
+    memory: &MemoryShare,
 ) -> io::Result<Option<Bytes>> {
     let mut body = CountedBuffer::new(length, UNCOUNTED_BYTES_MAX);
     while body.missing() > 0 {

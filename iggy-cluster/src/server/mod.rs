@@ -9,6 +9,7 @@ mod failed_logins;
 mod handlers;
 mod hashing;
 mod login;
+mod memory;
 mod system;
 #[cfg(test)]
 mod testing;
@@ -40,6 +41,7 @@ use admission::{Place, WithoutLogin};
 pub(crate) use clients::Clients;
 use connection::limited;
 pub(crate) use login::Credentials;
+use memory::UserMemory;
 pub use tls::TlsError;
 #[cfg(feature = "cli")]
 pub(crate) use tls::check as check_certificate;
@@ -62,7 +64,9 @@ pub(crate) struct Server {
     refused_ids: Mutex<Throttle>,
     addresses: Arc<Addresses>,
     without_login: Arc<WithoutLogin>,
-    refusals: Mutex<[Throttle; 4]>,
+    /// For requests and replies.
+    memory: UserMemory,
+    refusals: Mutex<[Throttle; 5]>,
 }
 
 /// Why a connection is closed or a request refused.
@@ -72,6 +76,7 @@ enum Limit {
     OfAddress,
     WithoutLogin,
     Memory,
+    Unread,
 }
 
 impl Server {
@@ -90,6 +95,7 @@ impl Server {
         }
         Ok(Self {
             tls,
+            memory: UserMemory::new(partitions.local.memory.clone()),
             system: system::System::new(config.storage.path.clone()),
             config,
             metadata,
@@ -181,13 +187,27 @@ impl Server {
         }
     }
 
+    /// Counts a client that has not read a reply in time, and logs it once per interval.
+    fn unread(&self, user_id: Option<u32>, address: SocketAddr) {
+        self.metrics.clients_not_reading.inc();
+        if let Some(suppressed) = self.due(Limit::Unread) {
+            let max = self.config.tcp.frame_timeout;
+            warn!(
+                user_id, %address, %max, suppressed,
+                "closed a client's connection, because it has not read a reply within tcp.frame_timeout"
+            );
+        }
+    }
+
     async fn serve(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: Place) {
         let _ = stream.set_nodelay(true);
         self.metrics.connections.inc();
         match &self.tls {
             None => {
-                let (reader, writer) = stream.into_split();
-                self.converse(reader, writer, address, place).await;
+                let (reader, mut writer) = stream.into_split();
+                if self.converse(reader, &mut writer, address, place).await {
+                    reset(writer.as_ref());
+                }
             }
             Some(acceptor) => {
                 let login_by = place.since() + self.config.tcp.login_timeout.duration();
@@ -195,8 +215,11 @@ impl Server {
                 let accepted = limited(&mut place, login_by, acceptor.accept(stream)).await;
                 match (accepted, place) {
                     (Ok(stream), Some(place)) => {
-                        let (reader, writer) = tokio::io::split(stream);
-                        self.converse(reader, writer, address, place).await;
+                        let (mut reader, mut writer) = tokio::io::split(stream);
+                        let ended = self.converse(&mut reader, &mut writer, address, place);
+                        if ended.await {
+                            reset(reader.unsplit(writer).get_ref().0);
+                        }
                     }
                     (accepted, _) => {
                         self.metrics.connections_refused.inc();
@@ -215,10 +238,10 @@ impl Server {
         writer: impl AsyncWrite + Unpin,
         address: SocketAddr,
         place: Place,
-    ) {
+    ) -> bool {
         connection::Connection::new(Arc::clone(self), address, place)
             .run(reader, writer)
-            .await;
+            .await
     }
 
     /// Ends a session that is no longer used. As long as a session exists, its client keeps
@@ -277,5 +300,12 @@ impl Server {
             // The leader is healthy, even if the state has it as fenced.
             healthy: live || leader == Some(replica),
         }
+    }
+}
+
+/// The kernel drops what the client of this connection has not read, when it is closed.
+fn reset(stream: &TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        debug!(%error, "cannot reset a client's connection");
     }
 }

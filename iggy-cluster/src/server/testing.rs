@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig};
+use adapters::metadata::{Identifier, Name, Options};
 use replicated_log::MemoryBudget;
 use tempfile::TempDir;
 
@@ -14,7 +15,8 @@ use crate::cluster::Metadata;
 use crate::cluster::testing::FakeLog;
 use crate::config::ClusterConfig;
 use crate::metrics::Metrics;
-use crate::partitions::{Affected, LocalPartitions, Partitions};
+use crate::partitions::tests as partitions;
+use crate::partitions::{Affected, DataReply, DataRequest, LocalPartitions, Partitions};
 
 pub(super) struct TestServer {
     pub(super) log: Arc<FakeLog>,
@@ -63,6 +65,29 @@ impl TestServer {
             memory,
             storage,
             _data: data,
+        }
+    }
+
+    /// Stream `s` with topic `t`, whose only partition this node owns and has so many
+    /// messages.
+    pub(super) async fn create_topic(&self, messages: u32, payload_bytes: usize) {
+        let operations = partitions::topic_here(Options::default(), 1);
+        let session = self.log.register(partitions::CLIENT);
+        for command in partitions::commands(session, operations) {
+            self.log.apply(&command);
+        }
+        let local = &self.server.partitions.local;
+        let key = {
+            let state = self.server.metadata.reader.read();
+            let name = |text| Identifier::Name(Name::new(text).unwrap());
+            let (stream, topic) = state.topic(&name("s"), &name("t")).unwrap();
+            topic.key(stream.id, 0).unwrap()
+        };
+        let payload = vec![7; payload_bytes];
+        for _ in 0..messages {
+            let batch = partitions::batch_of(1, &payload);
+            let appended = local.serve(DataRequest::Append { key, batch }).await;
+            assert!(matches!(appended, DataReply::Appended(_)));
         }
     }
 

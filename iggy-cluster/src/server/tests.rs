@@ -1,8 +1,10 @@
 use std::time::Duration;
 
 use adapters::metadata::code;
-use iggy_binary_protocol::codes::{PING_CODE, SEND_MESSAGES_CODE};
+use iggy_binary_protocol::codes::{PING_CODE, POLL_MESSAGES_CODE, SEND_MESSAGES_CODE};
 use iggy_binary_protocol::consensus::Operation;
+use iggy_binary_protocol::requests::messages::PollMessagesRequest;
+use iggy_binary_protocol::{WireConsumer, WireEncode, WireIdentifier, WirePollingStrategy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::Instant;
 
@@ -27,6 +29,21 @@ fn request(code: u32, frame_bytes: usize) -> Vec<u8> {
     frame[176] = Operation::NonReplicated as u8;
     frame[196..200].copy_from_slice(&code.to_le_bytes());
     frame
+}
+
+/// A poll of so many messages.
+fn poll_of(count: u32) -> Vec<u8> {
+    let poll = PollMessagesRequest {
+        consumer: WireConsumer::consumer(WireIdentifier::Numeric(1)),
+        stream_id: WireIdentifier::named("s").unwrap(),
+        topic_id: WireIdentifier::named("t").unwrap(),
+        partition_id: Some(0),
+        strategy: WirePollingStrategy::first(),
+        count,
+        auto_commit: false,
+    };
+    let body = poll.to_bytes();
+    [request(POLL_MESSAGES_CODE, 256 + body.len()), body.to_vec()].concat()
 }
 
 fn run(connection: Connection) -> DuplexStream {
@@ -114,6 +131,70 @@ async fn a_request_without_memory_is_skipped_and_refused_for_now() {
         code::TRANSIENT_NOT_ACCEPTED.number(),
         "there is memory"
     );
+}
+
+/// Connections of one user, each with most of a frame that it does not complete.
+#[tokio::test]
+async fn half_frames_of_a_user_leave_memory_to_others() {
+    let server = TestServer::new(Duration::from_secs(5), 256 * MIB);
+    let frame = request(SEND_MESSAGES_CODE, 64 * MIB);
+    let body = vec![7; 63 * MIB];
+    let mut half = Vec::new();
+    for client in 1..=8 {
+        let mut client = run(server.bound(client));
+        client.write_all(&frame).await.unwrap();
+        client.write_all(&body).await.unwrap();
+        half.push(client);
+    }
+    let reserved = server.memory.reserved_bytes();
+    assert!(
+        (60 * MIB..=130 * MIB).contains(&reserved),
+        "{reserved} bytes"
+    );
+    let send = async |mut connection: DuplexStream, bytes: usize| {
+        let head = request(SEND_MESSAGES_CODE, bytes);
+        connection.write_all(&head).await.unwrap();
+        let rest = vec![7; bytes - 256];
+        connection.write_all(&rest).await.unwrap();
+        status(&mut connection).await
+    };
+    let refused = code::TRANSIENT_NOT_ACCEPTED.number();
+    // Another connection of the user may send what is short.
+    assert_ne!(send(run(server.bound(9)), MIB).await, refused);
+    // So may another user, and what is long too.
+    let other = server.server.memory.share(7);
+    assert!(other.try_reserve(60 * MIB).is_some());
+    drop(half);
+}
+
+/// A client that polls, and does not read the reply.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_closed_in_time_and_what_it_held_is_free() {
+    let server = TestServer::new(Duration::from_secs(5), 256 * MIB);
+    server.create_topic(40, 100_000).await;
+    let poll = poll_of(40);
+    let mut client = run(server.bound(CLIENT));
+    let started = Instant::now();
+    client.write_all(&poll).await.unwrap();
+    client.read_exact(&mut [0; 256]).await.unwrap();
+    assert!(server.memory.reserved_bytes() > 40 * 100_000);
+    // A client that reads is served.
+    let mut other = run(server.bound(CLIENT + 1));
+    other.write_all(&poll).await.unwrap();
+    assert_eq!(status(&mut other).await, 0);
+    let mut reply = vec![0; 40 * 100_000];
+    other.read_exact(&mut reply).await.unwrap();
+    let unread = &server.server.metrics.clients_not_reading;
+    tokio::time::sleep_until(started + TIMEOUT - Duration::from_secs(1)).await;
+    assert_eq!(unread.get(), 0);
+    tokio::time::sleep_until(started + TIMEOUT + Duration::from_secs(1)).await;
+    assert_eq!(unread.get(), 1);
+    // What is in the pipe is all that is left of the reply.
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.len() < 40 * 100_000);
+    drop(other);
+    assert_eq!(server.memory.reserved_bytes(), 0);
 }
 
 #[tokio::test]

@@ -23,10 +23,13 @@ pub enum Channel {
     CopiesAppend = 7,
     /// Older records, for copies that lag, as a lane.
     CopiesCatchUp = 8,
+    /// What [`Channel::Data`] carries, in pieces. A node of version 0.1 does not know it, and
+    /// is dialled on `Data`.
+    DataPieces = 9,
 }
 
 impl Channel {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Consensus,
         Self::Bulk,
         Self::Control,
@@ -35,10 +38,19 @@ impl Channel {
         Self::CopiesControl,
         Self::CopiesAppend,
         Self::CopiesCatchUp,
+        Self::DataPieces,
     ];
     /// The lanes, which nodes of version 0.1 do not know.
     pub(super) const LANES: [Self; 3] =
         [Self::CopiesControl, Self::CopiesAppend, Self::CopiesCatchUp];
+
+    /// What is served on it: [`Channel::DataPieces`] is a form of [`Channel::Data`].
+    pub(super) fn served(self) -> Self {
+        match self {
+            Self::DataPieces => Self::Data,
+            channel => channel,
+        }
+    }
 
     pub(super) fn is_lane(self) -> bool {
         Self::LANES.contains(&self)

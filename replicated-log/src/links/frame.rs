@@ -12,11 +12,9 @@ use crate::memory::{CountedBuffer, MemoryBudget};
 /// A frame must be complete this long after its length has arrived. Otherwise the connection
 /// is closed.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-/// Frames of [`Channel::Data`] of up to this size are not counted.
-const UNCOUNTED_DATA_BYTES_MAX: usize = 64 << 10;
-/// The same on the other channels, so that what orders the metadata does not wait for memory:
-/// their frames are hardly longer than an entry of the log.
-const UNCOUNTED_BYTES_MAX: usize = 4 << 20;
+/// Frames of up to this size are not counted, so that what orders the metadata does not wait
+/// for memory: they are hardly longer than an entry of the log.
+pub(super) const UNCOUNTED_BYTES_MAX: usize = 4 << 20;
 /// Memory for longer frames of the other channels.
 const MEMORY_BYTES: usize = 256 << 20;
 
@@ -28,7 +26,7 @@ pub(crate) struct FrameMemory {
 }
 
 impl FrameMemory {
-    /// Frames of [`Channel::Data`] share this budget with the program around the log.
+    /// What [`Channel::Data`] carries shares this budget with the program around the log.
     pub(crate) fn new(data: MemoryBudget) -> Self {
         Self {
             data,
@@ -36,16 +34,20 @@ impl FrameMemory {
         }
     }
 
-    /// The limits of frames of a channel.
-    pub(super) fn limits(&self, channel: Channel, bytes_max: usize) -> FrameLimits {
-        let (memory, uncounted) = match channel {
-            Channel::Data => (&self.data, UNCOUNTED_DATA_BYTES_MAX),
-            _ => (&self.others, UNCOUNTED_BYTES_MAX),
-        };
+    /// The memory for what a channel carries.
+    pub(super) fn of(&self, channel: Channel) -> &MemoryBudget {
+        match channel {
+            Channel::Data => &self.data,
+            _ => &self.others,
+        }
+    }
+
+    /// The limits of frames of the other channels.
+    pub(super) fn limits(&self, bytes_max: usize) -> FrameLimits {
         FrameLimits {
             bytes_max,
-            uncounted,
-            memory: memory.clone(),
+            uncounted: UNCOUNTED_BYTES_MAX,
+            memory: self.others.clone(),
         }
     }
 }
@@ -130,6 +132,14 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
+    fn limits(memory: &MemoryBudget) -> FrameLimits {
+        FrameLimits {
+            bytes_max: 6 * MIB,
+            uncounted: 64 << 10,
+            memory: memory.clone(),
+        }
+    }
+
     async fn write_half(writer: &mut (impl AsyncWrite + Unpin), announced: usize) {
         let length = u32::try_from(announced).unwrap().to_le_bytes();
         writer.write_all(&length).await.unwrap();
@@ -142,8 +152,7 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(4 * MIB);
         write_half(&mut near, 6 * MIB).await;
         let started = Instant::now();
-        let limits = FrameMemory::new(memory.clone()).limits(Channel::Data, 6 * MIB);
-        let error = read(&mut far, &limits).await.unwrap_err();
+        let error = read(&mut far, &limits(&memory)).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed(), TIMEOUT);
         assert_eq!(memory.reserved_bytes(), 0);
@@ -155,16 +164,15 @@ mod tests {
         let others = memory.try_reserve(MIB).unwrap();
         let (mut near, mut far) = tokio::io::duplex(MIB);
         write(&mut near, &[&vec![7; MIB / 2]]).await.unwrap();
-        let frames = FrameMemory::new(memory.clone());
-        let limits = frames.limits(Channel::Data, MIB);
-        let mut reading = Box::pin(read(&mut far, &limits));
+        let counted = limits(&memory);
+        let mut reading = Box::pin(read(&mut far, &counted));
         let waits = tokio::time::timeout(TIMEOUT / 2, &mut reading).await;
         assert!(waits.is_err());
         // The protocol has memory of its own.
         let (mut near, mut far) = tokio::io::duplex(MIB);
         write(&mut near, &[&vec![7; MIB / 2]]).await.unwrap();
-        let limits = frames.limits(Channel::Consensus, MIB);
-        assert!(read(&mut far, &limits).await.unwrap().is_some());
+        let of_protocol = FrameMemory::new(memory.clone()).limits(MIB);
+        assert!(read(&mut far, &of_protocol).await.unwrap().is_some());
         drop(others);
         assert_eq!(reading.await.unwrap().unwrap().len(), MIB / 2);
     }

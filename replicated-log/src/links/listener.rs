@@ -22,7 +22,7 @@ use super::fence::Fence;
 use super::frame::FrameMemory;
 use super::handshake::Peer;
 use super::lanes::{self, LaneSink, Lanes, Receiving};
-use super::rpc::RpcHandler;
+use super::rpc::{RpcHandler, Serving};
 use super::target::{Identity, LinkLimits};
 use super::{disk_history, frame, handshake, rpc, socket};
 use crate::accept::Acceptor;
@@ -43,9 +43,8 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 /// those that it accepts, and those in a handshake.
 #[must_use]
 pub const fn descriptors_max(peers: usize) -> usize {
-    // A peer with an empty disk uses one channel only.
     let lanes = Channel::LANES.len();
-    let channels = Channel::ALL.len() - 1 - lanes;
+    let channels = channels_max() - lanes;
     let of_channels = channels * (1 + CONNECTIONS_PER_CHANNEL_MAX);
     let of_lanes = lanes * (1 + CONNECTIONS_PER_LANE_MAX);
     peers * (of_channels + of_lanes + 2) + handshakes_max(peers)
@@ -60,8 +59,14 @@ fn connections_max(channel: Channel) -> usize {
     }
 }
 
+/// Channels on which a peer connects at the same time: with an empty disk it uses one of its
+/// own only, and for data it uses one of two.
+const fn channels_max() -> usize {
+    Channel::ALL.len() - 2
+}
+
 const fn handshakes_max(peers: usize) -> usize {
-    HANDSHAKES_MIN + peers * (Channel::ALL.len() - 1)
+    HANDSHAKES_MIN + peers * channels_max()
 }
 
 /// Receives what arrives from peers.
@@ -174,7 +179,7 @@ impl PeerListener {
                     let Peer { replica, channel, .. } = connection.peer;
                     let is_peer = peers.borrow().contains(replica);
                     if is_peer && shared.is_newest(&connection) {
-                        let of_channel = connections.entry((replica, channel)).or_default();
+                        let of_channel = connections.entry((replica, channel.served())).or_default();
                         while of_channel.tasks.try_join_next().is_some() {}
                         let last = LastReceived::now();
                         let serve = Arc::clone(&shared).serve(connection, last.clone());
@@ -269,22 +274,14 @@ impl PeerListener {
                 let history = self.history(peer.replica, services).await;
                 disk_history::reply(stream, history).await;
             }
-            Channel::Control | Channel::Data => {
-                let handler = Arc::clone(&services.requests);
-                let frames = &self.memory;
-                let limits = frames.limits(peer.channel, self.limits.frame_bytes_max);
-                let requests_max = self.limits.requests_max;
-                let (counters, received) = (&self.counters, || last.note());
-                rpc::serve(
-                    stream,
-                    peer,
-                    handler,
-                    requests_max,
-                    &limits,
-                    counters,
-                    received,
-                )
-                .await;
+            Channel::Control | Channel::Data | Channel::DataPieces => {
+                let serving = Serving {
+                    handler: Arc::clone(&services.requests),
+                    limits: self.limits,
+                    memory: &self.memory,
+                    counters: &self.counters,
+                };
+                rpc::serve(stream, peer, serving, || last.note()).await;
             }
         }
     }
@@ -302,16 +299,12 @@ impl PeerListener {
     async fn read_one_way(
         &self,
         stream: TcpStream,
-        Peer {
-            replica: from,
-            channel,
-            ..
-        }: Peer,
+        Peer { replica: from, .. }: Peer,
         services: &Services,
         received: impl Fn(),
     ) {
         let activity = self.activity.connected(from);
-        let limits = self.memory.limits(channel, self.limits.frame_bytes_max);
+        let limits = self.memory.limits(self.limits.frame_bytes_max);
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         loop {
             match frame::read(&mut reader, &limits).await {

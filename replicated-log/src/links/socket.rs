@@ -22,7 +22,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// option that cannot be set keeps its default.
 pub(super) fn prepare(stream: &TcpStream, channel: Option<Channel>) {
     let silence = match channel {
-        Some(Channel::Data) => SILENCE_DATA_MAX,
+        Some(Channel::Data | Channel::DataPieces) => SILENCE_DATA_MAX,
         _ => SILENCE_MAX,
     };
     let probes = (silence.as_secs() / PROBE_EVERY.as_secs()) as u32;

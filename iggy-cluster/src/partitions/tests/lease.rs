@@ -50,7 +50,7 @@ async fn an_owner_whose_lease_has_ended_stores_nothing_in_a_purged_partition() {
 async fn an_owner_that_confirms_a_change_has_applied_it() {
     let (_, local, key, _data) = unaware(Duration::from_secs(3_600));
     let request = DataRequest::barrier().encode().concat();
-    let reply = local.serve_bytes(request.into()).await.concat();
+    let reply = local.serve_bytes(ME, request.into()).await.concat();
     let confirmed = DataReply::decode(reply.into());
     assert!(matches!(
         confirmed,

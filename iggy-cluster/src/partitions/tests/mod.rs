@@ -13,7 +13,7 @@ mod lease;
 mod reading;
 mod size;
 
-const CLIENT: u128 = 7;
+pub(crate) const CLIENT: u128 = 7;
 
 fn named(text: &str) -> Identifier {
     Identifier::Name(Name::new(text).unwrap())
@@ -25,7 +25,7 @@ pub(crate) fn batch(messages: u128) -> Bytes {
 }
 
 /// The same, with this payload in each message.
-fn batch_of(messages: u128, payload: &[u8]) -> Bytes {
+pub(crate) fn batch_of(messages: u128, payload: &[u8]) -> Bytes {
     let messages: Vec<_> = (1..=messages)
         .map(|id| RawMessage {
             id,
@@ -43,7 +43,7 @@ fn batch_of(messages: u128, payload: &[u8]) -> Bytes {
 }
 
 /// Commands of one client.
-fn commands(session: u64, operations: Vec<ClientOperation<Placement>>) -> Vec<Command> {
+pub(crate) fn commands(session: u64, operations: Vec<ClientOperation<Placement>>) -> Vec<Command> {
     let request = |(number, operation)| {
         Command::Client(ClientRequest {
             client: CLIENT,
@@ -57,7 +57,7 @@ fn commands(session: u64, operations: Vec<ClientOperation<Placement>>) -> Vec<Co
 }
 
 /// Stream `s` with topic `t`, whose partitions this node owns.
-fn topic_here(options: Options, partitions: usize) -> Vec<ClientOperation<Placement>> {
+pub(crate) fn topic_here(options: Options, partitions: usize) -> Vec<ClientOperation<Placement>> {
     vec![
         ClientOperation::CreateStream {
             name: Name::new("s").unwrap(),

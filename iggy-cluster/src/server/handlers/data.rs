@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::Body;
 use crate::cluster::Failure;
 use crate::partitions::{
-    DataReply, DataRequest, Delivery, Denied, Partitions, Place, Poll, Reader, Right, has_session,
+    DataReply, DataRequest, Delivery, Denied, Partitions, Place, Poll, PollMemory, Reader, Right,
+    bytes_of, has_session,
 };
 use crate::server::connection::{Bound, Connection, Trimming};
 
@@ -240,7 +241,7 @@ impl Connection {
 
     /// The body of a poll, and what it commits once the messages are delivered.
     async fn poll_at(
-        &self,
+        &mut self,
         place: Place,
         reader: Reader,
         poll: &PollRequest,
@@ -252,9 +253,12 @@ impl Connection {
             count: poll.count,
             auto_commit: poll.auto_commit,
         };
-        let (reply, commit) = self.server.partitions.poll(place, request).await?;
+        let memory = PollMemory::new(self.memory().clone(), self.poll_bytes);
+        let polled = self.server.partitions.poll(place, request, &memory);
+        let (reply, commit) = polled.await?;
         match reply {
             DataReply::Polled(polled) => {
+                self.poll_bytes.note(bytes_of(&polled.batches));
                 let metrics = &self.server.metrics;
                 metrics.messages_out.inc_by(u64::from(polled.messages));
                 Ok((wire::polled(place.key.partition_id, polled), commit))

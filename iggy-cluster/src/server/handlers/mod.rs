@@ -79,10 +79,10 @@ impl Connection {
 
     /// Counts a long reply in the memory of the node until it is sent; `None` when there is
     /// none.
-    fn count(&self, mut body: Vec<Bytes>) -> Option<Vec<Bytes>> {
+    fn count(&mut self, mut body: Vec<Bytes>) -> Option<Vec<Bytes>> {
         let bytes = body.iter().map(Bytes::len).sum();
         if bytes > UNCOUNTED_BYTES_MAX {
-            let reserved = self.server.partitions.local.memory.try_reserve(bytes)?;
+            let reserved = self.memory().try_reserve(bytes)?;
             // All parts are dropped together.
             let first = body.first_mut()?;
             *first = reserved.attach(std::mem::take(first));

@@ -112,6 +112,10 @@ impl RpcHandler for Nothing {
     async fn handle(&self, _: ReplicaId, _: Channel, _: u8, _: Bytes) -> RpcReply {
         RpcReply::new()
     }
+
+    fn without_memory(&self) -> RpcReply {
+        RpcReply::new()
+    }
 }
 
 #[async_trait]

@@ -50,6 +50,10 @@ impl RpcHandler for Echo {
     async fn handle(&self, _: ReplicaId, _: Channel, _: u8, payload: Bytes) -> RpcReply {
         vec![payload]
     }
+
+    fn without_memory(&self) -> RpcReply {
+        RpcReply::new()
+    }
 }
 
 #[async_trait]
