@@ -117,8 +117,10 @@ mod tests {
             let problem = probe.start().problem(Instant::now() + SOON).await;
             assert!(problem.unwrap().starts_with("its disk hangs"));
         }
+        // Started before the write ends: a later one would start another write.
+        let last = probe.start();
         release.send(()).unwrap();
-        assert_eq!(probe.start().problem(Instant::now() + LONG).await, None);
+        assert_eq!(last.problem(Instant::now() + LONG).await, None);
         assert_eq!(writes.load(Ordering::Relaxed), 1);
     }
 
