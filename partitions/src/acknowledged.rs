@@ -279,16 +279,18 @@ impl Acknowledged {
         self.write_locked(&mut lock(&self.state), now)
     }
 
-    /// Records what is committed, unless something was recorded within this time. What is
-    /// about to be acknowledged is as before.
+    /// Records what is committed, and what is on the disk, unless something was recorded within
+    /// this time. What is about to be acknowledged is as before.
     pub(super) fn mark(&self, now: Promise, every: Duration) -> Result<(), StorageError> {
         let mut state = lock(&self.state);
         let recently = state.since.is_some_and(|since| since.elapsed() < every);
-        if now.commit <= state.last.commit || recently {
+        let last = state.last;
+        let is_known = now.commit <= last.commit && now.synced.index <= last.synced.index;
+        if is_known || recently {
             return Ok(());
         }
         let now = Promise {
-            end: state.last.end,
+            end: last.end,
             ..now
         };
         self.write_locked(&mut state, now)

@@ -1,4 +1,5 @@
-//! A disk of a machine that stops at a given operation, and what is then left on it.
+//! A disk of a machine that stops at a given operation, and what is then left on it; or a disk
+//! on which that operation fails, and nothing else.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,6 +17,19 @@ pub(super) enum Stop {
     Kill,
     /// Of the machine: only what was fsynced.
     Power,
+    /// The same, and the files with such names have what was written, too.
+    PowerBut(&'static str),
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The machine stops: so does everything after it.
+    Stop,
+    /// It does nothing, or a part of it.
+    Error,
+    /// The same, for what needs room; everything else takes place.
+    Full,
 }
 
 #[derive(Clone)]
@@ -25,8 +39,11 @@ pub(super) struct CrashDisk {
 
 #[derive(Default)]
 struct State {
-    /// Operations until the stop.
+    /// Operations until the failure.
     left: usize,
+    failure: Option<Failure>,
+    /// It has failed, or would have.
+    reached: bool,
     /// Of each file, by its number, what was fsynced.
     synced: HashMap<u64, Vec<u8>>,
     /// The names that were fsynced.
@@ -35,8 +52,14 @@ struct State {
 
 impl CrashDisk {
     pub(super) fn new(operations: usize) -> Self {
+        Self::failing(operations, Failure::Stop)
+    }
+
+    /// The operation with this number fails.
+    pub(super) fn failing(operation: usize, failure: Failure) -> Self {
         let state = State {
-            left: operations,
+            left: operation,
+            failure: Some(failure),
             ..State::default()
         };
         Self {
@@ -44,19 +67,29 @@ impl CrashDisk {
         }
     }
 
-    /// Whether it has stopped.
+    /// Whether it has stopped, or the operation has failed.
     pub(super) fn is_stopped(&self) -> bool {
-        lock(&self.state).left == 0
+        lock(&self.state).reached
     }
 
     /// Puts into `to` what the stop has left in `from`.
     pub(super) fn leave(&self, stop: Stop, from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
         let state = lock(&self.state);
-        if stop == Stop::Power {
+        let kept = match stop {
+            Stop::Kill => None,
+            Stop::Power => Some("none"),
+            Stop::PowerBut(kept) => Some(kept),
+        };
+        if let Some(kept) = kept {
             for (path, number) in &state.names {
-                let content = state.synced.get(number).cloned().unwrap_or_default();
-                fs::write(to.join(path.file_name().unwrap()), content).unwrap();
+                let mut content = state.synced.get(number).cloned().unwrap_or_default();
+                let name = path.file_name().unwrap();
+                let is_there = |it: fs::Metadata| it.ino() == *number;
+                if name.to_string_lossy().contains(kept) && fs::metadata(path).is_ok_and(is_there) {
+                    content = fs::read(path).unwrap();
+                }
+                fs::write(to.join(name), content).unwrap();
             }
             return;
         }
@@ -68,23 +101,29 @@ impl CrashDisk {
         }
     }
 
-    /// Whether the next operation takes place: the last one only in part.
-    fn step(&self) -> io::Result<bool> {
+    /// The error of the next operation; one that fails takes place in part.
+    fn step(&self, needs_room: bool) -> io::Result<Option<io::Error>> {
         let mut state = lock(&self.state);
-        match state.left {
-            0 => Err(io::Error::other("stopped")),
-            left => {
-                state.left -= 1;
-                Ok(left > 1)
-            }
+        if state.reached {
+            return match state.failure {
+                Some(Failure::Stop) => Err(io::Error::other("stopped")),
+                _ => Ok(None),
+            };
         }
+        state.left -= 1;
+        if state.left > 0 {
+            return Ok(None);
+        }
+        state.reached = true;
+        Ok(match state.failure {
+            Some(Failure::Full) if needs_room => Some(io::Error::from_raw_os_error(28)),
+            Some(Failure::Full) => None,
+            _ => Some(io::Error::other("stopped")),
+        })
     }
 
-    fn whole_step(&self) -> io::Result<()> {
-        match self.step()? {
-            true => Ok(()),
-            false => Err(io::Error::other("stopped")),
-        }
+    fn whole_step(&self, needs_room: bool) -> io::Result<()> {
+        self.step(needs_room)?.map_or(Ok(()), Err)
     }
 
     fn wrap(&self, file: Arc<dyn DiskFile>, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -103,7 +142,7 @@ impl Disk for CrashDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        self.whole_step()?;
+        self.whole_step(true)?;
         let is_new = !path.exists();
         let file = OsDisk.create(path)?;
         if is_new {
@@ -113,19 +152,19 @@ impl Disk for CrashDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.whole_step()?;
+        self.whole_step(true)?;
         OsDisk.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         if path.exists() {
-            self.whole_step()?;
+            self.whole_step(false)?;
         }
         OsDisk.remove(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.whole_step()?;
+        self.whole_step(false)?;
         let mut state = lock(&self.state);
         state.names.retain(|path, _| path.parent() != Some(dir));
         for entry in fs::read_dir(dir)? {
@@ -159,17 +198,19 @@ impl DiskFile for CrashFile {
     }
 
     fn write(&self, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        if self.disk.step()? {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let needs_room = position + bytes as u64 > self.file.len()?;
+        let Some(error) = self.disk.step(needs_room)? else {
             return self.file.write(position, parts);
-        }
+        };
         let all: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
         let part = &all[..all.len() * 2 / 3];
         self.file.write(position, &mut [IoSlice::new(part)])?;
-        Err(io::Error::other("stopped"))
+        Err(error)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.whole_step()?;
+        self.disk.whole_step(false)?;
         let length = usize::try_from(self.file.len()?).unwrap();
         let content = self.file.read(0, length)?;
         lock(&self.disk.state).synced.insert(self.number, content);
@@ -177,7 +218,7 @@ impl DiskFile for CrashFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.disk.whole_step()?;
+        self.disk.whole_step(false)?;
         assert!(self.path.extension().is_none_or(|it| it != "idx"));
         self.file.truncate(bytes)
     }

@@ -6,6 +6,8 @@ mod append_read;
 mod consumers;
 mod copies;
 mod crash_disk;
+mod crashes;
+mod damaged_copies;
 mod faults;
 mod faulty;
 mod full;
@@ -29,6 +31,7 @@ use iggy_binary_protocol::{WireIdentifier, WirePartitioning};
 
 use super::*;
 use crate::files::{Disk, OsDisk};
+use crash_disk::CrashDisk;
 use faulty::FaultyDisk;
 
 /// A run of the machine.
@@ -207,8 +210,13 @@ impl Dir {
         copy
     }
 
+    /// A storage that works like that on the system's disk, but for fsyncs.
+    fn storage_unsynced(&self, boot: u64) -> EmbeddedStorage {
+        self.storage_on(Arc::new(CrashDisk::new(usize::MAX)), boot)
+    }
+
     fn partition(&self, key: PartitionKey) -> PathBuf {
-        self.storage().dir(&key)
+        self.storage_unsynced(BOOT).dir(&key)
     }
 
     fn files(&self, key: PartitionKey, extension: &str) -> Vec<PathBuf> {

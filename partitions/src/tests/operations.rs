@@ -376,7 +376,7 @@ fn check_left(stop: Stop, before: &[Step], next: &Step, found: &[Record], base: 
     assert!(is_prefix(found, longest), "{found:?} of {longest:?}");
     // What has to be there was durable, and was not removed since.
     let mut least = acknowledged.clone();
-    if stop == Stop::Power {
+    if stop != Stop::Kill {
         let since = before.iter().rposition(|step| step.durable);
         least = since.map_or(Vec::new(), |at| before[at].log.clone());
         for step in &before[since.unwrap_or(0)..] {
@@ -416,7 +416,7 @@ async fn stopped_after(operations: usize, stop: Stop) -> bool {
     disk.leave(stop, &path, &left.partition(key(1)));
     let storage = match stop {
         Stop::Kill => left.storage(),
-        Stop::Power => left.storage_after_boot(),
+        Stop::Power | Stop::PowerBut(_) => left.storage_after_boot(),
     };
     let partition = opened(&storage).await;
     let recovered = partition.recovered().unwrap();
@@ -438,7 +438,7 @@ async fn stopped_after(operations: usize, stop: Stop) -> bool {
 
 #[tokio::test]
 async fn a_stop_at_any_operation_resurrects_nothing_and_loses_nothing() {
-    for stop in [Stop::Kill, Stop::Power] {
+    for stop in [Stop::Kill, Stop::Power, Stop::PowerBut(".log")] {
         let mut operations = 1;
         while !stopped_after(operations, stop).await {
             operations += 1;
