@@ -17,6 +17,7 @@ on_each_backend! {
     a_node_that_has_run_does_not_start_with_another_list
     a_new_node_with_another_list_does_not_join
     a_disk_that_was_formatted_again_is_refused_by_all_and_stops
+    a_lost_disk_is_refused_after_the_only_start_too
     the_format_of_a_node_that_the_others_know_is_refused
 }
 
@@ -119,6 +120,37 @@ async fn a_disk_that_was_formatted_again_is_refused_by_all_and_stops(backend: Ba
     cluster.ready().await.unwrap();
     let client = cluster.client(2).await.unwrap();
     assert_eq!(streams(&client).await, ["kept", "without it"]);
+}
+
+/// The number of its start is the registered one, and higher after a supervisor has started
+/// it again. It is on another disk.
+async fn a_lost_disk_is_refused_after_the_only_start_too(backend: Backend) {
+    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    create(&cluster.client(0).await.unwrap(), "kept").await;
+    cluster.kill(2).unwrap();
+    let (data, aside) = (cluster.data(2), cluster.data(9));
+    std::fs::rename(&data, &aside).unwrap();
+    // As `format --skip-peer-check` does.
+    cluster.format(2).unwrap();
+    for _ in 0..2 {
+        cluster.start(2).unwrap();
+        let text = cluster.refused(2).await.unwrap();
+        let expected = "replica 2 runs on disk ";
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains(", but has had disk "), "{text}");
+        create(&cluster.client(0).await.unwrap(), "without it").await;
+        let client = cluster.client(0).await.unwrap();
+        client
+            .delete_stream(&"without it".try_into().unwrap())
+            .await
+            .unwrap();
+    }
+    remove(&data);
+    std::fs::rename(&aside, &data).unwrap();
+    cluster.start(2).unwrap();
+    cluster.ready().await.unwrap();
+    let client = cluster.client(2).await.unwrap();
+    assert_eq!(streams(&client).await, ["kept"]);
 }
 
 async fn the_format_of_a_node_that_the_others_know_is_refused(backend: Backend) {

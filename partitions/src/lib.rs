@@ -54,7 +54,7 @@ pub use by_key::ByKey;
 pub use embedded::{EmbeddedStorage, EmbeddedStorageConfig};
 pub use error::StorageError;
 pub use key::{GENERATION_INDEX_BITS, PartitionKey};
-pub use node::{LogState, NodeStart, NodeStorage};
+pub use node::{LogState, NodeStorage};
 pub use offsets::CONSUMERS_MAX;
 pub use operation::{Done, Operation};
 pub use record::{ClientBatch, RECORD_HEADER_BYTES, Record, RecordError, RecordFlags, Stamp, Tag};

@@ -40,7 +40,8 @@ pub enum OpenError {
 
 /// The identity of a disk's replica, and how the disk is used.
 pub struct OpenConfig {
-    /// The identity of this replica; its incarnation is ignored.
+    /// The identity of this replica; its incarnation is ignored, and its storage id is for a
+    /// disk that has none.
     pub identity: Superblock,
     /// How the log is kept.
     pub wal: WalConfig,
@@ -58,6 +59,8 @@ pub struct Opened {
     pub files: FileWorker,
     /// Starts of this replica so far, this one included.
     pub incarnation: u64,
+    /// Names the disk, for as long as it exists.
+    pub storage_id: u128,
     /// Entries recovered from the log.
     pub entries: usize,
     /// A write that was never acknowledged was dropped from the end of the log.
@@ -111,6 +114,7 @@ pub fn open(
         wal,
         files: FileWorker::new(store),
         incarnation: block.incarnation,
+        storage_id: block.storage_id,
         entries,
         torn_tail,
         damaged: base.damaged,
@@ -166,6 +170,7 @@ mod tests {
             cluster: "c".into(),
             replica: ReplicaId(1),
             incarnation: 0,
+            storage_id: 5,
             backend: "vr".into(),
             membership: None,
         }

@@ -43,6 +43,15 @@ const REMINDER: Duration = Duration::from_secs(5);
 /// A replica that cannot commit within this time replies that it is undecided.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The start of a replica, as it is registered and presented to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Starts of the replica on its disk, this one included.
+    pub incarnation: u64,
+    /// Names its disk; zero when version 0.1 started it.
+    pub storage_id: u128,
+}
+
 /// The record of replicas that have run, kept by the program around the log in the
 /// replicated state.
 #[async_trait]
@@ -50,10 +59,11 @@ pub trait ReplicaRegistry: Send + Sync {
     /// Whether the local state records this replica as one that has run.
     fn is_registered(&self, replica: ReplicaId) -> bool;
 
-    /// The incarnation with which the local state records this replica: one that connects
-    /// with a lower one is refused, because its disk is not the one that it has had. By
-    /// default incarnations are not compared.
-    fn registered_incarnation(&self, _replica: ReplicaId) -> Option<u64> {
+    /// What the local state records this replica with: one that connects with a lower
+    /// incarnation or another storage is refused, because its disk is not the one that it has
+    /// had. By default, the storage that a replica has presented first is compared, and only
+    /// until this node stops.
+    fn registration(&self, _replica: ReplicaId) -> Option<Registration> {
         None
     }
 

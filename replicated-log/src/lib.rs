@@ -132,7 +132,7 @@ mod wal_thread;
 
 pub use accept::Acceptor;
 pub use address::{join_host_port, listen};
-pub use admission::ReplicaRegistry;
+pub use admission::{Registration, ReplicaRegistry};
 pub use config::{Backend, ConsensusSettings, LogConfig};
 pub use error::{FatalCause, FatalError, LogError, LogThread, TransferError};
 pub use handle::{Leadership, LogHandle, ReplicatedLog};

@@ -165,7 +165,8 @@ impl LogNodeBuilder {
         }
         let opened = storage::open(&config, &disk, self.machine)
             .map_err(|source| open_error(&config, source))?;
-        let links = Links::new(identity(&config, opened.incarnation), watched, self.memory);
+        let identity = identity(&config, opened.incarnation, opened.storage_id);
+        let links = Links::new(identity, watched, self.memory);
         let node = start_replica(&config, opened, links, peers, &self.metrics)?;
         Ok(OpenedNode {
             node,
@@ -206,6 +207,12 @@ impl OpenedNode {
         self.node.incarnation()
     }
 
+    /// See [`LogNode::storage_id`].
+    #[must_use]
+    pub fn storage_id(&self) -> u128 {
+        self.node.storage_id()
+    }
+
     /// Serves the requests of other nodes.
     pub fn on_request(mut self, handler: Arc<dyn RpcHandler>) -> Self {
         self.requests = handler;
@@ -232,7 +239,7 @@ impl OpenedNode {
         if let Some(registry) = &self.registry {
             let registry = Arc::clone(registry);
             node.links
-                .fence(move |replica| registry.registered_incarnation(replica));
+                .fence(move |replica| registry.registration(replica));
         }
         let (source, sink) = self.lanes.unzip();
         if let Some(source) = source {
@@ -261,6 +268,7 @@ pub struct LogNode {
     replica: ReplicaThreads,
     links: Links,
     incarnation: u64,
+    storage_id: u128,
     /// The list of peers, which links and listener follow.
     _peers: watch::Sender<Peers>,
     tasks: JoinSet<()>,
@@ -312,7 +320,7 @@ impl LogNode {
         }
         let (_peers, watched) = watch::channel(config.peers.clone());
         let links = Links::new(
-            identity(config, 0),
+            identity(config, 0, 0),
             watched,
             MemoryBudget::new(MEMORY_BYTES),
         );
@@ -342,6 +350,12 @@ impl LogNode {
         self.incarnation
     }
 
+    /// Names the disk of this node, for as long as it exists: random, above zero.
+    #[must_use]
+    pub fn storage_id(&self) -> u128 {
+        self.storage_id
+    }
+
     /// Waits until the replica stops, which it does only after [`stop`](Self::stop) and
     /// after an error that does not allow it to continue. The error is returned once.
     ///
@@ -369,7 +383,7 @@ fn start_replica(
     peers: watch::Sender<Peers>,
     metrics: &Arc<LogMetrics>,
 ) -> Result<LogNode, LogError> {
-    let incarnation = opened.incarnation;
+    let (incarnation, storage_id) = (opened.incarnation, opened.storage_id);
     let replica = ReplicaThreads::start(opened, &config.settings, metrics, |inbox| {
         links.connect(Arc::new(inbox.clone()));
     })?;
@@ -380,6 +394,7 @@ fn start_replica(
         replica,
         links,
         incarnation,
+        storage_id,
         _peers: peers,
         tasks,
     })
@@ -392,11 +407,12 @@ async fn stop_when_outdated(links: Links, inbox: Inbox) {
     inbox.post_and_wake(Message::Fatal(Box::new(error)));
 }
 
-fn identity(config: &LogConfig, incarnation: u64) -> Identity {
+fn identity(config: &LogConfig, incarnation: u64, storage_id: u128) -> Identity {
     Identity {
         cluster: config.cluster.clone(),
         replica: config.me,
         incarnation,
+        storage_id,
         membership: Some(config.membership.clone()),
     }
 }
@@ -454,7 +470,7 @@ async fn admit_if_empty(
         return Ok(false);
     }
     let memory = MemoryBudget::new(MEMORY_BYTES);
-    let links = Links::new(identity(config, 0), peers.clone(), memory);
+    let links = Links::new(identity(config, 0, 0), peers.clone(), memory);
     let mut replying = JoinSet::new();
     replying.spawn(links.listener(None).run(Arc::clone(listener)));
     let is_formatted = || storage::is_empty(disk).is_ok_and(|is_empty| !is_empty);
@@ -480,7 +496,7 @@ async fn check_if_unchecked(
         return Ok(());
     }
     let links = Links::new(
-        identity(config, 0),
+        identity(config, 0, 0),
         peers.clone(),
         MemoryBudget::new(MEMORY_BYTES),
     );

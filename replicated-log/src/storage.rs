@@ -37,6 +37,7 @@ pub(crate) fn open(
     }
     info!(
         incarnation = opened.incarnation,
+        storage_id = format!("{:032x}", opened.storage_id),
         snapshot = opened.replica.status().snapshot.map(|index| index.0),
         entries = opened.entries,
         "opened the data directory"
@@ -71,8 +72,18 @@ fn identity(config: &LogConfig) -> Superblock {
         cluster: config.cluster.clone(),
         replica: config.me,
         incarnation: 0,
+        storage_id: random_id(),
         backend: config.settings.backend.name().to_owned(),
         membership: Some(config.membership.clone()),
+    }
+}
+
+/// Names a disk; zero when the operating system has no randomness.
+fn random_id() -> u128 {
+    let mut bytes = [0; 16];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u128::from_le_bytes(bytes),
+        Err(_) => 0,
     }
 }
 

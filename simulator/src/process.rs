@@ -282,6 +282,7 @@ impl Process {
             cluster: "simulated".into(),
             replica: self.id,
             incarnation: 0,
+            storage_id: self.id.0.into(),
             backend: plan.backend.name().into(),
             membership: membership(plan).ok(),
         }

@@ -117,6 +117,7 @@ impl Lab {
             cluster: "lab".into(),
             replica,
             incarnation: 0,
+            storage_id: 1,
             backend: self.settings.backend.name().into(),
             membership: None,
         }

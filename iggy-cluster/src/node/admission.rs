@@ -5,7 +5,7 @@ use std::sync::Arc;
 use adapters::metadata::Intent;
 use async_trait::async_trait;
 use consensus::ReplicaId;
-use replicated_log::ReplicaRegistry;
+use replicated_log::{Registration, ReplicaRegistry};
 
 use crate::cluster::Metadata;
 
@@ -18,9 +18,12 @@ impl ReplicaRegistry for Registered {
         self.0.reader.read().node(replica).is_some()
     }
 
-    fn registered_incarnation(&self, replica: ReplicaId) -> Option<u64> {
+    fn registration(&self, replica: ReplicaId) -> Option<Registration> {
         let state = self.0.reader.read();
-        state.node(replica).map(|node| node.info.incarnation)
+        state.node(replica).map(|node| Registration {
+            incarnation: node.info.incarnation,
+            storage_id: node.storage_id,
+        })
     }
 
     async fn commit_noop(&self) -> bool {

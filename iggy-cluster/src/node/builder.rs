@@ -10,7 +10,6 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
-use twox_hash::XxHash3_64;
 
 use super::admission::Registered;
 use super::data_directory::use_data_directory;
@@ -127,6 +126,7 @@ impl NodeBuilder {
         let run = Run {
             root: self.root,
             incarnation: opened.incarnation(),
+            storage_id: opened.storage_id(),
             clients,
             changes,
             links: opened.links().clone(),
@@ -198,6 +198,7 @@ struct Parts {
 struct Run {
     root: RootUser,
     incarnation: u64,
+    storage_id: u128,
     clients: TcpListener,
     changes: mpsc::UnboundedReceiver<MetadataEvent>,
     links: Links,
@@ -281,7 +282,7 @@ impl Parts {
         let members = Members {
             metadata: Arc::clone(metadata),
             info: node_info(section, run.incarnation),
-            storage_id: storage_id(config, section),
+            storage_id: run.storage_id,
             root: run.root,
             fencing_timeout: config.cluster.fencing_timeout.duration(),
             links: run.links,
@@ -327,13 +328,6 @@ fn tls_names(section: &NodeSection) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
-}
-
-/// Identifies the data directory of a node: it is of one cluster and one node. Until the
-/// storage has an identity of its own.
-fn storage_id(config: &ClusterConfig, section: &NodeSection) -> u128 {
-    let cluster = XxHash3_64::oneshot(config.cluster.name.as_bytes());
-    u128::from(section.replica().0) << 64 | u128::from(cluster)
 }
 
 fn node_info(section: &NodeSection, incarnation: u64) -> NodeInfo {

@@ -13,7 +13,6 @@
 mod journal;
 
 use std::fs;
-use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -44,15 +43,6 @@ pub enum LogState {
     Lost,
 }
 
-/// What a start has found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeStart {
-    /// Names the storage, for as long as it exists.
-    pub storage_id: u128,
-    /// What may be missing.
-    pub log: LogState,
-}
-
 /// The files that a node has for all of its partitions.
 pub struct NodeStorage {
     files: Arc<Files>,
@@ -64,6 +54,7 @@ pub struct NodeStorage {
 /// What the file contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
+    /// The disk of the node that has written it.
     storage_id: u128,
     incarnation: u64,
     /// The run of the machine; zero when it is unknown.
@@ -74,27 +65,33 @@ struct State {
 }
 
 impl NodeStorage {
-    /// Opens the files in a storage's directory, for the start of a node with this
-    /// incarnation: higher than that of any start before it, and by one if the start before
-    /// it has opened them. To be called before the directory is used otherwise, in a tokio
-    /// runtime; blocks the thread.
+    /// Opens the files in a storage's directory, for the start of a node on the disk
+    /// `storage_id` with this incarnation: higher than that of any start before it, and by one
+    /// if the start before it has opened them. Files of another disk count as lost. To be
+    /// called before the directory is used otherwise, in a tokio runtime; blocks the thread.
     ///
     /// # Errors
     /// When the disk fails, or a file is of an unknown version.
     pub fn open(
         root: impl Into<PathBuf>,
+        storage_id: u128,
         incarnation: u64,
-    ) -> Result<(Self, NodeStart), StorageError> {
+    ) -> Result<(Self, LogState), StorageError> {
         let boot = crate::embedded::this_boot();
-        Self::on(Arc::new(OsDisk), root.into(), incarnation, boot)
+        Self::on(
+            Arc::new(OsDisk),
+            root.into(),
+            (storage_id, incarnation),
+            boot,
+        )
     }
 
     pub(super) fn on(
         disk: Arc<dyn Disk>,
         root: PathBuf,
-        incarnation: u64,
+        (storage_id, incarnation): (u128, u64),
         boot: u64,
-    ) -> Result<(Self, NodeStart), StorageError> {
+    ) -> Result<(Self, LogState), StorageError> {
         create_dir(&root, true).map_err(failed("create directory", &root))?;
         let files = Files::new(disk, 1);
         let found = State::load(&root, &files)?;
@@ -102,6 +99,7 @@ impl NodeStorage {
         let mut log = match found {
             Found::Nothing if has_entries(&root)? || incarnation <= 1 => LogState::Intact,
             Found::Nothing | Found::Damaged => LogState::Lost,
+            Found::State(found) if found.storage_id != storage_id => LogState::Lost,
             // Another start has used another directory meanwhile.
             Found::State(found) if found.incarnation.saturating_add(1) < incarnation => {
                 LogState::Lost
@@ -116,10 +114,6 @@ impl NodeStorage {
             );
             log = LogState::Lost;
         }
-        let storage_id = match found {
-            Found::State(found) => found.storage_id,
-            Found::Nothing | Found::Damaged => random_id(),
-        };
         let opened = Self {
             files,
             root,
@@ -133,7 +127,7 @@ impl NodeStorage {
             journal: Arc::new(journal),
         };
         opened.change(|_| {})?;
-        Ok((opened, NodeStart { storage_id, log }))
+        Ok((opened, log))
     }
 
     /// Every copy has recovered: what was lost is forgotten. Blocks the thread.
@@ -286,10 +280,4 @@ fn has_entries(root: &Path) -> Result<bool, StorageError> {
         entry.is_ok_and(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
     });
     Ok(has_partitions)
-}
-
-fn random_id() -> u128 {
-    // Every instance hashes the same differently.
-    let half = || u128::from(RandomState::new().hash_one(std::process::id()));
-    half() << 64 | half() | 1
 }

@@ -8,16 +8,18 @@ use super::crash_disk::{CrashDisk, Stop};
 use super::*;
 use crate::replication::Epoch;
 
+const STORAGE: u128 = 77;
+
 fn start_on(
     disk: Arc<dyn Disk>,
     root: &Path,
     incarnation: u64,
     boot: u64,
-) -> Result<(NodeStorage, NodeStart), StorageError> {
-    NodeStorage::on(disk, root.to_owned(), incarnation, boot)
+) -> Result<(NodeStorage, LogState), StorageError> {
+    NodeStorage::on(disk, root.to_owned(), (STORAGE, incarnation), boot)
 }
 
-fn start(root: &Path, incarnation: u64, boot: u64) -> (NodeStorage, NodeStart) {
+fn start(root: &Path, incarnation: u64, boot: u64) -> (NodeStorage, LogState) {
     start_on(Arc::new(OsDisk), root, incarnation, boot).unwrap()
 }
 
@@ -32,16 +34,16 @@ async fn adopt(node: &NodeStorage, key: PartitionKey, epoch: u64) -> Result<(), 
 async fn only_a_stop_of_the_machine_loses_what_was_not_synced() {
     let dir = Dir::new();
     let root = dir.dir.path();
-    let state = |incarnation, boot| start(root, incarnation, boot).1.log;
+    let state = |incarnation, boot| start(root, incarnation, boot).1;
     assert_eq!(state(1, BOOT), LogState::Intact);
     assert_eq!(state(2, BOOT), LogState::Intact, "killed");
     assert_eq!(state(3, NEXT_BOOT), LogState::TailLost);
     assert_eq!(state(4, NEXT_BOOT), LogState::TailLost, "until it recovers");
     let (node, found) = start(root, 5, NEXT_BOOT);
-    assert_eq!(found.log, LogState::TailLost);
+    assert_eq!(found, LogState::TailLost);
     node.recovered().unwrap();
     let (node, found) = start(root, 6, NEXT_BOOT);
-    assert_eq!(found.log, LogState::Intact);
+    assert_eq!(found, LogState::Intact);
     node.stopped().unwrap();
     assert_eq!(state(7, BOOT), LogState::Intact, "stopped in order");
     assert_eq!(
@@ -55,7 +57,7 @@ async fn only_a_stop_of_the_machine_loses_what_was_not_synced() {
 async fn a_machine_whose_runs_are_unknown_may_have_been_stopped() {
     let dir = Dir::new();
     start(dir.dir.path(), 1, 0);
-    assert_eq!(start(dir.dir.path(), 2, 0).1.log, LogState::TailLost);
+    assert_eq!(start(dir.dir.path(), 2, 0).1, LogState::TailLost);
 }
 
 #[tokio::test]
@@ -63,23 +65,32 @@ async fn another_storage_than_that_of_the_last_start_has_lost_everything() {
     let dir = Dir::new();
     let root = dir.dir.path();
     let (_, first) = start(root, 1, BOOT);
+    assert_eq!(first, LogState::Intact);
     // An older state of the same directory.
     let (_, found) = start(root, 3, BOOT);
-    assert_eq!(found.log, LogState::Lost);
-    assert_eq!(found.storage_id, first.storage_id);
+    assert_eq!(found, LogState::Lost);
     let empty = Dir::new();
-    let (_, other) = start(empty.dir.path(), 4, BOOT);
-    assert_eq!(other.log, LogState::Lost);
-    assert_ne!(other.storage_id, first.storage_id);
-    assert_eq!(
-        start(empty.dir.path(), 5, BOOT).1,
-        other,
-        "until it recovers"
-    );
+    for incarnation in [4, 5] {
+        let (_, other) = start(empty.dir.path(), incarnation, BOOT);
+        assert_eq!(other, LogState::Lost, "until it recovers");
+    }
+    // The directory of another disk, though the number of the start fits.
+    let moved = Dir::new();
+    let on = |storage_id, incarnation| {
+        let root = moved.dir.path().to_owned();
+        let start = (storage_id, incarnation);
+        NodeStorage::on(Arc::new(OsDisk), root, start, BOOT).unwrap()
+    };
+    assert_eq!(on(STORAGE, 1).1, LogState::Intact);
+    assert_eq!(on(STORAGE + 1, 2).1, LogState::Lost);
+    let (node, found) = on(STORAGE + 1, 3);
+    assert_eq!(found, LogState::Lost, "until it recovers");
+    node.recovered().unwrap();
+    assert_eq!(on(STORAGE + 1, 4).1, LogState::Intact);
     // Partitions of a version without the file.
     let older = Dir::new();
     append(&older.storage(), 0, 1, 1).await;
-    assert_eq!(start(older.dir.path(), 9, BOOT).1.log, LogState::Intact);
+    assert_eq!(start(older.dir.path(), 9, BOOT).1, LogState::Intact);
 }
 
 #[tokio::test]
@@ -93,7 +104,7 @@ async fn a_damaged_state_is_a_lost_storage() {
         let mut damaged = content.clone();
         damaged[at] ^= 1;
         fs::write(&path, damaged).unwrap();
-        assert_eq!(start(root, 2, BOOT).1.log, LogState::Lost, "{at}");
+        assert_eq!(start(root, 2, BOOT).1, LogState::Lost, "{at}");
     }
     let mut newer = content;
     newer[8] = 9;
@@ -130,7 +141,7 @@ async fn adopted_epochs_are_there_after_a_start() {
     let bytes = fs::metadata(root.join("adopted")).unwrap().len();
     assert!(bytes < 1_000_000, "{bytes}");
     let (node, found) = start(root, 4, BOOT);
-    assert_eq!(found.log, LogState::Intact);
+    assert_eq!(found, LogState::Intact);
     assert_eq!(node.adopted(&key(3)), Epoch(10_001));
 }
 
@@ -158,7 +169,7 @@ async fn a_journal_that_is_damaged_before_its_end_makes_the_node_lost() {
             true => LogState::Lost,
             false => LogState::Intact,
         };
-        assert_eq!(found.log, expected, "{at}");
+        assert_eq!(found, expected, "{at}");
         if at >= last {
             assert_eq!(node.adopted(&key(3)), Epoch(3));
             adopt(&node, key(5), 5).await.unwrap();
@@ -196,7 +207,7 @@ async fn what_was_adopted_survives_a_stop_at_any_operation() {
                 "{epoch}, {adopted}"
             );
             if adopted > 0 {
-                assert_eq!(found.log, LogState::TailLost, "{operations}");
+                assert_eq!(found, LogState::TailLost, "{operations}");
             }
             if !disk.is_stopped() {
                 break;

@@ -29,6 +29,11 @@ pub enum SuperblockError {
         "wal contains no log, but this replica has been started before: what it has acknowledged is lost; restore the directory as it was when the node stopped, but not from an older backup; the other nodes stay available without this one"
     )]
     LogLost,
+    /// There is no random number to name the disk.
+    #[error(
+        "the operating system has no randomness to name the data directory: start again when it has"
+    )]
+    NoStorageId,
     /// A name that does not fit.
     #[error("the {what} has {bytes} bytes, at most {max} are possible; shorten it")]
     TooLong {

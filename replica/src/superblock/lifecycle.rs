@@ -23,8 +23,8 @@ const SNAPSHOT_DIR: &str = "snapshots";
 /// come back empty, under the id with which it has acknowledged what is lost.
 ///
 /// # Errors
-/// When the disk fails or already belongs to a replica, or a name of the identity has more
-/// than 1,024 bytes.
+/// When the disk fails or already belongs to a replica, a name of the identity has more than
+/// 1,024 bytes, or it has no storage id.
 pub fn format(disk: &dyn Disk, identity: &Superblock) -> Result<(), SuperblockError> {
     check_names(identity)?;
     disk.create_dir("meta")?;
@@ -33,6 +33,9 @@ pub fn format(disk: &dyn Disk, identity: &Superblock) -> Result<(), SuperblockEr
     }
     if has_data(disk)? {
         return Err(SuperblockError::Corrupt);
+    }
+    if identity.storage_id == 0 {
+        return Err(SuperblockError::NoStorageId);
     }
     let mut block = identity.clone();
     block.incarnation = 0;
@@ -139,7 +142,8 @@ fn inspect(
     Ok((found, newest, slots.damaged))
 }
 
-/// Checks that a disk is this replica's, and starts its next incarnation, durably.
+/// Checks that a disk is this replica's, and starts its next incarnation, durably. The
+/// storage id of `identity` is for a disk that has none.
 ///
 /// # Errors
 /// When the disk fails, is empty, or belongs to another replica.
@@ -152,6 +156,13 @@ pub fn start_incarnation(
     let mut next = identity.clone();
     next.membership = next.membership.or_else(|| found.membership.clone());
     next.incarnation = found.incarnation + 1 + u64::from(damaged);
+    let named = found.storage_id == 0;
+    if !named {
+        next.storage_id = found.storage_id;
+    }
+    if next.storage_id == 0 {
+        return Err(SuperblockError::NoStorageId);
+    }
     let sequence = newest + 1;
     let file = disk.open(PATH)?;
     // It may have been read from the page cache of a start whose sync failed; it
@@ -164,9 +175,10 @@ pub fn start_incarnation(
     if rule!(IncarnationSynced) {
         file.sync()?;
     }
-    if damaged && rule!(BothSlotsAfterDamage) {
+    if named || damaged && rule!(BothSlotsAfterDamage) {
         // The incarnation of the damaged slot was skipped. Were the new slot damaged later,
-        // the one that is left would skip to the same incarnation again.
+        // the one that is left would skip to the same incarnation again, or have no
+        // storage id.
         file.write_at(slot_of(sequence + 1), &encode(&next, sequence + 1))?;
         file.sync()?;
     }

@@ -6,13 +6,17 @@
 //!
 //! ```text
 //! slot (4 KiB): magic 8 | version u16 | sequence u64 | group u128 | replica u64
-//!               | incarnation u64 | cluster length u16 | cluster
+//!               | incarnation u64 | storage id u128 | cluster length u16 | cluster
 //!               | backend length u16 | backend | voters u16 | their ids u64 each
 //!               | learners u16 | their ids u64 each | zeros | crc32c of all before
 //! ```
 //!
-//! Version 0.1 wrote zeros in place of the lists, and reads a slot with them as one
-//! without. A disk without lists adopts those of the configuration when it is started.
+//! Version 1 has no storage id, and in slots that 0.1 wrote zeros in place of the lists. A
+//! disk without lists adopts those of the configuration when it is started, and one without a
+//! storage id the one that it is given then. Both slots have it before it is used.
+//!
+//! The storage id is not the incarnation's: a disk that is lost and formatted counts its
+//! starts from one again, and would come to the same numbers.
 //!
 //! An incarnation is never used twice, not even when a slot is damaged: the one
 //! that may have been in it is skipped.

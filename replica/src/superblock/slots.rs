@@ -12,12 +12,14 @@ pub(super) const PATH: &str = "meta/superblock";
 /// The sequence number of the slot that formatting writes.
 pub(super) const FIRST_SEQUENCE: u64 = 1;
 const MAGIC: &[u8; 8] = b"IGGYSUP\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Without the identity of the disk.
+const VERSION_0_1: u16 = 1;
 pub(super) const SLOT_BYTES: usize = 4096;
 pub(super) const CRC_AT: usize = SLOT_BYTES - 4;
-/// Magic, version, sequence, group, replica, incarnation, and the lengths of two names and
-/// two lists.
-const FIXED_BYTES: usize = 8 + 2 + 8 + 16 + 8 + 8 + 4 * 2;
+/// Magic, version, sequence, group, replica, incarnation, storage id, and the lengths of two
+/// names and two lists.
+const FIXED_BYTES: usize = 8 + 2 + 8 + 16 + 8 + 8 + 16 + 4 * 2;
 /// The cluster's name and the backend's have at most so many bytes.
 pub(super) const NAME_BYTES_MAX: usize = 1024;
 
@@ -32,6 +34,9 @@ pub struct Superblock {
     pub replica: ReplicaId,
     /// Starts of this replica so far, this one included.
     pub incarnation: u64,
+    /// Names the disk, for as long as it exists: random, above zero. Zero on one that version
+    /// 0.1 wrote last.
+    pub storage_id: u128,
     /// The consensus backend that wrote the log. At most 1,024 bytes.
     pub backend: String,
     /// The replicas of the group. `None` on a disk that version 0.1 wrote last, which did
@@ -80,6 +85,7 @@ pub(super) fn encode(block: &Superblock, sequence: u64) -> Vec<u8> {
     out.put_u128_le(block.group);
     out.put_u64_le(block.replica.0);
     out.put_u64_le(block.incarnation);
+    out.put_u128_le(block.storage_id);
     for text in [&block.cluster, &block.backend] {
         out.put_u16_le(text.len() as u16);
         out.put_slice(text.as_bytes());
@@ -110,7 +116,7 @@ fn decode(slot: &[u8]) -> Result<Option<(Superblock, u64)>, SuperblockError> {
         return Ok(None);
     };
     match rest.try_get_u16_le() {
-        Ok(VERSION) => Ok(decode_body(rest)),
+        Ok(version @ (VERSION_0_1 | VERSION)) => Ok(decode_body(version, rest)),
         Ok(found) => Err(SuperblockError::Version {
             found,
             known: VERSION,
@@ -119,11 +125,15 @@ fn decode(slot: &[u8]) -> Result<Option<(Superblock, u64)>, SuperblockError> {
     }
 }
 
-fn decode_body(mut rest: &[u8]) -> Option<(Superblock, u64)> {
+fn decode_body(version: u16, mut rest: &[u8]) -> Option<(Superblock, u64)> {
     let sequence = rest.try_get_u64_le().ok()?;
     let group = rest.try_get_u128_le().ok()?;
     let replica = ReplicaId(rest.try_get_u64_le().ok()?);
     let incarnation = rest.try_get_u64_le().ok()?;
+    let storage_id = match version {
+        VERSION_0_1 => 0,
+        _ => rest.try_get_u128_le().ok()?,
+    };
     let mut text = || {
         let length = usize::from(rest.try_get_u16_le().ok()?);
         let (text, after) = rest.split_at_checked(length)?;
@@ -148,6 +158,7 @@ fn decode_body(mut rest: &[u8]) -> Option<(Superblock, u64)> {
         cluster,
         replica,
         incarnation,
+        storage_id,
         backend,
         membership,
     };

@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::channel::Channel;
 use super::counters::LinkCounters;
-use super::handshake::{self, HandshakeError};
+use super::handshake::{self, HandshakeError, Hello};
 use super::socket;
 use super::target::Target;
 
@@ -44,22 +44,13 @@ pub(super) async fn attempt(
     target: &Target,
     channel: Channel,
 ) -> Result<TcpStream, Option<HandshakeError>> {
-    let connected =
-        tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&target.address)).await;
-    let mut stream = match connected {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            debug!(peer = %target.replica, address = target.address, %error, "cannot connect");
-            return Err(None);
-        }
-        Err(_) => {
-            debug!(peer = %target.replica, address = target.address, "connecting timed out");
-            return Err(None);
-        }
-    };
-    socket::prepare(&stream, Some(channel));
-    match present(&mut stream, target, channel).await {
-        Ok(()) => {
+    let mut presented = open(target, channel, Hello::Current).await?;
+    if let Err(HandshakeError::Version(refusal)) = &presented {
+        debug!(peer = %target.replica, refusal, "the peer is of version 0.1");
+        presented = open(target, channel, Hello::V0_1).await?;
+    }
+    match presented {
+        Ok(stream) => {
             LinkCounters::add(&target.counters.connected, 1);
             Ok(stream)
         }
@@ -78,15 +69,40 @@ pub(super) async fn attempt(
     }
 }
 
+/// Connects and presents this node. The outer error is that there is no connection.
+async fn open(
+    target: &Target,
+    channel: Channel,
+    form: Hello,
+) -> Result<Result<TcpStream, HandshakeError>, Option<HandshakeError>> {
+    let connected =
+        tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&target.address)).await;
+    let mut stream = match connected {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            debug!(peer = %target.replica, address = target.address, %error, "cannot connect");
+            return Err(None);
+        }
+        Err(_) => {
+            debug!(peer = %target.replica, address = target.address, "connecting timed out");
+            return Err(None);
+        }
+    };
+    socket::prepare(&stream, Some(channel));
+    let presented = present(&mut stream, target, channel, form).await;
+    Ok(presented.map(|()| stream))
+}
+
 async fn present(
     stream: &mut TcpStream,
     target: &Target,
     channel: Channel,
+    form: Hello,
 ) -> Result<(), HandshakeError> {
     let peer = target.replica;
-    let incarnation = handshake::present(stream, &target.identity, peer, channel).await?;
+    let shown = handshake::present(stream, &target.identity, peer, channel, form).await?;
     if channel == Channel::DiskHistory {
         return Ok(());
     }
-    handshake::check_incarnation(peer, incarnation, target.fence.registered(peer))
+    target.fence.admit(peer, shown)
 }

@@ -1,13 +1,18 @@
 //! The first frames of a connection.
 //!
 //! ```text
-//! hello:  "IGCL" | version u16 | channel u8 | from u64 | incarnation u64 | to u64 | cluster name
-//! reply:  code u8 | incarnation u64 | members (code 0) or text (others)
-//! members: 1u8 | voters, and their ids | learners, and their ids; all LEB128
+//! hello:  "IGCL" | version u16 | channel u8 | from u64 | incarnation u64 | to u64
+//!         | storage id u128 | cluster name
+//! reply:  code u8 | incarnation u64 | details (code 0) or text (others)
+//! details: 1u8 | members | storage id u128, or 2u8 | storage id u128
+//! members: voters, and their ids | learners, and their ids; all LEB128
 //! ```
 //!
-//! Version 0.1 has no members in its reply, and does not read them: it is not compared. Both
+//! Version 0.1 has no details in its reply, and does not read them: it is not compared. Both
 //! nodes dial each other, so each compares the list of the other with its own.
+//!
+//! The hello of version 1, of 0.1, has no storage id. A node of 0.1 refuses version 2 as
+//! another version, and is dialled again with version 1.
 
 use std::time::Duration;
 
@@ -20,9 +25,12 @@ use tokio::time::Instant;
 use super::channel::Channel;
 use super::frame;
 use super::target::Identity;
+use crate::admission::Registration;
 
 const MAGIC: &[u8; 4] = b"IGCL";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Without a storage id.
+const VERSION_0_1: u16 = 1;
 const FRAME_BYTES_MAX: usize = 1024;
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ACCEPTED: u8 = 0;
@@ -32,12 +40,17 @@ const OUTDATED: u8 = 2;
 const NOT_LISTED: u8 = 3;
 /// Part of a refusal, also by version 0.1: it has no code of its own.
 const UNKNOWN_CHANNEL: &str = "unknown channel";
-/// The form of the list of members in a reply.
-const MEMBERS_FORMAT: u8 = 1;
-/// Bytes of the list of members at most: the reply has to fit into the frame that version
-/// 0.1 reads. Enough for all replicas that a cluster may have, with ids below 2^21; a longer
-/// list is not sent, and so not compared.
-const MEMBERS_BYTES_MAX: usize = FRAME_BYTES_MAX - 9;
+/// The same of a version of the handshake.
+const ANOTHER_VERSION: &str = "another version";
+/// The forms of the details in a reply: with the list of members, and without.
+const WITH_MEMBERS: u8 = 1;
+const WITHOUT_MEMBERS: u8 = 2;
+/// Bytes of text or details at most: the reply has to fit into the frame that version 0.1
+/// reads.
+const DETAILS_BYTES_MAX: usize = FRAME_BYTES_MAX - 9;
+/// Bytes of the list of members at most. Enough for all replicas that a cluster may have, with
+/// ids below 2^21; a longer list is not sent, and so not compared.
+const MEMBERS_BYTES_MAX: usize = DETAILS_BYTES_MAX - 16;
 
 /// The identity of the peer, and what it dialled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +128,18 @@ pub(crate) enum HandshakeError {
         /// The incarnation with which it is registered.
         registered: u64,
     },
+    /// The disk of the peer is another one.
+    #[error(
+        "replica {replica} runs on {}, but has had disk {}: what it has voted and acknowledged there is missing; bring back the directory that it has had, as it was when the node stopped, or leave it stopped; see \"The disk is lost\" in the operations guide", disk(*.presented), id(*.known)
+    )]
+    OtherDisk {
+        /// The peer.
+        replica: ReplicaId,
+        /// The storage that it presents; zero for none.
+        presented: u128,
+        /// The storage with which it is registered, or which it has presented before.
+        known: u128,
+    },
     /// The peer refused this node because the disk of this node is out of date.
     #[error("refused by the peer: {0}")]
     OutdatedHere(String),
@@ -126,12 +151,26 @@ pub(crate) enum HandshakeError {
         /// The replicas of this node's configuration.
         ours: Option<Membership>,
     },
+    /// The peer does not know this version of the handshake.
+    #[error("refused by the peer: {0}")]
+    Version(String),
     /// The peer does not know the channel: it is of an older version.
     #[error("refused by the peer: {UNKNOWN_CHANNEL}")]
     UnknownChannel,
     /// The peer refused the handshake.
     #[error("refused by the peer: {0}")]
     Refused(String),
+}
+
+fn id(storage: u128) -> String {
+    format!("{:08x}", storage >> 96)
+}
+
+fn disk(storage: u128) -> String {
+    match storage {
+        0 => "a disk without identity".into(),
+        _ => format!("disk {}", id(storage)),
+    }
 }
 
 fn listed(ours: Option<&Membership>) -> String {
@@ -156,8 +195,10 @@ impl HandshakeError {
             Self::UnknownReplica { .. } => "unknown_replica",
             Self::Members { .. } => "members",
             Self::Outdated { .. } => "outdated",
+            Self::OtherDisk { .. } => "other_disk",
             Self::OutdatedHere(_) => "outdated_here",
             Self::NotListed { .. } => "not_listed",
+            Self::Version(_) => "version",
             Self::UnknownChannel => "unknown_channel",
             Self::Refused(_) => "refused",
         }
@@ -165,27 +206,43 @@ impl HandshakeError {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Outdated { .. } => OUTDATED,
+            Self::Outdated { .. } | Self::OtherDisk { .. } => OUTDATED,
             Self::UnknownReplica { .. } => NOT_LISTED,
             _ => REFUSED,
         }
     }
 }
 
-/// Presents this node; returns the peer's incarnation.
+/// A form of the hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hello {
+    /// That of this version.
+    Current,
+    /// That of version 0.1.
+    V0_1,
+}
+
+/// Presents this node; returns what the peer presents.
 pub(super) async fn present(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     identity: &Identity,
     to: ReplicaId,
     channel: Channel,
-) -> Result<u64, HandshakeError> {
-    let mut hello = BytesMut::with_capacity(64);
+    form: Hello,
+) -> Result<Registration, HandshakeError> {
+    let mut hello = BytesMut::with_capacity(80);
     hello.put_slice(MAGIC);
-    hello.put_u16_le(VERSION);
+    hello.put_u16_le(match form {
+        Hello::Current => VERSION,
+        Hello::V0_1 => VERSION_0_1,
+    });
     hello.put_u8(channel as u8);
     hello.put_u64_le(identity.replica.0);
     hello.put_u64_le(identity.incarnation);
     hello.put_u64_le(to.0);
+    if form == Hello::Current {
+        hello.put_u128_le(identity.storage_id);
+    }
     hello.put_slice(identity.cluster.as_bytes());
     let reply = by(Instant::now() + TIMEOUT, async {
         frame::write(stream, &[&hello]).await?;
@@ -205,70 +262,70 @@ pub(super) async fn present(
             OUTDATED => HandshakeError::OutdatedHere(text),
             NOT_LISTED => HandshakeError::NotListed { text, ours },
             _ if text.contains(UNKNOWN_CHANNEL) => HandshakeError::UnknownChannel,
+            _ if text.contains(ANOTHER_VERSION) => HandshakeError::Version(text),
             _ => HandshakeError::Refused(text),
         });
     }
-    let theirs = get_members(reply)?;
+    let (theirs, storage_id) = get_details(reply)?;
     match (theirs, ours) {
         (Some(theirs), Some(ours)) if !theirs.has_replicas_of(&ours) => {
             let peer = to;
             Err(HandshakeError::Members { peer, theirs, ours })
         }
-        _ => Ok(incarnation),
+        _ => Ok(Registration {
+            incarnation,
+            storage_id,
+        }),
     }
 }
 
 /// As much of a text as fits into a reply.
 fn cut_text(text: &str) -> BytesMut {
-    let end = text.floor_char_boundary(MEMBERS_BYTES_MAX);
+    let end = text.floor_char_boundary(DETAILS_BYTES_MAX);
     BytesMut::from(&text[..end])
 }
 
-/// Whether a replica may present this incarnation.
-pub(super) fn check_incarnation(
-    replica: ReplicaId,
-    incarnation: u64,
-    registered: Option<u64>,
-) -> Result<(), HandshakeError> {
-    match registered {
-        Some(registered) if incarnation < registered => Err(HandshakeError::Outdated {
-            replica,
-            incarnation,
-            registered,
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn put_members(membership: &Membership) -> BytesMut {
+fn put_details(identity: &Identity) -> BytesMut {
     let mut out = BytesMut::new();
-    out.put_u8(MEMBERS_FORMAT);
-    for ids in [membership.voters(), membership.learners()] {
-        put_number(&mut out, ids.len() as u64);
-        for id in ids {
-            put_number(&mut out, id.0);
+    if let Some(membership) = &identity.membership {
+        out.put_u8(WITH_MEMBERS);
+        for ids in [membership.voters(), membership.learners()] {
+            put_number(&mut out, ids.len() as u64);
+            for id in ids {
+                put_number(&mut out, id.0);
+            }
         }
     }
-    if out.len() > MEMBERS_BYTES_MAX {
+    if out.is_empty() || out.len() > MEMBERS_BYTES_MAX {
         out.clear();
+        out.put_u8(WITHOUT_MEMBERS);
     }
+    out.put_u128_le(identity.storage_id);
     out
 }
 
-/// The members in a reply; `None` where there are none, or in a form that is not known.
-fn get_members(mut reply: Bytes) -> Result<Option<Membership>, HandshakeError> {
-    if reply.try_get_u8() != Ok(MEMBERS_FORMAT) {
-        return Ok(None);
-    }
+/// The members and the storage id in a reply; `None` and zero where there are none, or in a
+/// form that is not known.
+fn get_details(mut reply: Bytes) -> Result<(Option<Membership>, u128), HandshakeError> {
+    let members = match reply.try_get_u8() {
+        Ok(WITH_MEMBERS) => Some(get_members(&mut reply)?),
+        Ok(WITHOUT_MEMBERS) => None,
+        _ => return Ok((None, 0)),
+    };
+    let storage_id = reply.try_get_u128_le();
+    let storage_id = storage_id.map_err(|_| HandshakeError::Malformed("the storage id"))?;
+    Ok((members, storage_id))
+}
+
+fn get_members(reply: &mut Bytes) -> Result<Membership, HandshakeError> {
     let mut ids = || {
-        let count = get_number(&mut reply)?;
-        let ids = (0..count).map(|_| get_number(&mut reply).map(ReplicaId));
+        let count = get_number(reply)?;
+        let ids = (0..count).map(|_| get_number(reply).map(ReplicaId));
         ids.collect::<Option<Vec<_>>>()
     };
     let members = ids().zip(ids());
     members
         .and_then(|(voters, learners)| Membership::new(1, voters, learners).ok())
-        .map(Some)
         .ok_or(HandshakeError::Malformed("the list of members"))
 }
 
@@ -297,17 +354,14 @@ pub(super) async fn receive(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     identity: &Identity,
     is_peer: impl Fn(ReplicaId) -> bool,
-    registered: impl Fn(ReplicaId) -> Option<u64>,
+    admit: impl Fn(ReplicaId, Registration) -> Result<(), HandshakeError>,
 ) -> Result<Peer, HandshakeError> {
     let deadline = Instant::now() + TIMEOUT;
     let hello = by(deadline, frame::read_short(stream, FRAME_BYTES_MAX)).await?;
     let hello = hello.ok_or(HandshakeError::Malformed("the peer closed the connection"))?;
-    let result = check(hello, identity, is_peer, registered);
+    let result = check(hello, identity, is_peer, admit);
     let (code, rest) = match &result {
-        Ok(_) => {
-            let members = identity.membership.as_ref().map(put_members);
-            (ACCEPTED, members.unwrap_or_default())
-        }
+        Ok(_) => (ACCEPTED, put_details(identity)),
         Err(error) => (error.code(), cut_text(&error.to_string())),
     };
     by(deadline, async {
@@ -323,21 +377,26 @@ fn check(
     mut hello: Bytes,
     identity: &Identity,
     is_peer: impl Fn(ReplicaId) -> bool,
-    registered: impl Fn(ReplicaId) -> Option<u64>,
+    admit: impl Fn(ReplicaId, Registration) -> Result<(), HandshakeError>,
 ) -> Result<Peer, HandshakeError> {
     let cut = |_| HandshakeError::Malformed("the hello is truncated");
     if !hello.starts_with(MAGIC) {
         return Err(HandshakeError::Malformed("wrong magic"));
     }
     hello.advance(MAGIC.len());
-    if hello.try_get_u16_le().map_err(cut)? != VERSION {
-        return Err(HandshakeError::Malformed("another version"));
+    let version = hello.try_get_u16_le().map_err(cut)?;
+    if ![VERSION_0_1, VERSION].contains(&version) {
+        return Err(HandshakeError::Malformed(ANOTHER_VERSION));
     }
     let channel = Channel::from_wire(hello.try_get_u8().map_err(cut)?)
         .ok_or(HandshakeError::Malformed(UNKNOWN_CHANNEL))?;
     let replica = ReplicaId(hello.try_get_u64_le().map_err(cut)?);
     let incarnation = hello.try_get_u64_le().map_err(cut)?;
     let dialled = ReplicaId(hello.try_get_u64_le().map_err(cut)?);
+    let storage_id = match version {
+        VERSION_0_1 => 0,
+        _ => hello.try_get_u128_le().map_err(cut)?,
+    };
     if hello != identity.cluster.as_bytes() {
         return Err(HandshakeError::Cluster {
             theirs: String::from_utf8_lossy(&hello).into_owned(),
@@ -358,7 +417,11 @@ fn check(
     }
     // A replica whose disk is empty has no incarnation yet.
     if channel != Channel::DiskHistory {
-        check_incarnation(replica, incarnation, registered(replica))?;
+        let shown = Registration {
+            incarnation,
+            storage_id,
+        };
+        admit(replica, shown)?;
     }
     Ok(Peer {
         replica,
@@ -378,175 +441,4 @@ async fn by<T>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn members(voters: u64) -> Option<Membership> {
-        Membership::new(1, (1..=voters).map(ReplicaId), []).ok()
-    }
-
-    fn identity(cluster: &str, replica: u64) -> Identity {
-        Identity {
-            cluster: cluster.into(),
-            replica: ReplicaId(replica),
-            incarnation: replica * 10,
-            membership: members(3),
-        }
-    }
-
-    async fn meet_on(
-        channel: Channel,
-        from: Identity,
-        to: ReplicaId,
-        own: Identity,
-        registered: Option<u64>,
-    ) -> (Result<u64, HandshakeError>, Result<Peer, HandshakeError>) {
-        let (mut near, mut far) = tokio::io::duplex(4096);
-        tokio::join!(
-            present(&mut near, &from, to, channel),
-            receive(&mut far, &own, |id| id.0 <= 3, |_| registered)
-        )
-    }
-
-    async fn meet(
-        from: Identity,
-        to: ReplicaId,
-        own: Identity,
-    ) -> (Result<u64, HandshakeError>, Result<Peer, HandshakeError>) {
-        meet_on(Channel::Data, from, to, own, None).await
-    }
-
-    #[tokio::test]
-    async fn peers_of_one_cluster_learn_the_identity_of_the_other() {
-        // One of them is of version 0.1, or both, or none.
-        for (theirs, ours) in [(3, 3), (0, 3), (3, 0), (0, 0)] {
-            let (mut from, mut own) = (identity("c", 1), identity("c", 2));
-            (from.membership, own.membership) = (members(theirs), members(ours));
-            let (near, far) = meet(from, ReplicaId(2), own).await;
-            assert_eq!(near.unwrap(), 20);
-            let expected = Peer {
-                replica: ReplicaId(1),
-                channel: Channel::Data,
-                incarnation: 10,
-            };
-            assert_eq!(far.unwrap(), expected);
-        }
-    }
-
-    #[tokio::test]
-    async fn strangers_are_refused_with_a_reason() {
-        for (from, to, why) in [
-            (identity("other", 1), 2, "cluster \"other\""),
-            (identity("c", 1), 3, "dialled replica 2, this is replica 1"),
-            (identity("c", 9), 2, "replica 8 is not among"),
-            (identity("c", 9), 2, "configuration, which lists 0, 1, 2;"),
-            (identity("c", 9), 2, "the configuration here lists 0, 1, 2"),
-        ] {
-            let (near, far) = meet(from, ReplicaId(to), identity("c", 2)).await;
-            assert!(far.is_err());
-            let text = near.unwrap_err().to_string();
-            assert!(text.contains(why), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_text_of_a_refusal_is_one_line_without_control_characters() {
-        let (mut near, mut far) = tokio::io::duplex(4096);
-        let identity = identity("c", 1);
-        let refusal = async {
-            frame::read_short(&mut far, FRAME_BYTES_MAX).await.unwrap();
-            let incarnation = [0; 8];
-            let text = b"a\x1b[2J\nERROR b";
-            let written = frame::write(&mut far, &[&[REFUSED], &incarnation, text]).await;
-            written.unwrap();
-            far.flush().await.unwrap();
-        };
-        let present = present(&mut near, &identity, ReplicaId(2), Channel::Data);
-        let (refused, ()) = tokio::join!(present, refusal);
-        let text = refused.unwrap_err().to_string();
-        assert_eq!(text, "refused by the peer: a?[2J?ERROR b");
-    }
-
-    #[tokio::test]
-    async fn a_peer_with_another_list_of_replicas_is_refused_and_both_lists_are_named() {
-        for voters in [1, 2, 4] {
-            let other = Identity {
-                membership: members(voters),
-                ..identity("c", 2)
-            };
-            let (near, _) = meet(identity("c", 1), ReplicaId(2), other).await;
-            let text = near.unwrap_err().to_string();
-            let theirs = members(voters).unwrap();
-            let lists = format!(
-                "replica 1 is configured with the replicas {theirs}, this node with 0, 1, 2;"
-            );
-            assert!(text.contains(&lists), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_lower_incarnation_than_the_registered_one_is_refused() {
-        let meet = |channel, registered| {
-            let (from, own) = (identity("c", 1), identity("c", 2));
-            meet_on(channel, from, ReplicaId(2), own, registered)
-        };
-        for registered in [None, Some(9), Some(10)] {
-            assert!(meet(Channel::Consensus, registered).await.1.is_ok());
-        }
-        let (near, far) = meet(Channel::Consensus, Some(11)).await;
-        assert!(matches!(far, Err(HandshakeError::Outdated { .. })));
-        let near = near.unwrap_err();
-        assert!(matches!(near, HandshakeError::OutdatedHere(_)), "{near}");
-        let text = near.to_string();
-        let why = "replica 0 presents incarnation 10, but has run as incarnation 11";
-        assert!(text.contains(why), "{text}");
-        // The question whether it has run is answered.
-        assert!(meet(Channel::DiskHistory, Some(11)).await.1.is_ok());
-    }
-
-    #[test]
-    fn lists_of_members_come_back_unless_they_are_too_long_or_damaged() {
-        let list = |voters: &[u64], learners: &[u64]| {
-            let ids = |ids: &[u64]| ids.iter().map(|id| ReplicaId(*id)).collect::<Vec<_>>();
-            Membership::new(1, ids(voters), ids(learners)).unwrap()
-        };
-        let most: Vec<u64> = (8..=255).collect();
-        for members in [
-            list(&[1], &[]),
-            list(&[3, 1, 2], &[1 << 20, u64::MAX]),
-            list(&[1, 2, 3, 4, 5, 6, 7], &most),
-        ] {
-            let bytes = put_members(&members).freeze();
-            assert_eq!(get_members(bytes.clone()).unwrap(), Some(members));
-            for length in 1..bytes.len() {
-                assert!(get_members(bytes.slice(..length)).is_err(), "{length}");
-            }
-        }
-        let huge: Vec<u64> = (0..200).map(|id| u64::MAX - id).collect();
-        assert!(put_members(&list(&[1], &huge)).is_empty());
-        assert_eq!(get_members(Bytes::new()).unwrap(), None);
-        // A later form is not compared.
-        assert_eq!(get_members(Bytes::from_static(&[2, 9])).unwrap(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn half_a_handshake_is_given_up_after_its_time() {
-        for sent in [&b""[..], b"IG", &[200, 0, 0, 0, b'I', b'G']] {
-            let (mut near, mut far) = tokio::io::duplex(4096);
-            near.write_all(sent).await.unwrap();
-            let started = Instant::now();
-            let received = receive(&mut far, &identity("c", 2), |_| true, |_| None).await;
-            assert!(matches!(received, Err(HandshakeError::Timeout)));
-            assert_eq!(started.elapsed(), TIMEOUT);
-        }
-    }
-
-    /// Nothing large is read before the handshake.
-    #[tokio::test]
-    async fn a_long_frame_instead_of_a_handshake_is_refused_by_its_length() {
-        let (mut near, mut far) = tokio::io::duplex(4096);
-        near.write_all(&(79_u32 << 20).to_le_bytes()).await.unwrap();
-        let received = receive(&mut far, &identity("c", 2), |_| true, |_| None).await;
-        assert!(matches!(received, Err(HandshakeError::Io(_))));
-    }
-}
+mod tests;

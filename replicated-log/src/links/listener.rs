@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use consensus::ReplicaId;
@@ -37,6 +37,8 @@ const CONNECTIONS_PER_LANE_MAX: usize = 2;
 /// Connections in a handshake, besides one of each peer on each channel. The oldest is closed
 /// for a further one: a peer needs milliseconds for it.
 const HANDSHAKES_MIN: usize = 8;
+/// How often connections are compared with what their peers have registered since.
+const REFUTE_INTERVAL: Duration = Duration::from_secs(1);
 const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// The most file descriptors of the links to so many peers: those that this node dials,
@@ -164,6 +166,7 @@ impl PeerListener {
         let shared = Arc::new(self);
         let mut handshakes = Bounded::default();
         let mut connections: BTreeMap<(ReplicaId, Channel), Bounded<()>> = BTreeMap::new();
+        let mut refute = tokio::time::interval(REFUTE_INTERVAL);
         loop {
             tokio::select! {
                 (stream, address) = acceptor.accept() => {
@@ -186,6 +189,12 @@ impl PeerListener {
                         of_channel.spawn(connections_max(channel), last, serve);
                     }
                 }
+                _ = refute.tick() => {
+                    for (peer, error) in shared.fence.take_refuted() {
+                        warn!(%peer, %error, "closed the connections of a peer");
+                        connections.retain(|(connected, _), _| *connected != peer);
+                    }
+                }
                 Ok(()) = peers.changed() => {
                     let current = peers.borrow_and_update();
                     connections.retain(|(peer, _), _| current.contains(*peer));
@@ -202,8 +211,8 @@ impl PeerListener {
     ) -> Option<Connection> {
         socket::prepare(&stream, None);
         let is_peer = |id| self.peers.borrow().contains(id);
-        let registered = |id| self.fence.registered(id);
-        match handshake::receive(&mut stream, &self.identity, is_peer, registered).await {
+        let admit = |id, shown| self.fence.admit(id, shown);
+        match handshake::receive(&mut stream, &self.identity, is_peer, admit).await {
             Ok(peer) => {
                 socket::prepare(&stream, Some(peer.channel));
                 debug!(peer = %peer.replica, channel = ?peer.channel, "a peer connected");

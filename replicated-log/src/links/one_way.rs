@@ -284,6 +284,7 @@ mod tests {
             cluster: "c".into(),
             replica: ReplicaId(replica),
             incarnation: 1,
+            storage_id: 7,
             membership: None,
         }
     }
@@ -325,7 +326,7 @@ mod tests {
 
         async fn accept(&self) -> BufReader<TcpStream> {
             let (mut stream, _) = self.listener.accept().await.unwrap();
-            let peer = handshake::receive(&mut stream, &identity(2), |_| true, |_| None).await;
+            let peer = handshake::receive(&mut stream, &identity(2), |_| true, |_, _| Ok(())).await;
             assert_eq!(peer.unwrap().channel, Channel::Consensus);
             BufReader::new(stream)
         }

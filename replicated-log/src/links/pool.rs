@@ -22,6 +22,7 @@ use super::one_way::OneWayLink;
 use super::requests::RequestLinks;
 use super::rpc::RpcLink;
 use super::target::{Identity, LinkLimits, Target};
+use crate::admission::Registration;
 use crate::memory::MemoryBudget;
 use crate::peers::Peers;
 
@@ -152,11 +153,11 @@ impl Links {
         &self.0.identity
     }
 
-    /// Refuses peers with a lower incarnation than the one that this returns. The first call
-    /// counts.
+    /// Refuses peers with a lower incarnation or another storage than this returns. The first
+    /// call counts.
     pub(crate) fn fence(
         &self,
-        registered: impl Fn(ReplicaId) -> Option<u64> + Send + Sync + 'static,
+        registered: impl Fn(ReplicaId) -> Option<Registration> + Send + Sync + 'static,
     ) {
         self.0.fence.set(Box::new(registered));
     }

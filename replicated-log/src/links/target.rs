@@ -17,6 +17,8 @@ pub(crate) struct Identity {
     pub(crate) replica: ReplicaId,
     /// Rises with every start of the node.
     pub(crate) incarnation: u64,
+    /// Names its disk. Zero while the disk is empty.
+    pub(crate) storage_id: u128,
     /// The replicas of its configuration; a peer with others is refused. `None` for a node
     /// that does not compare them.
     pub(crate) membership: Option<Membership>,

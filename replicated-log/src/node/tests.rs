@@ -7,6 +7,7 @@ use consensus::{
 use replica::disk::MemoryDisk;
 
 use super::*;
+use crate::admission::Registration;
 use crate::error::{FatalCause, LogThread, TransferError};
 use crate::handle::ReplicatedLog;
 use crate::peers::PeerAddress;
@@ -252,17 +253,17 @@ async fn metrics_number_the_leader_as_the_configuration_does() {
 
 /// Its disk was formatted again, or is an older copy.
 #[tokio::test]
-async fn a_replica_whose_incarnation_is_out_of_date_stops() {
-    struct StartedTwice;
+async fn a_replica_whose_disk_is_not_the_registered_one_stops() {
+    struct Registered(Registration);
 
     #[async_trait]
-    impl ReplicaRegistry for StartedTwice {
+    impl ReplicaRegistry for Registered {
         fn is_registered(&self, _replica: ReplicaId) -> bool {
             true
         }
 
-        fn registered_incarnation(&self, _replica: ReplicaId) -> Option<u64> {
-            Some(2)
+        fn registration(&self, _replica: ReplicaId) -> Option<Registration> {
+            Some(self.0)
         }
 
         async fn commit_noop(&self) -> bool {
@@ -270,27 +271,67 @@ async fn a_replica_whose_incarnation_is_out_of_date_stops() {
         }
     }
 
-    for backend in [Backend::Raft, Backend::Vr] {
-        let mut builders = builders(backend, 2).await;
+    for (incarnation, storage_id, why) in [
+        (2, 0, "presents incarnation 1, but has run as incarnation 2"),
+        (1, 9 << 96, "but has had disk 00000009: what it has voted"),
+    ] {
+        let registered = Registration {
+            incarnation,
+            storage_id,
+        };
+        let mut builders = builders(Backend::Raft, 2).await;
         let (again, first) = (builders.pop().unwrap(), builders.pop().unwrap());
-        let first = first.registry(Arc::new(StartedTwice));
+        let first = first.registry(Arc::new(Registered(registered)));
         let first = first.empty_disk(EmptyDisk::Format).start().await.unwrap();
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-        let again = again.disk(Arc::clone(&disk)).empty_disk(EmptyDisk::Format);
-        let mut again = again.start().await.unwrap();
-        let stopped = tokio::time::timeout(TIMEOUT, again.stopped())
-            .await
-            .unwrap();
-        let error = stopped.unwrap_err();
-        assert!(
-            matches!(error.cause, FatalCause::Outdated { .. }),
-            "{error}"
-        );
-        let text = error.to_string();
-        let why = "presents incarnation 1, but has run as incarnation 2";
-        assert!(text.contains(why), "{text}");
+        stops_for(again, why).await;
         first.stop().await.unwrap();
     }
+}
+
+/// It has acknowledged, and nothing replicated names its disk: only its peer has seen it.
+#[tokio::test]
+async fn a_replica_that_comes_back_on_another_disk_before_it_has_registered_stops() {
+    for backend in [Backend::Raft, Backend::Vr] {
+        let mut builders = builders(backend, 2).await;
+        let (mut second, first) = (builders.pop().unwrap(), builders.pop().unwrap());
+        let config = second.config.clone();
+        // A node that has stopped may not have closed its socket yet.
+        let socket = second.listener.take().unwrap().into_std().unwrap();
+        let listener = || TcpListener::from_std(socket.try_clone().unwrap()).unwrap();
+        second.listener = Some(listener());
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let second = second.disk(Arc::clone(&disk));
+        let mut nodes = Vec::new();
+        for builder in [first, second] {
+            nodes.push(builder.empty_disk(EmptyDisk::Format).start().await.unwrap());
+        }
+        submit(&nodes).await;
+        nodes.pop().unwrap().stop().await.unwrap();
+        let again =
+            || LogNode::builder(config.clone(), Box::<Count>::default()).listener(listener());
+        let empty = again().disk(Arc::new(MemoryDisk::new()));
+        stops_for(empty, "but has had disk").await;
+        // The disk that it has had is welcome.
+        nodes.push(again().disk(disk).start().await.unwrap());
+        submit(&nodes).await;
+        for node in nodes {
+            node.stop().await.unwrap();
+        }
+    }
+}
+
+/// Starts a node on an empty disk; another one refuses it.
+async fn stops_for(node: LogNodeBuilder, why: &str) {
+    let mut node = node.empty_disk(EmptyDisk::Format).start().await.unwrap();
+    assert_eq!(node.incarnation(), 1);
+    let stopped = tokio::time::timeout(TIMEOUT, node.stopped()).await;
+    let error = stopped.unwrap().unwrap_err();
+    assert!(
+        matches!(error.cause, FatalCause::Outdated { .. }),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(text.contains(why), "{text}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ fn identity() -> Superblock {
         cluster: "c".into(),
         replica: ReplicaId(1),
         incarnation: 0,
+        storage_id: 5,
         backend: "raft".into(),
         membership: Some(members(3)),
     }
@@ -292,6 +293,89 @@ fn a_start_with_another_list_of_replicas_is_refused_and_changes_nothing() {
         }
     }
     assert_eq!(content(&disk), before);
+}
+
+/// Another one is proposed by each start, and counts for the disk of version 0.1 only.
+#[test]
+fn a_disk_keeps_the_storage_id_that_it_was_formatted_with() {
+    let disk = formatted();
+    let proposed = |storage_id| Superblock {
+        storage_id,
+        ..identity()
+    };
+    for start in 0..4 {
+        let block = start_incarnation(&disk, &proposed(100 + start)).unwrap();
+        assert_eq!(block.storage_id, 5);
+        disk.crash(&mut || 0_u64);
+    }
+    let refused = format(&MemoryDisk::new(), &proposed(0));
+    assert!(matches!(refused, Err(SuperblockError::NoStorageId)));
+}
+
+/// The superblock of a directory that version 0.1 has written.
+fn of_version_0_1() -> (MemoryDisk, Superblock) {
+    let fixture = include_bytes!("../../../fixtures/superblock-0.1");
+    let disk = MemoryDisk::new();
+    disk.create_dir("meta").unwrap();
+    let file = disk.create(PATH, fixture.len() as u64).unwrap();
+    file.write_at(0, fixture).unwrap();
+    file.sync().unwrap();
+    disk.sync_dir("meta").unwrap();
+    let (found, _) = read(&disk).unwrap().newest.unwrap();
+    (disk, found)
+}
+
+/// Whichever slot is damaged later, it has no other: its peers have seen that one.
+#[test]
+fn a_disk_of_version_0_1_gets_a_storage_id_at_its_next_start_and_keeps_it() {
+    let (old, found) = of_version_0_1();
+    assert_eq!((found.storage_id, &found.membership), (0, &None));
+    assert_eq!(
+        (found.cluster.as_str(), found.replica),
+        ("upgrade", ReplicaId(1))
+    );
+    let proposed = |storage_id| Superblock {
+        storage_id,
+        ..found.clone()
+    };
+    let unnamed = start_incarnation(&old.copy(), &proposed(0));
+    assert!(matches!(unnamed, Err(SuperblockError::NoStorageId)));
+    let started = start_incarnation(&old, &proposed(8)).unwrap();
+    assert_eq!(
+        (started.storage_id, started.incarnation),
+        (8, found.incarnation + 1)
+    );
+    for slot in [0, SLOT_BYTES] {
+        let rotten = old.copy();
+        rotten.flip(PATH, slot + 20, 1);
+        let next = start_incarnation(&rotten, &proposed(9)).unwrap();
+        assert_eq!(next.storage_id, 8);
+        assert!(next.incarnation > started.incarnation);
+    }
+}
+
+/// Whatever fails while a disk gets its storage id, one that was returned is kept.
+#[test]
+fn a_start_that_fails_anywhere_does_not_change_a_storage_id_that_was_used() {
+    for fail_at in 1..=9 {
+        for survivor in 0..4_u64 {
+            let (disk, found) = of_version_0_1();
+            let mut used = None;
+            for storage_id in 10..14_u128 {
+                disk.fail_after((storage_id == 10).then_some(fail_at));
+                let proposed = Superblock {
+                    storage_id,
+                    ..found.clone()
+                };
+                if let Ok(block) = start_incarnation(&disk, &proposed) {
+                    let used = *used.get_or_insert(block.storage_id);
+                    assert_eq!(block.storage_id, used, "{fail_at} {survivor}");
+                }
+                disk.crash(&mut || survivor);
+            }
+            assert!(used.is_some());
+        }
+    }
 }
 
 /// As version 0.1 has written it.

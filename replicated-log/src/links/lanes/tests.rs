@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::wire::{PIECE_BYTES_MAX, PieceHead, Window, cost};
 use super::*;
 use crate::links::disk_history::{AdmissionService, DiskHistory};
-use crate::links::handshake;
+use crate::links::handshake::{self, Hello};
 use crate::links::listener::Services;
 use crate::links::pool::Links;
 use crate::links::rpc::{RpcHandler, RpcReply};
@@ -33,6 +33,7 @@ fn identity(number: u64) -> Identity {
         cluster: "c".into(),
         replica: ReplicaId::from_number(number),
         incarnation: 10 + number,
+        storage_id: 7,
         membership: None,
     }
 }
@@ -227,7 +228,8 @@ impl Raw {
         let own = identity(7);
         let mut stream = TcpStream::connect(&node.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let presented = handshake::present(&mut stream, &own, node.replica, LANE).await;
+        let presented =
+            handshake::present(&mut stream, &own, node.replica, LANE, Hello::Current).await;
         presented.unwrap();
         let window = stream.read_u64_le().await.unwrap();
         assert_eq!(window, LANE.window_bytes());

@@ -83,6 +83,7 @@ impl Node {
             cluster: "c".into(),
             replica,
             incarnation: 1,
+            storage_id: 7,
             membership: None,
         };
         let (peers, watched) = watch::channel(Peers::default());

@@ -12,11 +12,12 @@ use tokio::task::JoinSet;
 use super::wire::PIECE_BYTES_MAX;
 use super::*;
 use crate::links::disk_history::{AdmissionService, DiskHistory};
+use crate::links::frame;
+use crate::links::handshake::{self, Hello};
 use crate::links::listener::Services;
 use crate::links::pool::Links;
 use crate::links::requests::RequestLinks;
 use crate::links::target::Identity;
-use crate::links::{frame, handshake};
 use crate::memory::MemoryBudget;
 use crate::peers::{PeerAddress, Peers};
 
@@ -77,6 +78,7 @@ fn identity(number: u64) -> Identity {
         cluster: "c".into(),
         replica: ReplicaId::from_number(number),
         incarnation: 1,
+        storage_id: 7,
         membership: None,
     }
 }
@@ -220,7 +222,7 @@ async fn a_request_without_memory_is_refused_and_keeps_no_other_waiting() {
     // The same on the connection of a peer of version 0.1, which sends frames.
     let near = identity(0);
     let mut old = tokio::net::TcpStream::connect(&far.address).await.unwrap();
-    let hello = handshake::present(&mut old, &near, to, Channel::Data);
+    let hello = handshake::present(&mut old, &near, to, Channel::Data, Hello::Current);
     hello.await.unwrap();
     for (id, payload, expected) in [
         (1_u64, 20 * MIB, b"none".to_vec()),
@@ -260,10 +262,15 @@ async fn a_peer_of_version_0_1_is_dialled_again_and_receives_frames() {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let hello = frame::read_short(&mut stream, KIB).await.unwrap().unwrap();
-            let channel = hello[6];
+            let (version, channel) = (hello[4], hello[6]);
             let incarnation = 1_u64.to_le_bytes();
-            if channel != Channel::Data as u8 {
-                let refusal: [&[u8]; 3] = [&[1], &incarnation, b"not a handshake: unknown channel"];
+            let unknown: Option<&[u8]> = match (version, channel == Channel::Data as u8) {
+                (1, true) => None,
+                (1, false) => Some(b"not a handshake: unknown channel"),
+                _ => Some(b"not a handshake of version 1: another version"),
+            };
+            if let Some(text) = unknown {
+                let refusal: [&[u8]; 3] = [&[1], &incarnation, text];
                 frame::write(&mut stream, &refusal).await.unwrap();
                 continue;
             }

@@ -36,7 +36,7 @@ async fn a_connection_that_was_accepted_before_the_newest_is_not_served() {
     let mut late = TcpStream::connect(&node.address).await.unwrap();
     // It is accepted before the next one.
     let mut newer = Raw::dial(&node).await;
-    handshake::present(&mut late, &own, node.replica, LANE)
+    handshake::present(&mut late, &own, node.replica, LANE, Hello::Current)
         .await
         .unwrap();
     Raw(late).closed().await;
@@ -192,7 +192,7 @@ impl RawListener {
 
     async fn accept(&self) -> TcpStream {
         let (mut stream, _) = self.0.accept().await.unwrap();
-        let peer = handshake::receive(&mut stream, &identity(7), |_| true, |_| None).await;
+        let peer = handshake::receive(&mut stream, &identity(7), |_| true, |_, _| Ok(())).await;
         assert_eq!(peer.unwrap().channel, LANE);
         stream
     }
