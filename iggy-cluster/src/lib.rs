@@ -43,6 +43,7 @@ mod cluster;
 #[cfg(feature = "cli")]
 pub mod commands;
 pub mod config;
+mod copies;
 pub mod log_lines;
 mod metrics;
 mod node;

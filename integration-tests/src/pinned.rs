@@ -39,6 +39,8 @@ pub struct PinnedClient {
     session: u64,
     /// The number of the last request that names the session.
     requests: u64,
+    /// Its body.
+    last: Bytes,
 }
 
 impl PinnedClient {
@@ -65,6 +67,7 @@ impl PinnedClient {
             id: u128::from(CLIENTS.fetch_add(1, Ordering::Relaxed)),
             session: 0,
             requests: 0,
+            last: Bytes::new(),
         };
         client.stream.set_nodelay(true)?;
         let login = LoginRegisterRequest {
@@ -117,6 +120,17 @@ impl PinnedClient {
         let to = WirePartitioning::PartitionId(partition);
         let mut body = BytesMut::new();
         SendMessagesEncoder::encode(&mut body, &stream, &topic, &to, &[message])?;
+        self.requests += 1;
+        self.last = body.freeze();
+        self.repeat().await
+    }
+
+    /// Sends the last request of [`Self::send`] again, as the same request.
+    ///
+    /// # Errors
+    /// Those of [`Self::request`].
+    pub async fn repeat(&mut self) -> anyhow::Result<u32> {
+        let body = self.last.clone();
         Ok(self.exchange(Operation::SendMessages, 0, &body).await?.0)
     }
 
@@ -163,7 +177,6 @@ impl PinnedClient {
         put(OPERATION_AT, &[operation as u8]);
         put(CODE_AT, &code.to_le_bytes());
         if operation == Operation::SendMessages {
-            self.requests += 1;
             put(SESSION_AT, &self.session.to_le_bytes());
             put(REQUEST_AT, &self.requests.to_le_bytes());
         }

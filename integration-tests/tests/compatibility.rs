@@ -461,7 +461,11 @@ async fn commands_work_through_every_node(backend: Backend) {
 
 /// The client does not wait for a node that does not return.
 async fn a_route_to_a_fenced_owner_is_refused_immediately(backend: Backend) {
-    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let mut cluster = Cluster::start_with(NODE, backend, 3, |config| {
+        config.cluster.default_replication_factor = 1;
+    })
+    .await
+    .unwrap();
     let leader = cluster.leader().await.unwrap();
     let client = at(&cluster, leader).await;
     client.create_stream("s").await.unwrap();

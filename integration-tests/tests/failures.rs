@@ -182,7 +182,10 @@ async fn a_node_that_starts_late_for_the_first_time_joins(backend: Backend) {
 
 /// Messages are on one node: while it is down, its partitions do not look empty.
 async fn partitions_of_a_dead_node_answer_with_a_transient_error_and_come_back(backend: Backend) {
-    let mut cluster = Cluster::start(NODE, backend, 3).await.unwrap();
+    let started = Cluster::start_with(NODE, backend, 3, |config| {
+        config.cluster.default_replication_factor = 1;
+    });
+    let mut cluster = started.await.unwrap();
     let leader = cluster.leader().await.unwrap();
     let client = cluster.client(leader).await.unwrap();
     client.create_stream("s").await.unwrap();

@@ -61,5 +61,5 @@ pub use record::{ClientBatch, RECORD_HEADER_BYTES, Record, RecordError, RecordFl
 pub use storage::{PartitionStorage, RecoveredLog, StoredPartition};
 pub use types::{
     Appended, ConsumerKey, Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom,
-    Trim, Trimmed,
+    Trim, Trimmable, Trimmed,
 };

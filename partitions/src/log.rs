@@ -286,18 +286,22 @@ impl Log {
         Some(last.end.next_offset.saturating_sub(1))
     }
 
-    /// Whether the oldest segment is not the last one, nor the one whose sessions the records
+    /// Whether this segment is not the last one, nor the one whose sessions the records
     /// after it are applied to.
-    fn may_start_after_oldest(&self) -> bool {
-        let needed = self.segments.first().is_some_and(|it| it.kept.exists())
-            && self.segments.get(1).is_some_and(|it| !it.kept.exists());
-        self.segments.len() > 1 && !needed
+    fn may_start_after(&self, segment: usize) -> bool {
+        let next = self.segments.get(segment + 1);
+        let needed = self
+            .segments
+            .get(segment)
+            .is_some_and(|it| it.kept.exists())
+            && next.is_some_and(|it| !it.kept.exists());
+        next.is_some() && !needed
     }
 
     /// Removes the oldest segment from the list, if it has only records up to this one.
     pub(super) fn take_before(&mut self, through: Index) -> Option<Segment> {
         let oldest = self.segments.first()?;
-        let removable = oldest.end.last.index <= through && self.may_start_after_oldest();
+        let removable = oldest.end.last.index <= through && self.may_start_after(0);
         removable.then(|| {
             self.removals += 1;
             self.segments.remove(0)
@@ -312,15 +316,55 @@ impl Log {
         needed_after: Option<u64>,
         end: u64,
     ) -> Oldest {
-        let Some((last, sealed)) = self.segments.split_last() else {
-            return Oldest::Kept;
+        match self.judge(0, trim, needed_after, end) {
+            Judged::Removable => {
+                self.removals += 1;
+                Oldest::Taken(self.segments.remove(0))
+            }
+            Judged::Needed => Oldest::Needed,
+            Judged::Kept => Oldest::Kept,
+        }
+    }
+
+    /// Where the log would start without the oldest segments that may be removed, and whether
+    /// a consumer needs the next one.
+    pub(super) fn trimmable(
+        &self,
+        trim: &Trim,
+        needed_after: Option<u64>,
+        end: u64,
+    ) -> (Option<crate::replication::Start>, bool) {
+        let mut removable = 0;
+        let needed = loop {
+            if removable == trim.segments_max as usize {
+                break false;
+            }
+            match self.judge(removable, trim, needed_after, end) {
+                Judged::Removable => removable += 1,
+                Judged::Needed => break true,
+                Judged::Kept => break false,
+            }
         };
+        let next = self.segments.get(removable).filter(|_| removable > 0);
+        let start = next.map(|next| crate::replication::Start {
+            base: next.base.position,
+            first_offset: next.base.offset,
+        });
+        (start, needed)
+    }
+
+    /// Whether this segment may be removed once those before it are.
+    fn judge(&self, segment: usize, trim: &Trim, needed_after: Option<u64>, end: u64) -> Judged {
+        let Some((last, sealed)) = self.segments.split_last() else {
+            return Judged::Kept;
+        };
+        let sealed = sealed.get(segment..).unwrap_or_default();
         let Some(oldest) = sealed.first() else {
-            return Oldest::Kept;
+            return Judged::Kept;
         };
         let last_offset = oldest.end.next_offset.saturating_sub(1);
-        if oldest.end.next_offset > end || !self.may_start_after_oldest() {
-            return Oldest::Kept;
+        if oldest.end.next_offset > end || !self.may_start_after(segment) {
+            return Judged::Kept;
         }
         let needed = needed_after.is_some_and(|read| last_offset > read);
         let bytes: u64 = sealed.iter().map(|segment| segment.end.position).sum();
@@ -331,14 +375,21 @@ impl Log {
         let expired = trim.not_after.is_some_and(|at| time > 0 && time <= at);
         let named = trim.through.is_some_and(|through| last_offset <= through);
         match named || too_large || expired {
-            true if needed => Oldest::Needed,
-            true => {
-                self.removals += 1;
-                Oldest::Taken(self.segments.remove(0))
-            }
-            false => Oldest::Kept,
+            true if needed => Judged::Needed,
+            true => Judged::Removable,
+            false => Judged::Kept,
         }
     }
+}
+
+/// Whether a segment may be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Removable,
+    /// There is a reason to remove it, and a consumer has not read it to its end.
+    Needed,
+    /// There is no reason to remove it.
+    Kept,
 }
 
 /// What becomes of the oldest segment.

@@ -11,10 +11,10 @@ use crate::key::PartitionKey;
 use crate::node::LogState;
 use crate::operation::{Done, Operation};
 use crate::record::Record;
-use crate::replication::{Chain, Epoch, OffsetTable, Recovered, Sessions, Trust};
+use crate::replication::{Chain, Epoch, OffsetTable, Recovered, Sessions, Start, Trust};
 use crate::types::{
     Appended, ConsumerKey, Durability, PartitionOptions, PartitionStats, PolledBatches, ReadFrom,
-    Trim, Trimmed,
+    Trim, Trimmable, Trimmed,
 };
 
 /// Where a node keeps its partitions.
@@ -196,6 +196,14 @@ pub trait StoredPartition: Send + Sync {
     /// When the disk fails; the partition then accepts no writes until it is closed and
     /// opened again.
     async fn trim(&self, trim: Trim, end: u64) -> Result<Trimmed, StorageError>;
+
+    /// Where the log starts: the record before the first one that can be read by
+    /// [`records`](Self::records), and the offset of the first message after it.
+    fn start(&self) -> Start;
+
+    /// What [`trim`](Self::trim) would do, for a log with several copies: all of them start it
+    /// later together.
+    fn trimmable(&self, trim: Trim, end: u64) -> Trimmable;
 
     /// The partition's sizes.
     fn stats(&self) -> PartitionStats;

@@ -13,10 +13,11 @@ use crate::offsets::NewOffset;
 use crate::operation::{Done, Operation};
 use crate::partition::{Partition, blocking};
 use crate::record::Record;
-use crate::replication::Position;
+use crate::replication::{Position, Start};
 use crate::storage::{RecoveredLog, StoredPartition};
 use crate::types::{
-    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim, Trimmed,
+    Appended, ConsumerKey, PartitionOptions, PartitionStats, PolledBatches, ReadFrom, Trim,
+    Trimmable, Trimmed,
 };
 
 #[async_trait]
@@ -120,6 +121,24 @@ impl StoredPartition for Partition {
     async fn trim(&self, trim: Trim, end: u64) -> Result<Trimmed, StorageError> {
         let me = self.me().ok_or(StorageError::Closed)?;
         me.trim_below(trim, end).await
+    }
+
+    fn start(&self) -> Start {
+        let log = lock(&self.log);
+        Start {
+            base: log.first_record(),
+            first_offset: log.first_record_offset(),
+        }
+    }
+
+    fn trimmable(&self, trim: Trim, end: u64) -> Trimmable {
+        let lowest = self.offsets.lowest();
+        let needed_after = lowest.map(|(_, offset)| offset);
+        let (start, needed) = lock(&self.log).trimmable(&trim, needed_after, end);
+        Trimmable {
+            start,
+            kept_for: lowest.filter(|_| needed),
+        }
     }
 
     fn stats(&self) -> PartitionStats {

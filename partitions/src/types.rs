@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::replication::Start;
+
 /// How a partition is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionOptions {
@@ -114,6 +116,16 @@ pub struct Trim {
     /// Reason: its newest batch arrived at this time or before, in microseconds
     /// since the Unix epoch.
     pub not_after: Option<u64>,
+}
+
+/// What [`trimmable`](crate::StoredPartition::trimmable) has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmable {
+    /// Where the log would start without the segments that may be removed; none when there
+    /// are none.
+    pub start: Option<Start>,
+    /// As in [`Trimmed::kept_for`].
+    pub kept_for: Option<(ConsumerKey, u64)>,
 }
 
 /// What [`trim`](crate::StoredPartition::trim) has removed, and why not more.

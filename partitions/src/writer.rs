@@ -492,7 +492,8 @@ impl Partition {
 
     /// Starts a segment, unless the last one is empty.
     pub(super) fn seal(&self) -> Result<(), StorageError> {
-        self.target(None, |_| true).map(|_| ())
+        let sessions = lock(&self.next_sessions).clone();
+        self.target(sessions.as_deref(), |_| true).map(|_| ())
     }
 
     fn sync_if_due(self: &Arc<Self>) {

@@ -332,6 +332,12 @@ impl Apply<'_> {
                 let recovered = self.state.force_recover(&recover);
                 recovered.then_some(recover.key).into_iter().collect()
             }
+            CopiesCommand::ReplaceLeader { node, registration } => {
+                if self.state.replace_leader(node, registration) {
+                    self.assignments_changed(AssignmentsChange::OfNode(node));
+                }
+                return Ok(Reply::Done);
+            }
         };
         if !changed.is_empty() {
             self.assignments_changed(AssignmentsChange::Of(changed));

@@ -73,7 +73,11 @@ pub fn decide(
     }
     let copies = match &intent {
         Intent::Client(request) if REPLICATES_MESSAGES => {
-            copies_of(&reader.read(), &request.operation)
+            let state = reader.read();
+            match state.leaders_change() {
+                true => copies_of(&state, &request.operation),
+                false => 1,
+            }
         }
         _ => 1,
     };

@@ -44,7 +44,6 @@ mod users;
 pub use crate::error_code::{ErrorCode, code};
 pub use ::partitions::PartitionKey;
 pub use ::partitions::replication::Epoch;
-pub use changes::FORCED_OFFSET_GAP;
 pub use commands::{
     AlterInSync, ClientOperation, ClientRequest, Command, CopiesCommand, ForceRecover, GroupChange,
     GroupOperation, InSyncChange, Intent, LeaderMove, LogState, MetadataCommand, NewPartitions,

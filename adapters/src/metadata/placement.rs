@@ -11,7 +11,7 @@ use super::replicas::Replicas;
 use super::state::{MetadataState, Node};
 
 /// Whether nodes replicate messages. Until they do, every partition has one copy.
-pub const REPLICATES_MESSAGES: bool = false;
+pub const REPLICATES_MESSAGES: bool = true;
 
 /// Why partitions cannot be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

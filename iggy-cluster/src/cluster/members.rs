@@ -4,13 +4,14 @@
 //! leader creates the root user of a new cluster, fences nodes that are silent, and raises
 //! the feature level when all nodes know a higher one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use adapters::metadata::{
     CopiesCommand, Intent, LogState, MetadataState, Name, NodeInfo, NodeStart, Reply, code,
 };
-use consensus::Term;
+use consensus::{ReplicaId, Term};
 use replicated_log::links::Links;
 use secrecy::ExposeSecret;
 use tracing::{error, info, warn};
@@ -21,24 +22,90 @@ use crate::config::RootUser;
 use crate::password::hash_password;
 
 const ROUND: Duration = Duration::from_millis(100);
+/// How often the leader looks for nodes that are silent.
+const WATCH: Duration = Duration::from_millis(25);
+/// For so long after an election, the silence of others may be that of the former leader.
+const ELECTION_GRACE: Duration = Duration::from_millis(150);
 /// Expired tokens that a command has left are due by this node's clock and not by the time
 /// of the log, which follows: the next command waits this long.
 const EXPIRY_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a node finds on its disk when it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FoundStorage {
+    /// Identifies the disk, above zero.
+    pub(crate) storage_id: u128,
+    /// What the messages on it may lack.
+    pub(crate) log: ::partitions::LogState,
+}
 
 /// Looks after the registration of nodes.
 pub(crate) struct Members {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) info: NodeInfo,
-    /// Identifies the data directory, above zero.
-    pub(crate) storage_id: u128,
+    /// What the storage has at this start.
+    pub(crate) storage: FoundStorage,
     pub(crate) root: RootUser,
     pub(crate) fencing_timeout: Duration,
+    /// Other nodes lead the partitions of a node that is silent for this long.
+    pub(crate) failover_timeout: Duration,
     pub(crate) links: Links,
+    /// When this process has started.
+    pub(crate) started: Instant,
 }
 
 impl Members {
+    /// Lets other nodes lead the partitions of those that are silent, as the leader of the
+    /// metadata. Their sessions last until they are fenced. Runs until the task is aborted.
+    pub(crate) async fn replace_silent_leaders(self: Arc<Self>) {
+        let mut leading_since: Option<(Term, Instant)> = None;
+        let mut replaced: BTreeMap<ReplicaId, (Term, u64)> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(WATCH).await;
+            let leadership = self.metadata.leadership();
+            if leadership.leader != Some(self.metadata.me) {
+                leading_since = None;
+                continue;
+            }
+            let since = match leading_since {
+                Some((term, since)) if term == leadership.term => since,
+                _ => Instant::now(),
+            };
+            leading_since = Some((leadership.term, since));
+            if since.elapsed() < ELECTION_GRACE {
+                continue;
+            }
+            for (node, registration) in self.silent_leaders() {
+                let attempt = (leadership.term, registration);
+                if replaced.insert(node, attempt) != Some(attempt) {
+                    warn!(replica_id = %node, "other nodes lead the partitions of a node that is silent");
+                }
+                let replace = CopiesCommand::ReplaceLeader { node, registration };
+                let _ = self.metadata.replicate(Intent::Copies(replace)).await;
+            }
+        }
+    }
+
+    /// The nodes that lead partitions and are silent, with their registrations.
+    fn silent_leaders(&self) -> Vec<(ReplicaId, u64)> {
+        let state = self.metadata.reader.read();
+        if !state.leaders_change() {
+            return Vec::new();
+        }
+        let others = state
+            .nodes()
+            .filter(|node| node.live && node.leads > 0 && node.info.node != self.metadata.me);
+        let silent = others.filter(|node| {
+            let silence = self.links.silence(node.info.node, self.started);
+            silence >= self.failover_timeout
+        });
+        silent
+            .map(|node| (node.info.node, node.registration))
+            .collect()
+    }
+
     /// Runs until the task is aborted.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self: Arc<Self>) {
         let mut leading_since: Option<(Term, Instant)> = None;
         let mut tried = None;
         loop {
@@ -66,7 +133,7 @@ impl Members {
     async fn register(&self) {
         let due = {
             let state = self.metadata.reader.read();
-            registration(&state, &self.info, self.storage_id)
+            registration(&state, &self.info, self.storage)
         };
         let Some(intent) = due.filter(|_| self.metadata.leadership().leader.is_some()) else {
             return;
@@ -149,7 +216,8 @@ impl Members {
 
 /// What registers a node, unless its registration is up to date. Not before there are users: a
 /// registered node answers logins.
-fn registration(state: &MetadataState, info: &NodeInfo, storage_id: u128) -> Option<Intent> {
+fn registration(state: &MetadataState, info: &NodeInfo, storage: FoundStorage) -> Option<Intent> {
+    let storage_id = storage.storage_id;
     state.user_by_id(0)?;
     let names_storage = state.leaders_change();
     let registered = state.node(info.node).is_some_and(|node| {
@@ -161,8 +229,11 @@ fn registration(state: &MetadataState, info: &NodeInfo, storage_id: u128) -> Opt
         true => Intent::Copies(CopiesCommand::StartNode(NodeStart {
             info,
             storage_id,
-            // Until the storage finds out what it may have lost.
-            log: LogState::Intact,
+            log: match storage.log {
+                ::partitions::LogState::Intact => LogState::Intact,
+                ::partitions::LogState::TailLost => LogState::TailLost,
+                ::partitions::LogState::Lost => LogState::Lost,
+            },
         })),
         false => Intent::RegisterNode(info),
     };
@@ -256,7 +327,11 @@ mod tests {
     async fn a_node_registers_until_it_is_registered_with_its_storage() {
         let (log, metadata) = FakeLog::start(Duration::from_secs(5));
         let info = FakeLog::node_info(metadata.me, env!("CARGO_PKG_VERSION"));
-        let due = || registration(&metadata.reader.read(), &info, 77);
+        let storage = FoundStorage {
+            storage_id: 77,
+            log: ::partitions::LogState::Intact,
+        };
+        let due = || registration(&metadata.reader.read(), &info, storage);
         let number = || {
             metadata
                 .reader

@@ -11,5 +11,5 @@ mod metadata;
 pub(crate) mod testing;
 
 pub(crate) use failure::Failure;
-pub(crate) use members::Members;
+pub(crate) use members::{FoundStorage, Members};
 pub(crate) use metadata::Metadata;

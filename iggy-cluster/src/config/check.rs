@@ -1,12 +1,15 @@
 //! What a configuration must satisfy. All violations are reported together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use adapters::metadata::COPIES_MAX;
 use consensus::Membership;
 
 use super::{AdvertisedAddress, ClusterConfig, ConsensusSettings, NodeSection, join_host_port};
 
+/// A slower write must not change leaders.
+const FAILOVER_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// The most nodes of a cluster; the first seven vote.
 const NODES_MAX: usize = 255;
 
@@ -192,6 +195,12 @@ fn consensus(config: &ClusterConfig, wrong: &mut Vec<String>) {
         wrong.push(format!(
             "cluster.fencing_timeout = \"{}\" must be at least twice the election_timeout of \"{}\", so that an election does not fence healthy nodes",
             config.cluster.fencing_timeout, consensus.election_timeout
+        ));
+    }
+    let failover = config.cluster.partition_failover_timeout;
+    if failover.duration() < FAILOVER_TIMEOUT_MIN {
+        wrong.push(format!(
+            "cluster.partition_failover_timeout = \"{failover}\" must be at least \"100ms\", so that a slow write does not change leaders"
         ));
     }
     let copies = config.cluster.default_replication_factor;

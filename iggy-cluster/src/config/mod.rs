@@ -57,8 +57,10 @@ pub struct ClusterSection {
     /// A node that sends nothing for this long is fenced: it receives no new partitions,
     /// and its clients' sessions end.
     pub fencing_timeout: HumanDuration,
-    /// Copies of a partition whose topic does not state how many; at most one per node. Has
-    /// no effect yet: nodes do not replicate messages.
+    /// The leader of a partition that cannot write, or that too few other copies answer,
+    /// resigns after this time.
+    pub partition_failover_timeout: HumanDuration,
+    /// Copies of a partition whose topic does not state how many; at most one per node.
     pub default_replication_factor: u8,
     /// The consensus of the nodes.
     pub consensus: ConsensusSettings,
@@ -231,6 +233,7 @@ impl Default for ClusterSection {
             enabled: true,
             name: "iggy-cluster".into(),
             fencing_timeout: HumanDuration::from_millis(3_000),
+            partition_failover_timeout: HumanDuration::from_millis(1_000),
             default_replication_factor: 3,
             consensus: ConsensusSettings::default(),
             nodes: Vec::new(),

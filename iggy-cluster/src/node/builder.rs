@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig, PartitionStorage};
+use ::partitions::{EmbeddedStorage, EmbeddedStorageConfig, NodeStorage, PartitionStorage};
 use adapters::metadata::{MetadataEvent, MetadataMachine, MetadataReader, NodeInfo};
 use replicated_log::links::{Channel, Links};
 use replicated_log::{EmptyDisk, LogNode, MemoryBudget, OpenedNode, listen};
@@ -18,8 +18,9 @@ use super::empty_disk::refuse_messages_alone;
 use super::services::{Requests, clean_up};
 use super::{Node, StartError};
 use crate::admin::{self, Admin, DiskProbe, Reporter, Started};
-use crate::cluster::{Members, Metadata};
+use crate::cluster::{FoundStorage, Members, Metadata};
 use crate::config::{ClusterConfig, NodeSection, RootUser, join_host_port};
+use crate::copies::{Copies, CopiesSettings, CopyLanes, Proposed};
 use crate::metrics::Metrics;
 use crate::partitions::{self, Affected, LocalPartitions, Partitions};
 use crate::server::Server;
@@ -84,10 +85,17 @@ impl NodeBuilder {
         let started = Started::default();
         let mut tasks = serve_admin(&config, &section, &started).await?;
         let (events, changes) = mpsc::unbounded_channel();
+        let (assigned, assignments) = mpsc::unbounded_channel();
         let affected = Arc::new(Affected::default());
         let noting = Arc::clone(&affected);
         let observer = Box::new(move |event| {
             noting.note(&event);
+            if matches!(
+                event,
+                MetadataEvent::AssignmentsChanged(_) | MetadataEvent::Restored
+            ) {
+                drop(assigned.send(event.clone()));
+            }
             drop(events.send(event));
         });
         let (machine, reader) = MetadataMachine::new(observer);
@@ -99,12 +107,13 @@ impl NodeBuilder {
             .empty_disk(EmptyDisk::AskPeers)
             .open()
             .await?;
+        let (files, found) = node_storage(&config, &opened).await?;
         // Until here, clients that connect are refused rather than left waiting.
         let clients = listen_for_clients(&section).await?;
-        let parts = Parts::new(
+        let (parts, proposed) = Parts::new(
             config,
             section,
-            storage,
+            (storage, Arc::clone(&files), &found),
             (reader, affected),
             &opened,
             metrics,
@@ -126,12 +135,17 @@ impl NodeBuilder {
         let run = Run {
             root: self.root,
             incarnation: opened.incarnation(),
-            storage_id: opened.storage_id(),
+            found,
             clients,
             changes,
+            assignments,
+            proposed,
             links: opened.links().clone(),
         };
+        let lanes = Arc::new(CopyLanes::new(Arc::clone(&parts.copies)));
+        parts.copies.connect(run.links.lanes());
         let replica = opened
+            .lanes(Arc::clone(&lanes) as _, lanes)
             .on_request(Arc::new(requests))
             .registry(Arc::new(Registered(Arc::clone(&parts.metadata))))
             .serve();
@@ -154,6 +168,8 @@ impl NodeBuilder {
             replica,
             log: Arc::clone(&parts.metadata.log),
             storage: parts.storage,
+            copies: parts.copies,
+            files,
             tasks,
         })
     }
@@ -183,6 +199,22 @@ fn built_in_storage(
     Ok(Arc::new(storage))
 }
 
+/// The files that the node has beside those of its partitions, and what may be missing.
+async fn node_storage(
+    config: &ClusterConfig,
+    opened: &OpenedNode,
+) -> Result<(Arc<NodeStorage>, FoundStorage), StartError> {
+    let path = config.storage.path.join("partitions");
+    let (storage_id, incarnation) = (opened.storage_id(), opened.incarnation());
+    let opened =
+        tokio::task::spawn_blocking(move || NodeStorage::open(path, storage_id, incarnation));
+    // It fails only by a panic.
+    let (files, log) = opened.await.unwrap_or_else(|panic| {
+        std::panic::resume_unwind(panic.into_panic());
+    })?;
+    Ok((Arc::new(files), FoundStorage { storage_id, log }))
+}
+
 /// What the tasks of a node share.
 struct Parts {
     config: ClusterConfig,
@@ -190,6 +222,7 @@ struct Parts {
     storage: Arc<dyn PartitionStorage>,
     metadata: Arc<Metadata>,
     local: Arc<LocalPartitions>,
+    copies: Arc<Copies>,
     server: Arc<Server>,
     metrics: Arc<Metrics>,
 }
@@ -198,9 +231,12 @@ struct Parts {
 struct Run {
     root: RootUser,
     incarnation: u64,
-    storage_id: u128,
+    found: FoundStorage,
     clients: TcpListener,
     changes: mpsc::UnboundedReceiver<MetadataEvent>,
+    /// Those of assignments.
+    assignments: mpsc::UnboundedReceiver<MetadataEvent>,
+    proposed: mpsc::UnboundedReceiver<Proposed>,
     links: Links,
 }
 
@@ -208,12 +244,12 @@ impl Parts {
     fn new(
         config: ClusterConfig,
         section: NodeSection,
-        storage: Arc<dyn PartitionStorage>,
+        (storage, files, found): (Arc<dyn PartitionStorage>, Arc<NodeStorage>, &FoundStorage),
         (reader, affected): (MetadataReader, Arc<Affected>),
         opened: &OpenedNode,
         metrics: Arc<Metrics>,
         memory: MemoryBudget,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Proposed>), StartError> {
         let metadata = Arc::new(Metadata::new(
             section.replica(),
             Arc::new(opened.log().clone()),
@@ -222,8 +258,15 @@ impl Parts {
             config.tcp.request_timeout.duration(),
             config.cluster.fencing_timeout.duration(),
         ));
+        let settings = CopiesSettings {
+            incarnation: opened.incarnation(),
+            log: found.log,
+            files,
+            failover_timeout: config.cluster.partition_failover_timeout.duration(),
+        };
+        let (copies, proposed) = Copies::new(Arc::clone(&metadata), Arc::clone(&storage), settings);
         let local = LocalPartitions::new(Arc::clone(&metadata), Arc::clone(&storage));
-        let mut local = local.memory(memory);
+        let mut local = local.memory(memory).copies(Arc::clone(&copies));
         local.retention_blocked = metrics.retention_blocked.clone();
         local.polls_shortened = metrics.polls_shortened.clone();
         local.without_memory = metrics.requests_without_memory.clone();
@@ -241,15 +284,17 @@ impl Parts {
             Arc::clone(&metrics),
             tls_names(&section),
         )?);
-        Ok(Self {
+        let parts = Self {
             config,
             section,
             storage,
             metadata,
             local,
+            copies,
             server,
             metrics,
-        })
+        };
+        Ok((parts, proposed))
     }
 
     /// Starts the tasks. They end when the set is dropped.
@@ -279,14 +324,23 @@ impl Parts {
             Arc::clone(local),
             run.changes,
         ));
+        let copies = &self.copies;
+        tasks.spawn(Arc::clone(copies).follow(run.assignments));
+        tasks.spawn(Arc::clone(copies).propose(run.proposed));
+        tasks.spawn(Arc::clone(copies).tick());
+        tasks.spawn(Arc::clone(copies).regain_trust());
         let members = Members {
             metadata: Arc::clone(metadata),
             info: node_info(section, run.incarnation),
-            storage_id: run.storage_id,
+            storage: run.found,
             root: run.root,
             fencing_timeout: config.cluster.fencing_timeout.duration(),
+            failover_timeout: config.cluster.partition_failover_timeout.duration(),
             links: run.links,
+            started: std::time::Instant::now(),
         };
+        let members = Arc::new(members);
+        tasks.spawn(Arc::clone(&members).replace_silent_leaders());
         tasks.spawn(members.run());
     }
 }

@@ -10,7 +10,7 @@ mod services;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::partitions::{PartitionStorage, StorageError};
+use ::partitions::{NodeStorage, PartitionStorage, StorageError};
 use consensus::MembershipError;
 use replica::disk::RealDisk;
 use replicated_log::{FatalError, LogError, LogNode, OpenError, ReplicatedLog};
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tracing::error;
 
 use crate::config::{ClusterConfig, RootUser};
+use crate::copies::Copies;
 use crate::server::TlsError;
 
 pub use builder::NodeBuilder;
@@ -71,6 +72,8 @@ pub struct Node {
     replica: LogNode,
     log: Arc<dyn ReplicatedLog>,
     storage: Arc<dyn PartitionStorage>,
+    copies: Arc<Copies>,
+    files: Arc<NodeStorage>,
     tasks: JoinSet<()>,
 }
 
@@ -155,7 +158,11 @@ impl Node {
         if let Err(error) = self.replica.stop().await {
             error!(%error, "the replica could not continue");
         }
-        if let Err(error) = self.storage.shutdown().await {
+        self.copies.end();
+        let closed = self.storage.shutdown().await;
+        // Only then everything is on the disk.
+        let recorded = closed.and_then(|()| self.files.stopped());
+        if let Err(error) = recorded {
             error!(%error, "not all partitions could be closed");
         }
     }

@@ -10,12 +10,13 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::partitions::{ByKey, ConsumerKey, PartitionOptions, StorageError, Trim, Trimmed};
-use adapters::metadata::{ErrorCode, Identifier, PartitionKey};
+use ::partitions::replication::OffsetChange;
+use ::partitions::{ConsumerKey, PartitionOptions, Trim, Trimmed};
+use adapters::metadata::{ErrorCode, Identifier, PartitionKey, code};
 use adapters::wire::TopicSettings;
 use tracing::{debug, error, warn};
 
-use super::local::{LocalPartitions, now_micros, refusal};
+use super::local::{LocalPartitions, now_micros};
 use super::messages::DataReply;
 use super::readers::{group_of, name_of};
 
@@ -61,7 +62,7 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
                 not_after: expiry_micros.and_then(|expiry| now.checked_sub(expiry)),
                 ..Trim::default()
             };
-            local.storage.trim(key, options, trim).await
+            local.log(key, options).await?.trim(trim).await
         };
         match trimmed.await {
             Ok(Trimmed { segments, kept_for }) => {
@@ -78,8 +79,8 @@ pub(super) async fn pass(local: &LocalPartitions, now: u64) -> bool {
                     offset,
                 }));
             }
-            // Purged or deleted in the meantime.
-            Err(StorageError::Closed | StorageError::Removed) => {}
+            // Purged or deleted in the meantime, another node leads, or other copies lack it.
+            Err(code::TRANSIENT_NOT_ACCEPTED | code::PARTITION_NOT_FOUND) => {}
             Err(error) => error!(?key, %error, "cannot remove old messages"),
         }
     }
@@ -170,8 +171,9 @@ impl LocalPartitions {
         &self,
         key: PartitionKey,
         options: PartitionOptions,
-    ) -> Result<(), StorageError> {
-        let stored = self.storage.offsets(key, options).await?;
+    ) -> Result<(), ErrorCode> {
+        let log = self.log(key, options).await?;
+        let stored = log.offsets().await?;
         let deleted: Vec<ConsumerKey> = {
             let state = self.metadata.reader.read();
             let groups = stored.into_iter().map(|(consumer, _)| consumer);
@@ -180,7 +182,11 @@ impl LocalPartitions {
                 .collect()
         };
         for consumer in deleted {
-            self.storage.delete_offset(key, options, consumer).await?;
+            let deleted = log.change_offset(consumer, OffsetChange::Delete, None);
+            match deleted.await {
+                Ok(()) | Err(code::OFFSET_NOT_FOUND) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -192,9 +198,8 @@ impl LocalPartitions {
         options: PartitionOptions,
         count: u32,
     ) -> Result<DataReply, ErrorCode> {
-        let end = self.storage.sealed_end(key, options, count).await;
-        end.map(DataReply::SealedEnd)
-            .map_err(|error| refusal(&key, &error))
+        let log = self.log(key, options).await?;
+        log.sealed_end(count).await.map(DataReply::SealedEnd)
     }
 
     /// Removes segments that end at or before this offset and that no consumer needs.
@@ -206,16 +211,14 @@ impl LocalPartitions {
         let current = self.metadata.barrier().await;
         current.map_err(|failure| failure.code())?;
         let options = self.owned_now(key)?;
-        let failed = |error: StorageError| refusal(&key, &error);
-        let cleaned = self.forget_deleted_groups(key, options).await;
-        cleaned.map_err(failed)?;
+        self.forget_deleted_groups(key, options).await?;
         let trim = Trim {
             segments_max: u32::MAX,
             through: Some(through),
             ..Trim::default()
         };
-        let trimmed = self.storage.trim(key, options, trim).await;
-        let Trimmed { kept_for, .. } = trimmed.map_err(failed)?;
+        let trimmed = self.log(key, options).await?.trim(trim).await?;
+        let Trimmed { kept_for, .. } = trimmed;
         if let Some((consumer, offset)) = kept_for {
             self.report_kept(&[Kept {
                 key,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use ::partitions::replication::OffsetChange;
 use adapters::metadata::FeatureLevel;
 use adapters::wire::PollStart;
 use consensus::ReplicaId;
@@ -13,7 +14,7 @@ use replicated_log::ReservedMemory;
 use replicated_log::links::RpcError;
 use tracing::debug;
 
-use super::messages::{DataReply, DataRequest, Poll, REQUEST};
+use super::messages::{ChangeOffset, DataReply, DataRequest, Poll, REQUEST};
 use super::pending_commits::PendingCommit;
 use super::place::Place;
 use super::readers::Reader;
@@ -46,15 +47,13 @@ impl Partitions {
         poll: Poll,
         memory: &PollMemory,
     ) -> Result<(DataReply, Option<Delivery>), Failure> {
-        if !place.live {
-            return Err(Failure::NotAccepted);
+        let (place, reply, commit) = self.poll_leader(place, poll, memory).await?;
+        if let Some(commit) = commit {
+            return Ok((reply, Some(Delivery::Here(commit))));
         }
         if place.owner == self.metadata.me {
-            let polled = self.local.poll_judged(poll, place.options, memory).await;
-            let (reply, commit) = polled.unwrap_or_else(|code| (DataReply::Refused(code), None));
-            return Ok((reply.or_failure()?, commit.map(Delivery::Here)));
+            return Ok((reply, None));
         }
-        let reply = self.poll_elsewhere(place, poll, memory).await?;
         let last = match &reply {
             DataReply::Polled(polled) if poll.auto_commit => polled.last_offset,
             _ => None,
@@ -68,9 +67,9 @@ impl Partitions {
     }
 
     /// Has another node serve a poll without its commit, within memory that is reserved here.
-    async fn poll_elsewhere(
+    pub(super) async fn poll_elsewhere(
         &self,
-        place: Place,
+        place: &Place,
         poll: Poll,
         memory: &PollMemory,
     ) -> Result<DataReply, Failure> {
@@ -119,6 +118,15 @@ impl Partitions {
     /// Advances a consumer's offset at another node: a poll never sets it back.
     async fn commit_at(&self, place: Place, reader: Reader, offset: u64) -> Result<(), Failure> {
         let key = place.key;
+        if place.epoch.is_some() {
+            let advance = DataRequest::ChangeOffset(ChangeOffset {
+                key,
+                reader,
+                change: OffsetChange::Advance(offset),
+                tag: None,
+            });
+            return self.call(place, advance).await.map(drop);
+        }
         let consumer = reader.key();
         let found = self.call(place, DataRequest::Offset { key, consumer });
         if let DataReply::Offset { stored, .. } = found.await?

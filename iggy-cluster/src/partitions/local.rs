@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::partitions::replication::OffsetChange;
 use ::partitions::{
-    ByKey, ConsumerKey, PartitionOptions, PartitionStorage, ReadFrom, StorageError,
+    ByKey, ConsumerKey, PartitionOptions, PartitionStorage, ReadFrom, StorageError, Tag,
 };
 use adapters::metadata::{ErrorCode, MetadataState, PartitionKey, RemovedGroup, code};
 use adapters::wire::PollStart;
@@ -16,12 +17,13 @@ use replicated_log::{MemoryAccount, MemoryBudget, Throttle};
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
-use super::messages::{DataReply, DataRequest, Poll};
+use super::messages::{ChangeOffset, DataReply, DataRequest, Poll};
 use super::pending_commits::{PendingCommit, PendingCommits};
 use super::place::Place;
 use super::readers::{Denied, Reader, Right, Served, group_of};
 use super::reading::{PollBytes, PollMemory};
 use crate::cluster::Metadata;
+use crate::copies::Copies;
 
 /// Memory for messages that are read, if there is no budget.
 const MEMORY_BYTES: usize = 64 << 20;
@@ -30,6 +32,8 @@ const MEMORY_BYTES: usize = 64 << 20;
 pub(crate) struct LocalPartitions {
     pub(super) metadata: Arc<Metadata>,
     pub(super) storage: Arc<dyn PartitionStorage>,
+    /// None: the storage alone serves partitions.
+    pub(super) copies: Option<Arc<Copies>>,
     /// For the messages that are read.
     pub(crate) memory: MemoryBudget,
     /// The parts of it for the polls of other nodes' clients.
@@ -79,6 +83,7 @@ impl LocalPartitions {
         Self {
             metadata,
             storage,
+            copies: None,
             memory: MemoryBudget::new(MEMORY_BYTES),
             of_peers: Mutex::default(),
             polls_shortened: Counter::default(),
@@ -94,6 +99,12 @@ impl LocalPartitions {
     /// The memory for the messages that are read, shared with others.
     pub(crate) fn memory(mut self, budget: MemoryBudget) -> Self {
         self.memory = budget;
+        self
+    }
+
+    /// The copies that serve partitions.
+    pub(crate) fn copies(mut self, copies: Arc<Copies>) -> Self {
+        self.copies = Some(copies);
         self
     }
 
@@ -170,15 +181,26 @@ impl LocalPartitions {
     ) -> Result<DataReply, ErrorCode> {
         match request {
             DataRequest::Append { key, batch } => self.append(key, options, batch).await,
+            DataRequest::Send(send) => self.send(send).await.map(DataReply::Appended),
             DataRequest::Offset { key, consumer } => self.offset(key, options, consumer).await,
             DataRequest::StoreOffset {
                 key,
                 reader,
                 offset,
-            } => self.store_offset(key, options, reader, offset).await,
-            DataRequest::DeleteOffset { key, reader } => {
-                self.delete_offset(key, options, reader).await
+            } => {
+                let store = OffsetChange::Store(offset);
+                self.change_offset(key, options, reader, store, None).await
             }
+            DataRequest::DeleteOffset { key, reader } => {
+                let delete = OffsetChange::Delete;
+                self.change_offset(key, options, reader, delete, None).await
+            }
+            DataRequest::ChangeOffset(ChangeOffset {
+                key,
+                reader,
+                change,
+                tag,
+            }) => self.change_offset(key, options, reader, change, tag).await,
             DataRequest::SealedEnd { key, count } => self.sealed_end(key, options, count).await,
             DataRequest::Poll(_)
             | DataRequest::PollWithin { .. }
@@ -198,6 +220,8 @@ impl LocalPartitions {
             }
             DataRequest::StoreOffset { key, reader, .. }
             | DataRequest::DeleteOffset { key, reader } => (*key, Some((*reader, Right::Store))),
+            DataRequest::ChangeOffset(change) => (change.key, Some((change.reader, Right::Store))),
+            DataRequest::Send(send) => (send.key, None),
             DataRequest::Append { key, .. }
             | DataRequest::Offset { key, .. }
             | DataRequest::SealedEnd { key, .. }
@@ -284,7 +308,8 @@ impl LocalPartitions {
             group: true,
             id: group,
         };
-        match self.storage.offset(key, options, consumer).await {
+        let stored = async { self.log(key, options).await?.offset(consumer).await };
+        match stored.await {
             Ok(stored) => stored.is_none_or(|stored| stored < served),
             Err(_) => true,
         }
@@ -332,8 +357,15 @@ impl LocalPartitions {
                 .collect()
         };
         for Place { key, options, .. } in owned {
-            match self.storage.delete_offset(key, options, consumer).await {
-                Ok(()) | Err(StorageError::OffsetNotFound) => {}
+            let removed = async {
+                let log = self.log(key, options).await?;
+                log.change_offset(consumer, OffsetChange::Delete, None)
+                    .await
+            };
+            match removed.await {
+                Ok(()) | Err(code::OFFSET_NOT_FOUND) => {}
+                // Before old messages are removed, the offsets of deleted groups are.
+                Err(code::TRANSIENT_NOT_ACCEPTED | code::PARTITION_NOT_FOUND) => {}
                 Err(error) => error!(?key, %error, "cannot remove a deleted group's offset"),
             }
         }
@@ -352,10 +384,8 @@ impl LocalPartitions {
         options: PartitionOptions,
         batch: Bytes,
     ) -> Result<DataReply, ErrorCode> {
-        let appended = self.storage.append(key, options, batch, now_micros()).await;
-        appended
-            .map(DataReply::Appended)
-            .map_err(|error| refusal(&key, &error))
+        let log = self.log(key, options).await?;
+        log.append(batch).await.map(DataReply::Appended)
     }
 
     /// Polls for a client of another node. What a node of version 0.1 commits with it is
@@ -372,17 +402,23 @@ impl LocalPartitions {
         Ok(reply)
     }
 
-    /// A poll that was not judged yet.
     #[cfg(test)]
     pub(crate) async fn poll(
         &self,
         poll: Poll,
     ) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
+        let memory = self.memory_of(self.metadata.me);
+        self.poll_within(poll, &memory).await
+    }
+
+    /// A poll that was not judged yet.
+    pub(super) async fn poll_within(
+        &self,
+        poll: Poll,
+        memory: &PollMemory,
+    ) -> Result<(DataReply, Option<PendingCommit>), ErrorCode> {
         match self.open(&DataRequest::Poll(poll)).await {
-            Ok(options) => {
-                let memory = self.memory_of(self.metadata.me);
-                self.poll_judged(poll, options, &memory).await
-            }
+            Ok(options) => self.poll_judged(poll, options, memory).await,
             Err(refusal) => refusal.of_poll(),
         }
     }
@@ -402,22 +438,21 @@ impl LocalPartitions {
             auto_commit,
         } = poll;
         let consumer = reader.key();
-        let failed = |error: StorageError| refusal(&key, &error);
+        let log = self.log(key, options).await?;
         let from = match start {
             PollStart::Offset(offset) => ReadFrom::Offset(offset),
             PollStart::Timestamp(timestamp) => ReadFrom::Timestamp(timestamp),
             PollStart::First => ReadFrom::First,
             PollStart::Last => ReadFrom::Last,
             PollStart::Next => {
-                let stored = self.storage.offset(key, options, consumer).await;
-                let stored = stored.map_err(failed)?;
+                let stored = log.offset(consumer).await?;
                 match self.pending.latest(key, consumer, reader.client(), stored) {
                     Some(offset) => ReadFrom::Offset(offset + 1),
                     None => ReadFrom::First,
                 }
             }
         };
-        let polled = self.read(key, options, from, count, memory).await?;
+        let polled = self.read(&log, from, count, memory).await?;
         let Some(last) = polled.last_offset else {
             return Ok((DataReply::Polled(polled), None));
         };
@@ -473,8 +508,12 @@ impl LocalPartitions {
             Ok(options) => options,
             Err(_) => self.owned(key).await?,
         };
-        let stored = self.storage.advance_offset(key, options, consumer, offset);
-        let committed = stored.await.map_err(|error| refusal(&key, &error));
+        let committed = async {
+            let log = self.log(key, options).await?;
+            log.change_offset(consumer, OffsetChange::Advance(offset), None)
+                .await
+        };
+        let committed = committed.await;
         self.pending.remove(&commit);
         self.offset_changed(reader);
         committed
@@ -495,49 +534,42 @@ impl LocalPartitions {
         options: PartitionOptions,
         consumer: ConsumerKey,
     ) -> Result<DataReply, ErrorCode> {
-        let failed = |error: StorageError| refusal(&key, &error);
-        let stored = self.storage.offset(key, options, consumer).await;
-        let stats = self.storage.stats(key, options).await;
-        let stored = stored.map_err(failed)?;
+        let log = self.log(key, options).await?;
+        let stored = log.offset(consumer).await?;
+        let current = log.current_offset().await?;
         let client = self.holder(key, consumer);
         Ok(DataReply::Offset {
             stored: self.pending.latest(key, consumer, client, stored),
-            current: stats.map_err(failed)?.current_offset(),
+            current,
         })
     }
 
-    async fn store_offset(
+    async fn change_offset(
         &self,
         key: PartitionKey,
         options: PartitionOptions,
         reader: Reader,
-        offset: u64,
+        change: OffsetChange,
+        tag: Option<Tag>,
     ) -> Result<DataReply, ErrorCode> {
-        let stored = self
-            .storage
-            .store_offset(key, options, reader.key(), offset)
-            .await;
-        self.pending.cancel(key, reader.key());
-        self.offset_changed(reader);
-        stored
-            .map(|()| DataReply::Done)
-            .map_err(|error| refusal(&key, &error))
-    }
-
-    async fn delete_offset(
-        &self,
-        key: PartitionKey,
-        options: PartitionOptions,
-        reader: Reader,
-    ) -> Result<DataReply, ErrorCode> {
-        let deleted = self.storage.delete_offset(key, options, reader.key()).await;
-        let was_pending = self.pending.cancel(key, reader.key());
-        if was_pending && matches!(deleted, Err(StorageError::OffsetNotFound)) {
-            return Ok(DataReply::Done);
+        let consumer = reader.key();
+        let log = self.log(key, options).await?;
+        let changed = log.change_offset(consumer, change, tag).await;
+        match change {
+            // That of a poll, whose pending offset is at another node.
+            OffsetChange::Advance(_) => self.offset_changed(reader),
+            OffsetChange::Store(_) => {
+                self.pending.cancel(key, consumer);
+                self.offset_changed(reader);
+            }
+            OffsetChange::Delete => {
+                let was_pending = self.pending.cancel(key, consumer);
+                if was_pending && changed == Err(code::OFFSET_NOT_FOUND) {
+                    return Ok(DataReply::Done);
+                }
+            }
         }
-        deleted
-            .map(|()| DataReply::Done)
-            .map_err(|error| refusal(&key, &error))
+        changed.map(|()| DataReply::Done)
     }
 
     async fn stats(&self, keys: Vec<PartitionKey>) -> Result<DataReply, ErrorCode> {
@@ -562,6 +594,9 @@ impl LocalPartitions {
     /// Removes the files of deleted partitions.
     pub(crate) async fn remove(&self, keys: Vec<PartitionKey>) {
         self.forget_served();
+        if let Some(copies) = &self.copies {
+            copies.forget(&keys);
+        }
         for key in keys {
             if let Err(error) = self.storage.remove(key).await {
                 error!(?key, %error, "cannot remove a deleted partition's files");
@@ -584,7 +619,7 @@ impl LocalPartitions {
 }
 
 /// Iggy's code for an error of the storage.
-pub(super) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
+pub(crate) fn refusal(key: &PartitionKey, error: &StorageError) -> ErrorCode {
     use ::partitions::BatchError;
     match error {
         StorageError::Batch(BatchError::Checksum) => code::INVALID_BATCH_CHECKSUM,

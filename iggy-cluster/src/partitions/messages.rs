@@ -3,7 +3,8 @@
 //! Integers are little-endian. Batches are at the end of a request or a reply, in their
 //! own format.
 
-use ::partitions::{Appended, ConsumerKey, PartitionStats, PolledBatches};
+use ::partitions::replication::{Epoch, OffsetChange};
+use ::partitions::{Appended, ConsumerKey, PartitionStats, PolledBatches, Tag};
 use adapters::metadata::{ErrorCode, PartitionKey};
 use adapters::wire::PollStart;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -20,6 +21,8 @@ pub(crate) enum DataRequest {
         key: PartitionKey,
         batch: Bytes,
     },
+    /// An append to a partition with copies.
+    Send(Send),
     Poll(Poll),
     /// A poll whose reply has at most so many bytes, or a single message: what the node of the
     /// client has memory for. Sent at feature level 0.2.
@@ -31,6 +34,8 @@ pub(crate) enum DataRequest {
         key: PartitionKey,
         consumer: ConsumerKey,
     },
+    /// A change of an offset of a partition with copies.
+    ChangeOffset(ChangeOffset),
     StoreOffset {
         key: PartitionKey,
         reader: Reader,
@@ -57,6 +62,28 @@ pub(crate) enum DataRequest {
         group: u32,
         keys: Vec<PartitionKey>,
     },
+}
+
+/// An append that is known again when it is repeated.
+#[derive(Clone, Debug)]
+pub(crate) struct Send {
+    pub(crate) key: PartitionKey,
+    /// The epoch that its sender knows: the leader of another one refuses it.
+    pub(crate) epoch: Epoch,
+    /// The epoch of the first attempt, if this is not the first.
+    pub(crate) first_epoch: Option<Epoch>,
+    /// Which request of which session it is.
+    pub(crate) tag: Option<Tag>,
+    pub(crate) batch: Bytes,
+}
+
+/// A change of a consumer's offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChangeOffset {
+    pub(crate) key: PartitionKey,
+    pub(crate) reader: Reader,
+    pub(crate) change: OffsetChange,
+    pub(crate) tag: Option<Tag>,
 }
 
 /// A poll, in the form that the owner receives.
@@ -108,6 +135,7 @@ impl DataRequest {
             Self::Offset { .. } | Self::Stats(_) | Self::Idle { .. } => true,
             Self::SealedEnd { .. } => true,
             // Idempotent, but not read-only.
+            Self::ChangeOffset(_) | Self::Send(_) => false,
             Self::StoreOffset { .. } | Self::DeleteOffset { .. } | Self::Trim { .. } => false,
             Self::Append { .. } => false,
         }
@@ -121,6 +149,40 @@ impl DataRequest {
                 out.put_u8(1);
                 put_key(&mut out, &key);
                 batch = Some(sent);
+            }
+            Self::Send(send) => {
+                let Send {
+                    key,
+                    epoch,
+                    first_epoch,
+                    tag,
+                    batch: sent,
+                } = send;
+                out.put_u8(11);
+                put_key(&mut out, &key);
+                out.put_u64_le(epoch.0);
+                put_option(&mut out, first_epoch.map(|epoch| epoch.0));
+                put_tag(&mut out, tag);
+                batch = Some(sent);
+            }
+            Self::ChangeOffset(changed) => {
+                let ChangeOffset {
+                    key,
+                    reader,
+                    change,
+                    tag,
+                } = changed;
+                out.put_u8(12);
+                put_key(&mut out, &key);
+                put_reader(&mut out, reader);
+                let (kind, offset) = match change {
+                    OffsetChange::Store(offset) => (1, offset),
+                    OffsetChange::Advance(offset) => (2, offset),
+                    OffsetChange::Delete => (3, 0),
+                };
+                out.put_u8(kind);
+                out.put_u64_le(offset);
+                put_tag(&mut out, tag);
             }
             Self::Poll(poll) => {
                 out.put_u8(2);
@@ -191,6 +253,30 @@ impl DataRequest {
                 poll: get_poll(&mut bytes)?,
                 bytes_max: bytes.try_get_u64_le().ok()?,
             },
+            11 => {
+                return Some(Self::Send(Send {
+                    key: get_key(&mut bytes)?,
+                    epoch: Epoch(bytes.try_get_u64_le().ok()?),
+                    first_epoch: get_option(&mut bytes)?.map(Epoch),
+                    tag: get_tag(&mut bytes)?,
+                    batch: bytes,
+                }));
+            }
+            12 => Self::ChangeOffset(ChangeOffset {
+                key: get_key(&mut bytes)?,
+                reader: get_reader(&mut bytes)?,
+                change: {
+                    let kind = bytes.try_get_u8().ok()?;
+                    let offset = bytes.try_get_u64_le().ok()?;
+                    match kind {
+                        1 => OffsetChange::Store(offset),
+                        2 => OffsetChange::Advance(offset),
+                        3 => OffsetChange::Delete,
+                        _ => return None,
+                    }
+                },
+                tag: get_tag(&mut bytes)?,
+            }),
             3 => Self::Offset {
                 key: get_key(&mut bytes)?,
                 consumer: get_consumer(&mut bytes)?,
@@ -440,6 +526,27 @@ fn get_consumer(bytes: &mut Bytes) -> Option<ConsumerKey> {
     Some(ConsumerKey {
         group: bytes.try_get_u8().ok()? != 0,
         id: bytes.try_get_u32_le().ok()?,
+    })
+}
+
+fn put_tag(out: &mut BytesMut, tag: Option<Tag>) {
+    out.put_u8(u8::from(tag.is_some()));
+    if let Some(tag) = tag {
+        out.put_u128_le(tag.client);
+        out.put_u64_le(tag.session);
+        out.put_u64_le(tag.request);
+    }
+}
+
+fn get_tag(bytes: &mut Bytes) -> Option<Option<Tag>> {
+    Some(match bytes.try_get_u8().ok()? {
+        0 => None,
+        1 => Some(Tag {
+            client: bytes.try_get_u128_le().ok()?,
+            session: bytes.try_get_u64_le().ok()?,
+            request: bytes.try_get_u64_le().ok()?,
+        }),
+        _ => return None,
     })
 }
 

@@ -6,9 +6,11 @@
 //! empty reply.
 
 mod affected;
+mod attempts;
 mod cleaner;
 mod deliveries;
 mod local;
+mod log;
 mod messages;
 mod pending_commits;
 mod place;
@@ -29,13 +31,13 @@ use adapters::wire::{GroupTarget, Partitioning};
 use consensus::ReplicaId;
 
 use crate::cluster::{Failure, Metadata};
-use replicated_log::links::{RequestLinks, RpcError};
+use replicated_log::links::RequestLinks;
 
 pub(crate) use affected::Affected;
 pub(crate) use cleaner::run as clean_messages;
 pub(crate) use deliveries::Delivery;
-pub(crate) use local::LocalPartitions;
-pub(crate) use messages::{DataReply, DataRequest, Poll, REQUEST};
+pub(crate) use local::{LocalPartitions, refusal};
+pub(crate) use messages::{ChangeOffset, DataReply, DataRequest, Poll, REQUEST, Send};
 pub(crate) use place::Place;
 pub(crate) use readers::{Denied, Reader, Right, has_session};
 pub(crate) use reading::{PollBytes, PollMemory, bytes_of};
@@ -118,33 +120,6 @@ impl Partitions {
         let group = topic.group(&target.group)?;
         let place = Place::in_topic(state, stream.id, topic, partition)?;
         Some((place, group.id))
-    }
-
-    /// Has the owner serve a request. If this node is the owner, the request must have been
-    /// judged by the state that `place` is from.
-    pub(crate) async fn call(
-        &self,
-        place: Place,
-        request: DataRequest,
-    ) -> Result<DataReply, Failure> {
-        if !place.live {
-            return Err(Failure::NotAccepted);
-        }
-        if place.owner == self.metadata.me {
-            let reply = self.local.serve_judged(request, place.options).await;
-            return reply.or_failure();
-        }
-        let read_only = request.is_read_only();
-        let parts = request.encode();
-        let call = self.links.call(place.owner, REQUEST, parts, OWNER_TIMEOUT);
-        match call.await {
-            Ok(answer) => DataReply::decode(answer)
-                .ok_or(Failure::OutcomeUnknown)?
-                .or_failure(),
-            Err(RpcError::NotSent) => Err(Failure::NotAccepted),
-            Err(RpcError::Unknown | RpcError::NoRoom(_)) if read_only => Err(Failure::NotAccepted),
-            Err(RpcError::Unknown | RpcError::NoRoom(_)) => Err(Failure::OutcomeUnknown),
-        }
     }
 
     /// Waits until the owners of the partitions that a client's applied request changes serve
@@ -247,6 +222,7 @@ impl DataReply {
     fn or_failure(self) -> Result<Self, Failure> {
         match self {
             Self::Refused(code::TRANSIENT_NOT_ACCEPTED) => Err(Failure::NotAccepted),
+            Self::Refused(code::TRANSIENT_NOT_COMMITTED) => Err(Failure::OutcomeUnknown),
             Self::Refused(code) => Err(Failure::Refused(code)),
             reply => Ok(reply),
         }

@@ -6,13 +6,14 @@
 
 use std::time::Duration;
 
-use ::partitions::{ByKey, PartitionOptions, PartitionStorage, PolledBatches, ReadFrom};
-use adapters::metadata::{ErrorCode, PartitionKey, code};
+use ::partitions::{PolledBatches, ReadFrom};
+use adapters::metadata::{ErrorCode, code};
 use bytes::Bytes;
 use replicated_log::{MemoryShare, ReservedMemory};
 use tokio::time::Instant;
 
-use super::local::{LocalPartitions, refusal};
+use super::local::LocalPartitions;
+use super::log::Log;
 
 /// The most bytes of batches that a poll returns: what a frame of 64 MiB carries.
 pub(crate) const POLL_BYTES_MAX: usize = (64 << 20) - (64 << 10);
@@ -54,10 +55,10 @@ pub(super) trait Source: Sync {
 }
 
 struct Here<'a> {
-    storage: &'a dyn PartitionStorage,
-    key: PartitionKey,
-    options: PartitionOptions,
+    log: &'a Log<'a>,
     from: ReadFrom,
+    /// The offset after the last message that may be read.
+    end: u64,
 }
 
 impl Source for Here<'_> {
@@ -70,13 +71,10 @@ impl Source for Here<'_> {
         reserved: ReservedMemory,
     ) -> Result<Read, ErrorCode> {
         let from = after.map_or(self.from, |last| ReadFrom::Offset(last + 1));
-        let (key, bytes_max) = (self.key, reserved.bytes());
         let read = self
-            .storage
-            .read(key, self.options, from, messages_max, bytes_max)
-            .await;
-        let read = read.map_err(|error| refusal(&key, &error))?;
-        Ok(count_in(read, reserved))
+            .log
+            .read(from, messages_max, reserved.bytes(), self.end);
+        Ok(count_in(read.await?, reserved))
     }
 }
 
@@ -128,18 +126,13 @@ impl LocalPartitions {
     /// stays counted until it is sent.
     pub(super) async fn read(
         &self,
-        key: PartitionKey,
-        options: PartitionOptions,
+        log: &Log<'_>,
         from: ReadFrom,
         count: u32,
         memory: &PollMemory,
     ) -> Result<PolledBatches, ErrorCode> {
-        let here = Here {
-            storage: &*self.storage,
-            key,
-            options,
-            from,
-        };
+        let end = log.readable().await?;
+        let here = Here { log, from, end };
         let gathered = self.gather(memory, count, &here).await?;
         gathered.ok_or(code::TRANSIENT_NOT_ACCEPTED)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use consensus::{Index, ReplicaId, rule};
 
 use super::assignment::Assignment;
@@ -16,6 +17,7 @@ use super::leader::{Leader, Request};
 use super::message::{Message, Trust};
 use super::settings::{Recovered, Settings};
 use super::table::OffsetTable;
+use crate::record::RecordFlags;
 
 /// How often a leader that has stopped asks to be replaced.
 const REPLACE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -217,6 +219,15 @@ impl PartitionReplica {
             Role::Leader(leader) => Some(leader.removable(&self.context)),
             _ => None,
         }
+    }
+
+    /// If the last segment is full, what is kept with the next one, as in
+    /// [`Effect::StartSegment`]: the next record starts that, whichever copy then leads.
+    #[must_use]
+    pub fn after_full_segment(&self) -> Option<Bytes> {
+        let flags = self.context.next_flags();
+        let full = flags.contains(RecordFlags::STARTS_SEGMENT);
+        full.then(|| self.context.sessions.encode())
     }
 
     /// The consumer offsets and the start of the log; changes of it may not be committed.

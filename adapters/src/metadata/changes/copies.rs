@@ -19,9 +19,6 @@ use crate::metadata::replicas::{NODE_ID_MAX, NodeSet};
 use crate::metadata::state::{Leadership, MetadataState, Partition};
 use crate::metadata::types::Identifier;
 
-/// The offset gap after a forced recovery: offsets continue at the next multiple of it.
-pub const FORCED_OFFSET_GAP: u64 = 1 << 40;
-
 /// The nodes that may lead.
 pub(in crate::metadata) struct Candidates {
     live: NodeSet,
@@ -30,6 +27,18 @@ pub(in crate::metadata) struct Candidates {
 }
 
 impl Candidates {
+    fn without(self, node: ReplicaId) -> Self {
+        let others = |nodes: NodeSet| {
+            let all = (1..=NODE_ID_MAX).map(ReplicaId);
+            all.filter(|it| *it != node && nodes.contains(*it))
+                .collect()
+        };
+        Self {
+            live: others(self.live),
+            intact: others(self.intact),
+        }
+    }
+
     /// The live node that is to lead a partition: of those in sync, one that has lost
     /// nothing if there is one, and of these `own` or else the most preferred.
     pub(in crate::metadata) fn leader(
@@ -118,6 +127,27 @@ impl MetadataState {
         let candidates = self.candidates();
         let led = |it: &Leadership| it.leader() == Some(node);
         self.change_leaders(led, |partition| Some(candidates.leader(partition, None)));
+    }
+
+    /// Others lead what a silent node led, where another copy that is in sync is live. Returns
+    /// whether the node has this registration.
+    pub(in crate::metadata) fn replace_leader(
+        &mut self,
+        node: ReplicaId,
+        registration: u64,
+    ) -> bool {
+        let known = self.node(node);
+        let current = known.is_some_and(|known| known.live && known.registration == registration);
+        if !current {
+            return false;
+        }
+        let candidates = self.candidates().without(node);
+        let led = |it: &Leadership| it.leader() == Some(node);
+        self.change_leaders(led, |partition| {
+            let next = candidates.leader(partition, None);
+            next.map(Some)
+        });
+        true
     }
 
     /// Starts an epoch in partitions whose leadership is `concerned`, where `next` returns
@@ -258,7 +288,9 @@ impl MetadataState {
             return false;
         }
         self.change_leadership(&key, |it| it.start_epoch(Some(leader)));
-        self.record_recovery(&key, offset_gap);
+        self.record_recovery(&key, |epoch, before| {
+            Recovery::usual(epoch, before, offset_gap)
+        });
         true
     }
 
@@ -279,7 +311,7 @@ impl MetadataState {
             it.set_in_sync(1 << position);
             it.start_epoch(Some(leader));
         });
-        self.record_recovery(&key, FORCED_OFFSET_GAP);
+        self.record_recovery(&key, Recovery::forced);
         true
     }
 
@@ -296,20 +328,20 @@ impl MetadataState {
             .is_some_and(|node| node.live && node.info.incarnation == incarnation)
     }
 
-    /// An earlier recovery may not have started its epoch: the larger gap is kept.
-    fn record_recovery(&mut self, key: &PartitionKey, offset_gap: u64) {
+    fn record_recovery(
+        &mut self,
+        key: &PartitionKey,
+        next: impl FnOnce(Epoch, Option<Recovery>) -> Recovery,
+    ) {
         let Some(partition) = self.partition(key) else {
             return;
         };
         let Ok(topic) = self.topic_mut(key.stream_id, key.topic_id) else {
             return;
         };
-        let former = topic.recoveries.get(&key.partition_id);
-        let former_gap = former.map_or(0, |former| former.offset_gap);
-        let recovery = Recovery {
-            epoch: Epoch(u64::from(partition.leadership.epoch)),
-            offset_gap: offset_gap.max(former_gap),
-        };
+        let epoch = Epoch(u64::from(partition.leadership.epoch));
+        let former = topic.recoveries.get(&key.partition_id).copied();
+        let recovery = next(epoch, former);
         topic.recoveries.insert(key.partition_id, recovery);
     }
 

@@ -7,5 +7,3 @@ mod restore;
 mod streams;
 mod topics;
 mod users;
-
-pub use copies::FORCED_OFFSET_GAP;

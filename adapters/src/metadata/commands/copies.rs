@@ -27,6 +27,14 @@ pub enum CopiesCommand {
     Recover(Recover),
     /// An operator starts an epoch from one copy, which is then the only one in sync.
     ForceRecover(ForceRecover),
+    /// A node is silent: others lead what it led, where one can. Without effect where the
+    /// node has registered again.
+    ReplaceLeader {
+        /// The node.
+        node: ReplicaId,
+        /// Its registration.
+        registration: u64,
+    },
 }
 
 /// How a node has started.
@@ -155,6 +163,11 @@ impl CopiesCommand {
                 out.put_u64_le(recover.leader.0);
                 out.put_u64_le(recover.incarnation);
             }
+            Self::ReplaceLeader { node, registration } => {
+                out.put_u8(6);
+                out.put_u64_le(node.0);
+                out.put_u64_le(*registration);
+            }
         }
     }
 
@@ -208,6 +221,10 @@ impl CopiesCommand {
                 leader: ReplicaId(reader.u64()?),
                 incarnation: reader.u64()?,
             }),
+            6 => Self::ReplaceLeader {
+                node: ReplicaId(reader.u64()?),
+                registration: reader.u64()?,
+            },
             _ => return Err(Malformed("unknown command about copies")),
         })
     }

@@ -351,6 +351,39 @@ fn leaders_move_to_live_copies_in_sync_of_the_same_epoch() {
 }
 
 #[test]
+fn others_lead_what_a_silent_node_led_where_one_can() {
+    let (mut bench, key) = Bench::with_copies(&[1, 2, 3]);
+    let registration = |bench: &Bench| {
+        let state = bench.reader.read();
+        state.node(node(1)).unwrap().registration
+    };
+    let silent = |bench: &mut Bench, registration| {
+        bench.apply(&Command::Copies(CopiesCommand::ReplaceLeader {
+            node: node(1),
+            registration,
+        }));
+    };
+    let before = bench.seen();
+    let current = registration(&bench);
+    silent(&mut bench, current - 1);
+    assert_eq!(bench.seen(), before, "of a former registration");
+    silent(&mut bench, current);
+    assert_eq!(
+        bench.seen(),
+        (Some(2), before.1 + 1, before.2.clone(), before.3 + 1)
+    );
+    assert!(bench.reader.read().is_live(node(1)));
+    check_counts(&bench.reader.read());
+    bench.move_leader(1);
+    bench.alter(1, 2, bench.change(&[1, 2], &[1, 2, 3]));
+    bench.fence(2);
+    let alone = bench.seen();
+    silent(&mut bench, current);
+    assert_eq!(bench.seen(), alone, "the other copy in sync is not live");
+    assert_eq!(bench.key(), key);
+}
+
+#[test]
 fn a_recovery_is_for_one_epoch_and_one_start_of_a_live_copy_in_sync() {
     let (mut bench, _) = Bench::with_copies(&[1, 2, 3]);
     bench.alter(1, 2, bench.change(&[1, 2], &[1, 2, 3]));
@@ -424,12 +457,14 @@ fn a_forced_recovery_takes_one_live_copy() {
         (bench.seen().0, bench.seen().1, bench.seen().2),
         (Some(3), before.1 + 1, vec![3])
     );
-    assert_eq!(bench.recovery().unwrap().offset_gap, FORCED_OFFSET_GAP);
+    let recovery = bench.recovery().unwrap();
+    assert!(recovery.is_forced());
+    assert_eq!(recovery.first_offset(500), 1 << 40);
     bench.force(forced);
     assert_eq!(bench.seen().1, before.1 + 1, "repeated");
     // Nothing of the smaller gap may be taken for what was visible before.
     bench.recover(bench.recover_to(3));
-    assert_eq!(bench.recovery().unwrap().offset_gap, FORCED_OFFSET_GAP);
+    assert_eq!(bench.recovery().unwrap().first_offset(500), 1 << 40);
     // Fewer than min_in_sync_replicas are in sync: the set may grow.
     bench.start(1, 3, LogState::Intact);
     bench.alter(3, 2, bench.change(&[3, 1], &[1, 2, 3]));

@@ -17,8 +17,17 @@ impl Connection {
     ) -> Result<(), Failure> {
         match operation {
             ClientOperation::CreateTopic { options, .. } => {
-                let factor = self.server.config.replication_factor();
-                wire::complete_replication(options, factor).map_err(Failure::Refused)
+                let replicates = self.server.metadata.reader.read().leaders_change();
+                let factor = match replicates {
+                    true => self.server.config.replication_factor(),
+                    // Nodes of version 0.1 know one copy only.
+                    false => 1,
+                };
+                wire::complete_replication(options, factor).map_err(Failure::Refused)?;
+                match replicates || options.replication_factor() == 1 {
+                    true => Ok(()),
+                    false => Err(Failure::Refused(code::FEATURE_UNAVAILABLE)),
+                }
             }
             ClientOperation::UpdateTopic {
                 stream,

@@ -1,18 +1,20 @@
 //! Requests for messages and for consumers' offsets, of partitions on any node.
 
-use ::partitions::ConsumerKey;
-use adapters::metadata::{Identifier, MetadataState, PartitionKey, Rule, code};
+use ::partitions::replication::OffsetChange;
+use ::partitions::{ConsumerKey, Tag};
+use adapters::metadata::{Identifier, MetadataState, Rule, code};
 use adapters::wire::v0_11::{self as wire, RequestHeader};
 use adapters::wire::{
     Consumer, GroupTarget, OffsetTarget, PartitionTarget, Partitioning, PollRequest, SendRequest,
 };
 use bytes::Bytes;
+use iggy_binary_protocol::consensus::Operation;
 
 use super::Body;
 use crate::cluster::Failure;
 use crate::partitions::{
-    DataReply, DataRequest, Delivery, Denied, Partitions, Place, Poll, PollMemory, Reader, Right,
-    bytes_of, has_session,
+    ChangeOffset, DataReply, DataRequest, Delivery, Denied, Partitions, Place, Poll, PollMemory,
+    Reader, Right, Send, bytes_of, has_session,
 };
 use crate::server::connection::{Bound, Connection, Trimming};
 
@@ -163,7 +165,17 @@ impl Connection {
         session.ok_or(Failure::Refused(code::UNAUTHENTICATED))
     }
 
-    pub(super) async fn send(&self, send: SendRequest) -> Body {
+    /// Names a client's request, so that a repetition is known again.
+    fn tag(header: &RequestHeader) -> Option<Tag> {
+        let named = header.operation != Operation::NonReplicated && header.session != 0;
+        named.then_some(Tag {
+            client: header.client,
+            session: header.session,
+            request: header.request,
+        })
+    }
+
+    pub(super) async fn send(&self, header: &RequestHeader, send: SendRequest) -> Body {
         let SendRequest {
             stream,
             topic,
@@ -177,9 +189,16 @@ impl Connection {
                 self.place_in(state, &stream, &topic, &partitioning, Rule::Send)
             };
             let place = self.find(&mut attempt, look).await?;
-            let request = DataRequest::Append {
-                key: place.key,
-                batch: batch.clone(),
+            let (key, batch) = (place.key, batch.clone());
+            let request = match place.epoch {
+                Some(epoch) => DataRequest::Send(Send {
+                    key,
+                    epoch,
+                    first_epoch: None,
+                    tag: Self::tag(header),
+                    batch,
+                }),
+                None => DataRequest::Append { key, batch },
             };
             match self.server.partitions.call(place, request).await {
                 Err(NO_PARTITION) => {}
@@ -308,30 +327,34 @@ impl Connection {
         )])
     }
 
-    pub(super) async fn store_offset(&self, target: &OffsetTarget, offset: u64) -> Body {
-        let store = |key, reader| DataRequest::StoreOffset {
-            key,
-            reader,
-            offset,
-        };
-        self.change_offset(target, store).await
-    }
-
-    pub(super) async fn delete_offset(&self, target: &OffsetTarget) -> Body {
-        let delete = |key, reader| DataRequest::DeleteOffset { key, reader };
-        self.change_offset(target, delete).await
-    }
-
-    async fn change_offset(
+    /// Stores the offset of a consumer, or deletes it.
+    pub(super) async fn change_offset(
         &self,
+        header: &RequestHeader,
         target: &OffsetTarget,
-        change: impl Fn(PartitionKey, Reader) -> DataRequest,
+        change: OffsetChange,
     ) -> Body {
         let mut attempt = 0;
         loop {
             let look = |state: &MetadataState| self.find_for(state, target, Right::Store);
             let (place, reader) = self.find(&mut attempt, look).await?;
-            let request = change(place.key, reader);
+            let key = place.key;
+            let request = match (place.epoch, change) {
+                (Some(_), change) => DataRequest::ChangeOffset(ChangeOffset {
+                    key,
+                    reader,
+                    change,
+                    tag: Self::tag(header),
+                }),
+                (None, OffsetChange::Store(offset) | OffsetChange::Advance(offset)) => {
+                    DataRequest::StoreOffset {
+                        key,
+                        reader,
+                        offset,
+                    }
+                }
+                (None, OffsetChange::Delete) => DataRequest::DeleteOffset { key, reader },
+            };
             match self.server.partitions.call(place, request).await {
                 Err(NO_PARTITION) => {}
                 changed => return changed.map(|_| Vec::new()),

@@ -10,6 +10,7 @@ mod views;
 
 use std::time::Duration;
 
+use ::partitions::replication::OffsetChange;
 use adapters::metadata::code;
 use adapters::wire::Request;
 use adapters::wire::v0_11::{self as wire, Eviction, Reply, RequestHeader};
@@ -155,14 +156,20 @@ impl Connection {
             Request::Streams => self.streams().await,
             Request::Topic { stream, topic } => self.topic(&stream, &topic).await,
             Request::Topics(stream) => self.topics(&stream).await,
-            Request::Send(send) => self.send(send).await,
+            Request::Send(send) => self.send(header, send).await,
             Request::Poll(poll) => self.poll(poll).await,
             Request::PollOnPrimary(poll) => self.poll_on_primary(poll).await,
             Request::PollRouting(target) => self.routing(header, &target, Right::Read).await,
             Request::OffsetRouting(target) => self.routing(header, &target, Right::Store).await,
             Request::Offset(target) => self.offset(&target).await,
-            Request::StoreOffset { target, offset } => self.store_offset(&target, offset).await,
-            Request::DeleteOffset(target) => self.delete_offset(&target).await,
+            Request::StoreOffset { target, offset } => {
+                let store = OffsetChange::Store(offset);
+                self.change_offset(header, &target, store).await
+            }
+            Request::DeleteOffset(target) => {
+                let delete = OffsetChange::Delete;
+                self.change_offset(header, &target, delete).await
+            }
             Request::Archive(sections) => Ok(vec![self.server.archive(&sections).await?]),
             Request::DeleteSegments { target, count } => {
                 self.delete_segments(header, &target, count).await

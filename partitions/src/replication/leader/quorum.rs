@@ -17,7 +17,9 @@ impl Leader {
                 commit = commit.min(self.quorum_has(context, own, set));
             }
         }
-        commit
+        // What is answered can be read here.
+        let (written, _) = context.acknowledged(context.chain.last().index);
+        commit.min(written)
     }
 
     /// What the leader's own copy counts for.
