@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::commands::{Command, CopiesCommand, Intent, NodeStart, PartitionCount};
 use super::feature_level::FeatureLevel;
 use super::machine::MetadataReader;
-use super::placement::{Load, PlacementError, REPLICATES_MESSAGES, copies_of, place};
+use super::placement::{Load, PlacementError, copies_of, place};
 
 /// Why the leader proposes nothing for an intent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -72,7 +72,7 @@ pub fn decide(
         }
     }
     let copies = match &intent {
-        Intent::Client(request) if REPLICATES_MESSAGES => {
+        Intent::Client(request) => {
             let state = reader.read();
             match state.leaders_change() {
                 true => copies_of(&state, &request.operation),

@@ -57,7 +57,7 @@ pub use groups::{Group, Member, Revocation};
 pub use machine::{MetadataMachine, MetadataReader};
 pub use options::{MIN_IN_SYNC_REPLICAS, OptionEntry, Options, REPLICATION_FACTOR};
 pub use permissions::{Permissions, Rule, StreamPermissions};
-pub use placement::{Load, PlacementError, REPLICATES_MESSAGES, place};
+pub use placement::{Load, PlacementError, place};
 pub use replicas::{COPIES_MAX, Replicas};
 pub use reply::{Reply, TopicInfo};
 pub use sessions::{REPLY_BYTES_MAX, SESSIONS_LIMIT, SESSIONS_MAX, Session, Sessions};

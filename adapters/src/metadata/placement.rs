@@ -10,9 +10,6 @@ use super::commands::{ClientOperation, Placement};
 use super::replicas::Replicas;
 use super::state::{MetadataState, Node};
 
-/// Whether nodes replicate messages. Until they do, every partition has one copy.
-pub const REPLICATES_MESSAGES: bool = true;
-
 /// Why partitions cannot be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PlacementError {

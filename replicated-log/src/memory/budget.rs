@@ -249,7 +249,7 @@ impl State {
         })
     }
 
-    /// Grants what there is room for now.
+    /// Grants what there is room for.
     fn serve_waiting(&mut self, budget: &MemoryBudget) -> Vec<Grant> {
         let mut granted = Vec::new();
         if self.waiting.is_empty() {

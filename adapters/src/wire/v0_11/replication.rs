@@ -4,9 +4,7 @@ use iggy_binary_protocol::WireOptions;
 use iggy_common::IggyError;
 
 use crate::error_code::{ErrorCode, code};
-use crate::metadata::{
-    COPIES_MAX, MIN_IN_SYNC_REPLICAS, Options, REPLICATES_MESSAGES, REPLICATION_FACTOR,
-};
+use crate::metadata::{COPIES_MAX, MIN_IN_SYNC_REPLICAS, Options, REPLICATION_FACTOR};
 use crate::wire::option_block::{from_wire, to_wire};
 
 /// Iggy's numbers of kinds of values.
@@ -25,18 +23,10 @@ pub(super) const DESCRIBED: [(&str, &str); 2] = [
     ),
 ];
 
-/// A request's options without those that Iggy does not know, and these. While nodes do
-/// not replicate messages, there are none.
+/// A request's options without those that Iggy does not know, and these.
 pub(super) fn split(options: &WireOptions) -> Result<(WireOptions, Options), IggyError> {
-    split_if(options, REPLICATES_MESSAGES)
-}
-
-fn split_if(options: &WireOptions, replicates: bool) -> Result<(WireOptions, Options), IggyError> {
     let is_ours = |key: &str| DESCRIBED.iter().any(|(ours, _)| *ours == key);
     let mut ours = Options::default();
-    if !replicates {
-        return Ok((options.clone(), ours));
-    }
     for entry in options {
         let key = String::from_utf8_lossy(entry.key);
         if is_ours(&key) {
@@ -58,19 +48,11 @@ fn number(kind: u8, value: &[u8]) -> Option<u32> {
     }
 }
 
-/// Completes the options of a new topic with the cluster's default, and checks them. Has no
-/// effect while nodes do not replicate messages.
+/// Completes the options of a new topic with the cluster's default, and checks them.
 ///
 /// # Errors
 /// Iggy's code when there can be no such number of copies.
 pub fn complete_replication(options: &mut Options, default_factor: u32) -> Result<(), ErrorCode> {
-    if !REPLICATES_MESSAGES {
-        return Ok(());
-    }
-    complete(options, default_factor)
-}
-
-fn complete(options: &mut Options, default_factor: u32) -> Result<(), ErrorCode> {
     if options.get(REPLICATION_FACTOR).is_none() {
         // A client that sets more copies than the default requires all of them.
         let least = options.number(MIN_IN_SYNC_REPLICAS).unwrap_or(1);
@@ -120,16 +102,14 @@ mod tests {
             (MIN_IN_SYNC_REPLICAS, U32_KIND, &[2, 0, 0, 0]),
             ("durability", TEXT_KIND, b"persisted"),
         ]);
-        let (iggys, ours) = split_if(&requested, true).unwrap();
+        let (iggys, ours) = split(&requested).unwrap();
         assert_eq!(ours.replication_factor(), 3);
         assert_eq!(ours.min_in_sync(3), 2);
         assert_eq!(iggys, request(&[("durability", TEXT_KIND, b"persisted")]));
         for (kind, value) in [(TEXT_KIND, &b"many"[..]), (U32_KIND, &[3]), (3, &[1])] {
             let requested = request(&[(REPLICATION_FACTOR, kind, value)]);
-            assert!(split_if(&requested, true).is_err(), "{value:?}");
+            assert!(split(&requested).is_err(), "{value:?}");
         }
-        let untouched = split_if(&requested, false).unwrap();
-        assert_eq!(untouched, (requested, Options::default()));
     }
 
     #[test]
@@ -151,7 +131,8 @@ mod tests {
                     options.set_number(key, number, true);
                 }
             }
-            let completed = complete(&mut options, 3).map(|()| options.replication_factor());
+            let completed =
+                complete_replication(&mut options, 3).map(|()| options.replication_factor());
             let completed = completed.map_err(ErrorCode::number);
             assert_eq!(completed, expected, "{factor:?} {least:?}");
         }

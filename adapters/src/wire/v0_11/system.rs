@@ -18,9 +18,7 @@ use super::options::create_topic_options;
 use super::replication;
 use super::reply::SERVER_VERSION;
 use crate::error_code::{ErrorCode, code};
-use crate::metadata::{
-    GroupKey, MIN_IN_SYNC_REPLICAS, MetadataState, REPLICATES_MESSAGES, REPLICATION_FACTOR,
-};
+use crate::metadata::{GroupKey, MIN_IN_SYNC_REPLICAS, MetadataState, REPLICATION_FACTOR};
 use crate::wire::facts::{ConnectedClient, StatsOf, SystemStats};
 
 /// Iggy's number of the TCP transport.
@@ -130,12 +128,9 @@ fn topic_options(default_factor: u32) -> Vec<OptionDescriptor> {
             "Kept and returned; segments grow as they are written",
         ),
     ];
-    let copies = replication::DESCRIBED
-        .into_iter()
-        .filter(|_| REPLICATES_MESSAGES);
     described
         .into_iter()
-        .chain(copies)
+        .chain(replication::DESCRIBED)
         .filter_map(|(key, description)| {
             let default = defaults.get(key)?;
             Some(OptionDescriptor {

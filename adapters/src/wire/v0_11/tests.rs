@@ -22,7 +22,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error_code::{ErrorCode, code};
-use crate::metadata::{ClientOperation, Identifier, Name, Options, REPLICATES_MESSAGES, TopicInfo};
+use crate::metadata::{ClientOperation, Identifier, Name, Options, TopicInfo};
 use crate::wire::{Credentials, Partitioning, Request};
 use crate::wire::{NodeView, TopicSettings};
 use partitions::Durability;
@@ -416,11 +416,8 @@ fn failures_travel_where_the_client_looks() {
 fn all_topic_options_are_described() {
     let described = describe_options(1, 3).unwrap();
     let count = u32::from_le_bytes(described[..4].try_into().unwrap());
-    let copies = 2 * usize::from(REPLICATES_MESSAGES);
-    assert_eq!(
-        count as usize,
-        iggy_common::TOPIC_OPTION_KEYS.len() + copies
-    );
+    // And those of copies.
+    assert_eq!(count as usize, iggy_common::TOPIC_OPTION_KEYS.len() + 2);
     assert_eq!(describe_options(9, 3), Err(code::INVALID_COMMAND));
     assert!(iggy_common::OptionsScope::from_str("topic").is_ok());
 }
